@@ -1,0 +1,34 @@
+"""Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command."""
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read when numpy, torch, lightgbm load
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def aimt():
+    """Run the command as a user does, in a process of its own: ``aimt("env", "--json").stdout``."""
+
+    def run(*args: object, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "aimt", *map(str, args)]
+        return subprocess.run(
+            command, cwd=cwd, timeout=timeout, env=os.environ | env, stdin=subprocess.DEVNULL,
+            capture_output=True, encoding="utf-8",
+        )
+
+    return run
