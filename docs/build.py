@@ -342,7 +342,11 @@ def navigation(index: Index) -> list[dict]:
 
 
 def plain_html(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    """A line of Markdown as HTML: code, emphasis, and the text of links."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"\*\*(\S.*?)\*\*", r"<b>\1</b>", text)
+    return re.sub(r"\*(\S.*?)\*", r"<em>\1</em>", text)
 
 
 def book(nav: list[dict]) -> str:

@@ -18,7 +18,7 @@ nb_execution_mode = "off"  # outputs are stored in the notebooks and checked by 
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_number_source_lines = False
-nb_code_prompt_show = nb_code_prompt_hide = "Source"
+nb_code_prompt_show = nb_code_prompt_hide = "Code"
 myst_enable_extensions = [
     "dollarmath", "amsmath", "colon_fence", "fieldlist", "attrs_inline", "attrs_block", "deflist", "tasklist",
 ]
