@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/metrics/classification.html.md"""
 
 # %% auto #0
 __all__ = ['positive', 'probabilities', 'decide', 'confusion_rates', 'accuracy', 'balanced_accuracy', 'f1', 'matthews', 'roc_auc',
-           'average_precision', 'roc_curve', 'log_loss', 'brier']
+           'roc_curve', 'average_precision', 'log_loss', 'brier']
 
 # %% ../../nbs/metrics/00_classification.ipynb #fb10974d
 from typing import Any
@@ -46,7 +46,7 @@ def decide(
         return pred.argmax(1)
     return (positive(pred) >= threshold).astype(np.int64)
 
-# %% ../../nbs/metrics/00_classification.ipynb #5b1236ef
+# %% ../../nbs/metrics/00_classification.ipynb #90c39f03
 def _inputs(y: Any, pred: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     """Checked y, pred and weights as (B, n), and whether one number is wanted rather than B."""
     y, pred = np.asarray(y), np.asarray(pred)
@@ -80,9 +80,11 @@ def _one_hot(codes: np.ndarray, k: int) -> np.ndarray:
 
 
 def _n_classes(y: np.ndarray, pred: np.ndarray) -> int:
-    return pred.shape[1] if pred.ndim == 2 else int(max(y.max(initial=1), pred.max(initial=1) if pred.dtype.kind in "iu" else 1)) + 1
+    if pred.ndim == 2:
+        return pred.shape[1]
+    return int(max(y.max(initial=1), pred.max(initial=1) if pred.dtype.kind in "iu" else 1)) + 1
 
-# %% ../../nbs/metrics/00_classification.ipynb #90c39f03
+# %% ../../nbs/metrics/00_classification.ipynb #696bb88e
 def confusion_rates(
     y: np.ndarray,  # True codes, 0 or 1, shape (n,)
     decision: np.ndarray,  # Decisions, 0 or 1, shape (n,)
@@ -102,7 +104,7 @@ def confusion_rates(
     }  # fmt: skip
     return {name: _result(value, single) for name, value in rates.items()}
 
-
+# %% ../../nbs/metrics/00_classification.ipynb #834a577c
 def accuracy(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
     """Share of rows decided rightly."""
     y, pred, w, single = _inputs(y, pred, weight)
@@ -134,7 +136,7 @@ def matthews(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = Non
     spread = np.sqrt(np.maximum((total**2 - (p**2).sum(1)) * (total**2 - (t**2).sum(1)), 0))
     return _result(np.nan_to_num(_ratio(hits * total - (t * p).sum(1), spread)), single)
 
-# %% ../../nbs/metrics/00_classification.ipynb #36c17c49
+# %% ../../nbs/metrics/00_classification.ipynb #90e5d210
 def _auc(is_pos: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
     """AUC under each row of weights w (B, n): one sort, then cumulative weights of the negatives."""
     order = np.argsort(score, kind="stable")
@@ -145,18 +147,6 @@ def _auc(is_pos: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
     beaten = below[:, left] if (left == right).all() else 0.5 * (below[:, left] + below[:, right])
     w_pos = w[:, pos]
     return _ratio(np.einsum("bi,bi->b", w_pos, beaten), w_pos.sum(1) * below[:, -1])
-
-
-def _ap(is_pos: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Average precision under each row of weights w (B, n)."""
-    order = np.argsort(-score, kind="stable")
-    pos = order[is_pos[order]]
-    last = np.searchsorted(-score[order], -score[pos], "right") - 1  # last row that ties with each positive
-    w_pos = w[:, pos]
-    tp = np.cumsum(w_pos, axis=1)
-    ties = np.searchsorted(-score[pos], -score[pos], "right") - 1
-    flagged = np.cumsum(w[:, order], axis=1)[:, last]
-    return _ratio(np.einsum("bi,bi->b", w_pos, np.nan_to_num(_ratio(tp[:, ties], flagged))), w_pos.sum(1))
 
 
 def _each_class(score_fn: Any, y: np.ndarray, pred: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -176,13 +166,7 @@ def roc_auc(
     y, pred, w, single = _inputs(y, pred, weight)
     return _result(_each_class(_auc, y, pred, w), single)
 
-
-def average_precision(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
-    """Mean precision at the ranks of the positives: area under the precision-recall steps; mean over K > 2 classes."""
-    y, pred, w, single = _inputs(y, pred, weight)
-    return _result(_each_class(_ap, y, pred, w), single)
-
-
+# %% ../../nbs/metrics/00_classification.ipynb #850ec420
 def roc_curve(y: np.ndarray, pred: np.ndarray) -> dict[str, np.ndarray]:  # threshold, tpr, fpr, precision
     """Rates at every threshold that changes a decision, from the strictest down."""
     y, score = np.asarray(y) == 1, positive(pred)
@@ -190,9 +174,28 @@ def roc_curve(y: np.ndarray, pred: np.ndarray) -> dict[str, np.ndarray]:  # thre
     last = np.r_[np.flatnonzero(np.diff(score[order])), len(y) - 1]
     tp = np.cumsum(y[order])[last].astype(float)
     fp = last + 1.0 - tp
-    rates = {"threshold": score[order][last], "tpr": _ratio(tp, tp[-1]), "fpr": _ratio(fp, fp[-1]), "precision": tp / (tp + fp)}
+    rates = {"threshold": score[order][last], "tpr": _ratio(tp, tp[-1]), "fpr": _ratio(fp, fp[-1])}
+    rates["precision"] = tp / (tp + fp)
     start = {"threshold": np.inf, "tpr": 0.0, "fpr": 0.0, "precision": 1.0}
     return {name: np.r_[start[name], rates[name]] for name in rates}
+
+# %% ../../nbs/metrics/00_classification.ipynb #23ffba55
+def _ap(is_pos: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Average precision under each row of weights w (B, n)."""
+    order = np.argsort(-score, kind="stable")
+    pos = order[is_pos[order]]
+    last = np.searchsorted(-score[order], -score[pos], "right") - 1  # last row that ties with each positive
+    w_pos = w[:, pos]
+    tp = np.cumsum(w_pos, axis=1)
+    ties = np.searchsorted(-score[pos], -score[pos], "right") - 1
+    flagged = np.cumsum(w[:, order], axis=1)[:, last]
+    return _ratio(np.einsum("bi,bi->b", w_pos, np.nan_to_num(_ratio(tp[:, ties], flagged))), w_pos.sum(1))
+
+
+def average_precision(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
+    """Mean precision at the ranks of the positives: area under the precision-recall steps; mean over K > 2 classes."""
+    y, pred, w, single = _inputs(y, pred, weight)
+    return _result(_each_class(_ap, y, pred, w), single)
 
 # %% ../../nbs/metrics/00_classification.ipynb #7c3cfe27
 def log_loss(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:

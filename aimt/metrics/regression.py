@@ -1,4 +1,4 @@
-"""How far off is a predicted number? Each score answers for another notion of far.
+"""How far off is a predicted number? Each score answers for another notion of *far*, and so asks for another prediction.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/regression.html.md"""
 
@@ -53,7 +53,7 @@ def mae(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) ->
     _, error, w, single = _errors(y, pred, weight)
     return _result(_mean(np.abs(error), w), single)
 
-
+# %% ../../nbs/metrics/05_regression.ipynb #3a37f05c
 def median_absolute_error(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
     """Half of the rows are off by less than this, in the unit of y; a few wild rows do not move it."""
     _, error, w, single = _errors(y, pred, weight)
@@ -65,14 +65,14 @@ def median_absolute_error(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray
     middle = 0.5 * (size[order][low] + size[order][high])
     return _result(np.where(half[:, 0] > 0, middle, np.nan), single)
 
-
+# %% ../../nbs/metrics/05_regression.ipynb #959e52e4
 def mape(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
     """Mean of the absolute error as a share of y, over the rows where y is not 0."""
     y, error, w, single = _errors(y, pred, weight)
     share = np.divide(np.abs(error), np.abs(y), out=np.zeros(len(y)), where=y != 0)
     return _result(_mean(share, w * (y != 0)), single)
 
-
+# %% ../../nbs/metrics/05_regression.ipynb #000f7079
 def r2(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
     """Share of the variance explained: 1 is perfect, 0 is as good as always saying the mean, below 0 is worse."""
     y, error, w, single = _errors(y, pred, weight)
