@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..core.errors import DataError, ProblemError, closest
 from ..core.problem import OUTCOMES, TASKS, Problem
-from .schema import Column, Schema, infer_schema, show, text_codes
+from .schema import Column, Schema, as_text, infer_schema, show, text_codes
 
 # %% ../../nbs/data/15_define.ipynb #a86f704e
 MAX_CODES = 10  # More distinct whole numbers than this are amounts
@@ -178,7 +178,7 @@ def target_counts(
         raise DataError(f"only {n:,} {'row has' if n == 1 else 'rows have'} a value in the target {show(target)}",
                         hint=f"At least {MIN_ROWS} are needed, and some hundreds to learn anything from")
     if len(distinct) == 1:
-        raise ProblemError(f"the target {show(target)} has the same value in every row: {show(distinct[0])}",
+        raise ProblemError(f"the target {show(target)} has the same value in every row: {show(as_text(pd.Series(distinct))[0])}",
                            hint="There is nothing to predict; choose another target")
     return distinct, counts
 
@@ -211,7 +211,7 @@ def define_problem(
     if metric is None:
         metric = METRIC[task]
         notes.append(f"Metric: {metric}, the usual one for {task}")
-    return Problem(task=task, target=name, metric=metric, labels=labels, cost=parse_cost(cost) if cost else None,
+    return Problem(task=task, target=name, metric=metric, labels=labels, cost=None if cost is None else parse_cost(cost),
                    **roles), notes
 
 

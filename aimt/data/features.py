@@ -58,7 +58,7 @@ class _Date:
     def encode(self, dates: pd.Series) -> np.ndarray:  # float64, shape (n, 4 or 5)
         index = pd.DatetimeIndex(dates)
         days = np.where(index.isna(), np.nan, index.as_unit("us").asi8 / 86_400e6)
-        columns = [days, index.month, index.day, index.weekday] + ([index.hour] if self.hours else [])
+        columns = [days, index.month, index.day, index.day_of_week] + ([index.hour] if self.hours else [])
         return np.column_stack([np.asarray(c, dtype=np.float64) for c in columns])
 
 # %% ../../nbs/data/30_features.ipynb #e1381d4b
@@ -179,10 +179,9 @@ class FeatureEncoder:
         """Encode a table. Raises `DataError` when an input column is not there."""
         frame = named(frame)
         read = [n for n in self.inputs if self.schema.kind(n) != "category"]
-        table = self.schema.conform(frame, self.inputs if len(read) == len(self.inputs) else read, report=False)[0]
-        absent = [n for n in self.inputs if n not in table and n not in frame]
-        if absent:
-            self.schema.conform(frame, self.inputs)  # says which, and what was meant
+        if not set(self.inputs) <= set(frame.columns):
+            self.schema.conform(frame, self.inputs)  # says which is missing, and which name may be meant
+        table = self.schema.conform(frame, read, report=False)[0]
         out, place = np.empty((len(frame), len(self.names))), 0
         for name in self.inputs:
             if self.schema.kind(name) == "empty":
