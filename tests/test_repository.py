@@ -1,0 +1,241 @@
+"""What no single notebook can show: the repository as a whole keeps its own rules."""
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+from shutil import copy, copytree, ignore_patterns
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, PACKAGE = ROOT / "nbs", ROOT / "aimt"
+ROWS = [  # lowest first; a section imports from lower rows only
+    {"core"}, {"data", "metrics"}, {"models"}, {"train"}, {"evaluate", "explain", "decide"}, {"deploy"}, {"jobs"},
+    {"cli", "apps"},
+]
+ROW = {section: i for i, row in enumerate(ROWS) for section in row}
+NOTEBOOK_LIMIT, NOTEBOOKS_LIMIT = 300_000, 6_000_000  # bytes
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+UNSAFE_METHODS = {"read_pickle", "to_pickle", "unsafe_load", "load_source"}
+FOREIGN_PATH = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+|tmp/\w+)\b")
+
+
+def settings() -> dict[str, str]:
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return dict(parser["DEFAULT"])
+
+
+def lines(text: str) -> list[str]:
+    return [x.strip() for x in text.splitlines() if x.strip()]
+
+
+def notebooks() -> list[Path]:
+    return sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+def cells(path: Path) -> list[dict]:
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [c | {"source": "".join(c["source"])} for c in found]
+
+
+def modules() -> dict[str, Path]:
+    """Module name -> the notebook that exports it."""
+    found = {}
+    for path in notebooks():
+        for cell in cells(path):
+            m = re.search(r"^#\|\s*default_exp\s+(\S+)", cell["source"], flags=re.M)
+            if m and cell["cell_type"] == "code":
+                found[f"aimt.{m[1]}".removesuffix(".__init__")] = path
+    return found
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+# --- metadata -------------------------------------------------------------------------------------------------------
+
+
+def test_pyproject_repeats_settings_faithfully():
+    ini, toml = settings(), tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, nbdev = toml["project"], toml["tool"]["nbdev"]
+    assert project["name"] == ini["lib_name"]
+    assert project["description"] == ini["description"]
+    assert project["requires-python"] == f">={ini['min_python']}"
+    assert project["urls"]["Repository"] == ini["git_url"]
+    assert project["urls"]["Documentation"] == f"{ini['doc_host']}{ini['doc_baseurl']}/"
+    assert (nbdev["lib_path"], nbdev["nbs_path"], nbdev["doc_path"]) == (ini["lib_path"], ini["nbs_path"], ini["doc_path"])
+    assert toml["tool"]["ruff"]["target-version"] == "py" + ini["min_python"].replace(".", "")
+
+
+def test_requirements_are_ranges_and_extras_add_up():
+    ini = settings()
+    extras = {k.removesuffix("_requirements"): lines(v) for k, v in ini.items() if k.endswith("_requirements")}
+    for requirement in lines(ini["requirements"]) + [r for v in extras.values() for r in v]:
+        assert "==" not in requirement and "+cpu" not in requirement, requirement
+    for name in extras.keys() - {"docs", "dev", "lint", "all"}:
+        assert set(extras[name]) <= set(extras["all"]), f"the extra 'all' lacks what '{name}' has"
+        assert set(extras[name]) <= set(extras["dev"]), f"the extra 'dev' lacks what '{name}' has"
+
+
+def test_changelog_knows_this_version():
+    assert f"## [{settings()['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_readme_commands_stand_alone():
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert len(blocks) >= 2
+    for block in blocks[:2]:
+        assert len(lines(block)) == 1 and "-m venv .venv" in block, block
+    assert "aimt train" in blocks[0] and "pytest" in blocks[1]
+
+
+def test_readme_is_made_from_the_home_notebook(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import readme
+
+    made = readme.readme(readme.Index(readme.notebooks(), NBS, "aimt"))
+    assert made == (ROOT / "README.md").read_text(encoding="utf-8"), "run `python docs/readme.py`"
+
+
+# --- notebooks ------------------------------------------------------------------------------------------------------
+
+
+def test_notebooks_are_small():
+    sizes = {name_of(p): p.stat().st_size for p in notebooks()}
+    assert not {k: v for k, v in sizes.items() if v > NOTEBOOK_LIMIT}
+    assert sum(sizes.values()) < NOTEBOOKS_LIMIT
+
+
+@each([p for p in notebooks() if p.parent != NBS])
+def test_notebook_is_in_good_order(path):
+    assert path.parent.parent == NBS and re.fullmatch(r"\d\d_[a-z][a-z0-9_]*\.ipynb", path.name)
+    first = cells(path)[0]
+    assert first["cell_type"] == "markdown" and re.match(r"# \S", first["source"]), "a notebook begins with its title"
+    assert re.search(r"^> \S", first["source"], flags=re.M), "under the title stands a promise: > ..."
+    for cell in (c for c in cells(path) if c["cell_type"] == "code"):
+        long = [x for x in cell["source"].splitlines() if len(x) > 130]
+        assert not long, f"over 130 characters: {long}"
+        assert not re.search(r"\n#\|\s*(export|hide|default_exp)", cell["source"].lstrip()) or cell["source"].startswith("#|")
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            shown = json.dumps([output.get("text", ""), output.get("data", {}).get("text/plain", "")])
+            assert not FOREIGN_PATH.search(shown), f"a path of one machine in an output: {shown[:200]}"
+
+
+@each([p for p in modules().values() if p.parent.name not in ("cli",)])
+def test_module_is_named_after_its_notebook(path):
+    exported = next(m for m, p in modules().items() if p == path)
+    topic = re.sub(r"^\d+_", "", path.stem)
+    assert exported in (f"aimt.{path.parent.name}.{topic}", "aimt")
+
+
+def test_every_module_comes_from_a_notebook():
+    for file in PACKAGE.rglob("*.py"):
+        if file.name == "_modidx.py" or (file.name == "__init__.py" and file.parent != PACKAGE):
+            continue
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        assert name in modules(), f"{name_of(file)} has no notebook"
+        assert "AUTOGENERATED! DO NOT EDIT!" in file.read_text(encoding="utf-8")
+
+
+# --- imports --------------------------------------------------------------------------------------------------------
+
+
+def imported(tree: ast.AST, module: str) -> set[str]:
+    """The modules of aimt that a module imports, wherever in its text."""
+    found, known = set(), modules()
+    package = module.split(".") if module == "aimt" else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            source = ".".join(x for x in (base, node.module) if x)
+            found |= {f"{source}.{a.name}" if f"{source}.{a.name}" in known else source for a in node.names}
+    return {m for m in found if m in known and m != "aimt"}
+
+
+def test_imports_go_down_and_back_only():
+    """Sections import lower rows; inside a section a module imports smaller numbers. Lazy imports count too."""
+    known, wrong = modules(), []
+    for module, path in known.items():
+        file = ROOT / Path(*module.split("."))
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        for other in imported(ast.parse(file.read_text(encoding="utf-8")), module):
+            target = known[other]
+            here, there = path.parent.name, target.parent.name
+            fine = target.name < path.name if here == there else ROW[there] < ROW[here]
+            if not fine:
+                wrong.append(f"{name_of(path)} imports {name_of(target)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+@each(sorted(PACKAGE.rglob("*.py")))
+def test_nothing_that_is_loaded_can_run_code(path):
+    """No pickle and its kin, no eval: a model or a run from a stranger is data and stays data."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        where = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            assert not {a.name.split(".")[0] for a in node.names} & (UNSAFE_MODULES - {"joblib"}), where
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert (node.module or "").split(".")[0] not in UNSAFE_MODULES - {"joblib"}, where
+        elif isinstance(node, ast.Call):
+            name, options = called(node), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            last = name.rpartition(".")[2]
+            assert name not in UNSAFE_CALLS and last not in UNSAFE_METHODS, f"{where}: {name}"
+            assert not (last == "eval" and node.args), f"{where}: {name} of a text"
+            assert not name.startswith(tuple(f"{m}.load" for m in UNSAFE_MODULES)), f"{where}: {name}"
+            assert options.get("allow_pickle") != "True", f"{where}: allow_pickle"
+            assert name != "torch.load" or options.get("weights_only") == "True", f"{where}: torch.load"
+
+
+# --- the wheel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel, built from a copy of what it needs."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    copytree(PACKAGE, source / "aimt", ignore=ignore_patterns("__pycache__"))
+    for name in ("setup.py", "settings.ini", "pyproject.toml", "README.md", "MANIFEST.in", "LICENSE"):
+        copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode and re.search(r"Could not find a version|connection|No matching distribution", done.stderr):
+        pytest.skip("no package registry can be reached")
+    assert not done.returncode, done.stderr
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = set(wheel.namelist())
+    wanted = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert wanted <= names, wanted - names
+    assert {n.split("/")[0] for n in names} == {"aimt", f"aimt-{settings()['version']}.dist-info"}
+    assert any(n.endswith("licenses/LICENSE") for n in names)
+    assert sum(i.file_size for i in wheel.infolist()) < 5_000_000
+
+
+def test_wheel_metadata(wheel):
+    info = f"aimt-{settings()['version']}.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "License-Expression: Apache-2.0" in metadata and "Requires-Python: >=3.11" in metadata
+    for requirement in lines(settings()["requirements"]):
+        assert f"Requires-Dist: {requirement}" in metadata
+    assert "aimt = aimt.cli.main:main" in wheel.read(f"{info}/entry_points.txt").decode()
