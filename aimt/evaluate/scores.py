@@ -101,7 +101,7 @@ def readable(
     if value is None or not np.isfinite(value):
         return "–"
     size = abs(value)
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 or 0 < size < 0.01 else f"{value:.3f}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 or 0 < size < 0.001 else f"{value:.3f}"
 
 
 _SHOWN = {"prior": "base rate", "linear": "linear", "lightgbm": "LightGBM defaults", "model": "this model"}
