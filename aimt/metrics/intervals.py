@@ -95,7 +95,7 @@ def bca_interval(
     return {"value": value, "low": float(low), "high": float(high)}
 
 # %% ../../nbs/metrics/10_intervals.ipynb #4451ca99
-CELLS = 25_000_000  # Rows x resamples up to which the bootstrap is used; beyond, the grouped jackknife
+CELLS = 12_000_000  # Rows x resamples up to which the bootstrap is used; beyond, the grouped jackknife
 ROWS = 250_000  # Rows that the jackknife looks at; with more, a part of the rows tells the spread of all
 
 
@@ -163,7 +163,7 @@ def _left_out(metric_fn: Callable[..., Any], y: np.ndarray, preds: _Preds, seed:
     if _parts(len(y)) > 1:
         part = np.flatnonzero(deal_blocks(y, _parts(len(y)), seed=seed + 1) == 0)
         y, preds = y[part], {name: pred[part] for name, pred in preds.items()}
-    n_blocks = min(len(y), int(np.clip(CELLS // (2 * max(len(y), 1)), 50, 200)))
+    n_blocks = min(len(y), int(np.clip(CELLS // max(len(y), 1), 50, 200)))
     block, scores = deal_blocks(y, n_blocks, seed=seed), {}
     for name, pred in preds.items():
         order = np.argsort(pred if pred.ndim == 1 else pred[:, -1])  # sorted rows let a ranking score run fast
