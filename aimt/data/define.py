@@ -64,13 +64,11 @@ def _codes(values: np.ndarray, counts: np.ndarray) -> bool:
     return bool(few and dense and not thin_tail)
 
 # %% ../../nbs/data/15_define.ipynb #874f5284
-_EVENTS = {"yes", "y", "true", "t", "1", "positive", "pos", "bad", "churn", "churned", "exited", "left", "fraud",
-           "fraudulent", "default", "defaulted", "malignant", "sick", "disease", "ill", "dead", "died", "death", "failure",
-           "failed", "fail", "spam", "attrition", "cancelled", "canceled", "lost", "stroke", "abnormal", "attack", "click",
-           "clicked", "bought", "converted", "+", "> 50k", ">50k", ">50k."}
-_NON_EVENTS = {"no", "n", "false", "f", "0", "negative", "neg", "good", "ok", "none", "stayed", "stay", "benign", "healthy",
-               "normal", "alive", "survived", "legit", "legitimate", "genuine", "ham", "success", "pass", "passed", "-",
-               "retained", "existing", "no churn", "not churned", "no default", "non-fraud", "<=50k", "<=50k."}
+_EVENTS = set("""yes y true t positive pos bad churn churned exited left fraud fraudulent default defaulted malignant
+    sick disease ill dead died death failure failed fail spam attrition cancelled canceled lost stroke abnormal attack
+    click clicked bought converted + >50k >50k.""".split())
+_NON_EVENTS = set("""no n false f negative neg good ok none stayed stay benign healthy normal alive survived legit
+    legitimate genuine ham success pass passed - retained existing <=50k <=50k.""".split())
 
 
 def order_labels(
@@ -178,7 +176,8 @@ def target_counts(
         raise DataError(f"only {n:,} {'row has' if n == 1 else 'rows have'} a value in the target {show(target)}",
                         hint=f"At least {MIN_ROWS} are needed, and some hundreds to learn anything from")
     if len(distinct) == 1:
-        raise ProblemError(f"the target {show(target)} has the same value in every row: {show(as_text(pd.Series(distinct))[0])}",
+        only = show(as_text(pd.Series(distinct))[0])
+        raise ProblemError(f"the target {show(target)} has the same value in every row: {only}",
                            hint="There is nothing to predict; choose another target")
     return distinct, counts
 
@@ -207,18 +206,19 @@ def define_problem(
     labels, why = _labels(schema[name], frame[name], task, positive)
     notes += more + why + _about_rows(len(frame), int(counts.sum()), name)
     if cost is not None and task != "binary":
-        raise ProblemError(f"a cost per outcome needs a yes-or-no target, and this is {task}", hint="Leave the cost out")
+        raise ProblemError(f"a cost per outcome needs a yes-or-no target, and this is {task}",
+                           hint="Leave the cost out")
     if metric is None:
         metric = METRIC[task]
         notes.append(f"Metric: {metric}, the usual one for {task}")
-    return Problem(task=task, target=name, metric=metric, labels=labels, cost=None if cost is None else parse_cost(cost),
-                   **roles), notes
+    prices = None if cost is None else parse_cost(cost)
+    return Problem(task=task, target=name, metric=metric, labels=labels, cost=prices, **roles), notes
 
 
 def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
-    parts = {"groups": _names(groups, schema, "a group"), "drop": _names(drop, schema, "to drop"),
-             "time": _names(time, schema, "of time"), "id": _names(id, schema, "of ids")}
+    parts = {"groups": _names(groups, schema, "for groups"), "drop": _names(drop, schema, "to drop"),
+             "time": _names(time, schema, "for time"), "id": _names(id, schema, "for the id")}
     for part, names in parts.items():
         if target in names:
             raise ProblemError(f"{show(target)} is the target and cannot be in '{part}' too")
@@ -269,8 +269,8 @@ def _task(column: Column, values: np.ndarray, counts: np.ndarray, asked: str | N
         raise ProblemError(f"{show(column.name)} has {len(values):,} different values, not two",
                            hint="Leave the task out to have it inferred")
     if len(values) > counts.sum() / 2:
-        raise ProblemError(f"{show(column.name)} has {len(values):,} different values in {counts.sum():,} rows, too many "
-                           "to be classes", hint="Leave the task out to have it inferred")
+        raise ProblemError(f"{show(column.name)} has {len(values):,} different values in {counts.sum():,} rows, too "
+                           "many to be classes", hint="Leave the task out to have it inferred")
     return ("binary" if len(values) == 2 else "multiclass"), []
 
 
@@ -283,14 +283,15 @@ def _labels(column: Column, series: pd.Series, task: str, positive: str | None) 
     texts, counts = _texts(series, column)
     single = [t for t, c in zip(texts, counts, strict=True) if c < (2 if task == "multiclass" else MIN_CLASS)]
     if single and (task == "binary" or len(texts) - len(single) < 2):
-        n = int(counts.min())
-        raise ProblemError(f"class {show(single[0])} of {show(column.name)} has {n} row{'s' if n > 1 else ''}, too few to "
-                           "learn from and to check", hint="Collect more rows of it, or choose another target")
+        n = int(counts[texts.index(single[0])])
+        raise ProblemError(f"class {show(single[0])} of {show(column.name)} has {n} row{'s' if n > 1 else ''}, too few "
+                           "to learn from and to check", hint="Collect more rows of it, or choose another target")
     kept = [(t, int(c)) for t, c in zip(texts, counts, strict=True) if t not in single]
     notes = []
     if single:
         more = f" and {len(single) - 3} more" if len(single) > 3 else ""
-        notes.append(f"Classes with a single row cannot be learnt and are left out: {', '.join(map(show, single[:3]))}{more}")
+        few = ", ".join(map(show, single[:3]))
+        notes.append(f"Classes with a single row cannot be learnt and are left out: {few}{more}")
     if task == "multiclass" and len(kept) == 2 and single:
         raise ProblemError(f"only two classes of {show(column.name)} have more than one row",
                            hint="Remove the rows of the others, and it is a yes-or-no question")

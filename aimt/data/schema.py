@@ -76,9 +76,9 @@ def _text(value: Any) -> str | None:
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
     if isinstance(value, (float, np.floating, Decimal)):
-        if value != value:
-            return None
-        return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e16 else str(value)
+        number = float(value)
+        whole = math.isfinite(number) and number == int(number) and abs(number) < 1e16
+        return None if number != number else str(int(number)) if whole else str(value)
     if isinstance(value, datetime):
         return value.isoformat(sep=" ").removesuffix(" 00:00:00")
     return str(value)
@@ -109,30 +109,27 @@ _FORMATS = [{"thousands": "", "decimal": "."}, {"thousands": ",", "decimal": "."
 
 def _pattern(thousands: str, decimal: str) -> re.Pattern[str]:
     whole = rf"\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+|\d+" if thousands else r"\d+"
-    return re.compile(rf"[+-]?(?:(?:{whole})(?:{re.escape(decimal)}\d*)?|{re.escape(decimal)}\d+)(?:[eE][+-]?\d+)?")
+    point = re.escape(decimal)
+    return re.compile(rf"[+-]?(?:(?:{whole})(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.I)
 
 
 def _number_format(texts: Sequence[str], weights: Sequence[int] | None = None) -> dict[str, str] | None:
     """The number format that reads at least READABLE of the texts, weighted by their rows, or None."""
-    units = {c for t in texts for c in (t[0], t[-1]) if c in _UNITS}
+    units: set[str] = {c for t in texts for c in (t[0], t[-1]) if c in _UNITS}
     if len(units) > 1 or _share(texts, weights, re.compile(r"0\d+").fullmatch) > 0.02:
         return None
     unit = units.pop() if units else ""
     bare = [_bare(t, unit) for t in texts]
     for form in _FORMATS:
-        reads = _pattern(**form).fullmatch
-        if _share(bare, weights, lambda t, reads=reads: reads(t) or t.lower() in _INFINITE) >= READABLE:
+        if _share(bare, weights, _pattern(**form).fullmatch) >= READABLE:
             return {"unit": unit, **form}
     return None
 
 
-_INFINITE = {"inf", "-inf", "+inf", "infinity", "-infinity"}
-
-
 def _share(texts: Sequence[str], weights: Sequence[int] | None, test: Callable[[str], Any]) -> float:
     """Share of the rows whose text passes a test."""
-    weights = [1] * len(texts) if weights is None else weights
-    return sum(w for t, w in zip(texts, weights, strict=True) if test(t)) / max(sum(weights), 1)
+    rows = [1] * len(texts) if weights is None else weights
+    return sum(w for t, w in zip(texts, rows, strict=True) if test(t)) / max(sum(rows), 1)
 
 
 def _bare(text: str, unit: str) -> str:
@@ -143,15 +140,19 @@ def _bare(text: str, unit: str) -> str:
 
 
 def _read_numbers(texts: Sequence[str], form: dict[str, str] | None) -> np.ndarray:
-    """The texts as float64; NaN where one cannot be read."""
-    plain_form = form is None or form == {"unit": "", "thousands": "", "decimal": "."}
-    if not plain_form:
+    """The texts as float64; NaN where one cannot be read. Undecorated numbers, the usual case, take a fast path."""
+    if form == _FORMATS[0] | {"unit": ""}:
+        values = _read_numbers(texts, None)
+        odd = np.flatnonzero(np.isnan(values))
+        values[odd] = _read_numbers([_bare(texts[i], "") for i in odd], None)
+        return values
+    if form is not None:
         thousands, decimal = form["thousands"], form["decimal"]
         pattern = _pattern(thousands, decimal)
         bare = [_bare(t, form["unit"]) for t in texts]
         texts = [t.replace(thousands, "").replace(decimal, ".") if thousands and pattern.fullmatch(t)
                  else t.replace(decimal, ".") if pattern.fullmatch(t) else t for t in bare]
-    return pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64)
+    return np.array(pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce"), dtype=np.float64)
 
 # %% ../../nbs/data/10_schema.ipynb #c47e15a4
 _DATES = ["%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
@@ -208,8 +209,9 @@ def storage(series: pd.Series) -> str:
 
 def _object_storage(series: pd.Series) -> str:
     inferred = pd.api.types.infer_dtype(series, skipna=True)
-    return {"empty": "missing", "boolean": "boolean", "integer": "number", "floating": "number", "decimal": "number",
-            "mixed-integer-float": "number", "date": "date", "datetime": "date", "datetime64": "date"}.get(inferred, "text")
+    known = {"empty": "missing", "boolean": "boolean", "integer": "number", "floating": "number", "decimal": "number",
+             "mixed-integer-float": "number", "date": "date", "datetime": "date", "datetime64": "date"}
+    return known.get(inferred, "text")
 
 
 def _floats(series: pd.Series) -> np.ndarray:
@@ -217,7 +219,7 @@ def _floats(series: pd.Series) -> np.ndarray:
     if pd.api.types.is_timedelta64_dtype(series.dtype):
         return series.dt.total_seconds().to_numpy(np.float64)
     if series.dtype == object:
-        return pd.to_numeric(series.map(lambda v: float(v) if v is not None and v == v else np.nan)).to_numpy(np.float64)
+        return np.array([np.nan if pd.isna(v) else float(v) for v in series], dtype=np.float64)
     return series.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
@@ -296,9 +298,9 @@ def _text_column(name: str, series: pd.Series, stored: str, kind: str | None, fo
             notes += _unread(name, "number", values, counts, levels)
             return _with(column, number_format=found), notes
     if kind in (None, "date") and stored != "category":
-        found = form or _date_format(sample, weights) or ("ISO8601" if kind else None)
-        if found:
-            return _text_dates(name, codes, levels, counts, stored, found, form is not None)
+        dates = form or _date_format(sample, weights) or ("ISO8601" if kind else None)
+        if dates:
+            return _text_dates(name, codes, levels, counts, stored, dates, form is not None)
     if kind in (None, "boolean") and (kind or {t.lower() for t in sample} == {"true", "false"}):
         truth = np.array([_TRUTH.get(t.lower(), np.nan) for t in levels.to_pylist()])
         column, notes = _number_column(name, np.where(codes >= 0, truth[codes], np.nan), stored, "boolean")
@@ -333,7 +335,8 @@ def _word_column(name, codes, levels, counts, sample, stored, kind):
     if kind == "category" and len(levels) <= MAX_LEVELS:
         texts = levels.to_pylist()
         listed = [texts[i] for i in sorted(range(len(texts)), key=lambda i: (-counts[i], texts[i])) if counts[i]]
-    return Column(name, kind, int((counts > 0).sum()), float((codes < 0).mean()), stored, levels=listed, mean_words=words)
+    n_unique, missing = int((counts > 0).sum()), float((codes < 0).mean())
+    return Column(name, kind, n_unique, missing, stored, levels=listed, mean_words=words)
 
 
 def _unread(name: str, what: str, values: np.ndarray, counts: np.ndarray, levels: pa.Array) -> list[str]:
@@ -425,6 +428,8 @@ class Schema:
 def _summary(column: Column) -> str:
     if column.kind in ("number", "date") and column.low is not None:
         return f"{_brief(column.low)} to {_brief(column.high)}"
+    if column.kind == "boolean" and column.n_unique:
+        return "0, 1"
     if column.levels:
         return ", ".join(show(v, 24)[1:-1] for v in column.levels[:3]) + (", …" if len(column.levels) > 3 else "")
     return f"{column.mean_words:.1f} words on average" if column.kind == "text" else ""
@@ -588,7 +593,9 @@ def _as_date(column: Column, series: pd.Series, stored: str, report: bool) -> tu
         if column.date_format not in (None, "ISO8601") and read.isna().any():
             read = read.where(read.notna(), _read_dates(levels, "ISO8601"))
         warnings = _unread(column.name, "date", np.where(read.isna(), np.nan, 0.0), counts, levels)
-        dates = read.take(np.where(codes >= 0, codes, 0)).where(codes >= 0) if len(read) else _nothing(column, len(series))
+        dates = _nothing(column, len(codes))
+        if len(read):
+            dates = read.take(np.where(codes >= 0, codes, 0)).where(codes >= 0)
     far = (dates < DATE_RANGE[0]) | (dates > DATE_RANGE[1])
     if far.any():
         dates = dates.where(~far)
@@ -604,8 +611,8 @@ def _as_category(column: Column, series: pd.Series, stored: str, report: bool) -
         counts = np.bincount(codes[codes >= 0], minlength=len(levels))
         new = np.flatnonzero(~texts.isin(column.levels).to_numpy() & (counts > 0))
         if len(new):
-            warnings.append(_count(int(counts[new].sum()), "value", column.name, "of a category never seen in training, "
-                                   f"such as {show(texts[new[0]])}"))
+            what = f"of a category never seen in training, such as {show(texts[new[0]])}"
+            warnings.append(_count(int(counts[new].sum()), "value", column.name, what))
     return _take(texts, codes), warnings
 
 
