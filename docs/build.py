@@ -87,7 +87,7 @@ def notebook_link(page: Page, index: Index, text: str, path: str, fragment: str)
         symbol = index.symbols.get(f"{target.module}.{fragment}") or index.symbols.get(fragment)
         if symbol:
             return link(text, symbol_address(page, symbol))
-        if anchor(fragment.replace("-", " ")) not in target.headings:
+        if anchor(fragment.replace("-", " ")) not in target.anchors:
             problems.append(f"{page.path.relative_to(ROOT)}: '{path}' has no symbol or heading '{fragment}'")
             return text
         to += "#" + anchor(fragment.replace("-", " "))
@@ -229,7 +229,8 @@ def api(symbol: Symbol, page: Page, index: Index) -> str:
         f'<p class="api-source"><a href="{source}">source</a></p>' if source else "",
     ]
     old = symbol.name.lower()  # the anchor that nbdev writes
-    place = "" if old in page.headings else f'<a id="{html.escape(old)}"></a>\n\n'
+    place = "" if old in page.anchors else f'<a id="{html.escape(old)}"></a>\n\n'
+    page.anchors.add(old)
     fence = "`" * 7
     text = "\n\n".join(b for b in body if b)
     return f"{place}{fence}{{py:{kind}}} {symbol.name}{signature}\n" + "\n".join(options) + f"\n\n{text}\n{fence}"

@@ -52,7 +52,7 @@ class Page:
     module: str  # aimt.core.errors, or "" when the notebook exports nothing
     title: str
     promise: str
-    headings: list[str]  # anchors of its headings
+    anchors: set[str]  # of its headings
     imported: dict[str, str]  # local name -> full name of what the cells import from the package
     nb: object = field(repr=False)
 
@@ -86,7 +86,7 @@ def parse(cell) -> list[ast.stmt]:
 
 def read_page(path: Path, nbs: Path, package: str) -> Page:
     nb = read_nb(path)
-    module, imported, headings, title, promise = "", {}, [], "", ""
+    module, imported, anchors, title, promise = "", {}, set(), "", ""
     for cell in nb.cells:
         if cell.cell_type == "code":
             exp = cell.directives.get("default_exp")
@@ -97,11 +97,11 @@ def read_page(path: Path, nbs: Path, package: str) -> Page:
         elif cell.cell_type == "markdown":
             text = re.sub(r"^(```|~~~).*?^\1", "", cell.source, flags=re.M | re.S)
             found = re.findall(r"^#{1,6}\s+(.+?)\s*$", text, flags=re.M)
-            headings += map(anchor, found)
+            anchors |= set(map(anchor, found))
             if not title and found:
                 title = found[0].replace("`", "")
                 promise = " ".join(x[1:].strip() for x in text.splitlines() if x.startswith(">"))
-    return Page(path, page_name(path, nbs), module, title or path.stem, promise, headings, imported, nb)
+    return Page(path, page_name(path, nbs), module, title or path.stem, promise, anchors, imported, nb)
 
 
 def comments(source: str) -> dict[int, str]:
