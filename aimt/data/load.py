@@ -197,12 +197,12 @@ def _plain_series(series: pd.Series) -> pd.Series | None:
     return None if plain is None else plain_frame(pa.table([plain], names=["x"]))[0]["x"]
 
 # %% ../../nbs/data/02_load.ipynb #02bf7916
-_STARTS = {b"PAR1": "parquet", b"PK\x03\x04": "excel", b"SQLite format 3": "database", b"\xd0\xcf\x11\xe0": "old excel",
-           b"%PDF": "PDF document", b"\x89PNG": "picture", b"\xff\xd8\xff": "picture", b"ARROW1": "arrow",
+_STARTS = {b"PAR1": "parquet", b"PK\x03\x04": "excel", b"SQLite format 3": "database", b"\xd0\xcf\x11\xe0": "old Excel",
+           b"%PDF": "PDF", b"\x89PNG": "picture", b"\xff\xd8\xff": "picture", b"ARROW1": "arrow",
            b"\x80\x04\x95": "pickle", b"\x80\x05\x95": "pickle"}  # fmt: skip
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv", ".dat": "csv", ".data": "csv", ".parquet": "parquet", ".pq": "parquet",
              ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".xlsx": "excel", ".xlsm": "excel"}  # fmt: skip
-_HINTS = {"database": "Give a query and the database with --sql", "old excel": "Save it as .xlsx or .csv",
+_HINTS = {"database": "Give a query and the database with --sql", "old Excel": "Save it as .xlsx or .csv",
           "arrow": "Save it as Parquet", "pickle": "A pickle can run code; save the data as Parquet or CSV"}  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def file_format(
     if found in ("parquet", "excel"):
         return found, [] if told == found else [f"this is {found} by its content, whatever its name says"]
     if found:
-        raise DataError(f"this is a {found} file, not a table", where=str(path), hint=_HINTS.get(found, "Export it as CSV"))
+        raise DataError(f"this is not a table but a file of type {found}", where=str(path), hint=_HINTS.get(found, "Export it as CSV"))
     if told in ("parquet", "excel"):
         if start[:2] == b"\0\0" or not start.isascii():
             raise DataError(f"this is no {told} file, or a damaged one", where=str(path), hint="Copy or export it again")
@@ -263,6 +263,7 @@ def read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
 def damaged(path: Path, kind: str, error: Exception) -> DataError:
     """The error for a file that breaks the rules of its own format."""
     reason = str(error).strip().splitlines()[0][:120].rstrip(".") if str(error).strip() else type(error).__name__
+    reason = reason.split(". ")[0]
     return DataError(f"this {kind} file is damaged or cut off ({reason})", where=str(path), hint="Copy or export it again")
 
 # %% ../../nbs/data/02_load.ipynb #01234f78
