@@ -234,6 +234,14 @@ def test_infinite_mixed_and_empty_columns(table):
     assert np.isfinite(flat).all()
 
 
+def test_markers_among_numbers():
+    numbers = [str(k) for k in range(150)]
+    assert infer_schema(pd.DataFrame({"x": numbers + ["never"] * 100 + ["n/a"] * 20})).kind("x") == "number"
+    assert infer_schema(pd.DataFrame({"x": numbers + [f"A{k}" for k in range(30)]})).kind("x") == "category"
+    assert infer_schema(pd.DataFrame({"x": ["0", "1", "2", "3+"] * 40})).kind("x") == "category"
+    assert infer_schema(pd.DataFrame({"x": numbers[:100] + ["never"] * 150})).kind("x") == "category"
+
+
 def test_dates_out_of_range(table):
     dates = pd.Series(["2021-05-01"] * (N - 4) + ["9999-12-31", "0001-01-01", "2021-02-30", "1500-06-01"])
     schema = infer_schema(table.assign(day=dates))
