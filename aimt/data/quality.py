@@ -8,15 +8,15 @@ Docs: https://aimt-dev.github.io/aimt/data/quality.html.md"""
 __all__ = ['SEVERITIES', 'SAMPLE', 'MISSING_NOTE', 'MISSING_WARNING', 'CODES', 'GAP', 'FAR', 'FAR_LOG', 'NUMBER', 'FORMULA',
            'CONTROL', 'RARE', 'PER_LEVEL', 'DISTINCT', 'CHECKS', 'finding', 'Cells', 'read_cells', 'sample_rows',
            'check_filled', 'check_sentinel', 'check_outliers', 'check_words', 'check_levels', 'expected_collisions',
-           'check_id', 'hash_column', 'hash_rows', 'mix', 'check_duplicate_rows', 'canonical', 'check_copies', 'digest',
-           'merge', 'check_table']
+           'check_id', 'hash_column', 'hash_cells', 'hash_rows', 'mix', 'check_duplicate_rows', 'canonical',
+           'check_copies', 'digest', 'merge', 'check_table']
 
 # %% ../../nbs/data/16_quality.ipynb #b6add973
 import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,7 @@ def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
         yield finding("empty", "warning", [name], f"{cells.name} holds no value in {cells.n:,} rows",
                       "Nothing can be learned from it", n_rows=cells.n, action="set aside")
         return
-    if column.n_unique == 1 and column.missing == 0 and not len(cells.infinite):
+    if column.n_unique == 1 and column.missing == 0 and cells.n > 1 and not len(cells.infinite):
         yield finding("constant", "warning", [name], f"{cells.name} has one and the same value in all {cells.n:,} rows",
                       "Nothing can be learned from it", n_rows=cells.n, action="set aside")
         return
@@ -365,6 +365,15 @@ def _hash_levels(levels: pa.Array, step: int = 100_000) -> np.ndarray:
     return np.concatenate([*parts, np.array([7], np.uint64)])
 
 
+def hash_cells(
+    cells: Cells,  # A column that was read
+) -> np.ndarray:  # uint64, shape (n,)
+    """The same for a column that was read already: equal when the schema reads two values alike."""
+    if cells.codes is not None:
+        return _hash_levels(cells.levels)[cells.codes]
+    return pd.util.hash_array(np.where(np.isnan(cells.numbers), np.nan, cells.numbers + 0.0))
+
+
 def hash_rows(
     frame: pd.DataFrame,  # The table
     columns: Sequence[str] | None = None,  # Columns that count; all when None
@@ -470,34 +479,44 @@ def check_table(
     frame: pd.DataFrame,  # The table
     schema: Schema | None = None,  # Its schema; inferred when None
     *,
-    ids: bool = True,  # Whether to look for id-like columns
+    columns: Sequence[str] | None = None,  # Columns to look at; all when None
+    inputs: Sequence[str] | None = None,  # Columns that may be ids or copies of others; all of them when None
+    watch: Callable[[Cells, np.ndarray], None] | None = None,  # Called with each column and the hash of each of its values
 ) -> list[dict[str, Any]]:  # Findings, not yet merged
     """Everything that can be said about a table without knowing what it is for."""
     schema = schema or infer_schema(frame)
-    checks = [c for c in CHECKS if ids or c is not check_id]
+    names = schema.names if columns is None else list(columns)
+    free = set(names if inputs is None else inputs)
     rows, keys = sample_rows(len(frame)), np.zeros(len(frame), np.uint64)
-    out, forms = list(_unreadable(schema)), {}
-    for name in schema.names:
+    out, forms = list(_unreadable(schema, names)), {}
+    for name in names:
         cells = read_cells(frame, schema, name)
-        out += [f for check in checks for f in check(cells)]
-        keys = mix(keys, _hash_levels(cells.levels)[cells.codes] if cells.codes is not None else pd.util.hash_array(cells.numbers + 0.0))
-        form = canonical(cells, rows)
+        found = [f for check in CHECKS if check is not check_id or name in free for f in check(cells)]
+        out += found
+        hashes = hash_cells(cells)
+        if watch:
+            watch(cells, hashes)
+        if any(f["check"] == "id" for f in found):
+            continue  # an id makes every row unique and is a copy of every other id
+        keys = mix(keys, hashes)
+        form = canonical(cells, rows) if name in free else None
         if form is not None:
             forms[name] = digest(form)
-    return out + list(check_duplicate_rows(keys)) + list(check_copies(frame, schema, forms)) + list(_names(schema))
+    return out + list(check_duplicate_rows(keys)) + list(check_copies(frame, schema, forms)) + list(_odd_names(names))
 
 
-def _unreadable(schema: Schema) -> Iterator[dict[str, Any]]:
+def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What the schema could not read."""
     for note in schema.notes:
         if "infinite" in note:
             continue  # told with its rows by check_filled
         names = [n for n in schema.names if f" in {show(n)} " in note]
-        yield finding("unreadable", "note", names[:1], note, "Mend these values, or say what kind the column is")
+        if not names or names[0] in wanted:
+            yield finding("unreadable", "note", names[:1], note, "Mend these values, or say what kind the column is")
 
 
-def _names(schema: Schema) -> Iterator[dict[str, Any]]:
-    odd = [n for n in schema.names if not n.isprintable() or n != n.strip() or re.match(FORMULA, n)]
+def _odd_names(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    odd = [n for n in names if not n.isprintable() or n != n.strip() or re.match(FORMULA, n)]
     if odd:
         yield finding("odd names", "note", odd, f"The name {show(odd[0])} has blanks at its ends, characters that do not show, "
                       "or looks like a formula" + (f"; so do {len(odd) - 1} more" if len(odd) > 1 else ""), "Rename it")
