@@ -26,7 +26,6 @@ myst_heading_anchors = 4
 myst_dmath_allow_digits = False  # "$5 to $10" is money
 add_module_names = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 copybutton_exclude = ".linenos, .gp, .go"
 copybutton_selector = "div.cell_input pre, div.highlight-sh pre, div.highlight-python pre, div.highlight-bash pre"

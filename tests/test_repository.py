@@ -125,8 +125,8 @@ def test_notebook_is_in_good_order(path):
     assert first["cell_type"] == "markdown" and re.match(r"# \S", first["source"]), "a notebook begins with its title"
     assert re.search(r"^> \S", first["source"], flags=re.M), "under the title stands a promise: > ..."
     for cell in (c for c in cells(path) if c["cell_type"] == "code"):
-        long = [x for x in cell["source"].splitlines() if len(x) > 130]
-        assert not long, f"over 130 characters: {long}"
+        long = [x for x in cell["source"].splitlines() if len(x) > 160]
+        assert not long, f"over 160 characters: {long}"
         assert not re.search(r"\n#\|\s*(export|hide|default_exp)", cell["source"].lstrip()) or cell["source"].startswith("#|")
         for output in cell["outputs"]:
             assert output["output_type"] != "error"
