@@ -37,7 +37,7 @@ class Metric:
         """How much better `value` is than `other`."""
         return value - other if self.higher_is_better else other - value
 
-
+# %% ../../nbs/metrics/25_registry.ipynb #3a00a5f2
 _CLASSES, _NUMBERS = ("binary", "multiclass"), ("regression",)
 METRICS: dict[str, Metric] = {
     m.name: m
@@ -65,7 +65,7 @@ _ALIASES = {
 }  # fmt: skip
 _DEFAULTS = {"binary": "roc_auc", "multiclass": "log_loss", "regression": "rmse"}
 
-
+# %% ../../nbs/metrics/25_registry.ipynb #44bed069
 def metrics_for(task: str) -> list[Metric]:
     """The metrics that fit a task, the default one first."""
     first = default_metric(task).name
