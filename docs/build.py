@@ -104,6 +104,7 @@ def file_link(page: Page, text: str, path: str) -> str | None:
 
 
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
+SHOWN = re.compile(r"(?<!`)(`+)(?!`)((?:(?!\1).)*\]\((?:(?!\1).)*)\1(?!`)")  # a link that is shown as code
 CODE = re.compile(r"(?<![`\w}])`([A-Za-z_][\w.]*(?:\(\))?)`(?![`\w{])")
 
 
@@ -133,7 +134,7 @@ def linkify(text: str, page: Page, index: Index) -> str:
         if mark and (not fence or mark[1].startswith(fence)):
             fence = "" if fence else mark[1]
         elif not fence and not re.match(r"#{1,6}\s", line):
-            line = CODE.sub(on_code, LINK.sub(on_link, line))
+            line = CODE.sub(on_code, LINK.sub(on_link, SHOWN.sub(lambda m: keep(m[0]), line)))
         lines.append(line)
     done = "\n".join(lines)
     while kept and "\x00" in done:
@@ -274,8 +275,8 @@ def page_links(page: Page) -> str:
     where = page.path.relative_to(ROOT).as_posix()
     own = page.name.rpartition("/")[2]
     return (
-        f'<p class="page-links"><a href="{GITHUB}/{where}">Notebook on GitHub</a>'
-        f'<a href="{COLAB}/blob/{ini["branch"]}/{where}">Open in Colab</a><a href="{own}.html.md">Markdown</a></p>'
+        f'<p class="page-links"><a href="{GITHUB}/{where}">Notebook on GitHub</a> '
+        f'<a href="{COLAB}/blob/{ini["branch"]}/{where}">Open in Colab</a> <a href="{own}.html.md">Markdown</a></p>'
     )
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from build import CODE, LINK, NBS, ROOT, ini, notebooks
+from build import CODE, LINK, NBS, ROOT, SHOWN, ini, notebooks
 from symbols import Index, Page, code_of
 
 SITE = f"{ini['doc_host']}{ini['doc_baseurl']}/"
@@ -44,7 +44,8 @@ def markdown(text: str, page: Page, index: Index) -> str:
         elif not fence and line.startswith("#|"):
             continue
         elif not fence and not re.match(r"#{1,6}\s|    ", line):
-            line = link_names(LINK.sub(lambda m: address(m, page, index), line), page, index)
+            if not SHOWN.search(line):
+                line = link_names(LINK.sub(lambda m: address(m, page, index), line), page, index)
         lines.append(line)
     return "\n".join(lines).strip()
 
