@@ -60,8 +60,8 @@ def reliability(
     hits, predicted = _sums(event, starts), _sums(p, starts) / size
     share = wilson(hits, size)
     bins = [
-        {"low": float(p[s]), "high": float(p[s + n - 1]), "predicted": float(predicted[i]), "observed": float(hits[i] / n),
-         "observed_low": float(share["low"][i]), "observed_high": float(share["high"][i]), "n": int(n)}
+        {"low": float(p[s]), "high": float(p[s + n - 1]), "n": int(n), "predicted": float(predicted[i]),
+         "observed": float(hits[i] / n), "observed_low": float(share["low"][i]), "observed_high": float(share["high"][i])}
         for i, (s, n) in enumerate(zip(starts, size, strict=True))
     ]  # fmt: skip
     ece = float(np.abs(hits - predicted * size).sum() / len(p))
@@ -88,7 +88,7 @@ def plot_reliability(
     )
     ends = [0.0, 1.0]
     if result["kind"] == "regression" and len(x):
-        ends = [min(x.min(), seen.min()), max(x.max(), seen.max())]
+        ends = [np.nanmin([x, seen]), np.nanmax([x, seen])]
     ax.plot(ends, ends, color=COLORS["muted"], lw=1, ls="--", label="promise kept")
     bars = np.nan_to_num([seen - low, high - seen]).clip(0)
     ax.errorbar(x, seen, yerr=bars, fmt="o", ms=4, lw=1.2, color=COLORS["accent"], label="bin, 95 % interval")

@@ -56,7 +56,9 @@ def _missing(values: np.ndarray) -> np.ndarray:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and value != value
 
 
 def _all_numbers(values: np.ndarray) -> bool:
@@ -128,7 +130,8 @@ def group_rates(
         counts.append(count)
     fit = [i for i, row in enumerate(rows) if row["enough"]]
     gaps = {
-        rate: share_gap({names[i]: counts[i][rate] for i in fit}, level=level) for rate in ("selection_rate", "tpr", "fpr")
+        rate: share_gap({names[i]: counts[i][rate] for i in fit}, level=level)
+        for rate in ("selection_rate", "tpr", "fpr")
     }
     return {"binned": binned, "min_size": min_size, "groups": rows, "gaps": gaps}
 
@@ -199,10 +202,11 @@ def group_errors(
         square = mean_interval(e**2, level=level)
         rows.append({"group": name, "n": len(e), "enough": len(e) >= min_size,
                      "mean_error": mean_interval(e, level=level), "mae": mean_interval(np.abs(e), level=level),
-                     "rmse": {key: float(np.sqrt(max(v, 0.0))) if v == v else np.nan for key, v in square.items()}})  # fmt: skip
+                     "rmse": {key: float(np.sqrt(np.maximum(v, 0.0))) for key, v in square.items()}})  # fmt: skip
         if len(e) >= max(min_size, 2):
             kept[name] = e
-    gaps = {"mean_error": mean_gap(kept, level=level), "mae": mean_gap({g: np.abs(e) for g, e in kept.items()}, level=level)}
+    sizes = {name: np.abs(e) for name, e in kept.items()}
+    gaps = {"mean_error": mean_gap(kept, level=level), "mae": mean_gap(sizes, level=level)}
     return {"binned": binned, "min_size": min_size, "groups": rows, "gaps": gaps}
 
 

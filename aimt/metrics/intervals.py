@@ -51,16 +51,13 @@ def weighted_scores(
 
 # %% ../../nbs/metrics/10_intervals.ipynb #7c52c0fe
 def deal_blocks(
-    y: np.ndarray,  # Targets, shape (n,)
+    n: int,  # Rows
     n_blocks: int,  # Blocks, G; with G = n every row is its own block
     *,
     seed: int = 0,  # Same seed, same blocks
 ) -> np.ndarray:  # Block of each row, 0..G-1, shape (n,)
-    """Deal the rows out into blocks at random, like cards sorted by their target, so that the blocks are alike."""
-    shuffled = np.random.default_rng(seed).permutation(len(y))
-    block = np.empty(len(y), np.int32)
-    block[shuffled[np.argsort(np.asarray(y)[shuffled], kind="stable")]] = np.arange(len(y)) % n_blocks
-    return block
+    """Deal the rows out into equally large blocks at random."""
+    return np.random.default_rng(seed).permutation(np.arange(n, dtype=np.int32) % n_blocks)
 
 
 def jackknife_weights(
@@ -161,10 +158,10 @@ def _resampled(metric_fn: Callable[..., Any], y: np.ndarray, preds: _Preds, n_re
 
 def _left_out(metric_fn: Callable[..., Any], y: np.ndarray, preds: _Preds, seed: int) -> _Preds:
     if _parts(len(y)) > 1:
-        part = np.flatnonzero(deal_blocks(y, _parts(len(y)), seed=seed + 1) == 0)
+        part = np.flatnonzero(deal_blocks(len(y), _parts(len(y)), seed=seed + 1) == 0)
         y, preds = y[part], {name: pred[part] for name, pred in preds.items()}
     n_blocks = min(len(y), int(np.clip(CELLS // max(len(y), 1), 50, 200)))
-    block, scores = deal_blocks(y, n_blocks, seed=seed), {}
+    block, scores = deal_blocks(len(y), n_blocks, seed=seed), {}
     for name, pred in preds.items():
         order = np.argsort(pred if pred.ndim == 1 else pred[:, -1])  # sorted rows let a ranking score run fast
         weights = jackknife_weights(block[order], n_blocks)

@@ -61,7 +61,8 @@ _ALIASES = {
     "auc": "roc_auc", "auroc": "roc_auc", "rocauc": "roc_auc", "ap": "average_precision", "pr_auc": "average_precision",
     "auprc": "average_precision", "logloss": "log_loss", "cross_entropy": "log_loss", "nll": "log_loss",
     "brier_score": "brier", "acc": "accuracy", "f1_score": "f1", "f1_macro": "f1", "mcc": "matthews",
-    "root_mean_squared_error": "rmse", "mean_absolute_error": "mae", "medae": "median_absolute_error", "r_squared": "r2",
+    "root_mean_squared_error": "rmse", "mean_absolute_error": "mae", "medae": "median_absolute_error",
+    "r_squared": "r2", "mean_absolute_percentage_error": "mape",
 }  # fmt: skip
 _DEFAULTS = {"binary": "roc_auc", "multiclass": "log_loss", "regression": "rmse"}
 
@@ -92,5 +93,6 @@ def get_metric(
     if key in options:
         return METRICS[key]
     if key in METRICS:
-        raise ProblemError(f"the metric '{key}' does not fit a {task} problem", hint="Choose from " + ", ".join(options))
+        hint = "Choose from " + ", ".join(options)
+        raise ProblemError(f"the metric '{key}' does not fit a {task} problem", hint=hint)
     raise ProblemError(f"there is no metric '{name}'", hint=closest(key, options))
