@@ -24,6 +24,7 @@ myst_enable_extensions = [
 ]
 myst_heading_anchors = 4
 myst_dmath_allow_digits = False  # "$5 to $10" is money
+highlight_language = "none"  # a code block without a language is plain text
 add_module_names = False
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
