@@ -298,7 +298,7 @@ class Layout:
     encoding: str
     delimiter: str
     names: list[str]
-    header: int  # Lines and records up to and including the header
+    header: int  # Lines up to and including the header (a name that runs over several lines counts as one)
     text: list[str]  # Columns known to be text
     quotes: int  # Quotes in the file
     clean: bool  # The bytes can go to the parser as they are
@@ -329,18 +329,26 @@ def inspect_text(
     rows = records(head, delimiter, whole=whole)
     if not rows or not any(cell.strip() for cell in rows[0]):
         raise DataError("the file holds no table: its first line is blank", where=str(path), hint="Export it again")
+    if whole and len(rows) == 1:
+        raise _no_rows(path)
     names, more = _header(rows, delimiter)
     known = list(dict.fromkeys([*text_columns(names, rows[1:]), *(t for t in text if t in names)]))
     blank = len(head) - len(head.lstrip("\r\n"))
     skip = 1 + (head[:blank].count("\n") or head[:blank].count("\r"))
     clean = encoding in ("utf-8", "utf-8-sig") and not facts.nuls and not facts.invalid
-    return Layout(encoding, delimiter, names, skip, known, facts.quotes, clean, warnings + more)
+    quotes = 2 * facts.quotes if wide else facts.quotes  # of wide characters the bytes alone do not tell
+    return Layout(encoding, delimiter, names, skip, known, quotes, clean, warnings + more)
+
+
+def _no_rows(path: Path) -> DataError:
+    return DataError("the table has a header but no rows", where=str(path), hint="Export it again")
 
 
 def _header(rows: list[list[str]], delimiter: str) -> tuple[list[str], list[str]]:
     first, warnings = list(rows[0]), []
-    if len(rows) > 1 and len(first) > 1 and all(len(r) == len(first) + 1 for r in rows[1:]):
-        first = ["", *first]
+    if len(rows) > 2 and len(first) > 1 and all(len(r) == len(first) + 1 for r in rows[1:]):
+        ended = not any(r[-1] for r in rows[1:])  # every line ends with a delimiter; otherwise R wrote row names
+        first = [*first, ""] if ended else ["", *first]
     names, warnings = unique_names(first)
     if all(_NUMBER.fullmatch(n) for n in first if n):
         warnings.append("the first line looks like data, not like names; if so, add a line with names")
@@ -387,13 +395,19 @@ def read_delimited(
         if "straddling" in str(e) and block < 1 << 28:
             return read_delimited(path, layout, block=block * 16)
         raise _fault(path, layout, e) from e
-    if layout.quotes % 2:
+    _check_end(path, layout, table)
+    if not table.num_rows:
+        raise _no_rows(path)
+    return settle(table, layout)
+
+
+def _check_end(path: Path, layout: Layout, table: pa.Table) -> None:
+    """Raise `DataError` if the last row has swallowed the lines after it, for want of a closing quote."""
+    last = table.slice(max(0, table.num_rows - 1)).to_pylist() if layout.quotes % 2 else []
+    if any(isinstance(value, str) and "\n" in value for row in last for value in row.values()):
         fault = find_fault(path, layout)
         if fault:
             raise fault
-    if not table.num_rows:
-        raise DataError("the table has a header but no rows", where=str(path), hint="Export it again")
-    return settle(table, layout)
 
 
 def _parse(path: Path, layout: Layout, text: Iterable[str], block: int) -> pa.Table:
@@ -428,18 +442,24 @@ def decimal_commas(column: pa.ChunkedArray) -> pa.ChunkedArray:
     for part in (first, column.drop_null()):
         if not len(part) or not pc.all(pc.match_substring_regex(part, _COMMA)).as_py():
             return column
-    if pc.all(pc.match_substring_regex(column.drop_null(), r"^\s*0\d")).as_py():
-        return column
+    digits = column.drop_null()
+    if pc.any(pc.match_substring_regex(digits, r"^\s*0\d")).as_py() or not pc.any(pc.match_substring_regex(digits, "[.,]")).as_py():
+        return column  # codes, not amounts
     plain = pc.replace_substring(pc.replace_substring(pc.utf8_trim_whitespace(column), ".", ""), ",", ".")
     return pc.cast(pc.replace_substring_regex(plain, r"^\+", ""), pa.float64())
 
 # %% ../../nbs/data/00_delimited.ipynb #caffed26
 def find_fault(path: Path, layout: Layout) -> DataError | None:
     """The first fault of a text table: a line with too few or too many fields, or a quote that is never closed."""
+    with io.TextIOWrapper(io.BufferedReader(_Raw(path, layout)), encoding="utf-8", errors="replace", newline="") as file:
+        return _walk(path, layout, file)
+
+
+def _walk(path: Path, layout: Layout, file: Iterable[str]) -> DataError | None:
     n, held = len(layout.names), []
 
     def lines() -> Iterator[str]:
-        for line in io.TextIOWrapper(_Buffered(path, layout), encoding="utf-8", errors="replace", newline=""):
+        for line in file:
             held.append(line)
             yield line
 
@@ -463,7 +483,7 @@ def find_fault(path: Path, layout: Layout) -> DataError | None:
     return None
 
 
-class _Buffered(io.RawIOBase):
+class _Raw(io.RawIOBase):
     def __init__(self, path: Path, layout: Layout):
         self.stream = _source(path, layout)
 
@@ -474,6 +494,10 @@ class _Buffered(io.RawIOBase):
         block = self.stream.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
 
 
 def _is_open(lines: list[str], delimiter: str) -> bool:
@@ -515,7 +539,7 @@ def stream_delimited(
 ) -> Iterator[pa.Table]:
     """Read a text table in pieces of `rows` rows, in bounded memory."""
     wavering: list[str] = []
-    given = 0
+    given, restarts, last = 0, 0, pa.table({})
     while True:
         try:
             for table in _pieces(path, layout, [*layout.text, *wavering], rows, given, block):
@@ -524,10 +548,12 @@ def stream_delimited(
                     table = table.set_column(i, name, to_number(table.column(i)))
                 given += table.num_rows
                 yield settle(table, layout)
+                last = table
             break
         except _Wavering as e:
-            wavering.append(e.name)
-            if len(wavering) > 3:  # too restless to find them one by one
+            wavering += e.names
+            restarts += 1
+            if restarts > 3:  # too restless to find them one by one
                 wavering = [n for n in layout.names if n not in layout.text]
         except (pa.ArrowInvalid, OSError) as e:
             if "straddling" in str(e) and block < 1 << 28:
@@ -535,12 +561,13 @@ def stream_delimited(
                 continue
             raise _fault(path, layout, e) from e
     if not given:
-        raise DataError("the table has a header but no rows", where=str(path), hint="Export it again")
+        raise _no_rows(path)
+    _check_end(path, layout, last)
 
 
 class _Wavering(Exception):
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, names: list[str]):
+        self.names = names
 
 
 def _pieces(
@@ -568,12 +595,12 @@ def _batches(stream: Any, layout: Layout, text: list[str], block: int) -> Iterat
             late = [f.name for f in reader.schema if _is_late(f.type) or pa.types.is_null(f.type)]
             late = [n for n in late if n not in text]
             if late:
-                raise _Wavering(late[0])
+                raise _Wavering(late)
             yield from reader
     except pa.ArrowInvalid as e:
         column = re.search(r"In CSV column #(\d+): .*conversion error", str(e))
         if column:
-            raise _Wavering(layout.names[int(column[1])]) from e
+            raise _Wavering([layout.names[int(column[1])]]) from e
         raise
 
 

@@ -227,9 +227,8 @@ def file_format(
         if start[:2] == b"\0\0" or not start.isascii():
             raise DataError(f"this is no {told} file, or a damaged one", where=str(path), hint="Copy or export it again")
         return "csv", [f"this is text, although its name ends in {suffix}"]
-    if told != "csv" and start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
-        return ("jsonl" if told == "jsonl" or start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" != told else "json"), []
-    return told or "csv", []
+    guess = {b"{": "jsonl", b"[": "json"}.get(start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1], "csv")
+    return told or guess, []
 
 
 def _first(stream: Any, path: Path) -> bytes:
@@ -368,7 +367,7 @@ def read_sql(
     """The result of a query as an Arrow table. Raises `DataError` with what the database said."""
     url = _as_url(url)
     scheme, _, rest = url.partition("://")
-    reader = {"sqlite": _read_sqlite, "duckdb": _read_duckdb}.get(scheme.split("+")[0], _read_sqlalchemy)
+    reader = {"sqlite": _read_sqlite, "duckdb": _read_duckdb}.get(scheme, _read_sqlalchemy)
     where = hide_password(url)
     try:
         return reader(source, url if reader is _read_sqlalchemy else _database_file(rest, where)), []
@@ -437,8 +436,15 @@ def _read_duckdb(source: str, path: str) -> pa.Table:
     duckdb = require("duckdb", "sql")
     with closing(duckdb.connect(path, read_only=path != ":memory:")) as base:
         tables = lambda: [n for (n,) in base.execute("SELECT table_name FROM information_schema.tables").fetchall()]  # noqa: E731
-        result = base.execute(_select(source, tables, path))
-        return result.to_arrow_table() if hasattr(result, "to_arrow_table") else result.fetch_arrow_table()
+        base.execute("SET python_enable_replacements = false")  # a query must not see variables of this program
+        result = base.sql(_select(source, tables, path))
+        if result is None:
+            raise DataError("the query returns no table", where=path, hint="Start it with SELECT")
+        return result.to_arrow_table()
+
+
+_READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY",
+              "mysql": "SET SESSION TRANSACTION READ ONLY", "mariadb": "SET SESSION TRANSACTION READ ONLY"}  # fmt: skip
 
 
 def _read_sqlalchemy(source: str, url: str) -> pa.Table:
@@ -451,6 +457,8 @@ def _read_sqlalchemy(source: str, url: str) -> pa.Table:
         raise DataError("this is no database URL", where=hide_password(url), hint="For example: postgresql://user@host/shop") from e
     try:
         with engine.connect() as base:
+            if base.dialect.name in _READ_ONLY:
+                base.execute(sqlalchemy.text(_READ_ONLY[base.dialect.name]))
             tables = lambda: [*sqlalchemy.inspect(base).get_table_names(), *sqlalchemy.inspect(base).get_view_names()]  # noqa: E731
             return _fetched(base.execute(sqlalchemy.text(_select(source, tables, hide_password(url)))).cursor)
     finally:
