@@ -186,7 +186,7 @@ def audit(
     watch = _Watch(frame, schema, problem, inputs)
     found = check_table(frame, schema, columns=names, inputs=inputs, watch=watch)
     found = [f for f in found if not (f["check"] == "high cardinality" and problem and f["columns"] == [problem.target])]
-    found += watch.findings({c for f in found if f["check"] == "id" for c in f["columns"]})
+    found += watch.findings()
     aside = _set_aside(found, inputs)
     for f in found:
         f["action"] = f["action"] if set(f["columns"]) & set(inputs) else ""
@@ -229,15 +229,14 @@ class _Watch:
         self.y, mask = encode_target(frame, problem, schema)
         self.keep = None if mask.all() else np.flatnonzero(mask)
         self.rows = slice(None) if self.keep is None else self.keep
-        if len(self.y) >= 20 and len(np.unique(self.y)) > 1:
+        if len(self.y) >= 20 and np.ptp(self.y) > 0:
             self.scorer = Scorer(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
         for column in problem.groups:
             names, codes = group_cells(read_cells(frame, schema, column))
             rates = group_rates((names, codes[self.rows]), self.y, problem)
             self.groups.append({"column": column, "groups": rates})
             if self.scorer and len(rates) > 1 and len(problem.groups) <= 5:
-                dense = np.unique(codes, return_inverse=True)[1]
-                self.group_scorers[column] = Scorer(dense, True, n_columns=len(inputs))
+                self.group_scorers[column] = Scorer(pd.factorize(codes)[0], True, n_columns=len(inputs))
 
     def __call__(self, cells: Cells, hashes: np.ndarray) -> None:
         name = cells.column.name
@@ -251,22 +250,22 @@ class _Watch:
             if column != name:
                 self.proxies.setdefault(column, []).append(scorer(cells))
 
-    def findings(self, ids: set[str]) -> list[dict[str, Any]]:
+    def findings(self) -> list[dict[str, Any]]:
         """What was found out about the target, the leaks and the groups."""
         p = self.problem
         if p is None or not len(self.y):
             return []
         out = list(check_target(self.y, p))
-        out += check_leakage([s for s in self.scores if s["column"] not in ids or s["score"] >= LEAK], p.classification, p.target)
+        out += check_leakage(self.scores, p.classification, p.target)
         out += [] if p.time else check_order(self.y, p.classification)
         out += check_contradictions(self.keys[self.rows], self.y) if p.classification and self.inputs else []
         for g in self.groups:
             out += check_groups(g["column"], g["groups"], p, float(np.std(self.y)))
-        return out + [f for column, scores in self.proxies.items() for f in _check_proxies(column, scores, ids)]
+        return out + [f for column, scores in self.proxies.items() for f in _check_proxies(column, scores)]
 
 
-def _check_proxies(group: str, scores: list[dict[str, Any]], ids: set[str]) -> Iterator[dict[str, Any]]:
-    told = sorted((s for s in scores if s["score"] >= PROXY and s["column"] not in ids), key=lambda s: -s["score"])
+def _check_proxies(group: str, scores: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    told = sorted((s for s in scores if s["score"] >= PROXY), key=lambda s: -s["score"])
     if told:
         first = told[0]
         more = f", as do {len(told) - 1} more columns" if len(told) > 1 else ""

@@ -88,19 +88,26 @@ def bins_of(
 def target_sample(
     y: np.ndarray,  # Coded target, shape (n,)
     classification: bool,  # Whether y are classes
-    limit: int = SAMPLE,  # Rows wanted, at most
+    limit: int = SAMPLE // 2,  # Rows wanted, about
 ) -> np.ndarray:  # Row numbers, ascending
-    """Rows to judge columns by: all, or a random sample with as many rows of rare classes as there are."""
-    n, rng = len(y), np.random.default_rng(0)
+    """Rows to judge columns by: all when they fit, or a random sample with as many rows of rare classes as there are."""
+    n, chance = len(y), np.random.default_rng(0).random(len(y))
     if n <= limit:
         return np.arange(n)
     if not classification:
-        return np.sort(rng.choice(n, limit, replace=False))
-    order = rng.permutation(n)
-    order = order[np.argsort(y[order], kind="stable")]
+        return np.flatnonzero(chance < limit / n)
     counts = np.bincount(y)
-    place = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(order[np.argsort(place, kind="stable")[:limit]])
+    return np.flatnonzero(chance < (_fair_share(counts, limit) / np.maximum(counts, 1))[y])
+
+
+def _fair_share(counts: np.ndarray, limit: int) -> np.ndarray:
+    """Rows of each class that make `limit` in all: small classes whole, the others equally many."""
+    order = np.argsort(counts)
+    left, share = limit, np.zeros(len(counts))
+    for place, k in enumerate(order):
+        share[k] = min(counts[k], left / (len(counts) - place))
+        left -= share[k]
+    return share
 
 
 class Scorer:
@@ -114,12 +121,13 @@ class Scorer:
         keep: np.ndarray | None = None,  # Positions of the usable rows in the table; None: all of them
         n_columns: int = 20,  # Columns that will be scored: the more, the fewer rows are looked at
     ):
-        limit = int(np.clip(5_000_000 // max(n_columns, 1), 2_000, SAMPLE))
+        limit = int(np.clip(5_000_000 // max(n_columns, 1), 2_000, SAMPLE // 2))
         sample = target_sample(y, classification, limit)
         self.y, self.classification, self.keep = y, classification, slice(None) if keep is None else keep
         self.rows = sample if keep is None else keep[sample]
         self.judge = _Judge(y[sample], classification)
         self.form = _form(_as_cells(y[sample], classification), slice(None))
+        self.distinct = len(pd.unique(y))
 
     def __call__(
         self,
@@ -134,7 +142,8 @@ class Scorer:
 
     def _copy(self, cells: Cells) -> bool:
         """Whether the column is the target in other words or units: a sample proposes, all rows decide."""
-        if self.form is None or _form(cells, self.rows) != self.form:
+        fewer = cells.column.n_unique + (cells.column.missing > 0) < self.distinct
+        if self.form is None or fewer or _form(cells, self.rows) != self.form:
             return False
         return _form(cells, self.keep) == _form(_as_cells(self.y, self.classification), slice(None))
 
@@ -173,7 +182,7 @@ class _Judge:
 
     def _rank_auc(self, x: np.ndarray | None) -> float:
         known = None if x is None else ~np.isnan(x)
-        if known is None or known.mean() < 0.5 or len(np.unique(self.y[known])) < 2:
+        if known is None or known.mean() < 0.5 or np.ptp(self.y[known]) == 0:
             return 0.0
         auc, error = _auc(x[known], self.y[known])
         return max(auc, 1 - auc) if abs(auc - 0.5) > 5 * error else 0.0
@@ -273,17 +282,20 @@ def check_contradictions(
     y: np.ndarray,  # Class of each row, shape (n,)
 ) -> Iterator[dict[str, Any]]:
     """Rows with equal inputs and different classes."""
-    group = pd.factorize(keys)[0]
+    again = np.flatnonzero(pd.Series(keys).duplicated(keep=False).to_numpy())
+    if not len(again):
+        return
+    n, y, group = len(y), y[again], pd.factorize(keys[again])[0]
     pair = pd.factorize(group.astype(np.int64) * (int(y.max()) + 1) + y)[0]
     size, pair_size = np.bincount(group), np.bincount(pair)
     most = np.zeros(len(size), int)
     np.maximum.at(most, group, pair_size[pair])
-    lost, rows = int((size - most).sum()), np.flatnonzero((size > most)[group])
+    lost, rows = int((size - most).sum()), again[(size > most)[group]]
     if lost:
-        yield finding("contradictions", "warning" if lost >= 0.01 * len(y) and lost >= 5 else "note", [],
+        yield finding("contradictions", "warning" if lost >= 0.01 * n and lost >= 5 else "note", [],
                       f"{len(rows):,} rows share all inputs with a row of another class: no model can be right in more than "
-                      f"{_floor(1 - lost / len(y))} of these rows", "Look for a missing column, or for wrong labels", rows=rows,
-                      n_rows=len(rows), value=lost / len(y), limit=0.01)
+                      f"{_floor(1 - lost / n)} of these rows", "Look for a missing column, or for wrong labels", rows=rows,
+                      n_rows=len(rows), value=lost / n, limit=0.01)
 
 
 def _floor(share: float) -> str:

@@ -6,10 +6,10 @@ Docs: https://aimt-dev.github.io/aimt/data/quality.html.md"""
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'SAMPLE', 'MISSING_NOTE', 'MISSING_WARNING', 'CODES', 'GAP', 'FAR', 'FAR_LOG', 'NUMBER', 'FORMULA',
-           'CONTROL', 'RARE', 'PER_LEVEL', 'DISTINCT', 'CHECKS', 'finding', 'Cells', 'read_cells', 'sample_rows',
-           'check_filled', 'check_sentinel', 'check_outliers', 'check_words', 'check_levels', 'expected_collisions',
-           'check_id', 'hash_column', 'hash_cells', 'hash_rows', 'mix', 'check_duplicate_rows', 'canonical',
-           'check_copies', 'digest', 'merge', 'check_table']
+           'CONTROL', 'RARE', 'PER_LEVEL', 'DISTINCT', 'CHECKS', 'PROPOSE', 'finding', 'Cells', 'read_cells',
+           'sample_rows', 'check_filled', 'check_sentinel', 'check_outliers', 'check_words', 'check_levels',
+           'expected_collisions', 'check_id', 'hash_column', 'hash_cells', 'hash_rows', 'mix', 'check_duplicate_rows',
+           'canonical', 'check_copies', 'digest', 'merge', 'check_table']
 
 # %% ../../nbs/data/16_quality.ipynb #b6add973
 import hashlib
@@ -90,19 +90,22 @@ def read_cells(
     if column.kind == "date":
         seconds = read.to_numpy("datetime64[s]").astype("int64")
         return Cells(column, len(frame), np.where(read.isna(), np.nan, seconds.astype(np.float64)))
+    numbers = read.to_numpy(np.float64, na_value=np.nan)
+    if not any("infinite" in note for note in schema.notes):
+        return Cells(column, len(frame), numbers)
     raw = pd.to_numeric(series, errors="coerce") if column.loaded_as in ("number", "boolean") else read
     infinite = np.flatnonzero(np.isinf(raw.to_numpy(dtype=np.float64, na_value=np.nan)))
-    return Cells(column, len(frame), read.to_numpy(np.float64, na_value=np.nan), infinite=infinite)
+    return Cells(column, len(frame), numbers, infinite=infinite)
 
 
 def sample_rows(
     n: int,  # Rows there are
     limit: int = SAMPLE,  # Rows wanted, at most
 ) -> np.ndarray | slice:  # Row numbers, ascending; everything when it fits
-    """Rows to look at when all would take too long: the same ones each time, drawn at random."""
+    """Rows to look at when all would take too long: one at random from each of `limit` stretches, the same each time."""
     if n <= limit:
         return slice(None)
-    return np.unique(np.random.default_rng(0).integers(0, n, limit))
+    return ((np.arange(limit) + np.random.default_rng(0).random(limit)) * (n / limit)).astype(np.int64)
 
 # %% ../../nbs/data/16_quality.ipynb #44fea2d6
 MISSING_NOTE, MISSING_WARNING = 0.01, 0.5  # Share of missing values from which there is a note, a warning
@@ -122,7 +125,7 @@ def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
     if len(cells.infinite):
         yield finding("infinite", "warning", [name], f"{cells.name} is infinite in {_rows(len(cells.infinite))}",
                       "They count as missing. A division by zero?", rows=cells.infinite, n_rows=len(cells.infinite))
-    missing = np.flatnonzero(~cells.known)
+    missing = np.flatnonzero(~cells.known) if column.missing else np.empty(0, int)
     share = len(missing) / max(cells.n, 1)
     if share >= MISSING_NOTE and len(missing) > len(cells.infinite):
         high = share >= MISSING_WARNING
@@ -146,9 +149,10 @@ def check_sentinel(cells: Cells) -> Iterator[dict[str, Any]]:
     x = cells.numbers
     if x is None or cells.column.kind == "boolean" or cells.column.n_unique < 20:
         return
-    x = x[~np.isnan(x)]
+    x = np.sort(x[sample_rows(len(x))])
+    x = x[: np.searchsorted(x, np.nan)]
     for sign in (1, -1):
-        edge = _edge(sign * x)
+        edge = _edge(x if sign > 0 else -x[::-1])
         if edge is None:
             continue
         value, count, gap, next_gap, width = edge
@@ -156,6 +160,7 @@ def check_sentinel(cells: Cells) -> Iterator[dict[str, Any]]:
         if often and gap >= GAP * width and gap >= 5 * next_gap:
             text = _shown(cells, sign * value)
             rows = np.flatnonzero(cells.numbers == sign * value)
+            count = len(rows)
             yield finding("sentinel", "warning", [cells.column.name],
                           f"{cells.name} is {text} in {_rows(count, cells.n)}, far from the next value, "
                           f"{_shown(cells, sign * (value + gap))}",
@@ -164,15 +169,15 @@ def check_sentinel(cells: Cells) -> Iterator[dict[str, Any]]:
 
 
 def _edge(x: np.ndarray) -> tuple[float, int, float, float, float] | None:
-    """Smallest value, its count, the gap to the next, the gap after that, and the middle 90 % of the others."""
-    value = x.min(initial=np.inf)
-    rest = x[x > value]
+    """Smallest of sorted values, its count, the gap to the next, the gap after that, and the middle 90 % of the others."""
+    count = int(np.searchsorted(x, x[0], side="right")) if len(x) else 0
+    rest = x[count:]
     if len(rest) < 20:
         return None
-    second = rest.min()
-    third = rest[rest > second].min(initial=np.inf)
-    low, high = np.quantile(rest[sample_rows(len(rest))], [0.05, 0.95])
-    return float(value), len(x) - len(rest), float(second - value), float(third - second), float(high - low)
+    third = int(np.searchsorted(rest, rest[0], side="right"))
+    next_gap = rest[third] - rest[0] if third < len(rest) else np.inf
+    width = rest[int(0.95 * len(rest))] - rest[int(0.05 * len(rest))]
+    return float(x[0]), count, float(rest[0] - x[0]), float(next_gap), float(width)
 
 
 def _shown(cells: Cells, value: float) -> str:
@@ -191,8 +196,10 @@ def check_outliers(cells: Cells) -> Iterator[dict[str, Any]]:
     low, middle, high = np.nanquantile(x[sample_rows(len(x))], [0.05, 0.5, 0.95])
     if low == middle or high == middle:  # most values are one value: there is no scale to measure by
         return
-    far = (x > middle + FAR * (high - middle)) | (x < middle - FAR * (middle - low))
-    rows = np.flatnonzero(far)
+    top, bottom = middle + FAR * (high - middle), middle - FAR * (middle - low)
+    if isinstance(cells.column.low, float) and bottom <= cells.column.low and cells.column.high <= top:
+        return
+    rows = np.flatnonzero((x > top) | (x < bottom))
     if len(rows) and np.nanmin(x) > 0:
         logs = np.log(np.array([low, middle, high]))
         there = np.log(x[rows])
@@ -305,10 +312,12 @@ def expected_collisions(
     return n + n_possible * math.expm1(-n / n_possible)
 
 
-def check_id(cells: Cells) -> Iterator[dict[str, Any]]:
+def check_id(
+    column: Column,  # What the schema knows; the values are not needed
+    n_rows: int,  # Rows of the table
+) -> Iterator[dict[str, Any]]:
     """A column that numbers or names the rows, or names somebody who has several rows."""
-    column = cells.column
-    n, k = round(cells.n * (1 - column.missing)), column.n_unique
+    name, n, k = show(column.name), round(n_rows * (1 - column.missing)), column.n_unique
     if n < 20 or column.missing > 0.2:
         return
     named = bool(_SAYS_ID.search(column.name.strip()) or _ENDS_ID.search(column.name.strip()))
@@ -317,14 +326,14 @@ def check_id(cells: Cells) -> Iterator[dict[str, Any]]:
     else:
         reason = "a value of its own in almost every row" if column.kind == "category" and k >= DISTINCT * n else ""
     if reason:
-        yield finding("id", "warning", [column.name], f"{cells.name} has {reason}: {k:,} different values in {n:,} rows",
+        yield finding("id", "warning", [column.name], f"{name} has {reason}: {k:,} different values in {n:,} rows",
                       "An id describes nothing. If it tells the order in time, name it as the time column",
                       value=k / n, limit=DISTINCT, action="set aside")
     elif (_WHO.search(column.name.strip()) or re.search(r"[a-z](?:ID|Id)$", column.name.strip())) and (
         k >= 20 and n / k >= 1.5 and (column.kind == "category" or column.whole)
     ):
         yield finding("repeated id", "warning", [column.name],
-                      f"{cells.name} has {k:,} different values in {n:,} rows, {n / k:.1f} rows each",
+                      f"{name} has {k:,} different values in {n:,} rows, {n / k:.1f} rows each",
                       "If rows of one value belong together, name it as the id column, so that they stay in one part "
                       "of the split", value=n / k)
 
@@ -371,7 +380,10 @@ def hash_cells(
     """The same for a column that was read already: equal when the schema reads two values alike."""
     if cells.codes is not None:
         return _hash_levels(cells.levels)[cells.codes]
-    return pd.util.hash_array(np.where(np.isnan(cells.numbers), np.nan, cells.numbers + 0.0))
+    x = cells.numbers + 0.0
+    if cells.column.missing:
+        x[np.isnan(x)] = np.nan
+    return pd.util.hash_array(x)
 
 
 def hash_rows(
@@ -387,8 +399,10 @@ def hash_rows(
 
 def mix(row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Row hashes with one more column mixed in; the order of columns matters."""
-    row = (row ^ column) * _MIX
-    return row ^ (row >> np.uint64(29))
+    row = row ^ column
+    row *= _MIX
+    row ^= row >> np.uint64(29)
+    return row
 
 
 def check_duplicate_rows(keys: np.ndarray) -> Iterator[dict[str, Any]]:  # keys: hash of each row
@@ -472,7 +486,8 @@ def _together(group: list[dict[str, Any]]) -> dict[str, Any]:
     return {**group[0], "columns": columns, "evidence": evidence + (f" and {more:,} more" if more > 0 else "")}
 
 # %% ../../nbs/data/16_quality.ipynb #38ef8dff
-CHECKS = (check_filled, check_sentinel, check_outliers, check_words, check_levels, check_id)
+CHECKS = (check_filled, check_sentinel, check_outliers, check_words, check_levels)
+PROPOSE = 10_000  # Rows on which two columns must agree before all rows are compared
 
 
 def check_table(
@@ -487,17 +502,18 @@ def check_table(
     schema = schema or infer_schema(frame)
     names = schema.names if columns is None else list(columns)
     free = set(names if inputs is None else inputs)
-    rows, keys = sample_rows(len(frame)), np.zeros(len(frame), np.uint64)
+    rows, keys = sample_rows(len(frame), PROPOSE), np.zeros(len(frame), np.uint64)
     out, forms = list(_unreadable(schema, names)), {}
     for name in names:
+        ids = list(check_id(schema[name], len(frame))) if name in free else []
+        out += ids
+        if ids and ids[0]["check"] == "id":
+            continue  # an id makes every row unique, and is a copy of every other id
         cells = read_cells(frame, schema, name)
-        found = [f for check in CHECKS if check is not check_id or name in free for f in check(cells)]
-        out += found
+        out += [f for check in CHECKS for f in check(cells)]
         hashes = hash_cells(cells)
         if watch:
             watch(cells, hashes)
-        if any(f["check"] == "id" for f in found):
-            continue  # an id makes every row unique and is a copy of every other id
         keys = mix(keys, hashes)
         form = canonical(cells, rows) if name in free else None
         if form is not None:
