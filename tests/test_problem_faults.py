@@ -1,4 +1,5 @@
-"""Questions that do not fit the data, and later tables that do not fit the schema: one clear line, or a counted warning."""
+"""Questions that do not fit the data, and later tables that do not fit the schema: one clear line, or a warning."""
+
 import json
 import time
 
@@ -19,17 +20,19 @@ def table() -> pd.DataFrame:
     """Customers of a phone company: every kind of column, a target, a group, a date, an id."""
     rng = np.random.default_rng(0)
     note = "called about the bill for month {} and was told to wait for the {} letter"
-    return pd.DataFrame({
-        "customer": [f"C{k:05d}" for k in range(N)],
-        "joined": pd.date_range("2020-01-01", periods=N, freq="D"),
-        "age": rng.integers(18, 90, N),
-        "charges": rng.normal(60, 20, N).round(2),
-        "plan": rng.choice(["basic", "pro", "team"], N),
-        "gender": rng.choice(["female", "male"], N),
-        "paperless": rng.integers(0, 2, N),
-        "note": [note.format(k, "first" if k % 2 else "second") for k in range(N)],
-        "churn": rng.choice(["No", "Yes"], N, p=[0.7, 0.3]),
-    })
+    return pd.DataFrame(
+        {
+            "customer": [f"C{k:05d}" for k in range(N)],
+            "joined": pd.date_range("2020-01-01", periods=N, freq="D"),
+            "age": rng.integers(18, 90, N),
+            "charges": rng.normal(60, 20, N).round(2),
+            "plan": rng.choice(["basic", "pro", "team"], N),
+            "gender": rng.choice(["female", "male"], N),
+            "paperless": rng.integers(0, 2, N),
+            "note": [note.format(k, "first" if k % 2 else "second") for k in range(N)],
+            "churn": rng.choice(["No", "Yes"], N, p=[0.7, 0.3]),
+        }
+    )
 
 
 def message(function, *args, **kwargs) -> str:
@@ -43,12 +46,15 @@ def message(function, *args, **kwargs) -> str:
 
 # ---- target
 
+
 def test_target_absent_names_the_closest(table):
     text = message(define_problem, table, target="chrun")
     assert "no column 'chrun'" in text and "Did you mean 'churn'" in text
 
 
-@pytest.mark.parametrize("name", ["🙂 mood\n(today)", "=SUM(A1:A9)", "a,b;c", " spaced ", "'quoted\"", "\x1b[31mred\x00"])
+@pytest.mark.parametrize(
+    "name", ["🙂 mood\n(today)", "=SUM(A1:A9)", "a,b;c", " spaced ", "'quoted\"", "\x1b[31mred\x00"]
+)
 def test_strange_names_work_and_print_on_one_line(table, name):
     table = table.rename(columns={"churn": name, "plan": "plan\t=1+1"})
     problem, notes = define_problem(table, target=name)
@@ -108,26 +114,41 @@ def test_infinite_and_missing_numbers_in_the_target(table):
     assert np.isfinite(y).all() and len(y) == keep.sum() == N - 9
 
 
-@pytest.mark.parametrize(("values", "task", "labels"), [
-    ([0, 1], "binary", ["0", "1"]), ([1.0, 2.0], "binary", ["1", "2"]), ([True, False], "binary", ["False", "True"]),
-    (["good", "bad"], "binary", ["good", "bad"]), (["N", "Y"], "binary", ["N", "Y"]),
-    ([0, 1, 2], "multiclass", ["0", "1", "2"]), (["a10", "a9", "a8"], "multiclass", ["a8", "a9", "a10"]),
-    (list(range(1, 25)), "regression", []), ([10, 20, 35], "regression", []), ([0.5, 1.5, 2.5], "regression", []),
-])
+@pytest.mark.parametrize(
+    ("values", "task", "labels"),
+    [
+        ([0, 1], "binary", ["0", "1"]),
+        ([1.0, 2.0], "binary", ["1", "2"]),
+        ([True, False], "binary", ["False", "True"]),
+        (["good", "bad"], "binary", ["good", "bad"]),
+        (["N", "Y"], "binary", ["N", "Y"]),
+        ([0, 1, 2], "multiclass", ["0", "1", "2"]),
+        (["a10", "a9", "a8"], "multiclass", ["a8", "a9", "a10"]),
+        (list(range(1, 25)), "regression", []),
+        ([10, 20, 35], "regression", []),
+        ([0.5, 1.5, 2.5], "regression", []),
+    ],
+)
 def test_task_and_labels(table, values, task, labels):
     problem, notes = define_problem(table.assign(churn=np.resize(values, N)), target="churn")
     assert (problem.task, problem.labels) == (task, labels) and any(task in n for n in notes)
     if labels:
         y, keep = encode_target(table.assign(churn=np.resize(values, N)), problem)
         assert keep.all() and [problem.labels[c] for c in y[:2]] == [
-            str(v) if not isinstance(v, float) else f"{v:g}" for v in np.resize(values, N).tolist()[:2]]
+            str(v) if not isinstance(v, float) else f"{v:g}" for v in np.resize(values, N).tolist()[:2]
+        ]
 
 
 def test_labels_with_spaces_and_other_case_are_the_same(table):
     table["churn"] = table["churn"].where(table.index % 3 > 0, " " + table["churn"] + " ")
     problem, _ = define_problem(table, target="churn")
     assert problem.labels == ["No", "Yes"]
-    assert encode_target(pd.DataFrame({"churn": ["yes", "NO", "1", True, "maybe", None]}), problem)[0].tolist() == [1, 0, 1, 1]
+    assert encode_target(pd.DataFrame({"churn": ["yes", "NO", "1", True, "maybe", None]}), problem)[0].tolist() == [
+        1,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_numbers_as_text_in_the_target(table):
@@ -143,6 +164,7 @@ def test_target_not_there_when_encoding(table):
 
 
 # ---- task, positive class, cost
+
 
 def test_task_that_does_not_fit(table):
     assert "not a task" in message(define_problem, table, target="churn", task="binry")
@@ -160,7 +182,9 @@ def test_positive_class(table):
         define_problem(table, target="charges", positive="1")
 
 
-@pytest.mark.parametrize("cost", ["fn", "fn=x", "fn=1,fn=2,fp=1", "miss=1", "fn=inf,fp=1", "fn=nan,fp=1", "fn=5", "fn=-1,fp=1", ""])
+@pytest.mark.parametrize(
+    "cost", ["fn", "fn=x", "fn=1,fn=2,fp=1", "miss=1", "fn=inf,fp=1", "fn=nan,fp=1", "fn=5", "fn=-1,fp=1", ""]
+)
 def test_wrong_costs(table, cost):
     message(parse_cost, cost)
     with pytest.raises(ProblemError):
@@ -175,6 +199,7 @@ def test_cost_needs_a_decision(table):
 
 # ---- groups, time, id, drop
 
+
 @pytest.mark.parametrize("part", ["groups", "time", "id", "drop"])
 def test_columns_that_are_not_there(table, part):
     assert "Did you mean 'gender'?" in message(define_problem, table, target="churn", **{part: "gendre"})
@@ -183,7 +208,9 @@ def test_columns_that_are_not_there(table, part):
 
 
 def test_roles(table):
-    problem, _ = define_problem(table, target="churn", groups="gender, age", time="joined", id="customer", drop=["note"])
+    problem, _ = define_problem(
+        table, target="churn", groups="gender, age", time="joined", id="customer", drop=["note"]
+    )
     assert problem.inputs == ["age", "charges", "plan", "gender", "paperless"]
     assert (problem.groups, problem.time, problem.id) == (["gender", "age"], "joined", "customer")
     table = table.rename(columns={"gender": "gender, self-reported"})
@@ -206,6 +233,7 @@ def test_table_without_target_name_says_what_it_took(table):
 
 # ---- the table itself
 
+
 def test_duplicate_names_and_no_columns(table):
     twice = pd.concat([table, table[["age"]]], axis=1)
     assert "two columns are called 'age'" in message(infer_schema, twice)
@@ -220,12 +248,23 @@ def test_kinds_that_are_wrong(table):
 
 
 def test_infinite_mixed_and_empty_columns(table):
-    table = table.assign(infinite=np.where(np.arange(N) < 3, np.inf, 1.5 * np.arange(N)), empty=np.nan, none=None, blank="  ",
-                         mixed=pd.Series([1, "a", 2.5, None, True] * (N // 5), dtype=object),
-                         nested=pd.Series([[1, 2], {"a": 1}, (3,), "x"] * (N // 4), dtype=object))
+    table = table.assign(
+        infinite=np.where(np.arange(N) < 3, np.inf, 1.5 * np.arange(N)),
+        empty=np.nan,
+        none=None,
+        blank="  ",
+        mixed=pd.Series([1, "a", 2.5, None, True] * (N // 5), dtype=object),
+        nested=pd.Series([[1, 2], {"a": 1}, (3,), "x"] * (N // 4), dtype=object),
+    )
     schema = infer_schema(table)
     assert [schema.kind(c) for c in ("infinite", "empty", "none", "blank", "mixed", "nested")] == [
-        "number", "empty", "empty", "empty", "category", "category"]
+        "number",
+        "empty",
+        "empty",
+        "empty",
+        "category",
+        "category",
+    ]
     assert any("3 values in 'infinite' are infinite" in n for n in schema.notes)
     inputs = [c for c in table if c != "churn"]
     X = FeatureEncoder(schema, inputs).fit_transform(table)
@@ -245,15 +284,31 @@ def test_markers_among_numbers():
 def test_dates_out_of_range(table):
     dates = pd.Series(["2021-05-01"] * (N - 4) + ["9999-12-31", "0001-01-01", "2021-02-30", "1500-06-01"])
     schema = infer_schema(table.assign(day=dates))
-    assert schema.kind("day") == "date" and schema["day"].high.startswith("2021") and schema["day"].low.startswith("2021")
-    assert any("outside 1678 to 2261" in n for n in schema.notes) and any("not readable as date" in n for n in schema.notes)
+    assert (
+        schema.kind("day") == "date" and schema["day"].high.startswith("2021") and schema["day"].low.startswith("2021")
+    )
+    assert any("outside 1678 to 2261" in n for n in schema.notes) and any(
+        "not readable as date" in n for n in schema.notes
+    )
     stored = pd.Series(np.array(["9999-12-31", "2021-05-01"], dtype="datetime64[s]"))
     out, warnings = schema.conform(pd.DataFrame({"day": stored}), ["day"])
     assert out["day"].isna().tolist() == [True, False] and any("outside" in w for w in warnings)
 
 
-@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%d-%b-%Y", "%B %d, %Y", "%Y/%m/%d %H:%M",
-                                  "%m/%d/%Y %I:%M %p", "%Y-%m-%dT%H:%M:%SZ"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d.%m.%Y",
+        "%Y-%m-%d",
+        "%d-%b-%Y",
+        "%B %d, %Y",
+        "%Y/%m/%d %H:%M",
+        "%m/%d/%Y %I:%M %p",
+        "%Y-%m-%dT%H:%M:%SZ",
+    ],
+)
 def test_dates_as_text(table, form):
     days = pd.date_range("2021-01-05 15:00", periods=N, freq="7D")
     text = pd.Series([d.strftime(form) for d in days])
@@ -291,6 +346,7 @@ def test_five_thousand_columns():
 
 # ---- a later table
 
+
 @pytest.fixture
 def fitted(table):
     """A schema and an encoder fitted on the table."""
@@ -302,7 +358,10 @@ def fitted(table):
 def test_same_table_has_no_warnings(table, fitted):
     schema, encoder = fitted
     assert schema.conform(table)[1] == [] and schema.conform(table, encoder.inputs)[1] == []
-    assert schema.conform(table.iloc[:0])[1] == [] and encoder.transform(table.iloc[:0]).shape == (0, len(encoder.names))
+    assert schema.conform(table.iloc[:0])[1] == [] and encoder.transform(table.iloc[:0]).shape == (
+        0,
+        len(encoder.names),
+    )
 
 
 def test_through_a_csv_and_back(table, fitted, tmp_path):
@@ -319,7 +378,11 @@ def test_unseen_categories_are_counted(table, fitted):
     schema, encoder = fitted
     later = table.assign(plan=["gold\n🙂"] * 7 + ["basic"] * (N - 7))
     out, warnings = schema.conform(later, encoder.inputs)
-    assert len(warnings) == 1 and "7 values in 'plan' are of a category never seen" in warnings[0] and "\n" not in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "7 values in 'plan' are of a category never seen" in warnings[0]
+        and "\n" not in warnings[0]
+    )
     X = encoder.transform(later)
     assert len(set(X[:7, encoder.names.index("plan")])) == 1 and not np.isnan(X[:7, encoder.names.index("plan")]).any()
 
@@ -340,28 +403,36 @@ def test_order_of_columns_and_index_do_not_matter(table, fitted):
     assert list(schema.conform(shuffled, encoder.inputs)[0].columns) == encoder.inputs
 
 
-@pytest.mark.parametrize(("name", "values", "expected"), [
-    ("age", ["35", " 40 ", "old", None], "1 value in 'age' is not readable as number"),
-    ("age", [np.inf, 3, -np.inf, None], "2 values in 'age' are infinite"),
-    ("age", pd.to_datetime(["2020-01-01"] * 4), "stored as date here"),
-    ("joined", ["2020-01-01", "soon", "", None], "1 value in 'joined' is not readable as date"),
-    ("joined", [1, 2, 3, 4], "stored as number here"),
-    ("paperless", [0, 1, 2, None], "1 value in 'paperless' is neither 0 nor 1"),
-    ("paperless", ["yes", "No", "?", None], "1 value in 'paperless' is not readable as true or false"),
-    ("plan", [1.0, 2.0, 3.5, None], "3 values in 'plan' are of a category never seen"),
-    ("plan", [["basic"], {"a": 1}, b"pro", None], "never seen"),
-    ("note", [1, 2.5, None, True], ""),
-])
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("age", ["35", " 40 ", "old", None], "1 value in 'age' is not readable as number"),
+        ("age", [np.inf, 3, -np.inf, None], "2 values in 'age' are infinite"),
+        ("age", pd.to_datetime(["2020-01-01"] * 4), "stored as date here"),
+        ("joined", ["2020-01-01", "soon", "", None], "1 value in 'joined' is not readable as date"),
+        ("joined", [1, 2, 3, 4], "stored as number here"),
+        ("paperless", [0, 1, 2, None], "1 value in 'paperless' is neither 0 nor 1"),
+        ("paperless", ["yes", "No", "?", None], "1 value in 'paperless' is not readable as true or false"),
+        ("plan", [1.0, 2.0, 3.5, None], "3 values in 'plan' are of a category never seen"),
+        ("plan", [["basic"], {"a": 1}, b"pro", None], "never seen"),
+        ("note", [1, 2.5, None, True], ""),
+    ],
+)
 def test_retyped_columns(table, fitted, name, values, expected):
     schema, encoder = fitted
     later = table.head(4).copy()
     later[name] = pd.Series(values, dtype=object if isinstance(values[0], (list, str)) else None).to_numpy()
     out, warnings = schema.conform(later, encoder.inputs)
-    assert expected in " | ".join(warnings) and out.dtypes.to_dict() == schema.conform(table, encoder.inputs)[0].dtypes.to_dict()
+    assert (
+        expected in " | ".join(warnings)
+        and out.dtypes.to_dict() == schema.conform(table, encoder.inputs)[0].dtypes.to_dict()
+    )
     assert not np.isinf(encoder.transform(later)).any()
 
 
-@pytest.mark.parametrize("dtype", ["Int64", "Float64", "int8", "float32", "int64[pyarrow]", "object", "category", "str", "bool"])
+@pytest.mark.parametrize(
+    "dtype", ["Int64", "Float64", "int8", "float32", "int64[pyarrow]", "object", "category", "str", "bool"]
+)
 def test_any_storage_of_numbers(dtype):
     values = pd.Series([0, 1, 1, 0, 1] * 20).astype(dtype)
     schema = infer_schema(pd.DataFrame({"x": pd.Series([0, 1] * 50)}))
@@ -369,11 +440,20 @@ def test_any_storage_of_numbers(dtype):
     assert out["x"].tolist()[:3] == [0.0, 1.0, 1.0] and out["x"].dtype == np.float64
 
 
-@pytest.mark.parametrize("change", [
-    {"columns": None}, {"columns": [{"name": "x", "kind": "numbr"}]}, {"columns": [{"name": "x"}]}, {"n_rows": "many"},
-    {"columns": [{"name": "x", "kind": "number", "shell": "rm"}]}, {"columns": [{"name": "x", "kind": "number"}] * 2},
-    {"notes": 3}, {"columns": "abc"}, {"columns": [{"name": 3, "kind": "number"}]},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": None},
+        {"columns": [{"name": "x", "kind": "numbr"}]},
+        {"columns": [{"name": "x"}]},
+        {"n_rows": "many"},
+        {"columns": [{"name": "x", "kind": "number", "shell": "rm"}]},
+        {"columns": [{"name": "x", "kind": "number"}] * 2},
+        {"notes": 3},
+        {"columns": "abc"},
+        {"columns": [{"name": 3, "kind": "number"}]},
+    ],
+)
 def test_a_tampered_schema_is_refused(table, change):
     with pytest.raises(ModelFormatError):
         Schema.from_dict(infer_schema(table).to_dict() | change)

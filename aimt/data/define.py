@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..core.errors import DataError, ProblemError, closest
 from ..core.problem import OUTCOMES, TASKS, Problem
-from .schema import Column, Schema, as_text, infer_schema, show, text_codes
+from .schema import HUGE, Column, Schema, as_text, infer_schema, show, text_codes
 
 # %% ../../nbs/data/15_define.ipynb #a86f704e
 MAX_CODES = 10  # More distinct whole numbers than this are amounts
@@ -162,7 +162,7 @@ def target_counts(
     target: str,  # Column to predict
 ) -> tuple[np.ndarray, np.ndarray]:  # Distinct values (numbers, or text), and rows of each
     """The distinct values of the target. Raises when it is all missing or constant, or has too few rows."""
-    if schema.kind(target) == "number":
+    if schema.kind(target) in ("number", "empty"):
         values = schema.conform(frame[[target]], [target], report=False)[0][target].to_numpy()
         distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     else:
@@ -310,7 +310,7 @@ def _texts(series: pd.Series, column: Column) -> tuple[list[str], np.ndarray]:
     codes, levels = text_codes(series)
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
     found = [(t, c) for t, c in zip(levels.to_pylist(), counts, strict=True)
-             if c and not (column.loaded_as == "number" and not math.isfinite(float(t)))]
+             if c and not (column.loaded_as == "number" and not abs(float(t)) <= HUGE)]
     return [t for t, _ in found], np.array([c for _, c in found], dtype=np.int64)
 
 

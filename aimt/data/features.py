@@ -114,7 +114,8 @@ class _Text:
             return np.zeros((len(texts), 0))
         from sklearn.feature_extraction.text import CountVectorizer
 
-        counter = CountVectorizer(analyzer=self.unit, ngram_range=_SPAN[self.unit], vocabulary=self.words, dtype=np.float32)
+        counter = CountVectorizer(analyzer=self.unit, ngram_range=_SPAN[self.unit], vocabulary=self.words,
+                                  dtype=np.float32)
         return _weights(counter.transform(texts), self.idf) @ self.directions.T
 
 
