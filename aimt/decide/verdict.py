@@ -52,6 +52,7 @@ def _gate(gate: str, hold: bool | None, text: str, advice: str = "", **numbers: 
     status = "not checked" if hold is None else "hold" if hold else "pass"
     row = {"gate": gate, "question": QUESTIONS[gate], "status": status, "measure": "", "limit_text": ""}
     row |= {"value": None, "low": None, "high": None, "limit": None, **numbers}
+    row["shown"] = "" if row["value"] is None else span(row) if row["low"] is not None else number(row["value"])
     return row | {"text": text, "advice": advice if hold else "", "section": SECTIONS.get(gate, gate)}
 
 
@@ -180,7 +181,7 @@ def score_gate(scores: dict[str, Any] | None, limits: Limits) -> dict[str, Any]:
         advice = "Look for columns that carry information about the target, or gather more rows."
         return _gate("score", True, text, advice, **numbers)
     other = scores.get("difference")
-    if _known(other):
+    if _known(other) and other["baseline"] != "prior":
         skill = prior["value"] - other["value"]  # how far the baseline is above the trivial answer
         if other["high"] < -limits.baseline * abs(skill):
             numbers |= {**_interval(other), "limit": -limits.baseline * abs(skill)}
@@ -191,7 +192,8 @@ def score_gate(scores: dict[str, Any] | None, limits: Limits) -> dict[str, Any]:
         versus = f"; against the best baseline, '{other['baseline']}': {span(other)}"
     else:
         versus = ""
-    return _gate("score", False, f"{label} better than a trivial answer by {span(prior)}{versus}.", **numbers)
+    merit = f"{label} better than a trivial answer by {span(prior)}"
+    return _gate("score", False, f"{merit}{versus}.", merit=merit, **numbers)
 
 
 def _interval(d: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +322,8 @@ def value_gate(decision: dict[str, Any] | None) -> dict[str, Any]:
     if found["low"] <= 0:
         text = f"Not shown to be worth more than {policy}: {span(found)} per 1,000 decisions."
         return _gate("value", True, text, f"At these costs, {policy} alike is as good and needs no model.", **numbers)
-    return _gate("value", False, f"Worth {span(found)} more per 1,000 decisions than {policy}.", **numbers)
+    merit = f"worth {span(found)} more per 1,000 decisions than {policy}"
+    return _gate("value", False, merit.capitalize() + ".", merit=merit, **numbers)
 
 # %% ../../nbs/decide/05_verdict.ipynb #d6141995
 def verdict(
@@ -366,6 +369,6 @@ def _summary(gates: list[dict[str, Any]], held: list[dict[str, Any]]) -> str:
         more = [g["gate"] for g in held[1:]]
         return held[0]["text"] + (f" Also held: {', '.join(more)}." if more else "")
     unchecked = [g["gate"] for g in gates if g["status"] == "not checked"]
-    passed = f"{len(gates) - len(unchecked)} of {len(gates)} gates passed"
-    rest = f"; not checked: {', '.join(unchecked)}." if unchecked else "."
-    return passed + rest
+    merits = [g["merit"] for g in gates if g.get("merit")]
+    passed = f"{len(gates) - len(unchecked)} of {len(gates)} gates passed" + (f": {'; '.join(merits)}" if merits else "")
+    return passed + (f". Not checked: {', '.join(unchecked)}." if unchecked else ".")
