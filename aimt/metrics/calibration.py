@@ -1,4 +1,4 @@
-"""Of all the days with a 70 % chance of rain, seven in ten should be wet. How to see whether a model keeps that promise.
+"""Of the days with a 70 % chance of rain, seven in ten should be wet. How to see whether a model keeps that promise.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/calibration.html.md"""
 
@@ -60,8 +60,9 @@ def reliability(
     hits, predicted = _sums(event, starts), _sums(p, starts) / size
     share = wilson(hits, size)
     bins = [
-        {"low": float(p[s]), "high": float(p[s + n - 1]), "n": int(n), "predicted": float(predicted[i]),
-         "observed": float(hits[i] / n), "observed_low": float(share["low"][i]), "observed_high": float(share["high"][i])}
+        {"low": float(p[s]), "high": float(p[s + n - 1]), "n": int(n),
+         "predicted": float(predicted[i]), "observed": float(hits[i] / n),
+         "observed_low": float(share["low"][i]), "observed_high": float(share["high"][i])}
         for i, (s, n) in enumerate(zip(starts, size, strict=True))
     ]  # fmt: skip
     ece = float(np.abs(hits - predicted * size).sum() / len(p))

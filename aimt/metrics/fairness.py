@@ -1,4 +1,4 @@
-"""Who is selected, who is missed, who is accused wrongly: the same rates for every group, and how much of a gap is chance.
+"""Who is selected, who is missed, who is accused wrongly: the same rates for each group, and which gaps are chance.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/fairness.html.md"""
 
@@ -31,7 +31,9 @@ def make_groups(
     values = np.asarray(values)
     missing = _missing(values)
     known = values[~missing]
-    number = values.dtype.kind in "iuf" or (values.dtype == object and _all_numbers(known))
+    if values.dtype.kind == "M":  # dates count by their year
+        known = known.astype("datetime64[Y]").astype(int) + 1970
+    number = known.dtype.kind in "iuf" or (values.dtype == object and _all_numbers(known))
     codes = np.full(len(values), -1)
     if number and len(np.unique(known.astype(float))) > max_bins:
         names, codes[~missing] = _quantile_groups(known.astype(float), max_bins)
@@ -85,12 +87,12 @@ def _value_groups(values: np.ndarray, number: bool, max_groups: int) -> tuple[li
 def _quantile_groups(values: np.ndarray, max_bins: int) -> tuple[list[str], np.ndarray]:
     whole = bool((values == np.round(values)).all())
     cuts = np.quantile(values, np.arange(1, max_bins) / max_bins)
-    cuts = np.floor(cuts) if whole else np.array([float(f"{c:.3g}") for c in cuts])
+    cuts = np.floor(cuts) if whole else _shortened(cuts)
     cuts = np.unique(cuts[(cuts >= values.min()) & (cuts < values.max())])
     codes = np.searchsorted(cuts, values, "left")  # group i: cuts[i-1] < value <= cuts[i]
     if not len(cuts):
         return ["all"], codes
-    show = (lambda v: f"{v:.0f}") if whole else (lambda v: f"{v:.6g}")
+    show = (lambda v: f"{v:.0f}") if whole else (lambda v: f"{v:.12g}")
     step = 1 if whole else 0  # whole numbers: the next group begins at the next number
     first = show(cuts[0]) if values.min() == cuts[0] else f"{show(cuts[0])} or less"
     last = f"{show(cuts[-1] + 1)} or more" if whole else f"over {show(cuts[-1])}"
@@ -99,6 +101,15 @@ def _quantile_groups(values: np.ndarray, max_bins: int) -> tuple[list[str], np.n
         for a, b in zip(cuts[:-1], cuts[1:], strict=True)
     ]
     return [first, *middle, last], codes
+
+
+def _shortened(cuts: np.ndarray) -> np.ndarray:
+    """The cuts with as few digits as keep them apart, so that the names are easy to read."""
+    for digits in (3, 5, 8, 12):
+        short = np.array([float(f"{c:.{digits}g}") for c in cuts])
+        if len(np.unique(short)) == len(np.unique(cuts)):
+            return short
+    return cuts
 
 # %% ../../nbs/metrics/20_fairness.ipynb #0aa572cb
 def _counts(y: np.ndarray, decision: np.ndarray, inside: np.ndarray) -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""How far off is a predicted number? Each score answers for another notion of *far*, and so asks for another prediction.
+"""How far off is a predicted number? Each score has its own notion of *far*, and so asks for another prediction.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/regression.html.md"""
 
