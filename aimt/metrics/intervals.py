@@ -112,6 +112,9 @@ def bootstrap(
     them, with the width scaled to all rows.
     """
     y, preds = np.asarray(y), {name: np.asarray(p) for name, p in preds.items()}
+    if not len(y):
+        names = [*preds, *(f"{a} - {b}" for a, b in pairs or ())]
+        return {name: {"value": np.nan, "low": np.nan, "high": np.nan} for name in names}
     value = {name: float(metric_fn(y, p)) for name, p in preds.items()}
     left_out = _left_out(metric_fn, y, preds, seed)
     small = len(y) * n_resamples <= CELLS

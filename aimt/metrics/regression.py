@@ -57,6 +57,8 @@ def mae(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) ->
 def median_absolute_error(y: np.ndarray, pred: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
     """Half of the rows are off by less than this, in the unit of y; a few wild rows do not move it."""
     _, error, w, single = _errors(y, pred, weight)
+    if not len(error):
+        return _result(np.full(len(w), np.nan), single)
     size = np.abs(error)
     order = np.argsort(size)
     below = np.cumsum(w[:, order], axis=1)
