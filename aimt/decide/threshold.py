@@ -297,7 +297,9 @@ def _message(result: dict[str, Any]) -> str:
         return f"Deciding with the model is worth {gain} more than {same}, the better policy without a model."
     if not 0.01 <= result["treated"] <= 0.99:
         alike = "all" if result["treated"] > 0.5 else "none"
-        return f"At these costs nearly every row gets the same decision (treat {alike}): the model has little to decide."
+        return (
+            f"At these costs nearly every row gets the same decision (treat {alike}): the model has little to decide."
+        )
     return f"The model is not shown to be worth more than {same}: {gain}."
 
 # %% ../../nbs/decide/00_threshold.ipynb #2ce71da7

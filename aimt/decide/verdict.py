@@ -77,7 +77,7 @@ def span(
 
 
 def _known(d: dict[str, Any] | None) -> bool:
-    return bool(d) and all(d.get(k) is not None and d[k] == d[k] for k in ("value", "low", "high"))  # type: ignore[index]
+    return isinstance(d, dict) and all(d.get(k) is not None and d[k] == d[k] for k in ("value", "low", "high"))
 
 
 def _names(names: list[Any], most: int = 3) -> str:
@@ -124,7 +124,11 @@ def data_gate(
             text = f"The test has only {n} rows{what}: too few to judge by, whatever the figures below say."
             return _gate("data", True, text, "Gather more rows.", **numbers)
     n = len(audit.get("findings", []))
-    text = f"No critical finding is left; {n} in all {'is' if n == 1 else 'are'} listed below." if n else "Nothing was found."
+    text = (
+        f"No critical finding is left; {n} in all {'is' if n == 1 else 'are'} listed below."
+        if n
+        else "Nothing was found."
+    )
     return _gate("data", False, text, **numbers)
 
 
@@ -304,8 +308,8 @@ def _compare(problem: Problem, groups: dict[str, Any], column: str, rate: str, g
     points = span({k: 100 * gap[k] for k in ("value", "low", "high")})
     done = f"treated as '{said}'" if rate == "fpr" else "found"
     return (
-        f"Of the rows that are truly '{truth}', {100 * a:.0f} % are {done} where {column} is '{high}', {100 * b:.0f} % where it is"
-        f" '{low}', a gap of {points} points"
+        f"Of the rows that are truly '{truth}', {100 * a:.0f} % are {done} where {column} is '{high}', "
+        f"{100 * b:.0f} % where it is '{low}', a gap of {points} points"
     )
 
 # %% ../../nbs/decide/05_verdict.ipynb #da70ccf0
@@ -315,7 +319,9 @@ def value_gate(decision: dict[str, Any] | None) -> dict[str, Any]:
         return _gate("value", None, (decision or {}).get("message") or "There is no decision to value.")
     found = decision.get("evidence") or decision.get("gain")
     if not _known(found):
-        return _gate("value", None, "No costs were given, so the value of a decision is not known. Give them with --cost.")
+        return _gate(
+            "value", None, "No costs were given, so the value of a decision is not known. Give them with --cost."
+        )
     policy = {"all": "treating all", "none": "treating none"}.get(found["against"], found["against"])
     numbers = {**_interval(found), "limit": 0.0, "limit_text": "holds unless surely above 0"}
     numbers["measure"] = f"gain per 1,000 decisions over {policy}"
@@ -370,5 +376,7 @@ def _summary(gates: list[dict[str, Any]], held: list[dict[str, Any]]) -> str:
         return held[0]["text"] + (f" Also held: {', '.join(more)}." if more else "")
     unchecked = [g["gate"] for g in gates if g["status"] == "not checked"]
     merits = [g["merit"] for g in gates if g.get("merit")]
-    passed = f"{len(gates) - len(unchecked)} of {len(gates)} gates passed" + (f": {'; '.join(merits)}" if merits else "")
+    passed = f"{len(gates) - len(unchecked)} of {len(gates)} gates passed" + (
+        f": {'; '.join(merits)}" if merits else ""
+    )
     return passed + (f". Not checked: {', '.join(unchecked)}." if unchecked else ".")

@@ -45,7 +45,8 @@ def _details(d: dict[str, Any]) -> list[str]:
 
 def _use(d: dict[str, Any]) -> list[str]:
     decision = d["metrics"].get("decision") or {}
-    rule = f"- Decision: treat as {escape(decision.get('positive'))} from a probability of {number(decision.get('threshold'))}"
+    positive, t = escape(decision.get("positive")), number(decision.get("threshold"))
+    rule = f"- Decision: treat as {positive} from a probability of {t}"
     return [
         f"- Verdict: **{d['verdict']['verdict']}**. {escape(d['verdict']['summary'], 600)}",
         rule if decision.get("threshold") is not None else "",
@@ -73,14 +74,21 @@ def _metrics(d: dict[str, Any]) -> list[str]:
 def _data(d: dict[str, Any], part: str) -> list[str]:
     split, audit = d["metrics"].get("split") or {}, d["audit"]
     rows = (split.get("rows") or {}).get(part)
-    lines = [f"- {rows:,} rows" if rows is not None else "- unknown number of rows", f"- Source: {escape(d['source'] or 'unknown')}"]
+    lines = [
+        f"- {rows:,} rows" if rows is not None else "- unknown number of rows",
+        f"- Source: {escape(d['source'] or 'unknown')}",
+    ]
     if part == "test":
         return [*lines, f"- Put away before training, split: {escape(split.get('strategy', 'unknown'))}"]
     aside = [f"{escape(s['column'])} ({escape(s['reason'])})" for s in audit.get("set_aside") or []]
     counts = {s: sum(f["severity"] == s for f in audit.get("findings") or []) for s in ("critical", "warning", "note")}
     found = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "nothing"
-    return [*lines, f"- The audit found: {found}", f"- Set aside: {'; '.join(aside) or 'nothing'}",
-            "- To be filled in: how the rows were gathered, and whom they leave out"]  # fmt: skip
+    return [
+        *lines,
+        f"- The audit found: {found}",
+        f"- Set aside: {'; '.join(aside) or 'nothing'}",
+        "- To be filled in: how the rows were gathered, and whom they leave out",
+    ]
 
 
 def _analyses(d: dict[str, Any]) -> list[str]:
@@ -123,7 +131,13 @@ def model_card(
 ) -> str:  # Markdown
     """The model card of a run, with the headings of Mitchell et al. (2019)."""
     data = report_data(run)
-    d = {**data["run"], "verdict": data["verdict"], "version": data["version"], "created": data["created"], **data["results"]}
+    d = {
+        **data["run"],
+        "verdict": data["verdict"],
+        "version": data["version"],
+        "created": data["created"],
+        **data["results"],
+    }
     parts = [f"# Model card: {escape(d['problem'].get('target', 'a model'))}"]
     for heading, lines in HEADINGS.items():
         try:

@@ -42,15 +42,28 @@ def _get(data: Any, *path: Any) -> Any:
 
 
 def _table(
-    caption: str, head: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = (), strong: tuple[int, ...] = (),
-    most: int = 30, folded: bool = False,
+    caption: str,
+    head: list[str],
+    rows: list[list[Any]],
+    *,
+    right: tuple[int, ...] = (),
+    strong: tuple[int, ...] = (),
+    most: int = 30,
+    folded: bool = False,
 ) -> dict[str, Any]:
     """A table of the report: every cell is text already; long ones are cut, and say so."""
     cells = [["" if c is None else visible(str(c), 600) for c in row] for row in rows[:most]]
     if len(rows) > most:
         caption += f" (the first {most} of {len(rows):,})"
-    return {"caption": caption, "head": head, "rows": cells, "right": list(right), "strong": list(strong),
-            "folded": folded, "summary": caption}  # fmt: skip
+    return {
+        "caption": caption,
+        "head": head,
+        "rows": cells,
+        "right": list(right),
+        "strong": list(strong),
+        "folded": folded,
+        "summary": caption,
+    }
 
 
 def _figure(kind: str, caption: str, index: int | None = None) -> dict[str, Any]:
@@ -67,7 +80,11 @@ def _list(names: Any, most: int = 6) -> str:
 
 
 def _count(n: Any, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}" if n is not None else f"an unknown number of {many or one + 's'}"
+    return (
+        f"{n:,} {one if n == 1 else many or one + 's'}"
+        if n is not None
+        else f"an unknown number of {many or one + 's'}"
+    )
 
 
 def _percent(x: float | None) -> str:
@@ -86,7 +103,10 @@ def _define(run: dict[str, Any]) -> dict[str, Any]:
     seen = _count(len(p["inputs"]), "column")
     rows = [
         ["Source", run["source"]],
-        ["Table", f"{_count(audit.get('n_rows'), 'row')}, {_count(audit.get('n_columns'), 'column')}" if audit else None],
+        [
+            "Table",
+            f"{_count(audit.get('n_rows'), 'row')}, {_count(audit.get('n_columns'), 'column')}" if audit else None,
+        ],
         ["Task", p["task"]],
         ["Judged by", run["scores"].get("label") or p["metric"]],
         ["Classes", _list(p.get("labels"), 10)],
@@ -107,11 +127,17 @@ def _plan(run: dict[str, Any]) -> dict[str, Any]:
     if not plan:
         return {"text": ["The effort was not estimated."]}
     measured = plan.get("measured") or {}
-    took = f"; it took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB" if measured else ""
-    text = [f"The run was expected to take {number(plan.get('seconds'))} s and {number(plan.get('memory_mb'))} MB{took}."]
+    took = (
+        f"; it took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB" if measured else ""
+    )
+    text = [
+        f"The run was expected to take {number(plan.get('seconds'))} s and {number(plan.get('memory_mb'))} MB{took}."
+    ]
     expected, actual = _stages(plan), _stages(measured)
-    rows = [[k, number(expected[k]) if k in expected else "", number(actual[k]) if k in actual else ""]
-            for k in [*expected, *(k for k in actual if k not in expected)]]  # fmt: skip
+    rows = [
+        [k, number(expected[k]) if k in expected else "", number(actual[k]) if k in actual else ""]
+        for k in [*expected, *(k for k in actual if k not in expected)]
+    ]
     tables = [_table("Seconds of each step", ["Step", "Expected", "Measured"], rows, right=(1, 2))] if rows else []
     return {"text": text, "notes": plan.get("notes") or [], "tables": tables}
 
@@ -128,31 +154,72 @@ def _audit(run: dict[str, Any]) -> dict[str, Any]:
     found, aside = audit.get("findings") or [], audit.get("set_aside") or []
     counts = [(s, sum(f["severity"] == s for f in found)) for s in ("critical", "warning", "note")]
     said = ", ".join(_count(n, s) if s != "critical" else f"{n} critical" for s, n in counts if n) or "nothing"
-    text = [f"{_count(audit.get('n_rows'), 'row')} and {_count(audit.get('n_columns'), 'column')} were examined. Found: {said}."]
+    text = [
+        f"{_count(audit.get('n_rows'), 'row')} and {_count(audit.get('n_columns'), 'column')} were examined. "
+        f"Found: {said}."
+    ]
     if aside:
-        text.append(f"Set aside, so that the model never saw {'it' if len(aside) == 1 else 'them'}: "
-                    + "; ".join(f"'{a['column']}' ({a['reason']})" for a in aside[:8]) + ("; ..." if len(aside) > 8 else "."))
+        text.append(
+            f"Set aside, so that the model never saw {'it' if len(aside) == 1 else 'them'}: "
+            + "; ".join(f"'{a['column']}' ({a['reason']})" for a in aside[:8])
+            + ("; ..." if len(aside) > 8 else ".")
+        )
     order = {"critical": 0, "warning": 1, "note": 2}
     ranked = sorted(found, key=lambda f: order.get(f["severity"], 3))
     rows = [[f"{f['severity'].capitalize()}: {f['check']}", f.get("evidence"), f.get("advice")] for f in ranked]
-    tables = [_table("What the audit found, gravest first", ["Finding", "Evidence", "What to do"], rows)] if rows else []
-    columns = [[c["name"], c.get("kind"), _percent(c.get("missing")), f"{c.get('n_unique') or 0:,}", str(c.get("example") or "")[:60]]
-               for c in audit.get("columns") or []]  # fmt: skip
+    tables = (
+        [_table("What the audit found, gravest first", ["Finding", "Evidence", "What to do"], rows)] if rows else []
+    )
+    columns = [
+        [
+            c["name"],
+            c.get("kind"),
+            _percent(c.get("missing")),
+            f"{c.get('n_unique') or 0:,}",
+            str(c.get("example") or "")[:60],
+        ]
+        for c in audit.get("columns") or []
+    ]
     if columns:
-        tables.append(_table("All columns", ["Column", "Kind", "Missing", "Distinct", "Example"], columns, right=(2, 3), most=60,
-                             folded=True))  # fmt: skip
-    return {"text": text, "figures": [_figure("audit", "Where the findings are.")], "tables": tables}
+        tables.append(
+            _table(
+                "All columns",
+                ["Column", "Kind", "Missing", "Distinct", "Example"],
+                columns,
+                right=(2, 3),
+                most=60,
+                folded=True,
+            )
+        )
+    return {
+        "text": text,
+        "figures": [
+            _figure(
+                "audit", "How much of the target each column explains alone; findings are named beside their column."
+            )
+        ],
+        "tables": tables,
+    }
 
 
 def _split(run: dict[str, Any]) -> dict[str, Any]:
     split = _dict(run["metrics"].get("split"))
     if not split:
         return {"text": ["The rows were not split."]}
-    rows, how = split.get("rows") or {}, {"stratified": "at random, with the same mix of classes in each part",
-        "random": "at random", "grouped": "so that rows which belong together stay together",
-        "time": "by time: the test is later than everything the model learned from"}  # fmt: skip
-    text = [f"The model learned from {_count(rows.get('train'), 'row')}; {_count(rows.get('test'), 'row')} were put away as the "
-            f"test and looked at only when it was final. The rows were divided {how.get(split.get('strategy'), 'in some way')}."]
+    rows, how = (
+        split.get("rows") or {},
+        {
+            "stratified": "at random, with the same mix of classes in each part",
+            "random": "at random",
+            "grouped": "so that rows which belong together stay together",
+            "time": "by time: the test is later than everything the model learned from",
+        },
+    )
+    text = [
+        f"The model learned from {_count(rows.get('train'), 'row')}; {_count(rows.get('test'), 'row')} were put away as "
+        "the test and looked at only when it was final. "
+        f"The rows were divided {how.get(split.get('strategy'), 'in some way')}."
+    ]
     if _get(split, "overlap", "text"):
         text.append(f"{split['overlap']['text'].rstrip('.')}.")
     return {"text": text, "notes": split.get("notes") or []}
@@ -177,8 +244,10 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     if not mine:
         return {"text": ["No score was measured."]}
     better = "higher" if scores.get("higher_is_better") else "lower"
-    text = [f"On {_count(scores.get('n_rows'), 'row')} that no model had seen, {scores['label']} is {span(mine)} ({better} is "
-            "better). The brackets hold the values that another test of this size could well have given."]
+    text = [
+        f"On {_count(scores.get('n_rows'), 'row')} that no model had seen, {scores['label']} is {span(mine)} "
+        f"({better} is better). The brackets hold the values that another test of this size could well have given."
+    ]
     for d in (scores.get("difference_to_prior"), scores.get("difference")):
         if d and d.get("low") is not None:
             sure = "better" if d["low"] > 0 else "worse" if d["high"] < 0 else "too close to call"
@@ -187,9 +256,13 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     models = list(dict.fromkeys(r["model"] for r in rows))
     metrics = list(dict.fromkeys((r["metric"], r["label"]) for r in rows))[:4]
     cell = {(r["model"], r["metric"]): r for r in rows}
-    body = [[_name(m), *(number(_get(cell, (m, k), "value")) for k, _ in metrics), number(_get(cell, (m, metrics[0][0]), "seconds"))]
-            for m in models]  # fmt: skip
-    head = ["Model", *(label for _, label in metrics), "Seconds"]
+    body = [[_name(m), *(number(_get(cell, (m, k), "value")) for k, _ in metrics)] for m in models]
+    head, seconds = (
+        ["Model", *(label for _, label in metrics)],
+        [_get(cell, (m, metrics[0][0]), "seconds") for m in models],
+    )
+    if any(v is not None for v in seconds):
+        head, body = [*head, "Seconds"], [[*row, number(v)] for row, v in zip(body, seconds, strict=True)]
     strong = (models.index("model"),)
     table = _table("Scores on the test", head, body, right=tuple(range(1, len(head))), strong=strong)
     full = [[r["label"], span(r)] for r in rows if r["model"] == "model"]
@@ -206,12 +279,16 @@ def _calibration(run: dict[str, Any]) -> dict[str, Any]:
         text = [f"Among rows with like predictions, the mean outcome is off by {number(c['ece'])} on average."]
     else:
         text = ["Calibrated means: of all rows that are given 70 %, seven in ten are indeed so."]
-    sure = "so nothing is wrong that could be seen" if c["ece"] <= (c.get("ece_noise") or 0) else "so this is not chance"
-    text.append(c.get("message") or f"With this many rows, chance alone gives up to {number(c.get('ece_noise'))}, {sure}.")
+    sure = (
+        "so nothing is wrong that could be seen" if c["ece"] <= (c.get("ece_noise") or 0) else "so this is not chance"
+    )
+    text.append(
+        c.get("message") or f"With this many rows, chance alone gives up to {number(c.get('ece_noise'))}, {sure}."
+    )
     before = c.get("ece_before")
     if c.get("method") and before is not None:
         text.append(f"Recalibrated with {c['method']}: the error was {number(before)} before.")
-    caption = "Observed against predicted, in bins of equally many rows, with 95 % intervals. On the diagonal the promise is kept."
+    caption = "Observed against predicted, in bins of equally many rows, with 95 % intervals."
     return {"text": text, "figures": [_figure("calibration", caption)]}
 
 
@@ -219,29 +296,60 @@ def _overfitting(run: dict[str, Any]) -> dict[str, Any]:
     o = _dict(run["metrics"].get("overfitting"))
     if not o:
         return {"text": ["Training, validation and test were not compared."]}
-    text = ["A model that has memorised its rows does well on them and worse on new ones. What counts is whether the "
-            "validation score, by which it was chosen, is kept on the test.", *filter(None, [o.get("message")])]  # fmt: skip
-    return {"text": text, "figures": [_figure("overfitting", "The score on rows it learned from, on validation rows, and on the test.")]}
+    text = [
+        "A model that has memorised its rows does well on them and worse on new ones. What counts is whether the "
+        "validation score, by which it was chosen, is kept on the test.",
+        *filter(None, [o.get("message")]),
+    ]
+    return {
+        "text": text,
+        "figures": [_figure("overfitting", "The score on rows it learned from, on validation rows, and on the test.")],
+    }
 
 
-RATES = {"base_rate": "Share positive", "selection_rate": "Selected", "tpr": "True positive rate", "fpr": "False positive rate",
-         "accuracy": "Accuracy", "mean_error": "Mean error", "mae": "Mean absolute error", "score": "Score"}  # fmt: skip
+RATES = {
+    "base_rate": "Share positive",
+    "selection_rate": "Selected",
+    "tpr": "True positive rate",
+    "fpr": "False positive rate",
+    "accuracy": "Accuracy",
+    "mean_error": "Mean error",
+    "mae": "Mean absolute error",
+    "score": "Score",
+}
 
 
 def _groups(run: dict[str, Any]) -> dict[str, Any]:
     g = _dict(run["metrics"].get("groups"))
     if not g.get("columns"):
         return {"text": ["No groups were named, so none were compared. Name the columns with --groups."]}
-    text = ["A model can be good on average and bad for some. Rates are compared between groups; a group of fewer than "
-            f"{g.get('min_size', 50)} rows is shown but not judged, since chance alone moves it too far."]  # fmt: skip
+    text = [
+        "A model can be good on average and bad for some. Rates are compared between groups; a group of fewer than "
+        f"{g.get('min_size', 50)} rows is shown but not judged, since chance alone moves it too far."
+    ]
     tables = []
     for column in g["columns"][:6]:
         rates = [r for r in RATES if any(isinstance(row.get(r), dict) for row in column["groups"])]
-        rows = [[row["group"] + ("" if row.get("enough", True) else " (too few)"), f"{row['n']:,}",
-                 *(span(row[r]) if isinstance(row.get(r), dict) else "" for r in rates)] for row in column["groups"]]  # fmt: skip
-        tables.append(_table(f"By {column['column']}, with 95 % intervals", ["Group", "Rows", *(RATES[r] for r in rates)], rows,
-                             right=tuple(range(1, len(rates) + 2)), most=20))  # fmt: skip
-    text += [f"By {c['column']}: {c['message'][0].lower()}{c['message'][1:]}" for c in g["columns"][:6] if c.get("message")]
+        rows = [
+            [
+                row["group"] + ("" if row.get("enough", True) else " (too few)"),
+                f"{row['n']:,}",
+                *(span(row[r]) if isinstance(row.get(r), dict) else "" for r in rates),
+            ]
+            for row in column["groups"]
+        ]
+        tables.append(
+            _table(
+                f"By {column['column']}, with 95 % intervals",
+                ["Group", "Rows", *(RATES[r] for r in rates)],
+                rows,
+                right=tuple(range(1, len(rates) + 2)),
+                most=20,
+            )
+        )
+    text += [
+        f"By {c['column']}: {c['message'][0].lower()}{c['message'][1:]}" for c in g["columns"][:6] if c.get("message")
+    ]
     return {"text": text, "figures": [_figure("groups", "Rates of each group with 95 % intervals.")], "tables": tables}
 
 # %% ../../nbs/deploy/00_report.ipynb #03185b41
@@ -249,13 +357,18 @@ def _learning(run: dict[str, Any]) -> dict[str, Any]:
     c = _dict(run["metrics"].get("learning_curve"))
     if not c.get("sizes"):
         return {"text": [c.get("message") or "No learning curve was made."]}
-    text = ["The model was trained again on parts of the rows. If the curve still rises at the end, more rows would help."]
+    text = [
+        "The model was trained again on parts of the rows. If the curve still rises at the end, more rows would help."
+    ]
     forecast = c.get("forecast")
-    if forecast and forecast.get("value") is not None:
-        text.append(f"With {forecast['rows']:,.0f} rows the score is expected to be {span(forecast)}.")
     if c.get("message"):
         text.append(c["message"])
-    return {"text": text, "figures": [_figure("learning", "Score against the number of rows learned from, and the forecast.")]}
+    elif forecast and forecast.get("value") is not None:
+        text.append(f"With {forecast['rows']:,.0f} rows the score is expected to be {span(forecast)}.")
+    return {
+        "text": text,
+        "figures": [_figure("learning", "Score against the number of rows learned from, and the forecast.")],
+    }
 
 
 def _why(run: dict[str, Any]) -> dict[str, Any]:
@@ -265,13 +378,21 @@ def _why(run: dict[str, Any]) -> dict[str, Any]:
         return {"text": ["Reasons were not computed."]}
     text, figures, tables = [], [], []
     if columns:
-        text.append(f"Shuffling one column at a time shows how much the model leans on it. It leans most on {_list([c['column'] for c in columns[:3]])}."
-                    " That says what the model uses, not what causes the outcome.")  # fmt: skip
-        figures.append(_figure("importance", "How much the score falls when a column is shuffled; bars show the spread over repeats."))
+        text.append(
+            "Shuffling one column at a time shows how much the model leans on it. It leans most on "
+            f"{_list([c['column'] for c in columns[:3]])}. That says what the model uses, not what causes the outcome."
+        )
+        figures.append(
+            _figure(
+                "importance", "How much the score falls when a column is shuffled; bars show the spread over repeats."
+            )
+        )
     for i, row in enumerate(rows[:3]):
         p = row.get("probability")
         said = f"{row.get('prediction')}" + (f" ({_percent(p)})" if isinstance(p, (int, float)) else "")
-        caption = f"Row {row.get('row')} ({row.get('why', 'an example')}): predicted {said}, in truth {row.get('actual')}."
+        caption = (
+            f"Row {row.get('row')} ({row.get('why', 'an example')}): predicted {said}, in truth {row.get('actual')}."
+        )
         figures.append(_figure("row", caption, i))
     return {"text": text, "figures": figures, "tables": tables}
 
@@ -285,12 +406,21 @@ def _decide(run: dict[str, Any]) -> dict[str, Any]:
     how = {"formula": "which follows from the costs alone", "empirical": "which paid best on out-of-fold rows"}
     text = [f"{rule}, {how.get(d.get('chosen_by'), 'chosen on out-of-fold rows')}.", d.get("message") or ""]
     tables = []
-    names = {"model": "this model", "all": f"treat all as '{positive}'", "none": "treat none", "baseline": f"best baseline ({_name(d.get('baseline'))})"}
+    names = {
+        "model": "this model",
+        "all": f"treat all as '{positive}'",
+        "none": "treat none",
+        "baseline": f"best baseline ({_name(d.get('baseline'))})",
+    }
     policies, gains = d.get("policies") or {}, d.get("gains") or {}
     if policies:
         body = [[names.get(k, k), span(v), span(gains[k]) if k in gains else ""] for k, v in policies.items()]
         head = ["Policy", "Value", "Gain of this model"]
-        tables.append(_table("Value per 1,000 decisions on the test, in units of the costs", head, body, right=(1, 2), strong=(0,)))
+        tables.append(
+            _table(
+                "Value per 1,000 decisions on the test, in units of the costs", head, body, right=(1, 2), strong=(0,)
+            )
+        )
     c = d.get("confusion")
     if c:
         body = [[f"truly '{positive}'", f"{c['tp']:,}", f"{c['fn']:,}"], ["truly not", f"{c['fp']:,}", f"{c['tn']:,}"]]
@@ -302,11 +432,18 @@ def _decide(run: dict[str, Any]) -> dict[str, Any]:
 def _reproduce(run: dict[str, Any]) -> dict[str, Any]:
     info = run["info"]
     versions = ", ".join(f"{k} {v}" for k, v in (info.get("versions") or {}).items() if v)
-    facts = [["Seed", _get(info, "settings", "seed")], ["Data (SHA-256)", info.get("fingerprint") or _get(info, "data", "fingerprint")],
-             ["Versions", versions or None], ["Started", info.get("created")]]  # fmt: skip
+    facts = [
+        ["Seed", _get(info, "settings", "seed")],
+        ["Data (SHA-256)", info.get("fingerprint") or _get(info, "data", "fingerprint")],
+        ["Versions", versions or None],
+        ["Started", info.get("created")],
+    ]
     tables = [_table("The run", [], [r for r in facts if r[1] is not None])]
-    return {"text": ["The same command on the same file, with the same versions and seed, gives the same model."],
-            "code": info.get("command") or command(info.get("settings") or {}, run["source"]), "tables": tables}  # fmt: skip
+    return {
+        "text": ["The same command on the same file, with the same versions and seed, gives the same model."],
+        "code": info.get("command") or command(info.get("settings") or {}, run["source"]),
+        "tables": tables,
+    }
 
 
 def command(
@@ -331,15 +468,23 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[
     "plan": ("What it takes", _plan, [("train/planner.html", "How effort is estimated")]),
     "audit": ("The data", _audit, [("data/audit.html", "What the audit looks for")]),
     "split": ("The split", _split, [("data/split.html", "How rows are divided")]),
-    "scores": ("The score", _scores, [("evaluate/scores.html", "How scores are compared"), ("train/table.html", "How the model is trained")]),
+    "scores": (
+        "The score",
+        _scores,
+        [("evaluate/scores.html", "How scores are compared"), ("train/table.html", "How the model is trained")],
+    ),
     "calibration": ("Calibration", _calibration, [("evaluate/calibration.html", "How calibration is measured")]),
     "overfitting": ("Overfitting", _overfitting, [("evaluate/overfitting.html", "How overfitting is found")]),
     "groups": ("Groups", _groups, [("evaluate/groups.html", "How groups are compared")]),
     "learning": ("More data?", _learning, [("evaluate/learning.html", "How a learning curve is read")]),
-    "why": ("Why it says so", _why, [("explain/importance.html", "How importance is measured"), ("explain/rows.html", "How a row is explained")]),
+    "why": (
+        "Why it says so",
+        _why,
+        [("explain/importance.html", "How importance is measured"), ("explain/rows.html", "How a row is explained")],
+    ),
     "decide": ("The decision", _decide, [("decide/threshold.html", "How the threshold is chosen")]),
     "reproduce": ("To repeat it", _reproduce, [("core/run.html", "What a run keeps")]),
-}  # fmt: skip
+}
 DOCS = "https://aimt-dev.github.io/aimt/"
 
 
@@ -368,7 +513,10 @@ def _facts(run: dict[str, Any], verdict: dict[str, Any]) -> list[dict[str, str]]
     rows, found = _get(run["metrics"], "split", "rows") or {}, decision.get("evidence")
     facts = [
         (f"{scores.get('label')} on the test", number(mine["value"]) if mine.get("value") is not None else None),
-        (f"gained per 1,000 decisions over treating {found['against']}" if found else "", number(found["value"]) if found else None),
+        (
+            f"gained per 1,000 decisions over treating {found['against']}" if found else "",
+            number(found["value"]) if found else None,
+        ),
         ("gates passed", f"{sum(g['status'] == 'pass' for g in gates)} of {len(gates)}" if gates else None),
         ("rows learned from", f"{rows['train']:,}" if rows.get("train") else None),
     ]
@@ -399,30 +547,54 @@ def report_data(
     info, audit, metrics = (_read(run, name) for name in ("run.json", "audit.json", "metrics.json"))
     info = info or getattr(run, "info", {})
     settings = info.get("settings") or {}
-    source = str(info.get("source") or _get(info, "data", "source") or settings.get("source") or "")
-    parts = {"info": info, "problem": info.get("problem") or {}, "audit": audit, "metrics": metrics, "source": source,
-             "scores": _dict(metrics.get("scores"))}  # fmt: skip
+    source = _short(str(info.get("source") or _get(info, "data", "source") or settings.get("source") or ""))
+    parts = {
+        "info": info,
+        "problem": info.get("problem") or {},
+        "audit": audit,
+        "metrics": metrics,
+        "source": source,
+        "scores": _dict(metrics.get("scores")),
+    }
     verdict = metrics.get("verdict")
     verdict = verdict if _is_verdict(verdict) else _unfinished(info)
     target = parts["problem"].get("target")
-    return plain({
-        "format": 1,
-        "version": (info.get("versions") or {}).get("aimt") or version_of("aimt"),
-        "created": info.get("finished") or info.get("created") or "",
-        "docs": docs_url(),
-        "title": f"Can this model be trusted to predict '{target}'?" if target else "Can this model be trusted?",
-        "kicker": " · ".join(filter(None, ["aimt report", source, str(info.get("created") or "")[:10]])),
-        "verdict": verdict,
-        "facts": _safely(lambda: _facts(parts, verdict), []),
-        "sections": [_section(id, parts) for id in SECTIONS],
-        "run": {"problem": parts["problem"], "settings": settings, "source": source, "versions": info.get("versions") or {}},
-        "results": {"audit": audit, "metrics": metrics},
-    })  # fmt: skip
+    return plain(
+        {
+            "format": 1,
+            "version": (info.get("versions") or {}).get("aimt") or version_of("aimt"),
+            "created": info.get("finished") or info.get("created") or "",
+            "docs": docs_url(),
+            "title": f"Can this model be trusted to predict '{target}'?" if target else "Can this model be trusted?",
+            "kicker": " · ".join(filter(None, ["aimt report", source, str(info.get("created") or "")[:10]])),
+            "verdict": verdict,
+            "facts": _safely(lambda: _facts(parts, verdict), []),
+            "sections": [_section(id, parts) for id in SECTIONS],
+            "run": {
+                "problem": parts["problem"],
+                "settings": settings,
+                "source": source,
+                "versions": info.get("versions") or {},
+            },
+            "results": {"audit": audit, "metrics": metrics},
+        }
+    )
+
+
+def _short(source: str) -> str:
+    """Where the rows are from, fit to be handed on: no folders of somebody's machine, no password of a database."""
+    if "://" in source:
+        return re.sub(r"//[^@/]*@", "//", source)
+    return source if re.search(r"\s", source) else re.split(r"[\\/]", source)[-1]
 
 
 def _is_verdict(verdict: Any) -> bool:
     gates = _get(verdict, "gates")
-    return _get(verdict, "verdict") in {"SHIP", "HOLD"} and isinstance(gates, list) and all(isinstance(g, dict) for g in gates)
+    return (
+        _get(verdict, "verdict") in {"SHIP", "HOLD"}
+        and isinstance(gates, list)
+        and all(isinstance(g, dict) for g in gates)
+    )
 
 
 def _unfinished(info: dict[str, Any]) -> dict[str, Any]:
@@ -442,7 +614,9 @@ def visible(
     if text.isascii() and text.isprintable():
         return text
     hidden = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    shown = (c if c in _KEEP or unicodedata.category(c) not in hidden else c.encode("unicode_escape").decode() for c in text)
+    shown = (
+        c if c in _KEEP or unicodedata.category(c) not in hidden else c.encode("unicode_escape").decode() for c in text
+    )
     return "".join(shown)
 
 
@@ -480,7 +654,7 @@ def _draw(figure: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
             warnings.simplefilter("ignore")  # glyphs that a font does not have
             drawn = resolve(address)(value)
-            if drawn is not None and (size := drawn.get_size_inches())[0] > WIDEST:
+            if drawn is not None and len(drawn.axes) == 1 and (size := drawn.get_size_inches())[0] > WIDEST:
                 drawn.set_size_inches(WIDEST, size[1])
             markup = svg(drawn, caption) if drawn is not None else ""
         markup = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", markup, flags=re.S)  # would style the whole page
@@ -500,7 +674,9 @@ def _strip(gate: dict[str, Any]) -> Markup:
         return Markup("")
     ends = [low, high, limit, 0.0]
     left, width = min(ends), (max(ends) - min(ends)) or 1.0
-    x = {k: 20 + 120 * (v - left) / width for k, v in {"low": low, "high": high, "value": value, "limit": limit}.items()}
+    x = {
+        k: 20 + 120 * (v - left) / width for k, v in {"low": low, "high": high, "value": value, "limit": limit}.items()
+    }
     below = gate["gate"] in {"score", "value"}  # merit: too little holds; faults: too much
     shade = (0, x["limit"]) if below else (x["limit"], 160 - x["limit"])
     color = "var(--bad)" if gate["status"] == "hold" else "var(--good)"
@@ -524,13 +700,26 @@ def _template() -> Any:
 def _figures(cell: str) -> Markup:
     """A number set for reading: a true minus sign, and the interval in small below or beside it."""
     value, _, rest = cell.replace("-", "\N{MINUS SIGN}").partition(" [")
-    return Markup("{}<small>[{}</small>").format(value, rest.replace(", ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")[:-1] + "]") if rest else Markup("{}").format(value)
+    return (
+        Markup("{}<small>[{}</small>").format(
+            value, rest.replace(", ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")[:-1] + "]"
+        )
+        if rest
+        else Markup("{}").format(value)
+    )
 
 
 def _for_page(gate: dict[str, Any]) -> dict[str, Any]:
     value, low = gate.get("value"), gate.get("low")
     shown = "" if value is None else number(value) if low is None else span(gate).split(" [")[0]
-    blank = {"status": "not checked", "advice": "", "measure": "", "limit_text": "", "text": "", "question": gate["gate"]}
+    blank = {
+        "status": "not checked",
+        "advice": "",
+        "measure": "",
+        "limit_text": "",
+        "text": "",
+        "question": gate["gate"],
+    }
     return {**blank, **gate, "shown": shown, "strip": _strip(gate)}
 
 
