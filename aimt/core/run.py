@@ -166,7 +166,9 @@ class Run:
         self.update(status="done", stage="finish", finished=_now(), files=files)
 
     def fail(self, reason: str) -> None:
-        """Mark the run as failed; never raises, since it is called while another error is on its way."""
+        """Mark the run as failed, unless it was done; never raises, since another error is on its way."""
+        if self.info["status"] == "done":
+            return
         try:
             self.event(self.info["stage"], what="failed", reason=reason)
             self.update(status="failed", reason=reason, finished=_now())
