@@ -151,6 +151,16 @@ def test_labels_with_spaces_and_other_case_are_the_same(table):
     ]
 
 
+def test_capitals_in_labels(table):
+    problem, _ = define_problem(table.assign(churn=["Yes", "yes", "No", "NO", "No"] * (N // 5)), target="churn")
+    assert problem.task == "binary" and problem.labels == ["No", "Yes"]
+    truth = table.assign(churn=["True", "true", "False", "false", "False"] * (N // 5))
+    problem, _ = define_problem(truth, target="churn")
+    assert problem.labels == ["False", "True"] and encode_target(truth, problem)[0][:4].tolist() == [1, 1, 0, 0]
+    problem, _ = define_problem(table.assign(churn=["a", "A", "b", "c"] * (N // 4)), target="churn")
+    assert problem.labels == ["A", "a", "b", "c"]
+
+
 def test_numbers_as_text_in_the_target(table):
     target = table["charges"].map(lambda v: f"{v:,.2f} €")
     problem, _ = define_problem(table.assign(charges=target), target="charges")

@@ -156,6 +156,21 @@ def choose_target(
     return name, [f"Target: {show(name)}, {reason}. Say target=... to predict another"]
 
 
+def _texts(series: pd.Series, column: Column) -> tuple[list[str], np.ndarray]:
+    """The distinct labels and the rows of each; an infinite number is no label."""
+    codes, levels = text_codes(series)
+    counts = np.bincount(codes[codes >= 0], minlength=len(levels))
+    rows = {t: int(c) for t, c in zip(levels.to_pylist(), counts, strict=True)
+            if c and not (column.loaded_as == "number" and not abs(float(t)) <= HUGE)}
+    if 2 < len(rows) <= 20 and len({t.lower() for t in rows}) == 2:  # Yes, yes, YES and No are two labels
+        spelling: dict[str, str] = {}
+        for text in sorted(rows, key=lambda t: (-rows[t], t)):
+            first = spelling.setdefault(text.lower(), text)
+            if first != text:
+                rows[first] += rows.pop(text)
+    return list(rows), np.array(list(rows.values()), dtype=np.int64)
+
+
 def target_counts(
     frame: pd.DataFrame,  # The table
     schema: Schema,  # Its schema
@@ -166,9 +181,8 @@ def target_counts(
         values = schema.conform(frame[[target]], [target], report=False)[0][target].to_numpy()
         distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     else:
-        codes, levels = text_codes(frame[target])
-        counts = np.bincount(codes[codes >= 0], minlength=len(levels))
-        distinct, counts = np.array(levels.to_pylist(), dtype=object)[counts > 0], counts[counts > 0]
+        texts, counts = _texts(frame[target], schema[target])
+        distinct = np.array(texts, dtype=object)
     n = int(counts.sum())
     if not n:
         raise ProblemError(f"the target {show(target)} has no value in any row", hint="Choose another target")
@@ -303,15 +317,6 @@ def _labels(column: Column, series: pd.Series, task: str, positive: str | None) 
     if rare:
         notes.append(f"Class {show(rare[0][0])} has only {rare[0][1]} rows: figures about it will be very uncertain")
     return labels, notes
-
-
-def _texts(series: pd.Series, column: Column) -> tuple[list[str], np.ndarray]:
-    """The distinct labels and the rows of each; an infinite number is no label."""
-    codes, levels = text_codes(series)
-    counts = np.bincount(codes[codes >= 0], minlength=len(levels))
-    found = [(t, c) for t, c in zip(levels.to_pylist(), counts, strict=True)
-             if c and not (column.loaded_as == "number" and not abs(float(t)) <= HUGE)]
-    return [t for t, _ in found], np.array([c for _, c in found], dtype=np.int64)
 
 
 def _about_rows(n_rows: int, n_used: int, target: str) -> list[str]:

@@ -162,7 +162,8 @@ _DATES = ["%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d"
           "%d.%m.%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y"]
 _TIMES = [" %H:%M:%S", " %H:%M", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f"]
 _TWINS = {"%m/%d/%Y": "%d/%m/%Y", "%m/%d/%y": "%d/%m/%y", "%d-%m-%Y": "%m-%d-%Y"}
-_DATE_LIKE = re.compile(r"(?=.*\d)[\w ,./:+-]{6,40}")
+_DATE_LIKE = re.compile(r"(?:\d{1,4}[-/. ](?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}|[A-Za-z]{3,9}\.? \d{1,2},? \d{2,4}"
+                        r"|\d{4}-\d{2})(?:[T ,]+\d{1,2}:\d{2}.*)?")
 DATE_RANGE = (pd.Timestamp("1678-01-01"), pd.Timestamp("2261-12-31"))  # Outside of it, a date counts as missing
 
 
@@ -180,6 +181,8 @@ def _date_format(texts: Sequence[str], weights: Sequence[int] | None = None) -> 
     rows = np.ones(len(texts)) if weights is None else np.asarray(weights)
     best, most = None, rows.sum() / 2
     for form in ["ISO8601"] + [d + t for t in times for d in _DATES]:
+        if _read_dates(texts[:100], form).notna().mean() < 0.2:
+            continue
         read = rows[_read_dates(texts, form).notna()].sum()
         if read > most:
             best, most = form, read
