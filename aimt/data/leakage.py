@@ -170,7 +170,7 @@ class _Judge:
     def __init__(self, y: np.ndarray, classification: bool):
         self.fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
         self.classes = int(y.max()) + 1 if classification else 0
-        self.y = y if classification else (pd.Series(y).rank().to_numpy() - 0.5) / len(y)
+        self.y = y if classification else (_ranks(y) - 0.5) / len(y)
 
     def __call__(self, codes: np.ndarray, numbers: np.ndarray | None) -> tuple[float, float | None]:
         if not self.classes:
@@ -191,12 +191,23 @@ class _Judge:
         known = None if x is None else ~np.isnan(x)
         if known is None or known.sum() < 20 or known.mean() < 0.9 or np.ptp(x[known]) == 0:
             return 0.0
-        return float(np.corrcoef(pd.Series(x[known]).rank(), self.y[known])[0, 1] ** 2)
+        return float(np.corrcoef(_ranks(x[known]), self.y[known])[0, 1] ** 2)
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share the mean of their ranks."""
+    order = np.argsort(x, kind="stable")
+    ordered = x[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    counts = np.diff(np.append(starts, len(x)))
+    out = np.empty(len(x))
+    out[order] = np.repeat(starts + (counts + 1) / 2, counts)
+    return out
 
 
 def _auc(score: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Area under the ROC curve, and its standard error when score and class have nothing to do with each other."""
-    rank, n1 = pd.Series(score).rank().to_numpy(), int((y == 1).sum())
+    rank, n1 = _ranks(score), int((y == 1).sum())
     n0 = len(y) - n1
     auc = (rank[y == 1].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)
     return float(auc), float(np.sqrt((n1 + n0 + 1) / (12 * n1 * n0)))

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .schema import Column, Schema, as_text, infer_schema, show, text_codes
+from .schema import HUGE, Column, Schema, infer_schema, show, text_codes
 
 # %% ../../nbs/data/16_quality.ipynb #5e82f170
 SEVERITIES = ("critical", "warning", "note")
@@ -86,16 +86,25 @@ def read_cells(
     if column.kind in ("category", "text"):
         codes, levels = text_codes(series)
         return Cells(column, len(frame), codes=codes, levels=levels)
+    plain = isinstance(series.dtype, np.dtype) and (series.dtype.kind == "b" or (series.dtype.kind in "fiu" and column.kind == "number"))
+    if plain:  # by far the most frequent case: no need to go through the schema
+        x = series.to_numpy(np.float64)
+        infinite = np.flatnonzero(np.abs(x) > HUGE)
+        return Cells(column, len(x), _without(x, infinite), infinite=infinite)
     read = schema.conform(frame[[name]], [name], report=False)[0][name]
     if column.kind == "date":
         seconds = read.to_numpy("datetime64[s]").astype("int64")
         return Cells(column, len(frame), np.where(read.isna(), np.nan, seconds.astype(np.float64)))
-    numbers = read.to_numpy(np.float64, na_value=np.nan)
-    if not any("infinite" in note for note in schema.notes):
-        return Cells(column, len(frame), numbers)
-    raw = pd.to_numeric(series, errors="coerce") if column.loaded_as in ("number", "boolean") else read
-    infinite = np.flatnonzero(np.isinf(raw.to_numpy(dtype=np.float64, na_value=np.nan)))
-    return Cells(column, len(frame), numbers, infinite=infinite)
+    return Cells(column, len(frame), read.to_numpy(np.float64, na_value=np.nan))
+
+
+def _without(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The numbers with some of them missing."""
+    if not len(rows):
+        return x
+    x = x.copy()
+    x[rows] = np.nan
+    return x
 
 
 def sample_rows(
@@ -423,13 +432,14 @@ def canonical(
 ) -> np.ndarray | None:  # Whole numbers, the same for every one-to-one recoding; None when it tells nothing
     """The form of a column that one-to-one recodings leave unchanged."""
     values = cells.codes[rows] if cells.codes is not None else cells.numbers[rows]
-    codes, distinct = pd.factorize(values, use_na_sentinel=False)
-    if len(distinct) < 2:
-        return None
-    if len(distinct) <= len(values) / 2:
-        return codes.astype(np.int32)
-    if cells.numbers is None:
-        return None  # text that hardly repeats: every such column has the same form
+    if cells.numbers is None or 2 * cells.column.n_unique <= cells.n:
+        codes, distinct = pd.factorize(values, use_na_sentinel=False)
+        if len(distinct) < 2:
+            return None
+        if len(distinct) <= len(values) / 2:
+            return codes.astype(np.int32)
+        if cells.numbers is None:
+            return None  # text that hardly repeats: every such column has the same form
     ranks = np.unique(values, return_inverse=True)[1].astype(np.int32)
     down = ranks.max() - ranks
     first = np.argmax(ranks != down)
@@ -518,14 +528,14 @@ def check_table(
         form = canonical(cells, rows) if name in free else None
         if form is not None:
             forms[name] = digest(form)
+    told = {c for f in out if f["check"] == "infinite" for c in f["columns"]}
+    out = [f for f in out if not (f["check"] == "unreadable" and "infinite" in f["evidence"] and told & set(f["columns"]))]
     return out + list(check_duplicate_rows(keys)) + list(check_copies(frame, schema, forms)) + list(_odd_names(names))
 
 
 def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What the schema could not read."""
     for note in schema.notes:
-        if "infinite" in note:
-            continue  # told with its rows by check_filled
         names = [n for n in schema.names if f" in {show(n)} " in note]
         if not names or names[0] in wanted:
             yield finding("unreadable", "note", names[:1], note, "Mend these values, or say what kind the column is")

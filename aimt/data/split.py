@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.errors import DataError, ModelFormatError, ProblemError
 from ..core.problem import Problem
-from .quality import hash_rows
+from .quality import hash_column, hash_rows
 from .schema import show
 
 # %% ../../nbs/data/25_split.ipynb #14f03bdb
@@ -286,10 +286,23 @@ def overlap(
     frame: pd.DataFrame,  # The table
     split: Split,  # Its split
     inputs: list[str],  # Columns that make a row: the inputs of the problem
-) -> dict[str, Any]:  # n_test, n_twins, share, rows (first twins in the test part), text
+) -> dict[str, Any]:  # n_test, n_twins, by_chance, share (beyond chance), rows (first twins in the test part), text
     """Count test rows that have an exact copy, in all inputs, among the training rows."""
     keys = hash_rows(frame, inputs)
     twins = split.test[np.isin(keys[split.test], keys[split.train])] if inputs else split.test[:0]
-    share = len(twins) / max(len(split.test), 1)
-    text = f"{len(twins):,} of {len(split.test):,} test rows ({share:.1%}) have an exact copy in the training part"
-    return {"n_test": len(split.test), "n_twins": len(twins), "share": share, "rows": twins[:5].tolist(), "text": text}
+    observed = len(twins) / max(len(split.test), 1)
+    by_chance = _twins_by_chance(frame, split, inputs) if observed > 0.01 else 0.0
+    text = f"{len(twins):,} of {len(split.test):,} test rows ({observed:.1%}) have an exact copy in the training part"
+    text += f"; in a table as coarse as this, {by_chance:.1%} have one by chance" if by_chance > 0.005 else ""
+    return {"n_test": len(split.test), "n_twins": len(twins), "by_chance": by_chance, "share": max(observed - by_chance, 0.0),
+            "rows": twins[:5].tolist(), "text": text}
+
+
+def _twins_by_chance(frame: pd.DataFrame, split: Split, inputs: list[str]) -> float:
+    """Share of test rows that would have a twin in training if the columns were independent."""
+    log_p = np.zeros(len(split.test))
+    for name in inputs:
+        codes = pd.factorize(hash_column(frame[name]))[0]
+        counts = np.bincount(codes[split.train], minlength=codes.max() + 1)
+        log_p += np.log(np.maximum(counts[codes[split.test]], 0.5) / len(split.train))
+    return float(-np.expm1(-len(split.train) * np.exp(log_p)).mean())
