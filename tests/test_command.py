@@ -1,0 +1,341 @@
+"""The `aimt` command as people and programs meet it: real processes, real files, real faults."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aimt.core.files import read_json
+from aimt.core.run import Run
+from aimt.data.datasets import load_dataset
+
+FAST = ("--time-limit", 2, "--quiet")
+
+
+@pytest.fixture(scope="session")
+def loans() -> pd.DataFrame:
+    return load_dataset("german-credit").frame
+
+
+@pytest.fixture(scope="session")
+def finished(aimt, tmp_path_factory, loans) -> Path:
+    """A run on a part of the loans, with an id and a date column, made by the command."""
+    folder = tmp_path_factory.mktemp("finished")
+    table = loans.sample(400, random_state=1).reset_index(drop=True)
+    table["loan number"] = [f"L{i:05d}" for i in range(len(table))]
+    table.to_csv(folder / "loans.csv", index=False)
+    done = aimt("train", folder / "loans.csv", "--target", "credit_risk", "--out", folder / "run", "--groups", "age",
+                "--cost", "fn=5,fp=1", *FAST)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def mends(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    """The error is one line, holds these words, and is no traceback."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert lines[-1].startswith("error: "), done.stderr
+    for word in words:
+        assert word in lines[-1], lines[-1]
+
+
+# -- the main job ------------------------------------------------------------------------------------------------
+
+
+def test_no_file_trains_on_the_bundled_loans(aimt, tmp_path):
+    done = aimt("train", "--time-limit", 3, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["verdict"]["verdict"] in {"SHIP", "HOLD"}
+    run = Run.open(tmp_path / "runs/german-credit")
+    assert run.problem.target == "credit_risk" and run.problem.cost["fn"] == 5
+    for name in ("audit.json", "metrics.json", "report.html", "report.json", "card.md", "splits.parquet",
+                 "predictions.parquet", "schema.json", "model/model.json"):
+        assert (run.path / name).stat().st_size > 0
+    again = aimt("train", "--time-limit", 3, "--quiet", cwd=tmp_path)
+    assert again.returncode == 0 and (tmp_path / "runs/german-credit-2/report.html").exists()
+
+
+def test_each_step_is_one_plain_line(aimt, tmp_path, loans):
+    loans.head(200).to_csv(tmp_path / "loans.csv", index=False)
+    done = aimt("train", "loans.csv", "--time-limit", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [s.split("]")[0] for s in steps] == [f"[{i:2d}/10" for i in range(1, 11)]
+    assert "\x1b" not in done.stderr and "\r" not in done.stderr
+
+
+def test_same_seed_same_predictions(aimt, tmp_path, loans):
+    loans.head(300).to_csv(tmp_path / "loans.csv", index=False)
+    for name in ("a", "b"):
+        assert aimt("train", "loans.csv", "--out", name, "--time-limit", 30, "--quiet", cwd=tmp_path).returncode == 0
+    first, second = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("a", "b"))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_gate_exits_with_3_on_hold(aimt, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = pd.DataFrame(rng.normal(size=(300, 4)), columns=list("abcd")).assign(y=rng.integers(0, 2, 300))
+    noise.to_csv(tmp_path / "noise.csv", index=False)
+    done = aimt("train", "noise.csv", "--target", "y", "--gate", *FAST, cwd=tmp_path)
+    assert done.returncode == 3 and "HOLD" in done.stdout
+    assert aimt("train", "noise.csv", "--target", "y", *FAST, cwd=tmp_path).returncode == 0
+
+
+def test_regression_and_many_classes(aimt, tmp_path, loans):
+    loans.to_csv(tmp_path / "loans.csv", index=False)
+    for target, task in {"credit_amount_dm": "regression", "property": "multiclass"}.items():
+        done = aimt("train", "loans.csv", "--target", target, "--out", target, *FAST, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert Run.open(tmp_path / target).problem.task == task
+
+
+def test_leak_is_set_aside_unless_kept(aimt, tmp_path, loans):
+    rng = np.random.default_rng(0)
+    leak = (loans["credit_risk"] == "bad") * 3.0 + rng.normal(0, 0.05, len(loans))
+    loans.assign(reminder_fee=leak)[["reminder_fee", *loans.columns]].to_csv(tmp_path / "leak.csv", index=False)
+    done = aimt("train", "leak.csv", "--out", "honest", *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reminder_fee" not in Run.open(tmp_path / "honest").problem.inputs
+    kept = aimt("train", "leak.csv", "--out", "kept", "--keep", "reminder_fee", "--gate", *FAST, cwd=tmp_path)
+    assert kept.returncode == 3, kept.stderr
+    verdict = Run.open(tmp_path / "kept").read("metrics.json")["verdict"]
+    assert next(g for g in verdict["gates"] if g["gate"] == "leakage")["status"] == "hold"
+
+
+# -- using a run -------------------------------------------------------------------------------------------------
+
+
+def test_predict_adds_columns_and_keeps_the_rest(aimt, tmp_path, finished, loans):
+    loans.to_csv(tmp_path / "new.csv", index=False)
+    done = aimt("predict", finished, tmp_path / "new.csv", "-o", tmp_path / "scored.csv")
+    assert done.returncode == 0, done.stderr
+    scored = pd.read_csv(tmp_path / "scored.csv", keep_default_na=False)
+    assert len(scored) == len(loans) and list(scored.columns[: loans.shape[1]]) == list(loans.columns)
+    assert scored["probability"].between(0, 1).all() and set(scored["prediction"]) <= {"good", "bad"}
+    assert set(scored["decision"]) <= {"good", "bad"}
+    threshold = Run.open(finished).read("metrics.json")["decision"]["threshold"]
+    assert ((scored["probability"] >= threshold) == (scored["decision"] == "bad")).all()
+
+
+def test_predictions_do_not_depend_on_the_chunks(finished, tmp_path, loans):
+    run, whole = Run.open(finished), load_dataset("german-credit").frame
+    loans.to_csv(tmp_path / "new.csv", index=False)
+    run.predict(tmp_path / "new.csv", out=tmp_path / "chunks.parquet", chunk_rows=64, quiet=True)
+    chunks = pd.read_parquet(tmp_path / "chunks.parquet")
+    np.testing.assert_allclose(chunks["probability"], run.predict(whole)["probability"], rtol=1e-12)
+
+
+def test_predict_meets_unseen_missing_extra_and_retyped_columns(aimt, tmp_path, finished, loans):
+    new = loans.head(50).assign(purpose="space travel 🚀", surplus=1, age=lambda d: d["age"].astype(str) + " ")
+    new.to_csv(tmp_path / "odd.csv", index=False)
+    done = aimt("predict", finished, tmp_path / "odd.csv", "-o", tmp_path / "odd-scored.csv")
+    assert done.returncode == 0, done.stderr
+    assert "surplus" in done.stderr and "purpose" in done.stderr
+    new.drop(columns="purpose").to_csv(tmp_path / "gap.csv", index=False)
+    done = aimt("predict", finished, tmp_path / "gap.csv", "-o", tmp_path / "gap-scored.csv")
+    mends(done, 1, "purpose")
+    assert not (tmp_path / "gap-scored.csv").exists()
+
+
+def test_report_is_rebuilt_and_env_and_audit_stand_alone(aimt, tmp_path, finished, loans):
+    (finished / "report.html").unlink()
+    assert aimt("report", finished).returncode == 0
+    assert (finished / "report.html").stat().st_size < 1_500_000
+    assert json.loads(aimt("env", "--json").stdout)["versions"]["aimt"]
+    loans.assign(copy=loans["age"], empty=None).to_csv(tmp_path / "loans.csv", index=False)
+    done = aimt("audit", tmp_path / "loans.csv", "--json")
+    found = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert any("copy" in f["columns"] for f in found.values()) and any("empty" in f["columns"] for f in found.values())
+
+
+def test_evaluate_and_explain(aimt, tmp_path, finished, loans):
+    loans.tail(300).to_csv(tmp_path / "labelled.csv", index=False)
+    scores = json.loads(aimt("evaluate", finished, tmp_path / "labelled.csv", "--json").stdout)
+    auc = next(r for r in scores["table"] if r["metric"] == "roc_auc")
+    assert auc["low"] <= auc["value"] <= auc["high"] and auc["value"] > 0.6
+    reasons = json.loads(aimt("explain", finished, tmp_path / "labelled.csv", "--rows", "0,7", "--json").stdout)
+    assert [r["row"] for r in reasons] == [0, 7] and all(r["contributions"] for r in reasons)
+
+
+# -- what cannot work says so in one line, and leaves nothing behind --------------------------------------------------
+
+
+def _write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "words"),
+    [
+        ("missing file", 1, ["loans.csv"]),
+        ("directory", 1, ["directory"]),
+        ("empty", 1, ["empty"]),
+        ("header only", 1, ["row"]),
+        ("one row", 1, ["row"]),
+        ("no such target", 2, ["credit_risk"]),
+        ("constant target", 2, ["one"]),
+        ("missing target", 2, ["missing"]),
+        ("wrong group", 2, ["ago"]),
+        ("wrong metric", 2, ["auc"]),
+        ("wrong cost", 2, ["fx"]),
+        ("wrong keep", 2, ["ages"]),
+        ("only ids", 1, ["--keep"]),
+    ],
+)
+def test_bad_input(aimt, tmp_path, loans, case, code, words):
+    loans.head(120).assign(flat="x", gone=None, key=[f"K{i}" for i in range(120)]).to_csv(tmp_path / "table.csv", index=False)
+    calls = {
+        "missing file": ["loan.csv"],
+        "directory": ["."],
+        "empty": [_write(tmp_path, "empty.csv", "")],
+        "header only": [_write(tmp_path, "header.csv", "a,b,y\n")],
+        "one row": [_write(tmp_path, "one.csv", "a,b,y\n1,2,0\n")],
+        "no such target": ["table.csv", "--target", "credit_rsik"],
+        "constant target": ["table.csv", "--target", "flat"],
+        "missing target": ["table.csv", "--target", "gone"],
+        "wrong group": ["table.csv", "--target", "credit_risk", "--groups", "ago"],
+        "wrong metric": ["table.csv", "--target", "credit_risk", "--metric", "auk"],
+        "wrong cost": ["table.csv", "--target", "credit_risk", "--cost", "fx=3"],
+        "wrong keep": ["table.csv", "--target", "credit_risk", "--keep", "ages"],
+        "only ids": [_write(tmp_path, "ids.csv", "key,y\n" + "".join(f"K{i},{i % 2}\n" for i in range(100)))],
+    }
+    if case == "missing file":
+        (tmp_path / "loans.csv").touch()
+    mends(aimt("train", *calls[case], "--out", "run", *FAST, cwd=tmp_path), code, *words)
+    if (tmp_path / "run").exists():  # the question came after the table was read: the run says that it failed
+        assert read_json(tmp_path / "run/run.json")["status"] == "failed"
+
+
+def test_twenty_rows_are_enough_for_an_honest_answer(aimt, tmp_path, loans):
+    pd.concat([g.head(10) for _, g in loans.groupby("credit_risk")]).to_csv(tmp_path / "tiny.csv", index=False)
+    done = aimt("train", "tiny.csv", *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "HOLD" in done.stdout
+
+
+def test_hostile_names_and_values(aimt, tmp_path, loans):
+    odd = loans.head(200).rename(columns={"age": "=1+1", "purpose": "naïve\n🚀 <script>", "savings": "a,b"})
+    odd["=1+1"] = odd["=1+1"].astype(object)
+    odd.loc[odd.index[:3], "naïve\n🚀 <script>"] = "=HYPERLINK(\"x\")\nnext, line"
+    odd.to_csv(tmp_path / "odd.csv", index=False)
+    done = aimt("train", "odd.csv", "--out", "run", *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<script>" not in (tmp_path / "run/report.html").read_text().replace("&lt;script&gt;", "").split("<body")[1]
+
+
+# -- the run directory -----------------------------------------------------------------------------------------------
+
+
+def test_a_place_that_is_taken(aimt, tmp_path, finished, loans):
+    loans.head(100).to_csv(tmp_path / "t.csv", index=False)
+    mends(aimt("train", tmp_path / "t.csv", "--out", finished, *FAST), 1, "--overwrite")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/beach.jpg").touch()
+    mends(aimt("train", tmp_path / "t.csv", "--out", tmp_path / "photos", "--overwrite", *FAST), 1, "photos")
+    assert (tmp_path / "photos/beach.jpg").exists()
+    mends(aimt("train", tmp_path / "t.csv", "--out", tmp_path / "t.csv", *FAST), 1, "t.csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_cannot_be_written(aimt, tmp_path, loans):
+    loans.head(100).to_csv(tmp_path / "t.csv", index=False)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    mends(aimt("train", tmp_path / "t.csv", "--out", locked / "run", *FAST), 1, "cannot be written")
+
+
+def test_changed_newer_and_damaged_runs_are_refused(aimt, tmp_path, finished, loans):
+    loans.head(20).to_csv(tmp_path / "new.csv", index=False)
+    for name, change in {
+        "model": lambda p: (p / "model/model.json").write_text((p / "model/model.json").read_text() + " "),
+        "cut": lambda p: (p / "run.json").write_text((p / "run.json").read_text()[:100]),
+        "edited": lambda p: (p / "run.json").write_text((p / "run.json").read_text().replace("good", "fine")),
+        "newer": lambda p: Run.open(p).update(format=99),
+        "gone": lambda p: shutil.rmtree(p / "model"),
+    }.items():
+        copy = tmp_path / name
+        shutil.copytree(finished, copy)
+        change(copy)
+        mends(aimt("predict", copy, tmp_path / "new.csv", "-o", tmp_path / "out.csv"), 1)
+        assert not (tmp_path / "out.csv").exists(), name
+
+
+def test_a_full_disk_while_training(aimt, tmp_path, loans):
+    """A limit on the size of a file stands in for the disk: the write fails with an error from the system."""
+    loans.head(300).to_csv(tmp_path / "t.csv", index=False)
+    for limit in (600, 20_000):
+        code = (f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+                f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+                f"sys.argv = ['aimt', 'train', 't.csv', '--out', 'run{limit}', '--time-limit', '2', '--quiet'];"
+                f"from aimt.cli.main import main; main()")
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
+        mends(done, 1, "disk is full")
+        leftovers = [p.name for p in (tmp_path / f"run{limit}").rglob("*.tmp*")]
+        assert not leftovers
+        with pytest.raises(Exception, match="failed|interrupted|damaged|run.json"):
+            Run.open(tmp_path / f"run{limit}")
+
+
+def test_predict_on_a_full_disk_leaves_no_half_file(finished, tmp_path, loans):
+    pd.concat([loans] * 5).to_csv(tmp_path / "new.csv", index=False)
+    code = (f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+            f"sys.argv = ['aimt', 'predict', {str(finished)!r}, 'new.csv', '-o', 'scored.csv'];"
+            f"from aimt.cli.main import main; main()")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    mends(done, 1, "disk is full")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new.csv"]
+
+
+STEPS = ["Define", "Plan", "Audit", "Split", "Train", "Evaluate", "More data", "Why", "Decide", "Verdict"]
+
+
+def _stop_at(step: str, how: signal.Signals, folder: Path) -> tuple[int, Path]:
+    """Start a training, and send a signal as soon as it enters a step."""
+    place = folder / f"{step.replace(' ', '-')}-{how.name}"
+    process = subprocess.Popen([sys.executable, "-m", "aimt", "train", "t.csv", "--out", str(place), "--time-limit", "4"],
+                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        events = place / "events.jsonl"
+        if events.exists() and f'"stage": "{step}"' in events.read_text(encoding="utf-8"):
+            process.send_signal(how)
+            break
+        time.sleep(0.002)
+    stderr = process.communicate(timeout=120)[1]
+    assert "Traceback" not in stderr, stderr
+    return process.returncode, place
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_or_stopped_in_every_step(step, tmp_path, loans, aimt):
+    loans.head(250).to_csv(tmp_path / "t.csv", index=False)
+    _, place = _stop_at(step, signal.SIGKILL, tmp_path)
+    if (status := Run.open(place, unfinished=True).status) != "done":  # a step may be over before the signal arrives
+        assert status == "interrupted"
+        mends(aimt("report", place), 1, "interrupted", "--overwrite")
+    code, place = _stop_at(step, signal.SIGINT, tmp_path)
+    if (status := Run.open(place, unfinished=True).status) != "done":
+        assert status == "failed" and code == 130
+        mends(aimt("report", place), 1, "stopped by the user")
+    for file in place.rglob("*.json"):
+        json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, aimt; print([m for m in ('torch', 'sklearn', 'pandas', 'numpy', 'lightgbm') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = "import aimt, aimt.train.table; print(callable(aimt.train), aimt.train.table.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["True", "aimt.train.table"]
