@@ -59,10 +59,10 @@ def _gate(gate: str, hold: bool | None, text: str, advice: str = "", **numbers: 
 def number(
     x: float | None,  # A figure; None or NaN when it is not known
 ) -> str:
-    """A figure for people: three significant digits, or whole with thousands separators."""
+    """A figure for people: two or three significant digits, or whole with thousands separators."""
     if x is None or x != x:
         return "unknown"
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}" if abs(x) >= 0.1 else f"{x:.2g}"
 
 
 def span(

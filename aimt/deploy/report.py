@@ -563,7 +563,7 @@ def report_data(
         {
             "format": 1,
             "version": (info.get("versions") or {}).get("aimt") or version_of("aimt"),
-            "created": info.get("finished") or info.get("created") or "",
+            "created": info.get("created") or "",
             "docs": docs_url(),
             "title": f"Can this model be trusted to predict '{target}'?" if target else "Can this model be trusted?",
             "kicker": " · ".join(filter(None, ["aimt report", source, str(info.get("created") or "")[:10]])),
@@ -643,6 +643,18 @@ WIDEST = 4.5  # Inches; on a phone the figure shrinks to 3.7 and its letters mus
 MOST_SVG = 300_000  # Characters; a figure with thousands of marks is better left out than unreadable
 
 
+def _compact(markup: str) -> str:
+    """The SVG without style rules that would reach the whole page, in the page's colours, and at half the size."""
+    markup = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", markup, flags=re.S)
+    markup = markup.replace("#000000", "var(--ink)").replace("#ffffff", "var(--paper)")
+    markup = re.sub(r"var\((--\w+), #\w{6}\)", r"var(\1)", markup)
+    markup = re.sub(r' font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', "", markup)
+    markup = re.sub(r' id="[^"]*-(?:[\w.]*_\d+|matplotlib[^"]*)"', "", markup)  # names of groups that nothing refers to
+    shorten = lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0])  # a hundredth of a point is finer than any screen
+    markup = re.sub(r'\s(?:d|x|y|width|height|points)="[^"]*"', shorten, markup)
+    return re.sub(r"\s*\n\s*", " ", markup)
+
+
 def _draw(figure: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     """The figure with its SVG, or with a line that says why there is none."""
     caption = figure.get("caption", "")
@@ -657,8 +669,7 @@ def _draw(figure: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
             if drawn is not None and len(drawn.axes) == 1 and (size := drawn.get_size_inches())[0] > WIDEST:
                 drawn.set_size_inches(WIDEST, size[1])
             markup = svg(drawn, caption) if drawn is not None else ""
-        markup = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", markup, flags=re.S)  # would style the whole page
-        markup = markup.replace("#000000", "var(--ink)").replace("#ffffff", "var(--paper)")
+        markup = _compact(markup)
         if len(markup) > MOST_SVG:
             return {"svg": "", "problem": "This figure has too many parts to be shown.", "caption": caption}
         return {"svg": Markup(markup), "problem": "", "caption": caption}
