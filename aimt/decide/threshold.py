@@ -293,7 +293,7 @@ def _message(result: dict[str, Any]) -> str:
     found = result["evidence"]
     gain = f"{found['value']:,.0f} [{found['low']:,.0f}, {found['high']:,.0f}] per 1,000 decisions"
     same = f"treating {'every' if found['against'] == 'all' else 'no'} row as '{result['positive']}'"
-    if found["low"] > 0:
+    if found["low"] > 0 and found["value"] > 0:
         return f"Deciding with the model is worth {gain} more than {same}, the better policy without a model."
     if not 0.01 <= result["treated"] <= 0.99:
         alike = "all" if result["treated"] > 0.5 else "none"

@@ -325,7 +325,7 @@ def value_gate(decision: dict[str, Any] | None) -> dict[str, Any]:
     policy = {"all": "treating all", "none": "treating none"}.get(found["against"], found["against"])
     numbers = {**_interval(found), "limit": 0.0, "limit_text": "holds unless surely above 0"}
     numbers["measure"] = f"gain per 1,000 decisions over {policy}"
-    if found["low"] <= 0:
+    if found["low"] <= 0 or found["value"] <= 0:
         text = f"Not shown to be worth more than {policy}: {span(found)} per 1,000 decisions."
         return _gate("value", True, text, f"At these costs, {policy} alike is as good and needs no model.", **numbers)
     merit = f"worth {span(found)} more per 1,000 decisions than {policy}"

@@ -119,7 +119,7 @@ def _define(run: dict[str, Any]) -> dict[str, Any]:
     ]
     table = _table("What was inferred or given", [], [r for r in rows if r[1]])
     text = [f"The model predicts {kinds[p['task']]}, from {seen} of the table."]
-    return {"text": text, "notes": list(run["info"].get("notes") or [])[:12], "tables": [table]}
+    return {"text": text, "notes": run["info"].get("notes"), "tables": [table]}
 
 
 def _plan(run: dict[str, Any]) -> dict[str, Any]:
@@ -536,6 +536,7 @@ def _section(id: str, run: dict[str, Any]) -> dict[str, Any]:
         content = build(run)
     except Exception as e:  # noqa: BLE001  a broken section must not take the report with it
         content = {"text": [f"This section could not be made ({type(e).__name__}: {e})."]}
+    content["notes"] = [visible(str(note), 240) for note in content.get("notes") or []][:12]
     empty: dict[str, Any] = {"text": [], "notes": [], "figures": [], "tables": [], "code": ""}
     return {"id": id, "title": title, **empty, **content, "links": [{"page": p, "text": t} for p, t in links]}
 
