@@ -451,16 +451,21 @@ def command(
     source: str = "",  # The file
 ) -> str:
     """The `aimt train` line that asks for the same again."""
-    words = ["aimt", "train", *([source] if source else [])]
+    words = ["aimt", "train", *([source] if source and "bundled with aimt" not in source else [])]
     for key, value in settings.items():
-        if key in {"source", "file", "out", "json", "quiet"} or value in (None, False, "", [], {}, ()):
+        empty = value is None or value is False or (isinstance(value, (str, list, tuple, dict)) and not value)
+        if key in {"source", "file", "out", "json", "quiet"} or empty:
             continue
         if isinstance(value, dict):
-            value = ",".join(f"{k}={v}" for k, v in value.items())
+            value = ",".join(f"{k}={_plainly(v)}" for k, v in value.items())
         elif isinstance(value, (list, tuple)):
             value = ",".join(map(str, value))
-        words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [_plainly(value)])
     return " ".join(shlex.quote(w) for w in words)
+
+
+def _plainly(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/deploy/00_report.ipynb #7f6dc12a
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[tuple[str, str]]]] = {
