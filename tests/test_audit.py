@@ -48,43 +48,174 @@ FAULTS = {
     "constant": ("constant", {"new"}, True, lambda d: d.assign(new="Mannheim")),
     "missing": ("missing", {"age"}, False, lambda d: put(d, "age", some(d, 0.2), np.nan)),
     "mostly missing": ("missing", {"savings"}, False, lambda d: put(d, "savings", some(d, 0.9), None)),
-    "infinite": ("infinite", {"new"}, False, lambda d: d.assign(new=np.where(some(d, 0.01), np.inf, RNG.normal(size=len(d))))),
+    "infinite": (
+        "infinite",
+        {"new"},
+        False,
+        lambda d: d.assign(new=np.where(some(d, 0.01), np.inf, RNG.normal(size=len(d)))),
+    ),
     "999 for unknown": ("sentinel", {"age"}, False, lambda d: put(d, "age", some(d, 0.03), 999)),
-    "-1 for unknown": ("sentinel", {"credit_amount_dm"}, False, lambda d: put(d, "credit_amount_dm", some(d, 0.03), -100_000)),
-    "default date": ("sentinel", {"new"}, False, lambda d: d.assign(new=np.where(
-        some(d, 0.05), pd.Timestamp("1900-01-01"), pd.Timestamp("1994-01-01") + pd.to_timedelta(RNG.integers(0, 700, len(d)), "D")))),
-    "wrong unit": ("outlier", {"credit_amount_dm"}, False, lambda d: put(d, "credit_amount_dm", d.index.isin([3, 33]), 9_000_000)),
-    "words among numbers": ("mixed types", {"new"}, False, lambda d: d.assign(new=np.where(
-        some(d, 0.3), RNG.choice(["ask", "by mail", "see note", "later", "varies", "two"], len(d)), d.credit_amount_dm.astype(str)))),
-    "one word among numbers": ("unreadable", {"new"}, False, lambda d: d.assign(new=np.where(some(d, 0.1), "ask", d.credit_amount_dm.astype(str)))),
-    "two spellings": ("spelling", {"purpose"}, False, lambda d: put(d, "purpose", some(d, 0.2), "Used Car").pipe(
-        lambda e: put(e, "purpose", some(d, 0.2, 1), "used car"))),
+    "-1 for unknown": (
+        "sentinel",
+        {"credit_amount_dm"},
+        False,
+        lambda d: put(d, "credit_amount_dm", some(d, 0.03), -100_000),
+    ),
+    "default date": (
+        "sentinel",
+        {"new"},
+        False,
+        lambda d: d.assign(
+            new=np.where(
+                some(d, 0.05),
+                pd.Timestamp("1900-01-01"),
+                pd.Timestamp("1994-01-01") + pd.to_timedelta(RNG.integers(0, 700, len(d)), "D"),
+            )
+        ),
+    ),
+    "wrong unit": (
+        "outlier",
+        {"credit_amount_dm"},
+        False,
+        lambda d: put(d, "credit_amount_dm", d.index.isin([3, 33]), 9_000_000),
+    ),
+    "words among numbers": (
+        "mixed types",
+        {"new"},
+        False,
+        lambda d: d.assign(
+            new=np.where(
+                some(d, 0.3),
+                RNG.choice(["ask", "by mail", "see note", "later", "varies", "two"], len(d)),
+                d.credit_amount_dm.astype(str),
+            )
+        ),
+    ),
+    "one word among numbers": (
+        "unreadable",
+        {"new"},
+        False,
+        lambda d: d.assign(new=np.where(some(d, 0.1), "ask", d.credit_amount_dm.astype(str))),
+    ),
+    "two spellings": (
+        "spelling",
+        {"purpose"},
+        False,
+        lambda d: put(d, "purpose", some(d, 0.2), "Used Car").pipe(
+            lambda e: put(e, "purpose", some(d, 0.2, 1), "used car")
+        ),
+    ),
     "formula": ("formula", {"purpose"}, False, lambda d: put(d, "purpose", d.index == 7, "=cmd|'/C calc'!A0")),
-    "control characters": ("control characters", {"purpose"}, False, lambda d: put(d, "purpose", d.index < 20, "furniture\x01")),
+    "control characters": (
+        "control characters",
+        {"purpose"},
+        False,
+        lambda d: put(d, "purpose", d.index < 20, "furniture\x01"),
+    ),
     "rare level": ("rare levels", {"housing"}, False, lambda d: put(d, "housing", d.index < 3, "tent")),
-    "many levels": ("high cardinality", {"new"}, False, lambda d: d.assign(new=[f"street {i}" for i in RNG.integers(0, 700, len(d))])),
+    "many levels": (
+        "high cardinality",
+        {"new"},
+        False,
+        lambda d: d.assign(new=[f"street {i}" for i in RNG.integers(0, 700, len(d))]),
+    ),
     "row counter": ("id", {"policy_number"}, True, lambda d: d.assign(policy_number=np.arange(5000, 5000 + len(d)))),
     "row counter, unnamed": ("id", {"x"}, True, lambda d: d.assign(x=np.arange(len(d)))),
     "row counter, shuffled": ("id", {"x"}, True, lambda d: d.assign(x=RNG.permutation(len(d)) + 1.0)),
-    "customer id": ("id", {"customer"}, True, lambda d: d.assign(customer=[f"{i * 7919 % 10007:05d}-QX" for i in range(len(d))])),
-    "person with several rows": ("repeated id", {"person_id"}, False, lambda d: d.assign(person_id=RNG.integers(0, 250, len(d)))),
-    "rows exported twice": ("duplicate rows", set(), False, lambda d: pd.concat([d, d.iloc[100:130]], ignore_index=True)),
-    "twice, under new numbers": ("duplicate rows", set(), False, lambda d: pd.concat([d, d.iloc[:30]], ignore_index=True).assign(
-        account_no=lambda e: np.arange(len(e)))),
+    "customer id": (
+        "id",
+        {"customer"},
+        True,
+        lambda d: d.assign(customer=[f"{i * 7919 % 10007:05d}-QX" for i in range(len(d))]),
+    ),
+    "person with several rows": (
+        "repeated id",
+        {"person_id"},
+        False,
+        lambda d: d.assign(person_id=RNG.integers(0, 250, len(d))),
+    ),
+    "rows exported twice": (
+        "duplicate rows",
+        set(),
+        False,
+        lambda d: pd.concat([d, d.iloc[100:130]], ignore_index=True),
+    ),
+    "twice, under new numbers": (
+        "duplicate rows",
+        set(),
+        False,
+        lambda d: pd.concat([d, d.iloc[:30]], ignore_index=True).assign(account_no=lambda e: np.arange(len(e))),
+    ),
     "column twice": ("same columns", {"age", "age_copy"}, False, lambda d: d.assign(age_copy=d.age)),
-    "column recoded": ("same columns", {"housing", "code"}, False, lambda d: d.assign(code=d.housing.astype("category").cat.codes + 10)),
-    "column in other units": ("same columns", {"credit_amount_dm", "euro"}, False, lambda d: d.assign(euro=d.credit_amount_dm / 1.95583)),
+    "column recoded": (
+        "same columns",
+        {"housing", "code"},
+        False,
+        lambda d: d.assign(code=d.housing.astype("category").cat.codes + 10),
+    ),
+    "column in other units": (
+        "same columns",
+        {"credit_amount_dm", "euro"},
+        False,
+        lambda d: d.assign(euro=d.credit_amount_dm / 1.95583),
+    ),
     "leak: recoded target": ("leak", {"new"}, True, lambda d: d.assign(new=np.where(BAD(d), "C", "A"))),
-    "leak: amount after the fact": ("leak", {"fee"}, True, lambda d: d.assign(fee=np.where(BAD(d), RNG.integers(10, 99, len(d)), 0))),
-    "leak: date after the fact": ("leak", {"closed"}, True, lambda d: d.assign(closed=np.where(BAD(d), "1994-03-05", None))),
-    "leak: nearly always": ("leak", {"new"}, True, lambda d: d.assign(new=np.where(some(d, 0.01), ~BAD(d), BAD(d)).astype(int))),
-    "leak: score made from it": ("leak", {"new"}, True, lambda d: d.assign(new=BAD(d) * 2 + RNG.normal(0, 0.4, len(d)))),
-    "leak in part": ("suspicious", {"new"}, False, lambda d: d.assign(new=np.where(some(d, 0.06), ~BAD(d), BAD(d)).astype(int))),
-    "wrong labels": ("contradictions", set(), False, lambda d: pd.concat([d, d.iloc[:20].assign(credit_risk=np.where(
-        BAD(d.iloc[:20]), "good", "bad"))], ignore_index=True)),
-    "sorted by the target": ("order", set(), False, lambda d: d.sort_values("credit_risk", kind="stable").reset_index(drop=True)),
-    "few of a class": ("few of a class", {"credit_risk"}, False, lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:12]], ignore_index=True)),
-    "rare class": ("class imbalance", {"credit_risk"}, False, lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:50]], ignore_index=True)),
+    "leak: amount after the fact": (
+        "leak",
+        {"fee"},
+        True,
+        lambda d: d.assign(fee=np.where(BAD(d), RNG.integers(10, 99, len(d)), 0)),
+    ),
+    "leak: date after the fact": (
+        "leak",
+        {"closed"},
+        True,
+        lambda d: d.assign(closed=np.where(BAD(d), "1994-03-05", None)),
+    ),
+    "leak: nearly always": (
+        "leak",
+        {"new"},
+        True,
+        lambda d: d.assign(new=np.where(some(d, 0.01), ~BAD(d), BAD(d)).astype(int)),
+    ),
+    "leak: score made from it": (
+        "leak",
+        {"new"},
+        True,
+        lambda d: d.assign(new=BAD(d) * 2 + RNG.normal(0, 0.4, len(d))),
+    ),
+    "leak in part": (
+        "suspicious",
+        {"new"},
+        False,
+        lambda d: d.assign(new=np.where(some(d, 0.06), ~BAD(d), BAD(d)).astype(int)),
+    ),
+    "wrong labels": (
+        "contradictions",
+        set(),
+        False,
+        lambda d: pd.concat(
+            [d, d.iloc[:20].assign(credit_risk=np.where(BAD(d.iloc[:20]), "good", "bad"))], ignore_index=True
+        ),
+    ),
+    "sorted by the target": (
+        "order",
+        set(),
+        False,
+        lambda d: d.sort_values("credit_risk", kind="stable").reset_index(drop=True),
+    ),
+    "few of a class": (
+        "few of a class",
+        {"credit_risk"},
+        False,
+        lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:12]], ignore_index=True),
+    ),
+    "rare class": (
+        "class imbalance",
+        {"credit_risk"},
+        False,
+        lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:50]], ignore_index=True),
+    ),
     "line break in a name": ("odd names", {"a\nb"}, False, lambda d: d.assign(**{"a\nb": d.age % 7})),
 }
 
@@ -95,14 +226,21 @@ def test_planted_fault_is_found(credit, fault):
     result = examine(plant(credit), positive="bad")
     hits = [f for f in result["findings"] if f["check"] == check and columns <= set(f["columns"])]
     assert hits, [(f["check"], f["evidence"]) for f in result["findings"]]
-    assert hits[0]["evidence"] and hits[0]["advice"] and (not hits[0]["rows"] or max(hits[0]["rows"]) < result["n_rows"])
+    assert (
+        hits[0]["evidence"] and hits[0]["advice"] and (not hits[0]["rows"] or max(hits[0]["rows"]) < result["n_rows"])
+    )
     named = {a["column"] for a in result["set_aside"]}
     assert (columns <= named) if aside else not (columns & named)
 
 
 def test_planted_faults_raise_nothing_else_that_is_critical(credit):
-    for fault, (check, columns, _, plant) in FAULTS.items():
-        critical = {c for f in examine(plant(credit), positive="bad")["findings"] if f["severity"] == "critical" for c in f["columns"]}
+    for fault, (_, columns, _, plant) in FAULTS.items():
+        critical = {
+            c
+            for f in examine(plant(credit), positive="bad")["findings"]
+            if f["severity"] == "critical"
+            for c in f["columns"]
+        }
         assert critical <= columns, fault
 
 
@@ -112,7 +250,9 @@ def test_group_findings(credit):
     assert [g["column"] for g in result["groups"]] == ["age", "foreign_worker"]
     assert sum(g["n"] for g in result["groups"][0]["groups"]) == 1000
     rng = np.random.default_rng(0)
-    told = credit.assign(sex=rng.choice(["m", "f"], 1000)).assign(title=lambda d: np.where(d.sex == "m", "Mr", rng.choice(["Ms", "Dr"], 1000)))
+    told = credit.assign(sex=rng.choice(["m", "f"], 1000)).assign(
+        title=lambda d: np.where(d.sex == "m", "Mr", rng.choice(["Ms", "Dr"], 1000))
+    )
     proxies = [f["columns"] for f in examine(told, positive="bad", groups="sex")["findings"] if f["check"] == "proxy"]
     assert proxies == [["title"]]
 
@@ -123,7 +263,13 @@ def test_clean_tables_are_left_alone(name, credit):
     frame = credit if name == "german credit" else loaders[name](as_frame=True).frame
     result = examine(frame, target=frame.columns[-1])
     assert result["set_aside"] == []
-    assert not {f["check"] for f in result["findings"]} - {"rare levels", "duplicate rows", "order", "base rates", "small group"}
+    assert not {f["check"] for f in result["findings"]} - {
+        "rare levels",
+        "duplicate rows",
+        "order",
+        "base rates",
+        "small group",
+    }
 
 
 def test_false_alarms_on_noise():
@@ -132,11 +278,20 @@ def test_false_alarms_on_noise():
     for seed in range(40):
         r = np.random.default_rng(seed)
         n = int(r.integers(60, 3000))
-        frame = pd.DataFrame({
-            "normal": r.normal(size=n), "skewed": r.lognormal(size=n), "counts": r.poisson(3, n), "money": r.integers(0, 10**6, n),
-            "cat": r.choice(list("abc"), n), "zip": r.integers(10_000, 99_999, n), "flag": r.random(n) < 0.3,
-            "day": pd.Timestamp("2020-01-01") + pd.to_timedelta(r.integers(0, 900, n), "D"),
-            "gaps": np.where(r.random(n) < 0.005, np.nan, r.normal(size=n)), "y": r.integers(0, 2, n)})
+        frame = pd.DataFrame(
+            {
+                "normal": r.normal(size=n),
+                "skewed": r.lognormal(size=n),
+                "counts": r.poisson(3, n),
+                "money": r.integers(0, 10**6, n),
+                "cat": r.choice(list("abc"), n),
+                "zip": r.integers(10_000, 99_999, n),
+                "flag": r.random(n) < 0.3,
+                "day": pd.Timestamp("2020-01-01") + pd.to_timedelta(r.integers(0, 900, n), "D"),
+                "gaps": np.where(r.random(n) < 0.005, np.nan, r.normal(size=n)),
+                "y": r.integers(0, 2, n),
+            }
+        )
         result = examine(frame, target="y")
         aside += len(result["set_aside"])
         found += [f["check"] for f in result["findings"]]
@@ -185,7 +340,9 @@ def test_a_category_with_a_million_values():
 
 
 def test_hostile_names_and_values():
-    frame = pd.DataFrame({"=1+1": [1, 2] * 40, "😀\n<script>": ["a", "=HYPERLINK(1)"] * 40, " ": [None] * 80, "y": [0, 1, 1, 0] * 20})
+    frame = pd.DataFrame(
+        {"=1+1": [1, 2] * 40, "😀\n<script>": ["a", "=HYPERLINK(1)"] * 40, " ": [None] * 80, "y": [0, 1, 1, 0] * 20}
+    )
     result = examine(frame, target="y")
     assert all(f["evidence"].isprintable() for f in result["findings"])
     plot_audit(result)
@@ -212,7 +369,10 @@ def test_without_a_problem(credit):
 @pytest.mark.parametrize("options", [{}, {"id": "who"}, {"time": "when"}], ids=["stratified", "grouped", "time"])
 def test_split_keeps_its_promises(credit, options):
     rng = np.random.default_rng(0)
-    frame = credit.assign(who=rng.integers(0, 200, 1000), when=pd.Timestamp("1993-01-01") + pd.to_timedelta(rng.integers(0, 400, 1000), "D"))
+    frame = credit.assign(
+        who=rng.integers(0, 200, 1000),
+        when=pd.Timestamp("1993-01-01") + pd.to_timedelta(rng.integers(0, 400, 1000), "D"),
+    )
     schema = infer_schema(frame)
     problem, _ = define_problem(frame, schema, target="credit_risk", positive="bad", **options)
     y, keep = encode_target(frame, problem, schema)

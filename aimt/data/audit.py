@@ -49,8 +49,8 @@ def _check_classes(y: np.ndarray, problem: Problem) -> Iterator[dict[str, Any]]:
                       n_rows=count, value=count, limit=FEW)
     elif len(counts) == 2 and share < RARE_CLASS:
         yield finding("class imbalance", "note", at, f"{share:.1%} of the rows are {name}, {count:,} in all",
-                      "Accuracy says little here; look at average precision, and decide by cost", rows=rows, n_rows=count,
-                      value=share, limit=RARE_CLASS)
+                      "Accuracy says little here; look at average precision, and decide by cost", rows=rows,
+                      n_rows=count, value=share, limit=RARE_CLASS)
 
 
 def _check_cap(y: np.ndarray, target: str) -> Iterator[dict[str, Any]]:
@@ -58,7 +58,8 @@ def _check_cap(y: np.ndarray, target: str) -> Iterator[dict[str, Any]]:
     top = np.flatnonzero(y == y.max())
     if distinct >= 100 and len(top) >= max(CAPPED * len(y), 10 * len(y) / distinct):
         yield finding("capped target", "warning", [target],
-                      f"The largest value, {y.max():g}, occurs in {len(top):,} rows ({len(top) / len(y):.1%}), like a cap",
+                      f"The largest value, {y.max():g}, occurs in {len(top):,} rows ({len(top) / len(y):.1%}), like a "
+                      "cap",
                       "The true values are higher; do not trust predictions and errors near the cap", rows=top,
                       n_rows=len(top), value=len(top) / len(y), limit=CAPPED)
 
@@ -82,7 +83,8 @@ def group_cells(
         cuts = cuts[cuts < np.nanmax(x)]
         codes = np.where(np.isnan(x), -1, np.searchsorted(cuts, x, side="left"))
         shown = [f"{c:g}" for c in cuts]
-        names = [f"up to {shown[0]}"] + [f"over {a} to {b}" for a, b in zip(shown[:-1], shown[1:], strict=True)] + [f"over {shown[-1]}"]
+        between = [f"over {a} to {b}" for a, b in zip(shown[:-1], shown[1:], strict=True)]
+        names = [f"up to {shown[0]}", *between, f"over {shown[-1]}"]
     if (codes < 0).any():
         return [*names, "missing"], np.where(codes < 0, len(names), codes)
     return names, codes
@@ -124,7 +126,8 @@ def group_rates(
 def _wilson(k: float, n: float, z: float = 1.96) -> dict[str, float]:
     p = k / n
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"value": p, "low": max((centre - half) / (1 + z * z / n), 0.0), "high": min((centre + half) / (1 + z * z / n), 1.0)}
+    scale = 1 + z * z / n
+    return {"value": p, "low": max((centre - half) / scale, 0.0), "high": min((centre + half) / scale, 1.0)}
 
 
 def _mean(total: float, square: float, n: float, z: float = 1.96) -> dict[str, float]:
@@ -143,7 +146,9 @@ def check_groups(
     small = [g for g in rates if g["share"] < SMALL_SHARE or g["n"] < SMALL_ROWS]
     if small:
         told = ", ".join(f"{show(g['group'])} {g['n']:,} ({g['share']:.1%})" for g in small[:3])
-        yield finding("small group", "warning", [column], f"{len(small)} of {len(rates)} groups of {show(column)} have few rows: {told}",
+        yield finding("small group", "warning", [column],
+                      f"{len(small)} of {len(rates)} groups of {show(column)} {'has' if len(small) == 1 else 'have'} "
+                      f"few rows: {told}",
                       "Figures for them will be vague, and the model may serve them badly; collect more rows",
                       n_rows=sum(g["n"] for g in small), value=min(g["share"] for g in small), limit=SMALL_SHARE)
     key = "base_rate" if problem.task == "binary" else "mean"
@@ -157,10 +162,12 @@ def check_groups(
         other = f"{low[key]['value']:.4g}"
     else:
         much = gap >= GAP or (gap >= 0.02 and high[key]["value"] >= RATIO * low[key]["value"])
-        text, other = f"{show(problem.positive_label)} is {high[key]['value']:.0%} of the rows for", f"{low[key]['value']:.0%}"
+        text = f"{show(problem.positive_label)} is {high[key]['value']:.0%} of the rows for"
+        other = f"{low[key]['value']:.0%}"
     if much:
         yield finding("base rates", "warning", [column],
-                      f"{text} {show(column)} {show(high['group'])} (n = {high['n']:,}) and {other} for {show(low['group'])} (n = {low['n']:,})",
+                      f"{text} {show(column)} {show(high['group'])} (n = {high['n']:,}) and {other} for "
+                      f"{show(low['group'])} (n = {low['n']:,})",
                       "A model will repeat this difference; see the section on groups before deciding by it", value=gap,
                       limit=GAP if key == "base_rate" else 0.5 * spread)
 
@@ -176,8 +183,8 @@ def audit(
     """Examine a table, and name the columns that no model should see.
 
     The result has `n_rows`, `n_columns`, `findings` (see `finding`; the worst first), `set_aside` (column and reason),
-    `columns` (name, kind, missing, n_unique, example, score), `groups` (rates of each group), `sampled` (rows that the costly
-    checks looked at, None when all) and `seconds`.
+    `columns` (name, kind, missing, n_unique, example, score), `groups` (rates of each group), `sampled` (rows that the
+    costly checks looked at, at most; None when all) and `seconds`.
     """
     start = time.perf_counter()
     schema = schema or infer_schema(frame)
@@ -185,14 +192,16 @@ def audit(
     inputs = [n for n in names if problem is None or n in problem.inputs]
     watch = _Watch(frame, schema, problem, inputs)
     found = check_table(frame, schema, columns=names, inputs=inputs, watch=watch)
-    found = [f for f in found if not (f["check"] == "high cardinality" and problem and f["columns"] == [problem.target])]
+    if problem:
+        found = [f for f in found if f["check"] != "high cardinality" or f["columns"] != [problem.target]]
     found += watch.findings()
     aside = _set_aside(found, inputs)
     for f in found:
         f["action"] = f["action"] if set(f["columns"]) & set(inputs) else ""
     return {"n_rows": len(frame), "n_columns": frame.shape[1], "findings": merge(found), "set_aside": aside,
-            "columns": _columns(frame, schema, watch.scores), "groups": watch.groups, "target": problem.target if problem else None,
-            "task": problem.task if problem else None, "sampled": SAMPLE if len(frame) > SAMPLE else None,
+            "columns": _columns(frame, schema, watch.scores), "groups": watch.groups,
+            "target": problem.target if problem else None, "task": problem.task if problem else None,
+            "sampled": SAMPLE if len(frame) > SAMPLE else None,
             "seconds": round(time.perf_counter() - start, 3)}
 
 
@@ -210,8 +219,8 @@ def _columns(frame: pd.DataFrame, schema: Schema, scores: list[dict[str, Any]]) 
     alone = {s["column"]: max(round(float(s["score"]), 4), 0.0) for s in scores}
     out = []
     for c in schema.columns.values():
-        first = frame[c.name].first_valid_index() if c.n_unique else None
-        example = "" if first is None else show(frame[c.name].loc[first] if frame.index.is_unique else frame[c.name].dropna().iloc[0])[1:-1]
+        known = frame[c.name].notna().to_numpy()
+        example = show(frame[c.name].iloc[int(known.argmax())])[1:-1] if known.any() else ""
         out.append({"name": c.name, "kind": c.kind, "missing": c.missing, "n_unique": c.n_unique, "example": example,
                     "score": alone.get(c.name)})
     return out
@@ -236,7 +245,7 @@ class _Watch:
             rates = group_rates((names, codes[self.rows]), self.y, problem)
             self.groups.append({"column": column, "groups": rates})
             if self.scorer and len(rates) > 1 and len(problem.groups) <= 5:
-                self.group_scorers[column] = Scorer(pd.factorize(codes)[0], True, n_columns=len(inputs))
+                self.group_scorers[column] = Scorer(pd.factorize(codes)[0], True, limit=5_000)
 
     def __call__(self, cells: Cells, hashes: np.ndarray) -> None:
         name = cells.column.name
@@ -271,7 +280,8 @@ def _check_proxies(group: str, scores: list[dict[str, Any]]) -> Iterator[dict[st
         more = f", as do {len(told) - 1} more columns" if len(told) > 1 else ""
         yield finding("proxy", "note", [s["column"] for s in told],
                       f"{show(first['column'])} tells {first['score']:.0%} of what {show(group)} tells{more}",
-                      f"Leaving out {show(group)} alone would not hide it from the model", value=first["score"], limit=PROXY)
+                      f"Leaving out {show(group)} alone would not hide it from the model", value=first["score"],
+                      limit=PROXY)
 
 # %% ../../nbs/data/20_audit.ipynb #4e2975fa
 def plot_audit(
@@ -285,7 +295,8 @@ def plot_audit(
             said.setdefault(c, []).append(f["check"])
     aside = {a["column"] for a in result["set_aside"]}
     scored = result.get("target") is not None and any(c["score"] is not None for c in result["columns"])
-    value = {c["name"]: (c["score"] or 0.0) if scored else c["missing"] for c in result["columns"] if c["name"] != result.get("target")}
+    columns = [c for c in result["columns"] if c["name"] != result.get("target")]
+    value = {c["name"]: (c["score"] or 0.0) if scored else c["missing"] for c in columns}
     names = sorted(value, key=lambda n: (-value[n], n))
     names = sorted([*aside & set(names), *(n for n in names if n not in aside)][:most], key=lambda n: (value[n], n))
     fig, ax = new_figure(5.6, 0.7 + 0.22 * max(len(names), 3))
@@ -293,11 +304,12 @@ def plot_audit(
     ax.barh(range(len(names)), [value[n] for n in names], color=colors, height=0.6)
     for i, n in enumerate(names):
         text = ", ".join(dict.fromkeys(said.get(n, []))) + (" (set aside)" if n in aside else "")
-        ax.text(value[n] + 0.012, i, text, va="center", fontsize=7.5, color=COLORS["bad"] if n in aside else COLORS["ink"])
+        color = COLORS["bad"] if n in aside else COLORS["ink"]
+        ax.text(value[n] + 0.012, i, text, va="center", fontsize=7.5, color=color)
     ax.set_yticks(range(len(names)), [_label(n) for n in names])
-    limit, wide = LEAK_R2 if result.get("task") == "regression" else LEAK, max([value[n] for n in names], default=0) > 0.5
+    wide = max([value[n] for n in names], default=0) > 0.5
     if scored and wide:
-        ax.axvline(limit, color=COLORS["muted"], lw=0.8, ls=":")
+        ax.axvline(LEAK_R2 if result.get("task") == "regression" else LEAK, color=COLORS["muted"], lw=0.8, ls=":")
     ax.set(xlabel="share of the target explained by the column alone" if scored else "share of missing values")
     ax.set_xlim(0, 1.25 if wide else 0.7)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1] if wide else [0, 0.25, 0.5])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .quality import SAMPLE, Cells, canonical, digest, finding, read_cells
+from .quality import SAMPLE, Cells, canonical, digest, finding, read_cells, repeated
 from .schema import Column, Schema, infer_schema, show
 
 # %% ../../nbs/data/18_leakage.ipynb #d753b0f9
@@ -39,8 +39,8 @@ def bin_probability(
 
 def _others(codes: np.ndarray, fold: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """For each row: rows (or weights) with the same code in other folds."""
-    cells = np.bincount(codes.astype(np.int64) * FOLDS + fold, weights=weights, minlength=(int(codes.max()) + 1) * FOLDS)
-    cells = cells.reshape(-1, FOLDS)
+    size = (int(codes.max()) + 1) * FOLDS
+    cells = np.bincount(codes.astype(np.int64) * FOLDS + fold, weights=weights, minlength=size).reshape(-1, FOLDS)
     return (cells.sum(1, keepdims=True) - cells)[codes, fold]
 
 
@@ -90,7 +90,7 @@ def target_sample(
     classification: bool,  # Whether y are classes
     limit: int = SAMPLE // 2,  # Rows wanted, about
 ) -> np.ndarray:  # Row numbers, ascending
-    """Rows to judge columns by: all when they fit, or a random sample with as many rows of rare classes as there are."""
+    """Rows to judge columns by: all when they fit, or a random sample with all rows of the rare classes."""
     n, chance = len(y), np.random.default_rng(0).random(len(y))
     if n <= limit:
         return np.arange(n)
@@ -120,8 +120,9 @@ class Scorer:
         *,
         keep: np.ndarray | None = None,  # Positions of the usable rows in the table; None: all of them
         n_columns: int = 20,  # Columns that will be scored: the more, the fewer rows are looked at
+        limit: int = SAMPLE // 2,  # Rows to look at, about, at most
     ):
-        limit = int(np.clip(5_000_000 // max(n_columns, 1), 2_000, SAMPLE // 2))
+        limit = int(np.clip(5_000_000 // max(n_columns, 1), 2_000, limit))
         sample = target_sample(y, classification, limit)
         self.y, self.classification, self.keep = y, classification, slice(None) if keep is None else keep
         self.rows = sample if keep is None else keep[sample]
@@ -137,8 +138,8 @@ class Scorer:
         score, auc = self.judge(bins_of(cells, self.rows), None if cells.numbers is None else cells.numbers[self.rows])
         known = cells.known[self.rows]
         gaps = self.judge(known.astype(int), None) if 0 < known.mean() < 1 else (0.0, None)
-        return {"column": cells.column.name, "score": score, "auc": auc, "by_missing": gaps[0], "by_missing_auc": gaps[1],
-                "copy": self._copy(cells)}
+        return {"column": cells.column.name, "score": score, "auc": auc, "by_missing": gaps[0],
+                "by_missing_auc": gaps[1], "copy": self._copy(cells)}
 
     def _copy(self, cells: Cells) -> bool:
         """Whether the column is the target in other words or units: a sample proposes, all rows decide."""
@@ -267,7 +268,8 @@ def _measure(s: dict[str, Any]) -> str:
 def _leak_text(s: dict[str, Any], classification: bool, target: str) -> str:
     name, target = show(s["column"]), show(target)
     if _gives_away(s["by_missing"], s["by_missing_auc"], classification):
-        return f"Whether {name} is filled in tells {target} almost perfectly ({_measure({'score': s['by_missing'], 'auc': s['by_missing_auc']})})"
+        gaps = {"score": s["by_missing"], "auc": s["by_missing_auc"]}
+        return f"Whether {name} is filled in tells {target} almost perfectly ({_measure(gaps)})"
     if s["copy"]:
         return f"{name} is {target} in other words"
     return f"{name} alone tells {target} almost perfectly ({_measure(s)})"
@@ -284,11 +286,12 @@ def check_order(
     if len(y) < 100:
         return
     rows = target_sample(y, classification)
-    score, _ = _Judge(y[rows], classification)(bin_numbers(rows.astype(np.float64), int(np.clip(len(rows) // 25, 4, 64))), None)
+    place = bin_numbers(rows.astype(np.float64), int(np.clip(len(rows) // 25, 4, 64)))
+    score, _ = _Judge(y[rows], classification)(place, None)
     if score >= ORDER:
         yield finding("order", "note", [], f"The place of a row in the table explains {score:.0%} of the target",
-                      "If the rows are in order of time, name the time column, or the test will be too easy", value=score,
-                      limit=ORDER)
+                      "If the rows are in order of time, name the time column, or the test will be too easy",
+                      value=score, limit=ORDER)
 
 # %% ../../nbs/data/18_leakage.ipynb #4f328178
 def check_contradictions(
@@ -296,7 +299,7 @@ def check_contradictions(
     y: np.ndarray,  # Class of each row, shape (n,)
 ) -> Iterator[dict[str, Any]]:
     """Rows with equal inputs and different classes."""
-    again = np.flatnonzero(pd.Series(keys).duplicated(keep=False).to_numpy())
+    again = repeated(keys)
     if not len(again):
         return
     n, y, group = len(y), y[again], pd.factorize(keys[again])[0]
@@ -307,9 +310,9 @@ def check_contradictions(
     lost, rows = int((size - most).sum()), again[(size > most)[group]]
     if lost:
         yield finding("contradictions", "warning" if lost >= 0.01 * n and lost >= 5 else "note", [],
-                      f"{len(rows):,} rows share all inputs with a row of another class: no model can be right in more than "
-                      f"{_floor(1 - lost / n)} of these rows", "Look for a missing column, or for wrong labels", rows=rows,
-                      n_rows=len(rows), value=lost / n, limit=0.01)
+                      f"{len(rows):,} rows share all inputs with a row of another class: no model can be right in more "
+                      f"than {_floor(1 - lost / n)} of the table", "Look for a missing column, or for wrong labels",
+                      rows=rows, n_rows=len(rows), value=lost / n, limit=0.01)
 
 
 def _floor(share: float) -> str:

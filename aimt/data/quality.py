@@ -6,10 +6,10 @@ Docs: https://aimt-dev.github.io/aimt/data/quality.html.md"""
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'SAMPLE', 'MISSING_NOTE', 'MISSING_WARNING', 'CODES', 'GAP', 'FAR', 'FAR_LOG', 'NUMBER', 'FORMULA',
-           'CONTROL', 'RARE', 'PER_LEVEL', 'DISTINCT', 'CHECKS', 'PROPOSE', 'finding', 'Cells', 'read_cells',
-           'sample_rows', 'check_filled', 'check_sentinel', 'check_outliers', 'check_words', 'check_levels',
-           'expected_collisions', 'check_id', 'hash_column', 'hash_cells', 'hash_rows', 'mix', 'check_duplicate_rows',
-           'canonical', 'check_copies', 'digest', 'merge', 'check_table']
+           'CONTROL', 'RARE', 'PER_LEVEL', 'DISTINCT', 'CHECKS', 'READ_AHEAD', 'PROPOSE', 'finding', 'Cells',
+           'read_cells', 'sample_rows', 'check_filled', 'check_sentinel', 'check_outliers', 'check_words',
+           'check_levels', 'expected_collisions', 'check_id', 'hash_column', 'hash_cells', 'hash_rows', 'mix',
+           'repeated', 'check_duplicate_rows', 'canonical', 'check_copies', 'digest', 'merge', 'check_table']
 
 # %% ../../nbs/data/16_quality.ipynb #b6add973
 import hashlib
@@ -17,7 +17,9 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,12 @@ class Cells:
         """The column's name, safe to print."""
         return show(self.column.name)
 
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Rows of each level."""
+        codes = self.codes if self.column.missing == 0 else self.codes[self.codes >= 0]
+        return np.bincount(codes, minlength=len(self.levels))
+
     @property
     def known(self) -> np.ndarray:
         """Whether each row has a value, shape (n,)."""
@@ -86,8 +94,8 @@ def read_cells(
     if column.kind in ("category", "text"):
         codes, levels = text_codes(series)
         return Cells(column, len(frame), codes=codes, levels=levels)
-    plain = isinstance(series.dtype, np.dtype) and (series.dtype.kind == "b" or (series.dtype.kind in "fiu" and column.kind == "number"))
-    if plain:  # by far the most frequent case: no need to go through the schema
+    stored = series.dtype.kind if isinstance(series.dtype, np.dtype) else ""
+    if stored == "b" or (stored in ("f", "i", "u") and column.kind == "number"):  # the usual case needs no reading
         x = series.to_numpy(np.float64)
         infinite = np.flatnonzero(np.abs(x) > HUGE)
         return Cells(column, len(x), _without(x, infinite), infinite=infinite)
@@ -111,7 +119,7 @@ def sample_rows(
     n: int,  # Rows there are
     limit: int = SAMPLE,  # Rows wanted, at most
 ) -> np.ndarray | slice:  # Row numbers, ascending; everything when it fits
-    """Rows to look at when all would take too long: one at random from each of `limit` stretches, the same each time."""
+    """Rows to look at when all would take too long: one at random from each of `limit` stretches, always the same."""
     if n <= limit:
         return slice(None)
     return ((np.arange(limit) + np.random.default_rng(0).random(limit)) * (n / limit)).astype(np.int64)
@@ -142,6 +150,10 @@ def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
                       f"{cells.name} is missing in {_rows(len(missing), cells.n)}",
                       "Ask why: the model may learn from the gap itself, so it must arise the same way in use",
                       rows=missing, n_rows=len(missing), value=share, limit=MISSING_WARNING if high else MISSING_NOTE)
+
+
+def _are(rows: np.ndarray) -> str:
+    return "is" if len(rows) == 1 else "are"
 
 
 def _rows(count: int, n: int | None = None) -> str:
@@ -178,7 +190,7 @@ def check_sentinel(cells: Cells) -> Iterator[dict[str, Any]]:
 
 
 def _edge(x: np.ndarray) -> tuple[float, int, float, float, float] | None:
-    """Smallest of sorted values, its count, the gap to the next, the gap after that, and the middle 90 % of the others."""
+    """Smallest of sorted values, its count, the gap to the next, the one after, and the middle 90 % of the others."""
     count = int(np.searchsorted(x, x[0], side="right")) if len(x) else 0
     rest = x[count:]
     if len(rest) < 20:
@@ -212,13 +224,14 @@ def check_outliers(cells: Cells) -> Iterator[dict[str, Any]]:
     if len(rows) and np.nanmin(x) > 0:
         logs = np.log(np.array([low, middle, high]))
         there = np.log(x[rows])
-        rows = rows[(there > logs[1] + FAR_LOG * (logs[2] - logs[1])) | (there < logs[1] - FAR_LOG * (logs[1] - logs[0]))]
+        top, bottom = logs[1] + FAR_LOG * (logs[2] - logs[1]), logs[1] - FAR_LOG * (logs[1] - logs[0])
+        rows = rows[(there > top) | (there < bottom)]
     if not len(rows) or len(rows) > 0.01 * cells.n:
         return
     worst = x[rows[np.argmax(np.abs(x[rows] - middle))]]
     yield finding("outlier", "warning", [cells.column.name],
-                  f"{cells.name} holds {_shown(cells, worst)}, while 90% of its values lie between {_shown(cells, low)} and "
-                  f"{_shown(cells, high)}; {_rows(len(rows))} are that far out",
+                  f"{cells.name} holds {_shown(cells, worst)}, while 90% of its values lie between "
+                  f"{_shown(cells, low)} and {_shown(cells, high)}; {_rows(len(rows))} {_are(rows)} that far out",
                   "Check the unit and the source of these values", rows=rows, n_rows=len(rows), value=worst)
 
 # %% ../../nbs/data/16_quality.ipynb #d73ddaa9
@@ -232,18 +245,19 @@ def check_words(cells: Cells) -> Iterator[dict[str, Any]]:
     if cells.levels is None or not len(cells.levels):
         return
     levels = cells.levels.slice(0, SAMPLE)
-    counts = np.bincount(cells.codes[cells.codes >= 0], minlength=len(cells.levels))[: len(levels)]
+    counts = cells.counts[: len(levels)]
     yield from _mixed(cells, _matches(levels, NUMBER), counts, levels)
     yield from _spelling(cells, counts, levels)
     for check, pattern, what, advice in (
-        ("control characters", CONTROL, "control characters", "The file may have been converted wrongly; clean the column"),
-        ("formula", FORMULA, "what a spreadsheet would run as a formula", "Do not open the predictions in a spreadsheet unseen"),
+        ("control characters", CONTROL, "control characters", "The file may have been converted wrongly; clean it"),
+        ("formula", FORMULA, "what a spreadsheet would run", "Do not open files made from it in a spreadsheet unseen"),
     ):
         hit = np.flatnonzero(_matches(levels, pattern) & (counts > 0))
         if len(hit):
             rows = np.flatnonzero(np.isin(cells.codes, hit))
             yield finding(check, "note", [cells.column.name],
-                          f"{cells.name} holds {what} in {_rows(len(rows))}, such as {show(levels[int(hit[0])].as_py())}",
+                          f"{cells.name} holds {what} in {_rows(len(rows))}, such as "
+                          f"{show(levels[int(hit[0])].as_py())}",
                           advice, rows=rows, n_rows=len(rows))
 
 
@@ -289,7 +303,7 @@ def check_levels(cells: Cells) -> Iterator[dict[str, Any]]:
     """Rare levels, and far too many of them."""
     if cells.column.kind != "category" or cells.levels is None or not len(cells.levels):
         return
-    counts = np.bincount(cells.codes[cells.codes >= 0])
+    counts = cells.counts
     k, total = int((counts > 0).sum()), int(counts.sum())
     if k > 50 and total / k < PER_LEVEL:
         yield finding("high cardinality", "warning", [cells.column.name],
@@ -301,8 +315,10 @@ def check_levels(cells: Cells) -> Iterator[dict[str, Any]]:
     if len(rare) and k > 2:
         rows = np.flatnonzero(np.isin(cells.codes, rare))
         yield finding("rare levels", "note", [cells.column.name],
-                      f"{cells.name} has {len(rare):,} of {k:,} values with fewer than {RARE} rows, {_rows(len(rows))} in all",
-                      "What the model says about them rests on very little", rows=rows, n_rows=len(rows), value=len(rare))
+                      f"{cells.name} has {len(rare):,} of {k:,} values with fewer than {RARE} rows, "
+                      f"{_rows(len(rows))} in all",
+                      "What the model says about them rests on very little", rows=rows, n_rows=len(rows),
+                      value=len(rare))
 
 # %% ../../nbs/data/16_quality.ipynb #8fa54b99
 _SAYS_ID = re.compile(r"(?:^|[^a-zA-Z])(?:id|ids|uuid|guid|key|index|idx|serial|number|nr|no|rownum|unnamed: 0)$"
@@ -414,14 +430,26 @@ def mix(row: np.ndarray, column: np.ndarray) -> np.ndarray:
     return row
 
 
+def repeated(
+    keys: np.ndarray,  # Hash of each row, shape (n,)
+    keep: str | bool = False,  # "first": leave out the first row of equal ones; False: all of them count
+) -> np.ndarray:  # Row numbers
+    """Rows whose hash occurs more than once. Sorting tells quickly when there are none, which is the usual case."""
+    ordered = np.sort(keys)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return np.empty(0, int)
+    return np.flatnonzero(pd.Series(keys).duplicated(keep=keep).to_numpy())
+
+
 def check_duplicate_rows(keys: np.ndarray) -> Iterator[dict[str, Any]]:  # keys: hash of each row
     """Rows that repeat an earlier row in every column."""
-    again = np.flatnonzero(pd.Series(keys).duplicated().to_numpy())
+    again = repeated(keys, keep="first")
     if len(again):
         share = len(again) / len(keys)
         many = share >= 0.01 and len(again) >= 5
         yield finding("duplicate rows", "warning" if many else "note", [],
-                      f"{_rows(len(again), len(keys))} repeat{'s' if len(again) == 1 else ''} an earlier row in every column",
+                      f"{_rows(len(again), len(keys))} repeat{'s' if len(again) == 1 else ''} an earlier row in every "
+                      "column",
                       "Remove them if one event was recorded twice; otherwise they test the model on what it has seen",
                       rows=again, n_rows=len(again), value=share, limit=0.01)
 
@@ -461,8 +489,9 @@ def check_copies(
         if same:
             told = ", ".join(show(n) for n in same[:5]) + (f" and {len(same) - 5} more" if len(same) > 5 else "")
             yield finding("same columns", "warning", [names[0], *same],
-                          f"{told} say{'s' if len(same) == 1 else ''} the same as {show(names[0])} in all {len(frame):,} rows, "
-                          "in other words or units", "Keep one of them", n_rows=len(frame), value=len(same) + 1)
+                          f"{told} say{'s' if len(same) == 1 else ''} the same as {show(names[0])} in all "
+                          f"{len(frame):,} rows, in other words or units", "Keep one of them", n_rows=len(frame),
+                          value=len(same) + 1)
 
 
 def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -497,6 +526,7 @@ def _together(group: list[dict[str, Any]]) -> dict[str, Any]:
 
 # %% ../../nbs/data/16_quality.ipynb #38ef8dff
 CHECKS = (check_filled, check_sentinel, check_outliers, check_words, check_levels)
+READ_AHEAD = 200_000  # Rows from which the next column is read in a second thread
 PROPOSE = 10_000  # Rows on which two columns must agree before all rows are compared
 
 
@@ -506,7 +536,7 @@ def check_table(
     *,
     columns: Sequence[str] | None = None,  # Columns to look at; all when None
     inputs: Sequence[str] | None = None,  # Columns that may be ids or copies of others; all of them when None
-    watch: Callable[[Cells, np.ndarray], None] | None = None,  # Called with each column and the hash of each of its values
+    watch: Callable[[Cells, np.ndarray], None] | None = None,  # Called with each column and its values' hashes
 ) -> list[dict[str, Any]]:  # Findings, not yet merged
     """Everything that can be said about a table without knowing what it is for."""
     schema = schema or infer_schema(frame)
@@ -514,23 +544,39 @@ def check_table(
     free = set(names if inputs is None else inputs)
     rows, keys = sample_rows(len(frame), PROPOSE), np.zeros(len(frame), np.uint64)
     out, forms = list(_unreadable(schema, names)), {}
-    for name in names:
-        ids = list(check_id(schema[name], len(frame))) if name in free else []
-        out += ids
-        if ids and ids[0]["check"] == "id":
-            continue  # an id makes every row unique, and is a copy of every other id
-        cells = read_cells(frame, schema, name)
+    ids = [f for name in names if name in free for f in check_id(schema[name], len(frame))]
+    named = {c for f in ids if f["check"] == "id" for c in f["columns"]}
+    out += ids
+    for cells, hashes in _read_all(frame, schema, [n for n in names if n not in named]):  # ids make every row unique
         out += [f for check in CHECKS for f in check(cells)]
-        hashes = hash_cells(cells)
         if watch:
             watch(cells, hashes)
         keys = mix(keys, hashes)
-        form = canonical(cells, rows) if name in free else None
+        form = canonical(cells, rows) if cells.column.name in free else None
         if form is not None:
-            forms[name] = digest(form)
+            forms[cells.column.name] = digest(form)
     told = {c for f in out if f["check"] == "infinite" for c in f["columns"]}
-    out = [f for f in out if not (f["check"] == "unreadable" and "infinite" in f["evidence"] and told & set(f["columns"]))]
+    twice = [f for f in out if f["check"] == "unreadable" and "infinite" in f["evidence"] and told & {*f["columns"]}]
+    out = [f for f in out if f not in twice]
     return out + list(check_duplicate_rows(keys)) + list(check_copies(frame, schema, forms)) + list(_odd_names(names))
+
+
+def _read_all(frame: pd.DataFrame, schema: Schema, names: Sequence[str]) -> Iterator[tuple[Cells, np.ndarray]]:
+    """Each column and its hashes. In long tables, a second thread reads the next column while this one is checked."""
+
+    def read(name: str) -> tuple[Cells, np.ndarray]:
+        cells = read_cells(frame, schema, name)
+        return cells, hash_cells(cells)
+
+    if len(frame) < READ_AHEAD or not names:
+        yield from map(read, names)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(read, names[0])
+        for name in names[1:]:
+            now, ahead = ahead.result(), pool.submit(read, name)
+            yield now
+        yield ahead.result()
 
 
 def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -544,5 +590,7 @@ def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[dict[str, Any
 def _odd_names(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     odd = [n for n in names if not n.isprintable() or n != n.strip() or re.match(FORMULA, n)]
     if odd:
-        yield finding("odd names", "note", odd, f"The name {show(odd[0])} has blanks at its ends, characters that do not show, "
-                      "or looks like a formula" + (f"; so do {len(odd) - 1} more" if len(odd) > 1 else ""), "Rename it")
+        more = f"; so do {len(odd) - 1} more" if len(odd) > 1 else ""
+        yield finding("odd names", "note", odd,
+                      f"The name {show(odd[0])} has blanks at its ends or characters that do not show, or looks like a "
+                      f"formula{more}", "Rename it")

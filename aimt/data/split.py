@@ -1,4 +1,4 @@
-"""Which rows the model learns from, and which rows examine it: decided once, written down, never looked at again until the end.
+"""Which rows the model learns from, and which rows examine it: decided once, written down, kept apart until the end.
 
 Docs: https://aimt-dev.github.io/aimt/data/split.html.md"""
 
@@ -65,9 +65,13 @@ class Split:
         fold = self.fold[self.train] if within_train else self.fold
         return [(np.flatnonzero((fold >= 0) & (fold != f)), np.flatnonzero(fold == f)) for f in range(self.n_folds)]
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row for each row of the table: row number, part, fold. `from_frame` is the inverse."""
-        frame = pd.DataFrame({"row": np.arange(len(self.fold)), "part": self.part, "fold": self.fold})
+    def to_frame(
+        self,
+        rows: np.ndarray | None = None,  # Row numbers in the table as it was loaded; None: 0, 1, 2 and so on
+    ) -> pd.DataFrame:  # row, part, fold
+        """One row for each row of the table. `from_frame` is the inverse."""
+        rows = np.arange(len(self.fold)) if rows is None else rows
+        frame = pd.DataFrame({"row": rows, "part": self.part, "fold": self.fold})
         frame.attrs = {"strategy": self.strategy, "notes": list(self.notes)}
         return frame
 
@@ -76,7 +80,7 @@ class Split:
         """The split from its table. Raises `ModelFormatError` when parts and folds contradict each other."""
         try:
             fold, part = frame["fold"].to_numpy(np.int16), frame["part"].to_numpy(str)
-            ordered = np.array_equal(frame["row"].to_numpy(), np.arange(len(frame)))
+            ordered = bool((np.diff(frame["row"].to_numpy()) > 0).all())
         except (KeyError, ValueError, TypeError) as e:
             raise ModelFormatError(f"the saved split is damaged ({e})") from e
         whole = set(np.unique(fold)) >= set(range(-1, int(fold.max(initial=-1)) + 1))
@@ -159,7 +163,7 @@ def _grouped(
     notes = [f"{len(sizes):,} values of {show(ids.name)} in {len(codes):,} rows; all rows of one stay in one part"]
     share = (fold < 0).mean()
     if abs(share - test_size) > 0.05:
-        notes.append(f"The test part holds {share:.0%} of the rows instead of {test_size:.0%}: the groups are too large to divide")
+        notes.append(f"The test part holds {share:.0%} of the rows instead of {test_size:.0%}: groups are large")
     return fold, notes
 
 
@@ -186,7 +190,8 @@ def time_values(
     dates = pd.to_datetime(pd.Series(levels), errors="coerce", format=None if len(levels) == 0 else "mixed", utc=True)
     read = np.where(dates.isna(), np.nan, dates.dt.as_unit("us").astype("int64").to_numpy(np.float64))
     if np.isnan(read).mean() > 0.5:
-        raise ProblemError(f"{show(series.name)} cannot be read as time (such as {show(levels[0]) if len(levels) else 'nothing'})",
+        example = show(levels[0]) if len(levels) else "nothing"
+        raise ProblemError(f"{show(series.name)} cannot be read as time (such as {example})",
                            hint="Name a column of dates or of numbers that grow with time")
     return np.where(codes >= 0, read[codes], np.nan)
 
@@ -208,7 +213,7 @@ def _timed(times: np.ndarray, test_size: float, n_folds: int) -> tuple[np.ndarra
         notes.append(f"{lost:,} rows without a time are taken as the oldest")
     share = 1 - cut / n
     if abs(share - test_size) > 0.05:
-        notes.append(f"The test part holds {share:.0%} of the rows instead of {test_size:.0%}: rows of one time stay together")
+        notes.append(f"The test part holds {share:.0%} of the rows instead of {test_size:.0%}: times repeat")
     return stretch.astype(np.int16)[moment], notes
 
 
@@ -236,7 +241,7 @@ def split_rows(
     if not 0 < test_size < 1 or n_folds < 2:
         raise ValueError(f"test_size {test_size} must be between 0 and 1, n_folds {n_folds} at least 2")
     if len(y) < 8:
-        raise DataError(f"{len(y)} rows are too few to train and test a model", hint="Give at least 8, better 200 or more")
+        raise DataError(f"{len(y)} rows are too few to train and test a model", hint="Give at least 8, better 200")
     rng = np.random.default_rng(seed)
     k, notes = _affordable_folds(y, problem, test_size, n_folds)
     if problem.time:
@@ -294,8 +299,8 @@ def overlap(
     by_chance = _twins_by_chance(frame, split, inputs) if observed > 0.01 else 0.0
     text = f"{len(twins):,} of {len(split.test):,} test rows ({observed:.1%}) have an exact copy in the training part"
     text += f"; in a table as coarse as this, {by_chance:.1%} have one by chance" if by_chance > 0.005 else ""
-    return {"n_test": len(split.test), "n_twins": len(twins), "by_chance": by_chance, "share": max(observed - by_chance, 0.0),
-            "rows": twins[:5].tolist(), "text": text}
+    return {"n_test": len(split.test), "n_twins": len(twins), "by_chance": by_chance,
+            "share": max(observed - by_chance, 0.0), "rows": twins[:5].tolist(), "text": text}
 
 
 def _twins_by_chance(frame: pd.DataFrame, split: Split, inputs: list[str]) -> float:
