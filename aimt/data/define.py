@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/define.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_CODES', 'MIN_ROWS', 'MIN_CLASS', 'METRIC', 'infer_task', 'order_labels', 'parse_cost', 'choose_target',
-           'target_counts', 'define_problem', 'encode_target']
+           'target_counts', 'personal_columns', 'define_problem', 'encode_target']
 
 # %% ../../nbs/data/15_define.ipynb #c4c25b45
 import math
@@ -195,6 +195,27 @@ def target_counts(
                            hint="There is nothing to predict; choose another target")
     return distinct, counts
 
+# %% ../../nbs/data/15_define.ipynb #710cc601
+_PERSONAL = {"age", "ages", "sex", "gender", "male", "female", "race", "ethnicity", "ethnic", "nationality", "citizenship",
+             "religion", "disability", "disabled", "marital", "foreign", "foreigner", "senior", "minority", "orientation"}
+_BESIDE = {"of", "in", "the", "at", "is", "years", "year", "group", "band", "status", "personal", "person", "customer",
+           "client", "applicant", "holder", "policy", "patient", "worker", "citizen", "employee", "user", "origin", "sexual"}
+
+
+def personal_columns(
+    schema: Schema,
+    target: str,  # The target, which is no group
+) -> list[str]:  # At most six names
+    """Columns that, by their names, tell apart groups of people."""
+    return [c.name for c in schema.columns.values()
+            if c.name != target and c.kind in ("number", "boolean", "category") and _is_personal(c.name)
+            and (c.kind != "category" or c.n_unique <= 20)][:6]
+
+
+def _is_personal(name: str) -> bool:
+    words = {w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+    return bool(words & _PERSONAL) and words <= _PERSONAL | _BESIDE
+
 # %% ../../nbs/data/15_define.ipynb #c584c4ed
 def define_problem(
     frame: pd.DataFrame,  # The table
@@ -204,7 +225,7 @@ def define_problem(
     task: str | None = None,  # "binary", "multiclass", "regression", or "classification"
     metric: str | None = None,  # Main metric; roc_auc, log_loss or rmse by task when None
     positive: str | None = None,  # The class to look for, when there are two
-    groups: str | Iterable[str] | None = None,  # Columns whose groups must be treated alike
+    groups: str | Iterable[str] | None = None,  # Columns whose groups must be treated alike; by name when None, or "none"
     time: str | None = None,  # Column to order rows by
     id: str | None = None,  # Column that tells whom a row is about
     drop: str | Iterable[str] = (),  # Columns to leave out
@@ -214,7 +235,11 @@ def define_problem(
     schema = schema or infer_schema(frame)
     frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
     name, notes = choose_target(schema, target)
-    roles = _roles(schema, name, groups, time, id, drop)
+    if groups is None:
+        groups = [n for n in personal_columns(schema, name) if n not in (time, id)]
+        if groups:
+            notes.append(f"Groups: {', '.join(map(show, groups))}, by their names. Say groups='none' to compare none")
+    roles = _roles(schema, name, [] if groups == "none" else groups, time, id, drop)
     values, counts = target_counts(frame, schema, name)
     task, more = _task(schema[name], values, counts, task)
     labels, why = _labels(schema[name], frame[name], task, positive)
