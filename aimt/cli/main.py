@@ -113,7 +113,7 @@ def train(
     if as_json:
         _print_json(report)
     else:
-        print("\n".join(resolve("aimt.deploy.report:summary_lines")(report)))
+        print("\n".join(resolve("aimt.jobs.train:summary_lines")(report)))
     if gate and report["verdict"]["verdict"] == "HOLD":
         raise typer.Exit(3)
 
