@@ -48,7 +48,7 @@ DATASETS: dict[str, Dataset] = {
             "H. Hofmann, Statlog (German Credit Data), UCI Machine Learning Repository, doi:10.24432/C5NC77; "
             "labels as corrected by U. Grömping, South German Credit, UCI, doi:10.24432/C5QG88",
             "CC BY 4.0", 1000, 21,
-            "1,000 loans of a bank in southern Germany, 1973 to 1975. Bad loans were oversampled to 30 % and so are far "
+            "1,000 loans of a bank in southern Germany, 1973 to 1975. Bad loans were oversampled to 30 % and are far "
             "rarer in life. Sex cannot be told from personal_status_sex, and only 37 customers are foreign workers.",
             "bundled", "german-credit.csv.gz",
             "4d2db078c364bd7f75fc0eb2b776175eda3ecc774c04db77a8cb8acd8a0c0cf0", 17669,
@@ -121,7 +121,9 @@ def load_dataset(
     table = load_table(dataset_path(name))
     table.name = name
     if table.frame.shape != (entry.rows, entry.columns):
-        what = f"the table has {table.rows} rows and {table.frame.shape[1]} columns, not {entry.rows} and {entry.columns}"
+        what = (
+            f"the table has {table.rows} rows and {table.frame.shape[1]} columns, not {entry.rows} and {entry.columns}"
+        )
         raise DataError(what, where=table.source, hint="Delete the file; it will be made again")
     return table
 
@@ -130,7 +132,9 @@ def _breast_cancer() -> pd.DataFrame:
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer(as_frame=True)
-    return data.data.rename(columns=lambda c: c.replace(" ", "_")).assign(diagnosis=data.target.map({0: "malignant", 1: "benign"}))
+    return data.data.rename(columns=lambda c: c.replace(" ", "_")).assign(
+        diagnosis=data.target.map({0: "malignant", 1: "benign"})
+    )
 
 
 def _wine() -> pd.DataFrame:
