@@ -46,7 +46,11 @@ def calibration_line(
         return None  # separable: the slope runs off to infinity
     error = np.sqrt(np.diag(np.linalg.inv(H)))
     found = {"slope": (w[1], error[1]), "shift": (w[0] - centre, error[0])}
-    return {k: {"value": float(v), "low": float(v - 1.96 * e), "high": float(v + 1.96 * e)} for k, (v, e) in found.items()}
+    return {k: _around(*pair) for k, pair in found.items()}
+
+
+def _around(value: float, error: float) -> dict[str, float]:
+    return {"value": float(value), "low": float(value - 1.96 * error), "high": float(value + 1.96 * error)}
 
 # %% ../../nbs/evaluate/05_calibration.ipynb #a5d44e99
 def calibration_report(
@@ -89,7 +93,7 @@ def _measure(problem: Problem, y: np.ndarray, pred: np.ndarray, n_bins: int, see
 
 
 def _straight_line(y: np.ndarray, pred: np.ndarray) -> dict[str, dict[str, float]] | None:
-    """Least squares of observed on predicted values, with robust (HC1) standard errors; shift at the mean prediction."""
+    """Least squares of observed on predicted values, with robust (HC1) standard errors; shift at the mean."""
     n = len(y)
     if n < 5 or np.ptp(pred) == 0:
         return None
@@ -99,7 +103,7 @@ def _straight_line(y: np.ndarray, pred: np.ndarray) -> dict[str, dict[str, float
     residual = y - A @ w
     error = np.sqrt(np.diag(inverse @ ((A * residual[:, None] ** 2).T @ A) @ inverse) * n / (n - 2))
     values = {"slope": (w[1], error[1]), "shift": (w[0] - pred.mean(), error[0])}
-    return {k: {"value": float(v), "low": float(v - 1.96 * e), "high": float(v + 1.96 * e)} for k, (v, e) in values.items()}
+    return {k: _around(*pair) for k, pair in values.items()}
 
 
 def _message(r: dict[str, Any]) -> str:
@@ -118,7 +122,8 @@ def _message(r: dict[str, Any]) -> str:
     elif shift and (shift["low"] > 0 or shift["high"] < 0):
         how = "They are too low throughout." if shift["low"] > 0 else "They are too high throughout."
     else:
-        how = "They are off, without a simple pattern." if r["off"] else "No fault is seen: they can be taken at their word."
+        fine = "No fault is seen: they can be taken at their word."
+        how = "They are off, without a simple pattern." if r["off"] else fine
     return start + how
 
 # %% ../../nbs/evaluate/05_calibration.ipynb #dbc90fb9

@@ -96,7 +96,7 @@ def measure_errors(
 
 def _expected(seconds: list[float], sizes: list[int], i: int) -> float:
     """Seconds a fit will take: as before, or in proportion to the next smaller size."""
-    return seconds[i] if seconds[i] or not i else seconds[i - 1] * sizes[i] / sizes[i - 1]
+    return seconds[i] if seconds[i] or not i else 1.2 * seconds[i - 1] * sizes[i] / sizes[i - 1]
 
 
 def _error(
@@ -203,11 +203,14 @@ def learning_curve(
     metric = get_metric(problem.metric, problem.task)
     start = time.perf_counter()
     result: dict[str, Any] = {
-        "status": "cannot tell", "metric": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better,
-        "sizes": [], "scores": [], "low": [], "high": [], "folds": 0, "fits": 0, "fit": None, "forecast": None,
+        "status": "cannot tell", "metric": metric.name, "label": metric.label,
+        "higher_is_better": metric.higher_is_better, "sizes": [], "scores": [], "low": [], "high": [],
+        "folds": 0, "fits": 0, "fit": None, "forecast": None,
     }  # fmt: skip
     try:
-        result |= _measure(frame, y, problem, schema, split, metric, n_sizes, max_rows, start + time_limit, threads, seed)
+        result |= _measure(
+            frame, y, problem, schema, split, metric, n_sizes, max_rows, start + time_limit, threads, seed
+        )
     except Exception as e:  # the run goes on without a curve
         result["message"] = f"The learning curve could not be measured ({type(e).__name__}: {e})."
     return plain(result | {"seconds": time.perf_counter() - start})
@@ -225,14 +228,17 @@ def _measure(
     largest = min((len(fit) for fit, _ in folds), default=0)
     sizes = curve_sizes(largest, n_sizes)
     if len(sizes) < 4 or largest < 2 * MIN_SIZE:
-        return {"message": f"Cannot tell whether more rows would help: {largest} rows to train on are too few to draw a curve."}
+        few = f"{largest} rows to train on are too few to draw a curve"
+        return {"message": f"Cannot tell whether more rows would help: {few}."}
     encoder = FeatureEncoder(schema, problem.inputs).fit(part)
     X = encoder.transform(part)
     X = X if X.shape[1] else np.zeros((len(part), 1))
     table = Encoded(X, np.asarray(y)[kept], problem.task, max(2, len(problem.labels)) if problem.classification else 1,
                     encoder.categorical, dense(encoder).fit(X).transform(X))  # fmt: skip
     groups = part[problem.id].astype("str").to_numpy() if split.strategy == "grouped" and problem.id else None
-    errors, fits = measure_errors(table, folds, sizes, metric, deadline=deadline, groups=groups, threads=threads, seed=seed)
+    errors, fits = measure_errors(
+        table, folds, sizes, metric, deadline=deadline, groups=groups, threads=threads, seed=seed
+    )
     whole = len(kept) == len(split.train)
     return {"fits": fits} | _conclude(np.array(sizes), errors, metric, whole, seed)
 
@@ -241,9 +247,8 @@ def _conclude(sizes: np.ndarray, errors: np.ndarray, metric: Metric, whole: bool
     """From errors to an answer."""
     largest = sizes[-1]
     have = np.isfinite(errors)
-    folds = have[have.any(axis=1)].all(axis=0)  # folds that were measured at every size that any fold reached
-    if folds.sum() < 2:
-        folds = have.sum(axis=0) == np.sort(have.sum(axis=0))[-2] if have.shape[1] > 1 else folds
+    reached = have.sum(axis=0)  # sizes measured on each fold
+    folds = reached >= max(np.sort(reached)[-2], 1) if len(reached) > 1 else reached > 0  # at least two of them
     rows = have[:, folds].all(axis=1)
     sizes, errors = sizes[rows], errors[np.ix_(rows, folds)]
     if errors.shape[0] < 4 or errors.shape[1] < 2:
@@ -267,19 +272,22 @@ def _conclude(sizes: np.ndarray, errors: np.ndarray, metric: Metric, whole: bool
         status, text = "hardly", "More rows would hardly help"
     else:
         status, text = "may help", "More rows may help, or may not"
-    text += (f": {metric.label} of a quick model is {readable(turn(f['now']))} with {sizes[-1]:,} training rows, and forecast to be "
-             f"{readable(ahead['value'])} ({readable(low)} to {readable(high)}) with {ahead['rows']:,}.")  # fmt: skip
+    text += (f": {metric.label} of a quick model is {readable(turn(f['now']))} with {sizes[-1]:,} training rows, and "
+             f"forecast to be {readable(ahead['value'])} ({readable(low)} to {readable(high)}) with {ahead['rows']:,}."
+             )  # fmt: skip
     return out | {"status": status, "forecast": ahead, "message": text}
 
 
 def _doubt(
     f: dict[str, Any], mean: np.ndarray, sizes: np.ndarray, largest: int, whole: bool, hardly: bool
 ) -> str:
+    if hardly:
+        return ""
     if sizes[-1] < largest or not whole:
-        return f"there was time for {sizes[-1]:,} training rows only"
-    if not hardly and f["high"] - f["low"] > max(mean[0] - mean[-1], 0):
+        return f"only {sizes[-1]:,} training rows were used, so what a few more bring is known from the table itself"
+    if f["high"] - f["low"] > max(mean[0] - mean[-1], 0):
         return "the scores scatter more than they rise with the rows"
-    if not hardly and f["r2"] < MIN_R2:
+    if f["r2"] < MIN_R2:
         return f"the scores do not follow a learning curve (R² {f['r2']:.2f})"
     return ""
 
@@ -304,8 +312,8 @@ def plot_learning(
         grid = np.geomspace(n[0], ahead["rows"], 80)
         error = fit["a"] + fit["b"] * grid ** -fit["c"]
         ax.plot(grid, 1 - error if curve["higher_is_better"] else error, color=COLORS["muted"], lw=1.2, ls="--")
-        ax.errorbar(ahead["rows"], ahead["value"], yerr=[[max(ahead["value"] - ahead["low"], 0)], [max(ahead["high"] - ahead["value"], 0)]],
-                    fmt="D", ms=5, lw=1.6, color=COLORS["bad"])  # fmt: skip
+        ax.plot([ahead["rows"]] * 2, [ahead["low"], ahead["high"]], color=COLORS["bad"], lw=1.6)
+        ax.plot(ahead["rows"], ahead["value"], "D", ms=5, color=COLORS["bad"])
         ax.annotate("forecast", (ahead["rows"], ahead["value"]), (-8, 0), textcoords="offset points", ha="right",
                     va="center", fontsize=8, color=COLORS["bad"])  # fmt: skip
         ticks.append(int(ahead["rows"]))

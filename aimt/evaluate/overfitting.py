@@ -1,4 +1,4 @@
-"""Two gaps with one name: what the model memorised, and what choosing it has flattered. Only the second one lies to you.
+"""Two gaps with one name: what the model memorised, and what choosing it has flattered. Only the second lies.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/overfitting.html.md"""
 
@@ -45,7 +45,8 @@ def overfitting(
     found = bootstrap(metric.function, y_train[seen], preds, pairs=pairs, seed=seed)
     test = None
     if y_test is not None and test_pred is not None:
-        test = bootstrap(metric.function, np.asarray(y_test), {"test": np.asarray(test_pred, float)}, seed=seed + 1)["test"]
+        last = {"test": np.asarray(test_pred, float)}
+        test = bootstrap(metric.function, np.asarray(y_test), last, seed=seed + 1)["test"]
     result = {
         "metric": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better,
         "train": found.get("train"), "valid": found["valid"], "test": test,
@@ -82,7 +83,7 @@ def _judge(r: dict[str, Any]) -> dict[str, str]:
         status, text = "ok", f"Validation and test agree within chance: the test is worse by {_span(gap)}."
     if memorised and np.isfinite(memorised["low"]) and memorised["low"] > 0:
         text += (f" On its own training rows the model scores {readable(r['train']['value'])} instead of "
-                 f"{readable(r['valid']['value'])}: usual for boosted trees, and the reason why that score is not used.")  # fmt: skip
+                 f"{readable(r['valid']['value'])}: usual for boosted trees, and why it is not used.")  # fmt: skip
     return {"status": status, "message": text}
 
 
@@ -96,7 +97,8 @@ def plot_overfitting(
 ) -> Figure:
     """The score on training, validation and test rows with 95 % intervals."""
     parts = [p for p in ("train", "valid", "test") if result.get(p) and result[p]["value"] is not None]
-    words = {"train": "training rows\n(seen)", "valid": "validation rows\n(seen by us)", "test": "test rows\n(seen by nobody)"}
+    words = {"train": "training rows\n(seen)", "valid": "validation rows\n(seen by us)",
+             "test": "test rows\n(seen by nobody)"}  # fmt: skip
     colors = {"train": COLORS["muted"], "valid": COLORS["accent"], "test": COLORS["bad"]}
     fig, ax = new_figure(5.2, 0.8 + 0.55 * max(len(parts), 1))
     for i, part in enumerate(parts):

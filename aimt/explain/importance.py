@@ -34,7 +34,7 @@ def permutation_importance(
     seed: int = 0,  # Same seed, same shuffles
     max_rows: int = 2000,  # A random sample of so many rows is used
     deadline: float | None = None,  # Stop at this `time.monotonic()`
-) -> dict[str, Any]:  # metric, label, score, rows, repeats, complete, columns: column, value, sd, repeats; the largest first
+) -> dict[str, Any]:  # metric, label, score, rows, repeats, complete, columns (column, value, sd, repeats), sorted
     """How much the score falls when a column is shuffled; positive means that the model leans on it.
 
     Columns that were not reached in time have the value None. Raises `DataError` for a column that is not there.
@@ -54,12 +54,15 @@ def permutation_importance(
     falls: dict[str, list[float]] = {column: [] for column in columns}
     for copies in (1, repeats - 1):
         stacked = pd.concat([part] * copies, ignore_index=True) if copies else part
-        for column in sorted(columns, key=lambda c: -sum(falls[c])):
+        for column in sorted(columns, key=lambda c: -sum(falls[c], 0.0)):
             if copies == 0 or (deadline is not None and time.monotonic() > deadline):
                 break
-            falls[column] += [metric.gain(base, s) for s in _shuffled(predict, stacked, truth, column, metric, copies, rng)]
-    found = [{"column": c, "value": float(np.mean(f)) if f else None, "repeats": len(f),
-              "sd": float(np.std(f, ddof=1)) if len(f) > 1 else None} for c, f in falls.items()]  # fmt: skip
+            scores = _shuffled(predict, stacked, truth, column, metric, copies, rng)
+            falls[column] += [metric.gain(base, s) for s in scores]
+    found: list[dict[str, Any]] = [
+        {"column": c, "value": float(np.mean(f)) if f else None, "repeats": len(f),
+         "sd": float(np.std(f, ddof=1)) if len(f) > 1 else None} for c, f in falls.items()
+    ]  # fmt: skip
     found.sort(key=lambda d: (d["value"] is None, -(d["value"] or 0.0)))
     return plain({
         "metric": metric.name, "label": metric.label, "score": base, "rows": len(part), "repeats": repeats,

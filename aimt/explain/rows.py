@@ -66,15 +66,16 @@ def explain_rows(
 def _answer(pred: np.ndarray, truth: Any, problem: Problem) -> dict[str, Any]:
     """Prediction and truth in words."""
     if problem.task == "regression":
-        return {"prediction": float(pred), "probability": None, "chance": None, "scale": "value", "explains": problem.target,
-                "actual": None if truth is None else float(truth)}  # fmt: skip
+        return {"prediction": float(pred), "probability": None, "chance": None, "scale": "value",
+                "explains": problem.target, "actual": None if truth is None else float(truth)}  # fmt: skip
     labels, order = problem.labels, np.argsort(-pred)
     actual = None if truth is None or truth < 0 else labels[int(truth)]
     binary = problem.task == "binary"
+    explains = f"'{labels[1]}'" if binary else f"'{labels[order[0]]}' against '{labels[order[1]]}'"
     return {
         "prediction": labels[order[0]], "probability": float(pred[order[0]]), "actual": actual,
         "chance": float(pred[1]) if binary else None, "scale": "log-odds",
-        "explains": f"log-odds of '{labels[1]}'" if binary else f"log-odds of '{labels[order[0]]}' against '{labels[order[1]]}'",
+        "explains": f"log-odds of {explains}",
     }  # fmt: skip
 
 
@@ -87,19 +88,21 @@ def _gap(total: float, pred: np.ndarray) -> float:
 def _shares(shares: pd.Series, values: pd.Series) -> dict[str, Any]:
     effects = shares.drop(BASE)
     effects = effects.iloc[np.argsort(-effects.abs().to_numpy(), kind="stable")]
-    listed = [{"column": str(c), "value": _value(values.get(c)), "effect": float(v)} for c, v in effects.iloc[:TOP_COLUMNS].items()]
+    first = effects.iloc[:TOP_COLUMNS]
+    listed = [{"column": str(c), "value": _value(values.get(c)), "effect": float(v)} for c, v in first.items()]
     return {"base": float(shares[BASE]), "total": float(shares.sum()), "contributions": listed,
             "rest": float(effects.iloc[TOP_COLUMNS:].sum()), "n_rest": max(len(effects) - TOP_COLUMNS, 0)}  # fmt: skip
 
 
 def _value(value: Any) -> Any:
     """A cell as a number or a text, missing ones as None."""
-    if value is None or value is pd.NaT or value is pd.NA or value != value:
+    if pd.isna(value):
         return None
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, float, np.integer, np.floating)):
-        return int(value) if float(value).is_integer() and abs(value) < 1e15 else float(value)
+        number = float(value)
+        return int(number) if number.is_integer() and abs(number) < 1e15 else number
     return str(value)[:200]
 
 # %% ../../nbs/explain/05_rows.ipynb #ab97edbc
