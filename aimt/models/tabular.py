@@ -318,29 +318,25 @@ class _Tabular(BaseEstimator):
         return contributions(self.ensemble_, self._frame(X), class_code=class_code)
 
     def _frame(self, X: Any, *, reset: bool = False) -> pd.DataFrame:
-        """A table of any kind as a data frame; remembers its columns when `reset`."""
-        if not isinstance(X, pd.DataFrame):
-            X = check_array(X, dtype=None, ensure_all_finite=False, ensure_min_samples=1 if reset else 0, estimator=self)
-            names = [f"x{i}" for i in range(X.shape[1])]
-            frame = pd.DataFrame({n: X[:, i] for i, n in enumerate(names)}, copy=False)
+        """A table of any kind as a data frame with text names; remembers its columns when `reset`."""
+        if isinstance(X, pd.DataFrame):
+            if reset and 0 in X.shape:
+                check_array(np.zeros(X.shape), estimator=self)  # says what is missing, in scikit-learn's words
+            frame, named = X.set_axis([str(c) for c in X.columns], axis=1), all(isinstance(c, str) for c in X.columns)
         else:
-            frame = X.set_axis([str(c) for c in X.columns], axis=1)
-            if reset and 0 in frame.shape:
-                check_array(np.zeros(frame.shape), estimator=self)  # says what is missing, in sklearn's words
+            X = check_array(X, dtype=None, ensure_all_finite=False, ensure_min_samples=1 if reset else 0, estimator=self)
+            frame, named = pd.DataFrame({f"x{i}": X[:, i] for i in range(X.shape[1])}, copy=False), False
         if reset:
-            self.n_features_in_ = frame.shape[1]
-            if isinstance(X, pd.DataFrame) and all(isinstance(c, str) for c in X.columns):
-                self.feature_names_in_ = np.array(X.columns, dtype=object)
-            elif hasattr(self, "feature_names_in_"):
+            self.n_features_in_, self.columns_ = frame.shape[1], list(frame.columns)
+            if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
-        elif not isinstance(X, pd.DataFrame):
+            if named:
+                self.feature_names_in_ = np.array(self.columns_, dtype=object)
+        elif not named or not hasattr(self, "feature_names_in_"):  # columns without names are told by their place
             if frame.shape[1] != self.n_features_in_:
                 raise ValueError(f"X has {frame.shape[1]} features, but {type(self).__name__} is expecting "
                                  f"{self.n_features_in_} features as input")
-            if hasattr(self, "feature_names_in_"):
-                frame.columns = list(self.feature_names_in_)
-        elif hasattr(self, "n_features_in_") and not hasattr(self, "feature_names_in_"):
-            frame = frame.set_axis([f"x{i}" for i in range(frame.shape[1])], axis=1)
+            frame = frame.set_axis(self.columns_, axis=1)
         return frame
 
     def save(self, folder: str | Path) -> None:
@@ -349,7 +345,7 @@ class _Tabular(BaseEstimator):
         params = {k: v for k, v in self.get_params(deep=False).items() if k != "schema"}
         about = {"params": params, "n_features_in": self.n_features_in_, "candidates": self.candidates_,
                  "stopped_by_time": self.stopped_by_time_, "labels": None, "label_kind": None,
-                 "names": list(getattr(self, "feature_names_in_", [])) or None}
+                 "columns": self.columns_, "named": hasattr(self, "feature_names_in_")}
         if hasattr(self, "classes_"):
             about |= {"labels": self.classes_.tolist(), "label_kind": self.classes_.dtype.kind}
         save_ensemble(self.ensemble_, folder, kind=type(self).__name__, about=about)
@@ -467,7 +463,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest label of each row."""
-        return self.classes_[self.predict_raw(X).argmax(axis=1)]
+        probs = self.predict_raw(X)
+        return self.classes_[probs.argmax(axis=1)]
 
 
 class TabularRegressor(RegressorMixin, _Tabular):
@@ -512,8 +509,9 @@ def load_model(
         model = kinds[kind](**about["params"])
         model.ensemble_, model.n_features_in_ = ensemble, int(about["n_features_in"])
         model.candidates_, model.stopped_by_time_ = list(about["candidates"]), bool(about["stopped_by_time"])
-        if about["names"]:
-            model.feature_names_in_ = np.array([str(n) for n in about["names"]], dtype=object)
+        model.columns_ = [str(n) for n in about["columns"]]
+        if about["named"]:
+            model.feature_names_in_ = np.array(model.columns_, dtype=object)
         if kind == "TabularClassifier":
             dtype = {"U": str, "i": np.int64, "u": np.int64, "f": np.float64, "b": bool, "O": object}[about["label_kind"]]
             model.classes_ = np.array(about["labels"], dtype=dtype)
