@@ -82,15 +82,23 @@ def svg(
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "aimt"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = _lighten(text[text.index("<svg") :])
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) width="([0-9.]+)pt"', r'\1 style="max-width:\2pt;width:100%"', text, count=1)
     for name in ("ink", "muted", "accent", "good", "bad"):
         text = text.replace(COLORS[name], f"var(--{name}, {COLORS[name]})")
-    text = text.replace("font: ", "font-family: inherit; font: ") if "font: " in text else text
     attributes = f'role="img" aria-label="{_attribute(label)}" ' if label else 'aria-hidden="true" '
     return _unique_ids(text.replace("<svg ", f"<svg {attributes}", 1), label)
+
+
+def _lighten(text: str) -> str:
+    """The same drawing at half the size, without style rules that would reach the whole page."""
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r' font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r' id="(?:[\w.]*_\d+|matplotlib[^"]*)"', "", text)  # names of groups that nothing refers to
+    shorten = lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0])  # a hundredth of a point is finer than any screen
+    text = re.sub(r'\s(?:d|x|y|width|height|points)="[^"]*"', shorten, text)
+    return re.sub(r"\s*\n\s*", " ", text)
 
 
 def _attribute(text: str) -> str:

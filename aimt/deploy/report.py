@@ -649,16 +649,10 @@ WIDEST = 4.5  # Inches; on a phone the figure shrinks to 3.7 and its letters mus
 MOST_SVG = 300_000  # Characters; a figure with thousands of marks is better left out than unreadable
 
 
-def _compact(markup: str) -> str:
-    """The SVG without style rules that would reach the whole page, in the page's colours, and at half the size."""
-    markup = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", markup, flags=re.S)
+def _page_colors(markup: str) -> str:
+    """The SVG in the colours of the page, which defines all of them."""
     markup = markup.replace("#000000", "var(--ink)").replace("#ffffff", "var(--paper)")
-    markup = re.sub(r"var\((--\w+), #\w{6}\)", r"var(\1)", markup)
-    markup = re.sub(r' font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', "", markup)
-    markup = re.sub(r' id="[^"]*-(?:[\w.]*_\d+|matplotlib[^"]*)"', "", markup)  # names of groups that nothing refers to
-    shorten = lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0])  # a hundredth of a point is finer than any screen
-    markup = re.sub(r'\s(?:d|x|y|width|height|points)="[^"]*"', shorten, markup)
-    return re.sub(r"\s*\n\s*", " ", markup)
+    return re.sub(r"var\((--\w+), #\w{6}\)", r"var(\1)", markup)
 
 
 def _draw(figure: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
@@ -675,7 +669,7 @@ def _draw(figure: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
             if drawn is not None and len(drawn.axes) == 1 and (size := drawn.get_size_inches())[0] > WIDEST:
                 drawn.set_size_inches(WIDEST, size[1])
             markup = svg(drawn, caption) if drawn is not None else ""
-        markup = _compact(markup)
+        markup = _page_colors(markup)
         if len(markup) > MOST_SVG:
             return {"svg": "", "problem": "This figure has too many parts to be shown.", "caption": caption}
         return {"svg": Markup(markup), "problem": "", "caption": caption}
