@@ -55,7 +55,6 @@ STEPS = ("Define", "Plan", "Audit", "Split", "Train", "Evaluate", "More data", "
 class Work:
     """What the steps hand on to one another."""
 
-    run: Run
     table: Table
     options: dict[str, Any]  # overrides for the problem
     keep: list[str]  # columns to use whatever the audit says
@@ -63,6 +62,8 @@ class Work:
     time_limit: float  # seconds for training
     progress: Progress
     threads: int = 1
+    run: Run = field(init=False)
+    notes: list[str] = field(default_factory=list)  # what was inferred
     schema: Schema = field(init=False)
     problem: Problem = field(init=False)
     frame: pd.DataFrame = field(init=False)  # rows whose target is known
@@ -84,16 +85,14 @@ class Work:
 def _define(work: Work) -> str:
     frame = work.table.frame
     work.schema = infer_schema(frame)
-    work.problem, notes = define_problem(frame, work.schema, **work.options)
+    work.problem, work.notes = define_problem(frame, work.schema, **work.options)
     get_metric(work.problem.metric, work.problem.task)
     _check_names(work.keep, frame)
     work.y, kept = encode_target(frame, work.problem, work.schema)
     work.rows = np.flatnonzero(kept)
     work.frame = frame.iloc[work.rows].reset_index(drop=True) if not kept.all() else frame
     work.threads = threads_for(len(work.frame), len(work.problem.inputs))
-    work.run.update(problem=work.problem.to_dict(), notes=[*work.table.warnings, *work.schema.notes, *notes])
-    work.run.write("schema.json", work.schema.to_dict())
-    for note in notes:
+    for note in work.notes:
         work.progress.say(f"        {note}")
     return f"{work.problem.task}, target {work.problem.target!r}, metric {work.problem.metric}"
 
@@ -135,7 +134,7 @@ def _plan(work: Work) -> str:
 def _split(work: Work) -> str:
     work.split = split_rows(work.frame, work.problem, work.y, seed=work.seed)
     shared = overlap(work.frame, work.split, work.problem.inputs)
-    table = work.split.to_frame().assign(row=work.rows)
+    table = work.split.to_frame(work.rows)
     with atomic_path(work.run.path / "splits.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     counts = {part: int((work.split.part == part).sum()) for part in ("train", "test")}
@@ -230,7 +229,7 @@ def _verdict(work: Work) -> str:
     return result["verdict"]
 
 # %% ../../nbs/jobs/10_train.ipynb #b02ae8eb
-_ACTIONS = {"Define": _define, "Plan": _plan, "Audit": _audit, "Split": _split, "Train": _train, "Evaluate": _evaluate,
+_ACTIONS = {"Plan": _plan, "Audit": _audit, "Split": _split, "Train": _train, "Evaluate": _evaluate,
             "More data": _more_data, "Why": _why, "Decide": _decide, "Verdict": _verdict}
 BUNDLED = "german-credit"  # What `aimt train` uses when no file is given
 
@@ -268,23 +267,29 @@ def train(
     start = clock.perf_counter()
     table, defaults = _read(source, sql)
     settings |= {"source": None if source is None and sql is None else table.source, "sql": sql and hide_password(sql)}
-    run = Run.create(out or _free_place(table.name), settings=settings, overwrite=overwrite)
     progress = Progress(len(STEPS), quiet=quiet)
-    with _honest_ending(run):
-        run.update(seed=seed, data=_about(table))
-        progress.say(f"{table.source}: {len(table.frame):,} rows, {table.frame.shape[1]:,} columns, read in {table.seconds:.1f} s")
-        for warning in table.warnings:
-            progress.say(f"        {warning}")
-        _conduct(Work(run, table, {**defaults, **options}, _names(keep), seed, float(time_limit), progress), start)
-    return run
+    progress.say(f"{table.source}: {len(table.frame):,} rows, {table.frame.shape[1]:,} columns, read in {table.seconds:.1f} s")
+    for warning in table.warnings:
+        progress.say(f"        {warning}")
+    work = Work(table, {**defaults, **options}, _names(keep), seed, float(time_limit), progress)
+    with progress.stage("Define") as work.stage:
+        work.stage.done(_define(work))
+    work.run = Run.create(out or _free_place(table.name), settings=settings, overwrite=overwrite)
+    with _honest_ending(work.run):
+        work.run.update(seed=seed, data=_about(table), problem=work.problem.to_dict(),
+                        notes=[*table.warnings, *work.schema.notes, *work.notes])
+        work.run.write("schema.json", work.schema.to_dict())
+        _note_end(work)
+        _conduct(work, start)
+    return work.run
 
 
 def _conduct(work: Work, start: float) -> None:
-    for name in STEPS:
+    for name in STEPS[1:]:
         work.run.enter(name)
         with work.progress.stage(name) as work.stage:
             work.stage.done(_ACTIONS[name](work))
-        work.run.event(name, what="done", result=work.stage.result, seconds=round(work.stage.seconds, 3))
+        _note_end(work)
     seconds = {s.name: round(s.seconds, 3) for s in work.progress.stages}
     measured = {"seconds": clock.perf_counter() - start, "memory_mb": peak_memory_mb(), "stages": seconds}
     work.keep_result(plan=compare(work.plan, measured))
@@ -292,8 +297,12 @@ def _conduct(work: Work, start: float) -> None:
     work.run.finish()
     write_card(work.run)
     write_report(work.run)
-    work.progress.say(f"planned {work.plan['seconds']:.0f} s and {work.plan['memory_mb']:.0f} MB, "
-                      f"took {measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB. Report: {work.run.path / 'report.html'}")
+    work.progress.say(f"planned {work.plan['seconds']:.0f} s and {work.plan['memory_mb']:.0f} MB, took "
+                      f"{measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB. Report: {work.run.path / 'report.html'}")
+
+
+def _note_end(work: Work) -> None:
+    work.run.event(work.stage.name, what="done", result=work.stage.result, seconds=round(work.stage.seconds, 3))
 
 # %% ../../nbs/jobs/10_train.ipynb #22fde94e
 def _names(given: str | list[str] | None) -> list[str]:
