@@ -106,8 +106,8 @@ def scan(
     facts = Scan()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for block in blocks(path):
-        facts.quotes += block.count(b'"')
-        facts.nuls += block.count(b"\0")
+        facts.quotes += block.count(b'"') if b'"' in block else 0  # to find is several times faster than to count
+        facts.nuls += block.count(b"\0") if b"\0" in block else 0
         if len(facts.head) < head:
             facts.head += block[: head - len(facts.head)]
         if not block.isascii() or decoder.getstate()[0]:
@@ -178,7 +178,11 @@ def records(
     whole: bool = True,  # The text is the whole file, so its last record is complete
 ) -> list[list[str]]:
     """The first non-empty records of a text, split at a delimiter."""
-    rows: list[list[str]] = []
+    if len(text) > 1 << 18:  # a small part is enough, unless the lines are very long
+        rows = records(text[: 1 << 18], delimiter, n, whole=False)
+        if len(rows) >= n:
+            return rows
+    rows = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for row in reader:
