@@ -113,7 +113,7 @@ def data_gate(
         return _gate("data", None, "The data was not audited.")
     left = _open_findings(problem, audit, leaks=False)
     numbers: dict[str, Any] = {"value": len(left), "limit": limits.critical, "measure": "critical findings left"}
-    numbers["limit_text"] = f"holds above {limits.critical}"
+    numbers["limit_text"] = f"at most {limits.critical}"
     if len(left) > limits.critical:
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         text = f"The data has a critical fault. {left[0]['evidence'].rstrip('.')}{more}."
@@ -152,7 +152,7 @@ def leakage_gate(
     left = _open_findings(problem, audit, leaks=True)
     columns = sorted({c for f in left for c in f.get("columns", []) if c in problem.inputs})
     numbers = {"value": len(left), "limit": limits.leaks, "measure": "leaking columns in use"}
-    numbers["limit_text"] = f"holds above {limits.leaks}"
+    numbers["limit_text"] = f"at most {limits.leaks}"
     if len(left) > limits.leaks:
         advice = "Ask whether this column is known at the moment of the prediction. If not, leave it out with --drop."
         text = f"{_names(columns)} nearly gives the answer away and is in use. {left[0]['evidence'].rstrip('.')}."
@@ -160,7 +160,7 @@ def leakage_gate(
     seen = _overlap_share(overlap)
     if seen is not None and seen > limits.overlap:
         numbers = {"value": seen, "limit": limits.overlap, "measure": "test rows also in training"}
-        numbers["limit_text"] = f"holds above {100 * limits.overlap:.0f} %"
+        numbers["limit_text"] = f"at most {100 * limits.overlap:.0f} %"
         text = f"{100 * seen:.1f} % of the test rows are also training rows, so the test repeats what was learned."
         return _gate("leakage", True, text, "Remove repeated rows, or give --id so that they stay together.", **numbers)
     aside = sorted({c for f in audit.get("findings", []) if _is_leak(f) and f.get("action") for c in f["columns"]})
@@ -178,7 +178,7 @@ def score_gate(scores: dict[str, Any] | None, limits: Limits) -> dict[str, Any]:
     if not scores or not _known(prior):
         return _gate("score", None, "The model was not compared with a trivial answer.")
     label = scores.get("label") or scores["metric"]
-    numbers = {**_interval(prior), "limit": 0.0, "limit_text": "holds unless surely above 0"}
+    numbers = {**_interval(prior), "limit": 0.0, "limit_text": "must be surely above 0"}
     numbers["measure"] = f"{label} above the trivial answer"
     if prior["low"] <= 0:
         text = f"Not shown to beat a trivial answer: {label} better by {span(prior)}, which includes zero."
@@ -190,7 +190,7 @@ def score_gate(scores: dict[str, Any] | None, limits: Limits) -> dict[str, Any]:
         if other["high"] < -limits.baseline * abs(skill):
             numbers |= {**_interval(other), "limit": -limits.baseline * abs(skill)}
             numbers |= {"measure": f"{label} above {other['baseline']}"}
-            numbers["limit_text"] = f"holds when surely below {number(numbers['limit'])}"
+            numbers["limit_text"] = f"not surely below {number(numbers['limit'])}"
             text = f"The simpler '{other['baseline']}' is surely better: {label} {span(other)} against it."
             return _gate("score", True, text, f"Use '{other['baseline']}', or give training more time.", **numbers)
         versus = f"; against the best baseline, '{other['baseline']}': {span(other)}"
@@ -219,7 +219,7 @@ def calibration_gate(
         limit = limits.spread * deviation
     allowed = hypot(limit, noise)
     numbers = {"value": ece, "limit": allowed, "measure": "expected calibration error"}
-    numbers["limit_text"] = f"holds above {number(allowed)} ({number(limit)} and chance)"
+    numbers["limit_text"] = f"at most {number(allowed)} ({number(limit)} and chance)"
     if ece > allowed:
         text = f"Predictions are off by {number(ece)} on average; chance alone gives at most {number(noise)}."
         advice = "Do not take these numbers at their word. Recalibrate on fresh rows, or check whether the mix changed."
@@ -245,7 +245,7 @@ def overfitting_gate(
         return _gate("overfitting", None, "Validation and test were not compared.")
     limit = limits.overfitting * max(prior["value"] + gap["value"], 0.0)
     numbers = {**_interval(gap), "limit": limit, "measure": "validation minus test score"}
-    numbers["limit_text"] = f"holds when surely above {number(limit)}"
+    numbers["limit_text"] = f"not surely above {number(limit)}"
     if gap["low"] > limit:
         text = f"The test scores worse than validation promised, by {span(gap)}."
         advice = "Look for drift over time (--time), rows of one customer on both sides (--id), or too long a search."
@@ -286,7 +286,7 @@ def groups_gate(
         rows.append((_widen(gap, len(found)), limit, column, rate))
     gap, limit, column, rate = max(rows, key=lambda r: (r[0]["low"] / r[1], r[0]["value"] / r[1]))
     numbers = {**_interval(gap), "limit": limit, "measure": f"gap in {RATE_NAMES.get(rate, rate)}, {column}"}
-    numbers["limit_text"] = f"holds when surely above {number(limit)}"
+    numbers["limit_text"] = f"not surely above {number(limit)}"
     text = _compare(problem, groups, column, rate, gap)
     if gap["low"] > limit:
         advice = "Find out why before anybody is judged by it: few rows, other base rates, or a column that misleads."
@@ -323,7 +323,7 @@ def value_gate(decision: dict[str, Any] | None) -> dict[str, Any]:
             "value", None, "No costs were given, so the value of a decision is not known. Give them with --cost."
         )
     policy = {"all": "treating all", "none": "treating none"}.get(found["against"], found["against"])
-    numbers = {**_interval(found), "limit": 0.0, "limit_text": "holds unless surely above 0"}
+    numbers = {**_interval(found), "limit": 0.0, "limit_text": "must be surely above 0"}
     numbers["measure"] = f"gain per 1,000 decisions over {policy}"
     if found["low"] <= 0 or found["value"] <= 0:
         text = f"Not shown to be worth more than {policy}: {span(found)} per 1,000 decisions."
