@@ -196,4 +196,6 @@ def _line(ax: Any, i: int, group: dict[str, Any], name: str) -> None:
 
 
 def _short(text: str, width: int = 16) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """A name that fits, and that matplotlib does not take for a formula."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return (text if len(text) <= width else text[: width - 1] + "…").replace("$", r"\$")

@@ -19,6 +19,7 @@ from ..core.errors import DataError
 from ..core.files import plain
 from ..core.problem import Problem
 from ..core.style import COLORS, new_figure
+from .importance import axis_text
 from ..models.ensemble import BASE
 
 # %% ../../nbs/explain/05_rows.ipynb #4c00832a
@@ -149,7 +150,7 @@ def plot_row(
     shown = example["contributions"][:top]
     rest = sum(c["effect"] for c in example["contributions"][top:]) + (example.get("rest") or 0.0)
     n_rest = len(example["contributions"]) - len(shown) + (example.get("n_rest") or 0)
-    steps = [(f"{_cut(c['column'])} = {_cut(_text(c['value']), 16)}", c["effect"]) for c in shown]
+    steps = [(f"{axis_text(c['column'], 22)} = {axis_text(_text(c['value']), 16)}", c["effect"]) for c in shown]
     steps += [(f"{n_rest} other columns", rest)] if n_rest else []
     fig, ax = new_figure(5.2, 0.95 + 0.24 * (len(steps) + 2))
     path = np.cumsum([example["base"], *(effect for _, effect in steps)])
@@ -183,7 +184,7 @@ def _said(total: float, example: dict[str, Any]) -> str:
 
 
 def _axis(ax: Any, example: dict[str, Any]) -> None:
-    ax.set_xlabel(example["explains"])
+    ax.set_xlabel(axis_text(example["explains"], 60))
     if example.get("chance") is None:
         ax.locator_params(axis="x", nbins=5)
         if max(abs(v) for v in ax.get_xlim()) >= 1000:
@@ -196,15 +197,10 @@ def _axis(ax: Any, example: dict[str, Any]) -> None:
         if low <= place <= high and all(abs(place - other) > (high - low) / 8 for other, _ in kept):
             kept.append((place, chance))
     ax.set_xticks([place for place, _ in kept], [f"{100 * chance:g} %" for _, chance in kept])
-    ax.set_xlabel("chance of " + example["explains"].removeprefix("log-odds of "))
+    ax.set_xlabel(axis_text("chance of " + example["explains"].removeprefix("log-odds of "), 60))
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "missing"
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def _cut(text: str, width: int = 22) -> str:
-    text = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-    return text if len(text) <= width else text[: width - 1] + "…"
