@@ -9,7 +9,6 @@ __all__ = ['add_predictions', 'predict']
 
 # %% ../../nbs/jobs/15_predict.ipynb #0e0dfe4f
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def predict(
         return scored
     progress, n_rows, seen = Progress(quiet=quiet), 0, {}
     with progress.stage("Predict") as stage, open_writer(out) as writer:
-        for chunk in _pieces(source, chunk_rows):
+        for chunk in _pieces(source, chunk_rows, saved.schema.of_kind("category", "text", "date")):
             scored, warnings = add_predictions(saved, chunk)
             writer.write(scored)
             n_rows += len(chunk)
@@ -90,10 +89,10 @@ def predict(
     return Path(out)
 
 
-def _pieces(source: Any, rows: int) -> Iterator[pd.DataFrame]:
+def _pieces(source: Any, rows: int, text: list[str]) -> Iterator[pd.DataFrame]:
     if isinstance(source, pd.DataFrame):
         return (source.iloc[i : i + rows] for i in range(0, len(source), rows))
-    return read_chunks(source, rows=rows)
+    return read_chunks(source, rows=rows, text=text)
 
 
 def _tell(progress: Progress, warnings: dict[str, int]) -> None:
