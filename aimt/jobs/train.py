@@ -201,7 +201,9 @@ def _more_data(work: Work) -> str:
     curve = learning_curve(work.frame, work.y, work.problem, work.schema, work.split, seed=work.seed,
                            time_limit=max(2.0, work.time_limit / 4), threads=work.threads)
     work.keep_result(learning_curve=curve)
-    return curve["message"]
+    twice = f", {curve['label']} {curve['forecast']['value']:.3g} forecast for twice as many" if curve["forecast"] else ""
+    return {"helps": "more rows would help", "hardly": "more rows would hardly help", "may help": "more rows may help"}.get(
+        curve["status"], "cannot tell") + twice
 
 
 def _why(work: Work) -> str:
