@@ -12,6 +12,7 @@ __all__ = ['KINDS', 'MAX_LEVELS', 'HUGE', 'READABLE', 'MARKERS', 'DATE_RANGE', '
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
 from decimal import Decimal
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import DataError, ModelFormatError, ProblemError, closest
+from ..core.machine import threads_for
 
 # %% ../../nbs/data/10_schema.ipynb #284f3d12
 KINDS = ("number", "boolean", "category", "text", "date", "empty")
@@ -463,11 +465,11 @@ def infer_schema(
     if not frame.shape[1]:
         raise DataError("the table has no columns")
     kinds = _check_kinds(kinds or {}, frame.columns)
-    columns, notes = {}, []
-    for i, name in enumerate(frame.columns):
-        columns[name], more = infer_column(name, frame.iloc[:, i], kinds.get(name))
-        notes += more
-    return Schema(columns, len(frame), notes)
+    numbered = list(enumerate(frame.columns))
+    with ThreadPoolExecutor(threads_for(*frame.shape)) as pool:  # numpy and Arrow let other threads work meanwhile
+        found = list(pool.map(lambda c: infer_column(c[1], frame.iloc[:, c[0]], kinds.get(c[1])), numbered))
+    columns = {column.name: column for column, _ in found}
+    return Schema(columns, len(frame), [note for _, notes in found for note in notes])
 
 
 def named(
