@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -96,6 +97,34 @@ def test_regression_and_many_classes(aimt, tmp_path, loans):
         done = aimt("train", "loans.csv", "--target", target, "--out", target, *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert Run.open(tmp_path / target).problem.task == task
+
+
+def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
+    table = loans.assign(day=pd.date_range("2024-01-01", periods=len(loans)).strftime("%Y-%m-%d"),
+                         customer=[f"C{i // 2}" for i in range(len(loans))])
+    with sqlite3.connect(tmp_path / "bank.db") as database:
+        table.to_sql("loans", database, index=False)
+    query = "select * from loans where age < 60"
+    done = aimt("train", query, "--sql", "sqlite:///bank.db", "--target", "credit_risk", "--time", "day", "--out", "late",
+                *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    late = pd.read_parquet(tmp_path / "late/splits.parquet")
+    assert late.loc[late["part"] == "test", "row"].min() > late.loc[late["part"] == "train", "row"].max()
+    done = aimt("train", "loans", "--sql", "sqlite:///bank.db", "--target", "credit_risk", "--id", "customer", "--drop", "day",
+                "--out", "apart", *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    apart = pd.read_parquet(tmp_path / "apart/splits.parquet")
+    assert (apart.groupby(apart["row"] // 2)["part"].nunique() == 1).all()
+    assert not {"customer", "day"} & set(Run.open(tmp_path / "apart").problem.inputs)
+
+
+def test_five_thousand_columns(aimt, tmp_path):
+    rng = np.random.default_rng(0)
+    wide = pd.DataFrame(rng.normal(size=(300, 5000)).round(3), columns=[f"gene {i}" for i in range(5000)])
+    wide.assign(ill=(wide["gene 7"] + rng.normal(size=300) > 0).astype(int)).to_csv(tmp_path / "genes.csv", index=False)
+    done = aimt("train", "genes.csv", "--time-limit", 5, "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/genes/report.html").stat().st_size < 1_500_000
 
 
 def test_leak_is_set_aside_unless_kept(aimt, tmp_path, loans):
