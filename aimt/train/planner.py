@@ -60,6 +60,9 @@ def expected_rounds(
     return at_tenth * 0.1 / rate + 20 + 3 / rate
 
 
+_REAL_COLUMNS = 0.4  # Columns of real tables have far fewer than 255 bins
+
+
 def search_seconds(
     n_rows: int,  # Training rows
     n_columns: int,  # Encoded columns
@@ -79,9 +82,9 @@ def search_seconds(
         rounds = min(expected_rounds(n_rows, task, recipe.params["learning_rate"]), most)
         total += members * rounds * round_seconds(int(share * n_rows), n_columns, recipe.leaves, n_outputs=outputs)
     if n_rows >= LARGE_ROWS:
-        rounds = prediction_budget_ns(n_rows) / tree_cost_ns(255) / outputs
-        return 2 * rounds * round_seconds(int(0.8 * n_rows), n_columns, 255, n_outputs=outputs)
-    return total * (1 + (repeats - 1) / 3)
+        rounds = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
+        return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in rounds.items())
+    return _REAL_COLUMNS * total * (1 + (repeats - 1) / 3)
 
 # %% ../../nbs/train/00_planner.ipynb #9ee666de
 _BASE_MB = 260.0  # Python with everything imported

@@ -26,7 +26,7 @@ from ..metrics.registry import get_metric
 from ..models.baselines import LinearModel, PriorModel, fold_pairs, to_prediction
 from ..models.boosting import Member, fit_member
 from ..models.ensemble import encode
-from ..models.tabular import LARGE_ROWS, TabularClassifier, TabularRegressor, prediction_budget_ns
+from ..models.tabular import LARGE_ROWS, TabularClassifier, TabularRegressor, deal_folds, prediction_budget_ns
 
 # %% ../../nbs/train/05_table.ipynb #153eb171
 class DefaultBooster:
@@ -175,14 +175,8 @@ def _folds(y: np.ndarray, problem: Problem, split: Split, seed: int, repeats: in
     fold = split.fold[split.train].astype(np.int64)
     if split.strategy != "stratified":
         return fold
-    deals = [fold]
-    for i in range(1, repeats):
-        rng = np.random.default_rng([seed, i])
-        order = np.lexsort((rng.random(len(y)), y if problem.classification else rng.random(len(y))))
-        deal = np.empty(len(y), dtype=np.int64)
-        deal[order] = (np.arange(len(y)) + rng.integers(split.n_folds)) % split.n_folds
-        deals.append(deal)
-    return np.column_stack(deals)
+    more = [deal_folds(y, split.n_folds, classification=problem.classification, seed=seed + i) for i in range(1, repeats)]
+    return np.column_stack([fold, *more])
 
 
 def _summary(out: Trained, y: np.ndarray, problem: Problem) -> str:

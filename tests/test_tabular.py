@@ -1,0 +1,398 @@
+"""Models of tables: what no single notebook shows. Files that must not load, limits that hold, odd tables, sklearn's checks."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.utils.estimator_checks import check_estimator
+
+from aimt.core.errors import DataError, ModelFormatError
+from aimt.core.files import sha256
+from aimt.core.machine import cpu_allowance
+from aimt.data.datasets import load_dataset
+from aimt.data.define import define_problem, encode_target
+from aimt.data.schema import infer_schema
+from aimt.data.split import split_rows
+from aimt.models.tabular import TabularClassifier, TabularRegressor, load_model
+from aimt.train.table import train_table
+
+
+def loans() -> tuple[pd.DataFrame, pd.Series]:
+    frame = load_dataset("german-credit").frame
+    return frame, frame.pop("credit_risk")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A fitted model and the folder it is stored in."""
+    frame, y = loans()
+    model = TabularClassifier(n_repeats=1).fit(frame, y)
+    folder = tmp_path_factory.mktemp("stored") / "model"
+    model.save(folder)
+    return model, folder
+
+
+@pytest.fixture
+def copy(stored, tmp_path):
+    return shutil.copytree(stored[1], tmp_path / "model")
+
+
+def edit(folder, change) -> None:
+    """Change model.json as somebody who knows the format would, checksums included."""
+    path = folder / "model.json"
+    state = json.loads(path.read_text())
+    change(state)
+    state["files"] = {name: sha256(folder / name) for name in state["files"] if (folder / name).exists()}
+    path.write_text(json.dumps(state))
+
+
+# ---------------------------------------------------------------------------------------------------- storing
+
+def test_round_trip_is_exact(stored):
+    model, folder = stored
+    frame, _ = loans()
+    again = TabularClassifier.load(folder)
+    np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
+    assert again.predict(frame).tolist() == model.predict(frame).tolist()
+    assert again.classes_.tolist() == ["bad", "good"]
+    assert again.get_params()["n_repeats"] == 1
+    pd.testing.assert_frame_equal(again.contributions(frame[:20]), model.contributions(frame[:20]))
+
+
+def test_nothing_stored_executes(stored):
+    kinds = {p.name.split(".", 1)[1] for p in stored[1].iterdir()}
+    assert kinds <= {"json", "safetensors", "txt", "txt.gz"}
+
+
+@pytest.mark.parametrize("kind", [str, int, float, bool])
+def test_labels_keep_their_type(kind, tmp_path):
+    frame = pd.DataFrame({"x": np.arange(60.0)})
+    y = (np.arange(60) >= 30).astype(int).astype(bool if kind is bool else kind if kind is not str else "U1")
+    TabularClassifier(effort="fast").fit(frame, y).save(tmp_path)
+    assert load_model(tmp_path).predict(frame).dtype.kind == y.dtype.kind
+
+
+def test_saving_over_an_older_model_leaves_no_stale_member(tmp_path):
+    frame, y = loans()
+    TabularClassifier(n_repeats=1).fit(frame[:300], y[:300]).save(tmp_path)
+    TabularClassifier(effort="fast").fit(frame[:300], y[:300]).save(tmp_path)
+    named = set(json.loads((tmp_path / "model.json").read_text())["files"])
+    assert {p.name for p in tmp_path.iterdir()} == named | {"model.json"}
+
+
+def test_every_file_is_needed_and_checked(stored, tmp_path):
+    for i, path in enumerate(sorted(stored[1].iterdir())):
+        for j, content in enumerate((None, b"", path.read_bytes()[:-20], path.read_bytes() + b"x")):
+            folder = shutil.copytree(stored[1], tmp_path / f"{i}-{j}")
+            if content is None:
+                (folder / path.name).unlink()
+            else:
+                (folder / path.name).write_bytes(content)
+            with pytest.raises(ModelFormatError):
+                load_model(folder)
+        if i > 3:
+            break
+
+
+CHANGES = {
+    "newer format": lambda s: s.update(format=2),
+    "format is text": lambda s: s.update(format="1"),
+    "unknown key": lambda s: s.update(on_load="import os"),
+    "missing key": lambda s: s.pop("task"),
+    "unknown kind": lambda s: s.update(kind="Tabular"),
+    "another task": lambda s: s.update(task="regression"),
+    "more classes": lambda s: s.update(n_classes=3),
+    "no members": lambda s: s.update(parts=[]),
+    "weights not one": lambda s: s["parts"][0].update(weight=5.0),
+    "negative weight": lambda s: s["parts"][0].update(weight=-0.1),
+    "unknown entry of a member": lambda s: s["parts"][0].update(hook="x"),
+    "file elsewhere": lambda s: s["parts"][0].update(file="../../etc/passwd"),
+    "rounds are a list": lambda s: s["parts"][0].update(rounds=[1]),
+    "calibrator unknown": lambda s: s["calibrator"].update(kind="magic"),
+    "calibrator is text": lambda s: s.update(calibrator="none"),
+    "levels are numbers": lambda s: s["encoder"]["parts"][0].update(levels=[1, 2]),
+    "a column less": lambda s: (s["encoder"]["inputs"].pop(), s["encoder"]["parts"].pop()),
+    "unknown parameter": lambda s: s["about"]["params"].update(evil=1),
+    "a label less": lambda s: s["about"]["labels"].pop(),
+    "parts is null": lambda s: s.update(parts=None),
+    "encoder is a list": lambda s: s.update(encoder=[]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_doctored_description_is_refused(copy, name):
+    edit(copy, CHANGES[name])
+    with pytest.raises(ModelFormatError):
+        load_model(copy)
+
+
+def test_newer_format_says_what_to_do(copy):
+    edit(copy, CHANGES["newer format"])
+    with pytest.raises(ModelFormatError, match="Upgrade aimt"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize("key, value", [("split_feature", "9999"), ("left_child", "500"), ("left_child", "0"),
+                                        ("right_child", "-5000"), ("num_leaves", "3000000"), ("threshold", "")])  # fmt: skip
+def test_doctored_trees_are_refused(copy, key, value):
+    """Indices that would make LightGBM read foreign memory or walk in circles, with a mended checksum."""
+    path = next(copy.glob("member_*.txt"))
+    text = path.read_text()
+    start = text.index(f"\n{key}=") + len(key) + 2
+    end = text.index("\n", start)
+    values = text[start:end].split(" ")
+    path.write_text(text[:start] + " ".join([value, *values[1:]]).strip() + text[end:])
+    edit(copy, lambda s: None)
+    with pytest.raises(ModelFormatError):
+        load_model(copy)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ModelFormatError, match="missing"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("[]")
+    with pytest.raises(ModelFormatError, match="not a model"):
+        load_model(tmp_path)
+
+
+def test_the_wrong_kind_of_model(stored):
+    with pytest.raises(ModelFormatError, match="TabularClassifier, not a TabularRegressor"):
+        TabularRegressor.load(stored[1])
+
+
+# ---------------------------------------------------------------------------------------------------- limits
+
+def bigger(n: int = 30_000, columns: int = 20) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, columns))
+    y = X[:, 0] * X[:, 1] + np.sin(2 * X[:, 2]) + rng.normal(size=n)
+    return pd.DataFrame(X, columns=[f"c{i}" for i in range(columns)]), y
+
+
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_time_limit_holds(task):
+    frame, y = bigger()
+    if task != "regression":
+        y = np.digitize(y, np.quantile(y, [0.5] if task == "binary" else [0.2, 0.4, 0.6, 0.8]))
+    kind = TabularRegressor if task == "regression" else TabularClassifier
+    model = kind(n_threads=1)
+    start = time.perf_counter()
+    model.fit(frame, y, time_limit=5)
+    seconds = time.perf_counter() - start
+    assert seconds < 5.5 * (1.0 if _idle() else 1.5)
+    assert model.stopped_by_time_
+    assert np.isfinite(model.predict_raw(frame[:100])).all()
+
+
+def test_time_limit_covers_baselines_and_predictions():
+    frame, y = bigger()
+    frame["y"] = y
+    schema = infer_schema(frame)
+    problem, _ = define_problem(frame, schema, target="y")
+    split = split_rows(frame, problem, y)
+    start = time.perf_counter()
+    trained = train_table(frame, y, problem, schema, split, time_limit=8, threads=1)
+    assert time.perf_counter() - start < 8.8 * (1.0 if _idle() else 1.5)
+    assert all(np.isfinite(made["test"]).all() for made in trained.predictions.values())
+
+
+def test_a_limit_far_too_short_still_gives_a_model():
+    frame, y = bigger(5000)
+    model = TabularRegressor(n_threads=1).fit(frame, y, time_limit=0.05)
+    assert np.isfinite(model.predict(frame[:10])).all()
+    assert model.stopped_by_time_
+
+
+def _idle() -> bool:
+    """Whether the machine has a core for us: a limit in seconds means little on a busy one."""
+    import psutil
+
+    return psutil.getloadavg()[0] < cpu_allowance() - 0.5
+
+
+def test_large_table_uses_one_holdout_and_few_trees():
+    frame, y = bigger(60_000, 8)
+    model = TabularClassifier(effort="fast", n_threads=1).fit(frame, (y > 0).astype(int))
+    known = np.isfinite(model.oof_[:, 0])
+    assert known.sum() == 12_000
+    assert len(model.ensemble_.parts) == 1
+    assert model.n_trees_ < 1500
+
+
+# ---------------------------------------------------------------------------------------------------- the same again
+
+@pytest.mark.parametrize("kind", [TabularClassifier, TabularRegressor])
+def test_same_seed_same_model(kind):
+    frame, y = loans()
+    y = y if kind is TabularClassifier else frame.pop("credit_amount_dm")
+    options = {"n_repeats": 2, "random_state": 7}
+    one, two = (kind(**options).fit(frame[:500], y[:500]) for _ in range(2))
+    np.testing.assert_array_equal(one.predict_raw(frame), two.predict_raw(frame))
+    np.testing.assert_array_equal(one.oof_, two.oof_)
+    other = kind(n_repeats=2, random_state=8).fit(frame[:500], y[:500])
+    assert not np.array_equal(one.predict_raw(frame), other.predict_raw(frame))
+
+
+def test_order_of_columns_does_not_matter_at_prediction(stored):
+    model, _ = stored
+    frame, _ = loans()
+    np.testing.assert_array_equal(model.predict_proba(frame[list(frame)[::-1]]), model.predict_proba(frame))
+
+
+# ---------------------------------------------------------------------------------------------------- odd tables
+
+def test_later_tables_may_be_odd(stored):
+    model, _ = stored
+    frame, _ = loans()
+    odd = frame.head(5).copy()
+    odd["purpose"] = ["a spaceship", None, "", "🚀\n=1+1", "new car"]
+    odd["age"] = [np.nan, np.inf, -1, 1e300, 30]
+    odd["extra"] = 1
+    probs = model.predict_proba(odd)
+    assert np.isfinite(probs).all() and np.allclose(probs.sum(1), 1)
+    texts = frame.head(5).astype({"age": str, "duration_months": str})
+    np.testing.assert_array_equal(model.predict_proba(texts), model.predict_proba(frame.head(5)))
+    assert model.predict_proba(frame.head(0)).shape == (0, 2)
+
+
+def test_missing_column_is_named(stored):
+    frame, _ = loans()
+    with pytest.raises(DataError, match="duration_months"):
+        stored[0].predict(frame.drop(columns="duration_months"))
+
+
+@pytest.mark.parametrize("n", [8, 20])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_tiny_tables(task, n, tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=n), "b": rng.choice(["x", "y"], n)})
+    y = {"binary": np.arange(n) % 2, "multiclass": np.arange(n) % 3, "regression": rng.normal(size=n)}[task]
+    model = (TabularRegressor if task == "regression" else TabularClassifier)().fit(frame, y)
+    pred = model.predict_raw(frame)
+    assert np.isfinite(pred).all()
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).predict_raw(frame), pred)
+
+
+def test_a_class_with_one_member():
+    frame, y = loans()
+    labels = y.astype(object).to_numpy(copy=True)
+    labels[17] = "only once"
+    model = TabularClassifier(n_repeats=1).fit(frame, labels)
+    probs = model.predict_proba(frame)
+    assert probs.shape == (1000, 3) and np.isfinite(probs).all()
+    assert probs[:, list(model.classes_).index("only once")].mean() < 0.05
+    two = TabularClassifier(effort="fast").fit(frame[:40], ["a"] * 39 + ["b"])
+    assert np.isfinite(two.predict_proba(frame)).all()
+
+
+def test_a_class_that_is_not_in_the_training_rows():
+    frame, y = loans()
+    model = TabularClassifier(effort="fast").fit(frame, np.where(y == "bad", 2, 0), classes=[0, 1, 2])
+    probs = model.predict_proba(frame)
+    assert probs.shape == (1000, 3) and probs[:, 1].max() < 0.05
+
+
+@pytest.mark.parametrize("column", [
+    pd.Series([None] * 200, dtype=object), pd.Series([1.0] * 200), pd.Series([np.inf, 1, 2, -np.inf] * 50),
+    pd.Series([1, "two", None, 4.5] * 50, dtype=object), pd.date_range("1990-01-01", periods=200).to_series(index=range(200)),
+    pd.Series([f"a text of many words number {i} about loans" for i in range(200)]), pd.Series([f"id-{i}" for i in range(200)]),
+    pd.Series([True, False] * 100), pd.Series(pd.Categorical(["u", "v"] * 100)), pd.Series([2**60 + i for i in range(200)]),
+    pd.Series([1, 2, None, 4] * 50, dtype="Int64"), pd.Series(pd.to_timedelta(range(200), unit="D")),
+])  # fmt: skip
+def test_columns_of_every_kind(column, tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"odd": column, "x": rng.normal(size=200)})
+    y = (frame["x"] + rng.normal(size=200) > 0).to_numpy().astype(int)
+    model = TabularClassifier(effort="fast").fit(frame, y)
+    assert np.isfinite(model.predict_proba(frame)).all()
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).predict_proba(frame), model.predict_proba(frame))
+    parts = model.contributions(frame)
+    assert parts.attrs["additivity_error"] < 1e-6 and list(parts)[:2] == ["odd", "x"]
+
+
+def test_names_that_are_not_plain_text():
+    frame, y = bigger(300, 4)
+    frame.columns = ["=1+1", "naïve 🚀", "a\nb", "base"]
+    model = TabularRegressor(effort="fast").fit(frame, y)
+    assert list(model.contributions(frame))[:4] == list(frame.columns)
+
+
+def test_a_constant_target_and_huge_targets():
+    frame, y = bigger(200, 3)
+    assert np.allclose(TabularRegressor(effort="fast").fit(frame, np.full(200, 3.0)).predict(frame), 3.0)
+    huge = TabularRegressor(n_repeats=1).fit(frame, np.exp(4 * y) * 1e6).predict(frame)
+    assert np.isfinite(huge).all()
+
+
+def test_many_columns_and_few_rows():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(80, 2000)), columns=[f"c{i}" for i in range(2000)])
+    start = time.perf_counter()
+    model = TabularClassifier(n_threads=1).fit(frame, (frame["c3"] > 0).astype(int), time_limit=6)
+    assert time.perf_counter() - start < 6.6 * (1.0 if _idle() else 1.5)
+    assert np.isfinite(model.predict_proba(frame)).all()
+
+
+@pytest.mark.parametrize("y, message", [
+    (["a"] * 50, "one class"), ([None] * 50, "NaN"), (np.linspace(0, 1, 50), "Unknown label type|continuous"),
+])  # fmt: skip
+def test_targets_that_cannot_be_learnt(y, message):
+    with pytest.raises(ValueError, match=message):
+        TabularClassifier(effort="fast").fit(pd.DataFrame({"x": range(50)}), y)
+
+
+def test_regression_target_must_be_finite():
+    with pytest.raises(ValueError, match="NaN"):
+        TabularRegressor(effort="fast").fit(pd.DataFrame({"x": range(50)}), [np.nan] * 50)
+
+
+def test_groups_stay_in_one_fold():
+    frame, y = loans()
+    groups = np.arange(1000) // 10
+    noise = np.random.default_rng(0).normal(size=100)[groups]  # tells the group, and nothing else
+    member = pd.DataFrame({"noise": noise})
+    target = np.random.default_rng(1).integers(0, 2, 100)[groups]
+    free = TabularClassifier(n_repeats=1).fit(member, target)
+    kept = TabularClassifier(n_repeats=1).fit(member, target, groups=groups)
+    accuracy = [(m.oof_.argmax(1) == target).mean() for m in (free, kept)]
+    assert accuracy[0] > 0.9 and accuracy[1] < 0.65
+
+
+# ---------------------------------------------------------------------------------------------------- conventions
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("estimator", [TabularClassifier(effort="fast"), TabularRegressor(effort="fast")], ids=lambda e: type(e).__name__)
+def test_scikit_learn_checks(estimator):
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    assert [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"] == []
+    assert len(results) > 40
+
+
+def test_contributions_add_up():
+    frame, y = loans()
+    model = TabularClassifier(n_repeats=1).fit(frame, y)
+    parts = model.contributions(frame)
+    p = model.predict_proba(frame)[:, 1]
+    np.testing.assert_allclose(parts.sum(axis=1), np.log(p / (1 - p)), atol=1e-8)
+    assert parts.attrs["additivity_error"] < 1e-8
+
+
+def test_train_table_on_every_task_and_strategy():
+    frame, _ = loans()
+    full = load_dataset("german-credit").frame
+    for target, options in (("credit_risk", {}), ("property", {}), ("credit_amount_dm", {}),
+                            ("credit_risk", {"time": "duration_months"})):  # fmt: skip
+        schema = infer_schema(full)
+        problem, _ = define_problem(full, schema, target=target, **options)
+        y, kept = encode_target(full, problem, schema)
+        split = split_rows(full, problem, y)
+        trained = train_table(full, y, problem, schema, split, time_limit=3)
+        for made in trained.predictions.values():
+            assert len(made["oof"]) == len(split.train) and len(made["test"]) == len(split.test)
+            assert np.isfinite(made["test"]).all()
+        assert trained.summary and kept.all() and frame is not None
