@@ -143,14 +143,14 @@ def cross_fit(
     start = time.perf_counter()
     oof = np.full(table.pool_shape, np.nan)
     if candidate.kind == "linear":
-        _, margin, members = cross_fit_linear(
+        _, margin, weights = cross_fit_linear(
             table.Z, table.y, folds, task=table.task, n_classes=table.n_classes, deadline=deadline
         )
         have = np.isfinite(margin.reshape(len(margin), -1)[:, 0])
         oof[have] = to_pool(margin[have], table.task)
         late = deadline is not None and time.perf_counter() > deadline
-        return Bag(candidate, members, oof, time.perf_counter() - start, not late)
-    members = []
+        return Bag(candidate, weights, oof, time.perf_counter() - start, not late)
+    members: list[Member] = []
     for i, (train, valid) in enumerate(folds):
         each = (time.perf_counter() - start) / max(i, 1)
         limit = deadline if start_by is None else start_by

@@ -234,6 +234,10 @@ def _entry(bag: Bag, table: Encoded, metric: str | None) -> dict[str, Any]:
 class _Tabular(BaseEstimator):
     """What the classifier and the regressor share."""
 
+    oof_: np.ndarray  # Out-of-fold predictions of the training rows, NaN where there are none
+    uncalibrated_oof_: np.ndarray
+    feature_names_in_: np.ndarray
+
     def __init__(
         self,
         *,
@@ -260,7 +264,7 @@ class _Tabular(BaseEstimator):
                groups: Any, folds: Any, on_update: Callable[[str], None] | None) -> None:  # fmt: skip
         seed = 0 if self.random_state is None else _seed(self.random_state)
         schema = self.schema or infer_schema(frame)
-        rows = affordable_rows(*frame.shape, limit, seed)
+        rows = affordable_rows(len(frame), frame.shape[1], limit, seed)
         n_rows, frame, y = len(frame), frame.iloc[rows] if len(rows) < len(frame) else frame, y[rows]
         groups, folds = (a if a is None else np.asarray(a)[rows] for a in (groups, folds))
         inputs = [n for n in frame.columns if n in schema.columns]

@@ -82,12 +82,12 @@ def search_seconds(
         rounds = min(expected_rounds(n_rows, task, recipe.params["learning_rate"]), most)
         total += members * rounds * round_seconds(int(share * n_rows), n_columns, recipe.leaves, n_outputs=outputs)
     if n_rows >= LARGE_ROWS:
-        rounds = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
-        return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in rounds.items())
+        affordable = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
+        return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in affordable.items())
     return _REAL_COLUMNS * total * (1 + (repeats - 1) / 3)
 
 # %% ../../nbs/train/00_planner.ipynb #9ee666de
-_BASE_MB = 260.0  # Python with everything imported
+_BASE_MB = 320.0  # Python with everything imported
 _CELL_BYTES = 60.0  # Table as loaded, its pieces, and its encoded copies, per cell
 
 
@@ -112,17 +112,18 @@ def plan(
     search = search_seconds(train_rows, width, task=task, n_classes=n_classes) / faster
     baselines = (0.3 + 4e-7 * cells) / speed
     train = min(time_limit, search + baselines)
-    tests, cost = min(n_rows - train_rows, 2000), prediction_budget_ns(train_rows) * 1e-9 / 4
+    tests, cost = min(n_rows - train_rows, 2000), prediction_budget_ns(train_rows) * 1e-9
+    curve = 0.12 if task == "binary" else 0.4  # of the search: a few quick models on each of five sizes
     seconds = {
         "Define": (0.02 + 2e-7 * cells) / speed,
-        "Audit": (0.3 + 3e-7 * cells) / speed,
+        "Audit": (0.05 + 3e-7 * cells) / speed,
         "Split": (0.02 + 4e-7 * n_rows) / speed,
         "Train": train,
-        "Evaluate": (1.5 + 2e-5 * min(n_rows, 50_000)) / speed,
-        "More data": min(max(2.0, time_limit / 4), (0.3 + 0.06 * search) / 1.0),
-        "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * tests * (cost + 3e-6)) / speed),
+        "Evaluate": (0.3 + 5e-5 * min(n_rows, 50_000)) / speed,
+        "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search),
+        "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed),
     }
-    memory = _BASE_MB + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
+    memory = _BASE_MB + min(100.0, cells * 5e-4) + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
     notes = _notes(memory, machine, search + baselines, time_limit, train_rows)
     return {
         "seconds": round(sum(seconds.values()), 2), "memory_mb": round(memory), "threads": threads, "speed": round(speed, 2),
