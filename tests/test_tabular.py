@@ -11,7 +11,6 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from aimt.core.errors import DataError, ModelFormatError
 from aimt.core.files import sha256
-from aimt.core.machine import cpu_allowance
 from aimt.data.datasets import load_dataset
 from aimt.data.define import define_problem, encode_target
 from aimt.data.schema import infer_schema
@@ -172,6 +171,7 @@ def bigger(n: int = 30_000, columns: int = 20) -> tuple[pd.DataFrame, np.ndarray
     return pd.DataFrame(X, columns=[f"c{i}" for i in range(columns)]), y
 
 
+# One thread's CPU time is at most the wall time: it cannot fail on a busy machine, and finds an overrun on an idle one.
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 def test_time_limit_holds(task):
     frame, y = bigger()
@@ -179,10 +179,10 @@ def test_time_limit_holds(task):
         y = np.digitize(y, np.quantile(y, [0.5] if task == "binary" else [0.2, 0.4, 0.6, 0.8]))
     kind = TabularRegressor if task == "regression" else TabularClassifier
     model = kind(n_threads=1)
-    start = time.perf_counter()
+    start = time.process_time()
     model.fit(frame, y, time_limit=5)
-    seconds = time.perf_counter() - start
-    assert seconds < 5.5 * (1.0 if _idle() else 1.5)
+    seconds = time.process_time() - start
+    assert seconds < 5.5
     assert model.stopped_by_time_
     assert np.isfinite(model.predict_raw(frame[:100])).all()
 
@@ -193,9 +193,9 @@ def test_time_limit_covers_baselines_and_predictions():
     schema = infer_schema(frame)
     problem, _ = define_problem(frame, schema, target="y")
     split = split_rows(frame, problem, y)
-    start = time.perf_counter()
+    start = time.process_time()
     trained = train_table(frame, y, problem, schema, split, time_limit=8, threads=1)
-    assert time.perf_counter() - start < 8.8 * (1.0 if _idle() else 1.5)
+    assert time.process_time() - start < 8.8
     assert all(np.isfinite(made["test"]).all() for made in trained.predictions.values())
 
 
@@ -204,13 +204,6 @@ def test_a_limit_far_too_short_still_gives_a_model():
     model = TabularRegressor(n_threads=1).fit(frame, y, time_limit=0.05)
     assert np.isfinite(model.predict(frame[:10])).all()
     assert model.stopped_by_time_
-
-
-def _idle() -> bool:
-    """Whether the machine has a core for us: a limit in seconds means little on a busy one."""
-    import psutil
-
-    return psutil.getloadavg()[0] < cpu_allowance() - 0.5
 
 
 def test_large_table_uses_one_holdout_and_few_trees():
@@ -332,9 +325,9 @@ def test_a_constant_target_and_huge_targets():
 def test_many_columns_and_few_rows():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(80, 2000)), columns=[f"c{i}" for i in range(2000)])
-    start = time.perf_counter()
+    start = time.process_time()
     model = TabularClassifier(n_threads=1).fit(frame, (frame["c3"] > 0).astype(int), time_limit=6)
-    assert time.perf_counter() - start < 6.6 * (1.0 if _idle() else 1.5)
+    assert time.process_time() - start < 6.6
     assert np.isfinite(model.predict_proba(frame)).all()
 
 
