@@ -465,11 +465,13 @@ def infer_schema(
     if not frame.shape[1]:
         raise DataError("the table has no columns")
     kinds = _check_kinds(kinds or {}, frame.columns)
-    numbered = list(enumerate(frame.columns))
+    series = {name: frame.iloc[:, i] for i, name in enumerate(frame.columns)}
+    largest_first = sorted(series, key=lambda name: -series[name].nbytes)  # so that no thread is left with it at the end
     with ThreadPoolExecutor(threads_for(*frame.shape)) as pool:  # numpy and Arrow let other threads work meanwhile
-        found = list(pool.map(lambda c: infer_column(c[1], frame.iloc[:, c[0]], kinds.get(c[1])), numbered))
-    columns = {column.name: column for column, _ in found}
-    return Schema(columns, len(frame), [note for _, notes in found for note in notes])
+        read = pool.map(lambda name: infer_column(name, series[name], kinds.get(name)), largest_first)
+        found = dict(zip(largest_first, read, strict=True))
+    columns = {name: found[name][0] for name in series}
+    return Schema(columns, len(frame), [note for name in series for note in found[name][1]])
 
 
 def named(
