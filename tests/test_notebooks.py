@@ -98,6 +98,7 @@ def start(path: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         env = os.environ | THREADS | {"MPLBACKEND": "agg", "IN_TEST": "1", "PYTHONIOENCODING": "utf-8"}
+        env = {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES")}  # pandas would fit its tables to them
         command = [sys.executable, __file__, str(path), str(out)]
         done = subprocess.run(
             command, env=env, timeout=NOTEBOOK_TIMEOUT, stdin=subprocess.DEVNULL, capture_output=True,

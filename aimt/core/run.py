@@ -177,6 +177,11 @@ class Run:
 
     # -- what it can do: looked up in the higher layers -----------------------------------------------------------
 
+    @property
+    def model(self) -> Any:
+        """The trained model, an estimator with `predict`; checked before it is loaded."""
+        return resolve("aimt.jobs.model:open_model")(self).model
+
     def predict(self, *args: Any, **options: Any) -> Any:
         """Predictions for new rows: the verb `predict` for this run."""
         return resolve(VERBS["predict"])(self, *args, **options)
