@@ -43,9 +43,8 @@ class Progress:
         *,
         quiet: bool = False,  # Print nothing
         stream: TextIO | None = None,  # Where to print; standard error by default
-        on_stage: Callable[[str, str], None] | None = None,  # Called with (stage, "start" or "done")
     ):
-        self.total, self.quiet, self.on_stage = total, quiet, on_stage
+        self.total, self.quiet = total, quiet
         self.stream = stream or sys.stderr
         self.live = not quiet and self.stream.isatty()
         self.stages: list[Stage] = []
@@ -58,7 +57,6 @@ class Progress:
         stage = Stage(name, _show=lambda text: self._draw(f"{head}{name:<10} {text}"))
         self.stages.append(stage)
         start = time.perf_counter()
-        self._tell(name, "start")
         stage.update("...")
         try:
             yield stage
@@ -67,15 +65,10 @@ class Progress:
             raise
         stage.seconds = time.perf_counter() - start
         self._end(f"{head}{name:<10} {stage.result}  ({stage.seconds:.1f} s)")
-        self._tell(name, "done")
 
     def say(self, text: str) -> None:
         """Print a line between two steps."""
         self._end(text)
-
-    def _tell(self, name: str, what: str) -> None:
-        if self.on_stage:
-            self.on_stage(name, what)
 
     def _draw(self, text: str) -> None:
         if self.live:

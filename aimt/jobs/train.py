@@ -39,7 +39,7 @@ from ..evaluate.calibration import calibration_report
 from ..evaluate.groups import group_report
 from ..evaluate.learning import learning_curve
 from ..evaluate.overfitting import overfitting
-from ..evaluate.scores import score_models
+from ..evaluate.scores import readable, score_models
 from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
 from .audit import BUNDLED, read_source
@@ -185,7 +185,8 @@ def _evaluate(work: Work) -> str:
     groups = _groups(work, ours, threshold) if problem.groups else None
     work.keep_result(scores=scores, calibration=calibration, overfitting=gaps, groups=groups, decision=decision)
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == problem.metric)
-    return f"{row['label']} {row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}] on {len(y_test):,} test rows"
+    value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
+    return f"{row['label']} {value} [{low}, {high}] on {len(y_test):,} test rows"
 
 # %% ../../nbs/jobs/10_train.ipynb #bdfbc1f7
 def _groups(work: Work, ours: dict[str, np.ndarray], threshold: float) -> dict[str, Any]:
@@ -201,7 +202,10 @@ def _more_data(work: Work) -> str:
     curve = learning_curve(work.frame, work.y, work.problem, work.schema, work.split, seed=work.seed,
                            time_limit=max(2.0, work.time_limit / 4), threads=work.threads)
     work.keep_result(learning_curve=curve)
-    twice = f", {curve['label']} {curve['forecast']['value']:.3g} forecast for twice as many" if curve["forecast"] else ""
+    twice = ""
+    if curve["forecast"]:
+        now, then = readable(curve["scores"][-1]), readable(curve["forecast"]["value"])
+        twice = f": {curve['label']} of a quick model is {now}, and forecast to be {then} with twice as many"
     return {"helps": "more rows would help", "hardly": "more rows would hardly help", "may help": "more rows may help"}.get(
         curve["status"], "cannot tell") + twice
 

@@ -190,4 +190,4 @@ def _summary(out: Trained, y: np.ndarray, problem: Problem) -> str:
     used = sum(c["weight"] > 0 for c in out.candidates)
     members = len(out.model.ensemble_.parts)
     return (f"{metric.label} out of fold {score('model'):.4g} (linear {score('linear'):.4g}, lightgbm {score('lightgbm'):.4g}); "
-            f"{members} members of {used} recipes, {len(out.candidates)} tried")
+            f"{members} members of {used} of {len(out.candidates)} recipes")
