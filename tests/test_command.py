@@ -99,6 +99,15 @@ def test_regression_and_many_classes(aimt, tmp_path, loans):
         assert Run.open(tmp_path / target).problem.task == task
 
 
+def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
+    loans.head(250).rename(columns={"foreign_worker": "foreign, worker"}).to_csv(tmp_path / "t.csv", index=False)
+    for asked, found in {None: {"age", "foreign, worker", "personal_status_sex"}, "none": set(), "foreign, worker": {"foreign, worker"}}.items():
+        words = () if asked is None else ("--groups", asked)
+        done = aimt("train", "t.csv", *words, "--out", "run", "--overwrite", *FAST, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert set(Run.open(tmp_path / "run").problem.groups) == found
+
+
 def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
     table = loans.assign(day=pd.date_range("2024-01-01", periods=len(loans)).strftime("%Y-%m-%d"),
                          customer=[f"C{i // 2}" for i in range(len(loans))])

@@ -87,7 +87,7 @@ def train(
     target: Target = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for training the models.", min=1)] = 60,
-    groups: Annotated[str | None, typer.Option(help="Columns whose groups must be treated alike: gender,age.")] = None,
+    groups: Annotated[str | None, typer.Option(help="Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups.")] = None,
     cost: Annotated[str | None, typer.Option(help="Cost of each outcome of a decision: fn=100,fp=5.")] = None,
     time: Annotated[str | None, typer.Option(help="Column with the time: the test is then later than the training.")] = None,
     id: Annotated[str | None, typer.Option(help="Column that tells whom a row is about: it is kept together.")] = None,

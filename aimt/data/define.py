@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/define.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_CODES', 'MIN_ROWS', 'MIN_CLASS', 'METRIC', 'infer_task', 'order_labels', 'parse_cost', 'choose_target',
-           'target_counts', 'personal_columns', 'define_problem', 'encode_target']
+           'target_counts', 'personal_columns', 'define_problem', 'column_names', 'encode_target']
 
 # %% ../../nbs/data/15_define.ipynb #c4c25b45
 import math
@@ -256,8 +256,8 @@ def define_problem(
 
 def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
-    parts = {"groups": _names(groups, schema, "for groups"), "drop": _names(drop, schema, "to drop"),
-             "time": _names(time, schema, "for time"), "id": _names(id, schema, "for the id")}
+    parts = {"groups": column_names(groups, schema, "for groups"), "drop": column_names(drop, schema, "to drop"),
+             "time": column_names(time, schema, "for time"), "id": column_names(id, schema, "for the id")}
     for part, names in parts.items():
         if target in names:
             raise ProblemError(f"{show(target)} is the target and cannot be in '{part}' too")
@@ -278,7 +278,12 @@ def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str |
             "time": next(iter(parts["time"]), None), "id": next(iter(parts["id"]), None)}
 
 
-def _names(value: Any, schema: Schema, what: str) -> list[str]:
+def column_names(
+    value: str | Iterable[str] | None,  # A list of names, or one text with commas between them
+    schema: Schema,
+    what: str,  # What they are for, such as "to drop", for the error
+) -> list[str]:
+    """The columns that somebody named, each checked. Raises `ProblemError` with the closest names."""
     if value is None or (isinstance(value, str) and not value):
         return []
     if isinstance(value, str):  # a comma may be part of a name

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import AimtError, DataError, ProblemError, closest
+from ..core.errors import AimtError, DataError, ProblemError
 from ..core.files import atomic_path, write_error
 from ..core.machine import machine, peak_memory_mb, threads_for
 from ..core.problem import Problem
@@ -27,7 +27,7 @@ from ..core.progress import Progress, Stage
 from ..core.run import Run
 from ..data.audit import audit as audit_table
 from ..data.datasets import load_dataset
-from ..data.define import define_problem, encode_target, parse_cost
+from ..data.define import column_names, define_problem, encode_target, parse_cost
 from ..data.load import Table, hide_password
 from ..data.schema import Schema, infer_schema
 from ..data.split import Split, overlap, split_rows
@@ -57,7 +57,7 @@ class Work:
 
     table: Table
     options: dict[str, Any]  # overrides for the problem
-    keep: list[str]  # columns to use whatever the audit says
+    keep: Any  # columns to use whatever the audit says
     seed: int
     time_limit: float  # seconds for training
     progress: Progress
@@ -87,7 +87,7 @@ def _define(work: Work) -> str:
     work.schema = infer_schema(frame)
     work.problem, work.notes = define_problem(frame, work.schema, **work.options)
     get_metric(work.problem.metric, work.problem.task)
-    _check_names(work.keep, frame)
+    work.keep = column_names(work.keep, work.schema, "to keep")
     work.y, kept = encode_target(frame, work.problem, work.schema)
     work.rows = np.flatnonzero(kept)
     work.frame = frame.iloc[work.rows].reset_index(drop=True) if not kept.all() else frame
@@ -95,12 +95,6 @@ def _define(work: Work) -> str:
     for note in work.notes:
         work.progress.say(f"        {note}")
     return f"{work.problem.task}, target {work.problem.target!r}, metric {work.problem.metric}"
-
-
-def _check_names(names: list[str], frame: pd.DataFrame) -> None:
-    for name in names:
-        if name not in frame.columns:
-            raise ProblemError(f"there is no column {name!r} to keep", hint=closest(name, frame.columns))
 
 
 def _audit(work: Work) -> str:
@@ -245,7 +239,7 @@ def train(
     target: str | None = None,  # Column to predict; the last one when None
     out: str | Path | None = None,  # Run directory; runs/NAME when None
     time_limit: float = 60.0,  # Seconds for training the models
-    groups: str | list[str] | None = None,  # Columns whose groups must be treated alike
+    groups: str | list[str] | None = None,  # Columns whose groups must be treated alike; found by name when None, "none" for none
     cost: str | dict[str, float] | None = None,  # Cost of each outcome: "fn=100,fp=5"
     time: str | None = None,  # Column to order rows by: the test is then later than the training
     id: str | None = None,  # Column that tells whom a row is about: one's rows stay together
@@ -265,10 +259,12 @@ def train(
     """
     if not 1 <= time_limit < float("inf"):
         raise ProblemError(f"a time limit of {time_limit} seconds is too short", hint="Give at least 1")
-    options = {"target": target, "groups": _names(groups), "cost": parse_cost(cost) if cost else None, "time": time,
-               "id": id, "drop": _names(drop), "task": task, "positive": positive, "metric": metric}
+    if groups is not None and not len(groups):
+        groups = "none"
+    options = {"target": target, "groups": groups, "cost": parse_cost(cost) if cost else None, "time": time,
+               "id": id, "drop": drop, "task": task, "positive": positive, "metric": metric}
     options = {k: v for k, v in options.items() if v}
-    settings = {**options, "keep": _names(keep), "time_limit": time_limit, "seed": seed}
+    settings = {**options, "keep": keep, "time_limit": time_limit, "seed": seed}
     start = clock.perf_counter()
     table, defaults = read_source(source, sql)
     settings |= {"source": None if source is None and sql is None else table.source, "sql": sql and hide_password(sql)}
@@ -276,7 +272,7 @@ def train(
     progress.say(f"{table.source}: {len(table.frame):,} rows, {table.frame.shape[1]:,} columns, read in {table.seconds:.1f} s")
     for warning in table.warnings:
         progress.say(f"        {warning}")
-    work = Work(table, {**defaults, **options}, _names(keep), seed, float(time_limit), progress)
+    work = Work(table, {**defaults, **options}, keep, seed, float(time_limit), progress)
     with progress.stage("Define") as work.stage:
         work.stage.done(_define(work))
     work.run = Run.create(out or _free_place(table.name), settings=settings, overwrite=overwrite)
@@ -310,10 +306,6 @@ def _note_end(work: Work) -> None:
     work.run.event(work.stage.name, what="done", result=work.stage.result, seconds=round(work.stage.seconds, 3))
 
 # %% ../../nbs/jobs/10_train.ipynb #22fde94e
-def _names(given: str | list[str] | None) -> list[str]:
-    return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else list(given or [])
-
-
 def _free_place(name: str) -> Path:
     """runs/NAME, or runs/NAME-2 and so on: an earlier run is never in the way."""
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")[:60] or "table"
