@@ -29,15 +29,17 @@ SECTIONS = {  # folder: (name, what it is about), in the order of the lifecycle
     "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),
     "data": ("Data", "From a file to a table that can be trusted"),
     "metrics": ("Metrics", "Numbers that say how good, with how sure we are"),
-    "models": ("Models", "From a constant to boosted trees"),
+    "models": ("Models", "From a constant to boosted trees, from a layer to GPT"),
     "train": ("Train", "The best model within the time there is"),
     "evaluate": ("Evaluate", "Scores, calibration, fairness, and whether more data would help"),
     "explain": ("Explain", "Why the model says what it says"),
+    "generate": ("Generate", "From next-token probabilities to text"),
     "decide": ("Decide", "From probabilities to decisions, and to a verdict"),
     "deploy": ("Deploy", "Hand it on: report and model card"),
     "jobs": ("Jobs", "Each verb as one function"),
     "apps": ("Apps", "Whole stories on real data"),
     "cli": ("Command line", "The `aimt` command"),
+    "book": ("From a neuron to GPT", "The whole path in small steps, each one a page that runs"),
     "guides": ("Guides", "Measurements, and things that touch every part"),
 }
 CALLOUTS = {"note": "note", "tip": "tip", "warning": "warning", "important": "important", "caution": "caution"}

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-SECTIONS = "core data metrics models train evaluate explain decide deploy jobs apps cli guides".split()
+SECTIONS = "core data metrics models train evaluate explain generate decide deploy jobs apps cli book guides".split()
 THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 VOLATILE = {"volatile", "slow", "gpu"}  # directives of cells whose output may change
 NOTEBOOK_TIMEOUT = 900  # seconds
