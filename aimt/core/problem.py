@@ -14,7 +14,7 @@ from typing import Any
 from .errors import ProblemError, closest
 
 # %% ../../nbs/core/25_problem.ipynb #f1397ef4
-TASKS = ("binary", "multiclass", "regression")
+TASKS = ("binary", "multiclass", "regression", "text-generation")
 OUTCOMES = ("tp", "fp", "fn", "tn")
 
 
@@ -23,8 +23,8 @@ class Problem:
     """The question put to the data. Frozen: use `replace` to change a field."""
 
     task: str  # One of `TASKS`
-    target: str  # Column to predict
-    inputs: list[str]  # Columns to predict from, in order
+    target: str  # Column to predict; ``next token`` for text
+    inputs: list[str]  # Columns to predict from, in order; ``["text"]`` for text
     metric: str  # Name of the main metric, such as ``roc_auc``
     labels: list[str] = field(default_factory=list)  # Classes in order; the positive one last when binary
     groups: list[str] = field(default_factory=list)  # Columns whose groups must be treated alike
@@ -50,7 +50,7 @@ class Problem:
     @property
     def classification(self) -> bool:
         """Whether the target is a class."""
-        return self.task != "regression"
+        return self.task in {"binary", "multiclass"}
 
     def replace(self, **changes: Any) -> "Problem":
         """The same problem with some fields changed."""

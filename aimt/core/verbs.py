@@ -19,6 +19,9 @@ VERBS: dict[str, str] = {
     "evaluate": "aimt.jobs.evaluate:evaluate",
     "explain": "aimt.jobs.explain:explain",
     "report": "aimt.jobs.report:report",
+    "generate": "aimt.jobs.generate:generate",
+    "plan": "aimt.jobs.plan:plan",
+    "doctor": "aimt.jobs.doctor:doctor",
     "env": "aimt.core.machine:environment",
 }
 
@@ -30,6 +33,12 @@ NAMES: dict[str, str] = {
     "load_dataset": "aimt.data.datasets:load_dataset",
     "TabularClassifier": "aimt.models.tabular:TabularClassifier",
     "TabularRegressor": "aimt.models.tabular:TabularRegressor",
+    "Tokenizer": "aimt.data.tokenizer:Tokenizer",
+    "train_tokenizer": "aimt.data.tokenizer:train_tokenizer",
+    "GPT": "aimt.models.gpt:GPT",
+    "GPTConfig": "aimt.models.gpt:GPTConfig",
+    "Trainer": "aimt.train.loop:Trainer",
+    "TrainConfig": "aimt.train.loop:TrainConfig",
 }
 
 
