@@ -197,7 +197,8 @@ class Run:
     @property
     def model(self) -> Any:
         """The trained model, an estimator with `predict` or a network with `generate`; checked before it is loaded."""
-        return resolve("aimt.jobs.model:open_model")(self).model
+        opener = "text_model:open_text_model" if self.problem.task == "text-generation" else "model:open_model"
+        return resolve(f"aimt.jobs.{opener}")(self).model
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """Predictions for new rows: the verb `predict` for this run."""

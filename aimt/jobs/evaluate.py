@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core.errors import DataError
 from ..core.run import Run
+from ..core.verbs import resolve
 from ..data.define import encode_target
 from ..data.load import load_table
 from ..evaluate.scores import score_models
@@ -24,14 +25,17 @@ from .model import open_model
 # %% ../../nbs/jobs/20_evaluate.ipynb #217cd0d5
 def evaluate(
     run: Run | str | Path,  # A run that is done
-    source: str | Path | pd.DataFrame,  # Rows with their true outcomes
+    source: str | Path | pd.DataFrame,  # Rows with their true outcomes, or a text for a run that writes
     *,
     seed: int = 0,  # For the intervals
 ) -> dict[str, Any]:  # See `aimt.evaluate.scores.score_models`
     """Score a run's model on rows whose outcome is known.
 
-    Raises `DataError` when the target or an input is missing.
+    Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
+    if run.problem.task == "text-generation":
+        return resolve("aimt.jobs.text_model:evaluate_text")(run, source, seed=seed)
     trained = open_model(run)
     frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame
     y, kept = encode_target(frame, trained.problem, trained.schema)
@@ -49,4 +53,4 @@ def score_lines(
     width = max(len(row["label"]) for row in scores["table"])
     lines = [f"{row['label']:<{width}}  {row['value']:.4g}  [{row['low']:.4g}, {row['high']:.4g}]" for row in scores["table"]
              if row["value"] is not None]
-    return [f"{scores['n_rows']:,} rows, 95 % intervals", *lines]
+    return [f"{scores['n_rows']:,} {scores.get('unit', 'rows')}, 95 % intervals", *lines]

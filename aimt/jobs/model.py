@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.errors import RunError
 from ..core.problem import Problem
 from ..core.run import Run
 from ..data.schema import Schema
@@ -46,6 +47,9 @@ def open_model(
 ) -> SavedModel:
     """The model of a run that is done. Raises `RunError` when it is not, or was changed since."""
     run = run if isinstance(run, Run) else Run.open(run)
+    if run.problem.task == "text-generation":
+        raise RunError("this run writes text: it has no rows to predict", where=str(run.path),
+                       hint=f'aimt generate {run.path} --prompt "..."')
     for name in run.info.get("files", {}):
         if name.startswith("model/") or name == "schema.json":
             run.file(name)

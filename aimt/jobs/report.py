@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.run import Run
 from ..deploy.card import write_card
 from ..deploy.report import write_report
+from ..deploy.text_report import write_text_card, write_text_report
 
 # %% ../../nbs/jobs/30_report.ipynb #7a485e8a
 def report(
@@ -20,6 +21,9 @@ def report(
 ) -> Path:  # The path of report.html
     """Write a run's report.html, report.json and card.md again. Raises `RunError` when the run cannot be trusted."""
     run = run if isinstance(run, Run) else Run.open(run)
+    if run.problem.task == "text-generation":
+        write_text_card(run)
+        return write_text_report(run)
     write_card(run)
     write_report(run)
     return run.path / "report.html"

@@ -8,10 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/train.html.md"""
 __all__ = ['STEPS', 'Work', 'train', 'summary_lines']
 
 # %% ../../nbs/jobs/10_train.ipynb #498fd1e5
-import itertools
 import time as clock
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import AimtError, DataError, ProblemError
-from ..core.files import atomic_path, write_error
+from ..core.errors import DataError, ProblemError
+from ..core.files import atomic_path
 from ..core.machine import machine, peak_memory_mb, threads_for
 from ..core.problem import Problem
 from ..core.progress import Progress, Stage
 from ..core.run import Run
+from ..core.verbs import resolve
 from ..data.audit import audit as audit_table
 from ..data.datasets import load_dataset
 from ..data.define import column_names, define_problem, encode_target, parse_cost
 from ..data.load import Table, hide_password
 from ..data.schema import Schema, infer_schema
 from ..data.split import Split, overlap, split_rows
+from ..data.text import is_text_source
 from ..decide.threshold import decision_report
 from ..decide.verdict import verdict
 from ..deploy.report import write_report
@@ -43,6 +42,7 @@ from ..evaluate.scores import readable, score_models
 from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
 from .audit import BUNDLED, read_source
+from .start import free_place, honest_ending
 from ..metrics.registry import get_metric
 from ..train.planner import compare, plan
 from ..train.table import Trained, train_table
@@ -234,11 +234,11 @@ _ACTIONS = {"Plan": _plan, "Audit": _audit, "Split": _split, "Train": _train, "E
 
 
 def train(
-    source: str | Path | pd.DataFrame | None = None,  # Table to learn from; the bundled loans when None
+    source: str | Path | pd.DataFrame | None = None,  # Table or text to learn from; the bundled loans when None
     *,
     target: str | None = None,  # Column to predict; the last one when None
     out: str | Path | None = None,  # Run directory; runs/NAME when None
-    time_limit: float = 60.0,  # Seconds for training the models
+    time_limit: float | None = None,  # Seconds for training the models; 60 for a table, 300 for a text, when None
     groups: str | list[str] | None = None,  # Columns whose groups must be treated alike; found by name when None, "none" for none
     cost: str | dict[str, float] | None = None,  # Cost of each outcome: "fn=100,fp=5"
     time: str | None = None,  # Column to order rows by: the test is then later than the training
@@ -250,15 +250,33 @@ def train(
     metric: str | None = None,  # Main metric; the usual one for the task when None
     seed: int = 0,  # Same seed, same split
     sql: str | None = None,  # Database URL; `source` is then a query or a table name
+    model: str | None = None,  # gpt: learn to write; chosen by the kind of file when None
+    size: str | None = None,  # Text only: nano, tiny, small, ...; chosen for the time and the text when None
+    tokenizer: str | None = None,  # Text only: char, byte or bpe; chosen for the text when None
+    vocab_size: int | None = None,  # Text only: different tokens of a bpe tokenizer
+    text_field: str | None = None,  # Text only: field of a JSONL file that holds the text
+    steps: int | None = None,  # Text only: train this many steps instead of for a time
+    resume: bool = False,  # Text only: go on with a run that was interrupted
     overwrite: bool = False,  # Replace an earlier run in the same place
     quiet: bool = False,  # No progress
 ) -> Run:
-    """Train a model on a table, judge it, and keep everything in a run directory.
+    """Train a model on a table or a text, judge it, and keep everything in a run directory.
 
-    Raises a kind of `AimtError` when the table, the question or the place cannot be used; the run then says `failed`.
+    A text file or a folder of them makes a model that writes (see `train_on_text`); anything else is a table. Raises a kind
+    of `AimtError` when the data, the question or the place cannot be used; the run then says `failed`.
     """
-    if not 1 <= time_limit < float("inf"):
+    if time_limit is not None and not 1 <= time_limit < float("inf"):
         raise ProblemError(f"a time limit of {time_limit} seconds is too short", hint="Give at least 1")
+    of_tables = {"target": target, "groups": groups, "cost": cost, "time": time, "id": id, "drop": drop, "keep": keep,
+                 "task": task, "positive": positive, "metric": metric, "sql": sql}
+    of_texts = {"size": size, "tokenizer": tokenizer, "vocab_size": vocab_size, "text_field": text_field, "steps": steps,
+                "resume": resume}
+    if _is_text(source, model, of_tables):
+        _refuse(of_tables, "a table", "a text")
+        return resolve("aimt.jobs.text:train_on_text")(
+            source, out=out, time_limit=time_limit, seed=seed, overwrite=overwrite, quiet=quiet, **of_texts)
+    _refuse(of_texts, "a text", "a table")
+    time_limit = 60.0 if time_limit is None else time_limit
     if groups is not None and not len(groups):
         groups = "none"
     options = {"target": target, "groups": groups, "cost": parse_cost(cost) if cost else None, "time": time,
@@ -275,8 +293,8 @@ def train(
     work = Work(table, {**defaults, **options}, keep, seed, float(time_limit), progress)
     with progress.stage("Define") as work.stage:
         work.stage.done(_define(work))
-    work.run = Run.create(out or _free_place(table.name), settings=settings, overwrite=overwrite)
-    with _honest_ending(work.run):
+    work.run = Run.create(out or free_place(table.name), settings=settings, overwrite=overwrite)
+    with honest_ending(work.run):
         work.run.update(seed=seed, data=_about(table), problem=work.problem.to_dict(),
                         notes=[*table.warnings, *work.schema.notes, *work.notes])
         work.run.write("schema.json", work.schema.to_dict())
@@ -306,38 +324,30 @@ def _note_end(work: Work) -> None:
     work.run.event(work.stage.name, what="done", result=work.stage.result, seconds=round(work.stage.seconds, 3))
 
 # %% ../../nbs/jobs/10_train.ipynb #22fde94e
-def _free_place(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on: an earlier run is never in the way."""
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")[:60] or "table"
-    places = (Path("runs") / (stem if i == 1 else f"{stem}-{i}") for i in itertools.count(1))
-    return next(place for place in places if not place.exists())
+def _is_text(source: Any, model: str | None, of_tables: dict[str, Any]) -> bool:
+    """Whether a person asks for a text model: by name, or by a text file without any option of tables."""
+    if model not in (None, "gpt"):
+        raise ProblemError(f"'{model}' is not a kind of model", hint="Use gpt for text, and nothing for tables")
+    if not isinstance(source, str | Path):
+        if model:
+            raise ProblemError("a text model needs a text file", hint="Name a file: aimt train book.txt")
+        return False
+    asks_table = any(of_tables[name] for name in ("target", "sql", "task"))
+    return model == "gpt" or (is_text_source(source) and not asks_table)
+
+
+def _refuse(options: dict[str, Any], belongs: str, asked: str) -> None:
+    """No option is ignored silently."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        name = given[0].replace("_", "-")
+        raise ProblemError(f"--{name} is for {belongs}, and this is {asked}", hint=f"Leave out --{name}")
 
 
 def _about(table: Table) -> dict[str, Any]:
     return {"source": table.source, "format": table.format, "encoding": table.encoding, "delimiter": table.delimiter,
             "rows": len(table.frame), "columns": table.frame.shape[1], "fingerprint": table.fingerprint,
             "warnings": table.warnings, "seconds": table.seconds}
-
-
-@contextmanager
-def _honest_ending(run: Run) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.fail("stopped by the user")
-        raise
-    except AimtError as e:
-        run.fail(str(e))
-        raise
-    except MemoryError as e:
-        run.fail("out of memory")
-        raise DataError("there is not enough memory for this table", hint="Use fewer rows or columns") from e
-    except OSError as e:
-        run.fail(str(e))
-        raise write_error(e, e.filename or run.path) from e
-    except BaseException as e:
-        run.fail(f"{type(e).__name__}: {e}")
-        raise
 
 # %% ../../nbs/jobs/10_train.ipynb #5e3f21f6
 def summary_lines(
