@@ -11,7 +11,6 @@ __all__ = ['EOT', 'UNK', 'FORMAT', 'Tokenizer', 'TokenStream', 'train_tokenizer'
 import codecs
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -27,16 +26,12 @@ from ..core.files import read_json, write_json, write_text
 from .text import TextSource, cut_place, describe_texts, read_texts
 
 # %% ../../nbs/data/42_tokenizer.ipynb #91662e42
-EOT, UNK = "<|endoftext|>", "<unk>"
+EOT, UNK = "<|endoftext|>", "<unk>"  # The end of a document; a character that is not known
+_SPLITTER = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+# %% ../../nbs/data/42_tokenizer.ipynb #8aeb9102
 FORMAT = 1  # Version of the files
-_PART = 1 << 16  # Characters encoded in one go: enough parts keep all cores busy
-
-
-def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte in byte-level tokenizers (GPT-2's table)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    return [chr(b if b in plain else next(others)) for b in range(256)]
+_PART = 1 << 16  # Characters encoded in one go: enough parts to keep all cores busy
 
 
 class Tokenizer:
@@ -45,7 +40,7 @@ class Tokenizer:
     def __init__(
         self,
         engine: _Engine,  # A tokenizer of the package `tokenizers`
-        kind: str,
+        kind: str,  # byte, char, bpe or hub
         eot_id: int,  # Id that ends a document
         unk_id: int | None = None,  # Id for unknown characters, for the kind ``char``
     ):
@@ -62,37 +57,50 @@ class Tokenizer:
         self,
         text: str,
         *,
-        unknown: str = "error",  # ``error``, or ``replace`` by the id of <unk>
+        unknown: str = "error",  # What to do with an unknown character: error, or replace (by <unk>)
     ) -> list[int]:
         """The ids of a text. Raises `DataError` naming a character that the tokenizer does not know."""
         return self.encode_array(text, unknown=unknown).tolist()
 
-    def encode_array(self, text: str, *, unknown: str = "error") -> np.ndarray:  # int64
-        """The ids of a text as an array."""
+    def encode_array(
+        self,
+        text: str,
+        *,
+        unknown: str = "error",  # As for `encode`
+    ) -> np.ndarray:  # Shape (n,), int64
+        """The ids of a text as an array; the fastest way for long texts."""
         text = _encodable(text)
         if self.kind == "byte":
             return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
         if self.kind == "char":
             return self._encode_characters(text, unknown)
-        parts = list(_parts(text)) if self._by_bytes else [text]
+        parts = list(_parts(text)) if self.kind == "bpe" else [text]
         found = self._engine.encode_batch_fast(parts, add_special_tokens=False)
         return np.fromiter(itertools.chain.from_iterable(e.ids for e in found), np.int64)
 
-    def encode_batch(self, texts: Sequence[str], *, unknown: str = "error") -> list[list[int]]:
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        unknown: str = "error",  # As for `encode`
+    ) -> list[list[int]]:
         """The ids of several texts."""
         if self.kind in ("byte", "char"):
             return [self.encode(t, unknown=unknown) for t in texts]
         found = self._engine.encode_batch_fast([_encodable(t) for t in texts], add_special_tokens=False)
         return [e.ids for e in found]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; the end of a document is left out."""
-        ids = [int(i) for i in ids if int(i) != self.eot_id]
-        if self._by_bytes:
+    def decode(
+        self,
+        ids: Iterable[int],  # A list, an array or a tensor
+    ) -> str:
+        """The text of ids; the end of a document is left out, incomplete characters become ``\\ufffd``."""
+        ids = [self._checked(i) for i in ids]
+        if self.kind in ("byte", "bpe"):
             return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
         if self.kind == "char":
             return "".join(self._letters[i] for i in ids)
-        return self._engine.decode(ids, skip_special_tokens=True)
+        return self._engine.decode([i for i in ids if i != self.eot_id], skip_special_tokens=True)
 
     def stream(self) -> "TokenStream":
         """Ids to text one by one, as a model writes them."""
@@ -102,12 +110,10 @@ class Tokenizer:
         self,
         folder: str | Path,
     ) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, readable by `transformers` too."""
-        engine = json.loads(self._engine.to_str())
-        write_text(Path(folder) / "tokenizer.json", json.dumps(engine, ensure_ascii=False, indent=1) + "\n")
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which `transformers` reads too."""
         special = {"eos_token": self._token(self.eot_id), "bos_token": self._token(self.eot_id)}
-        if self.unk_id is not None:
-            special["unk_token"] = UNK
+        special |= {"unk_token": UNK} if self.kind == "char" else {}
+        write_text(Path(folder) / "tokenizer.json", self._engine.to_str(pretty=True) + "\n")
         write_json(Path(folder) / "tokenizer_config.json", {
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30, "aimt_kind": self.kind, "aimt_format": FORMAT,
@@ -121,12 +127,11 @@ class Tokenizer:
         """Read what `save` wrote, or any ``tokenizer.json``. Raises `ModelFormatError`."""
         path = Path(folder)
         path = path if path.suffix == ".json" else path / "tokenizer.json"
-        config = path.parent / "tokenizer_config.json"
-        settings = read_json(config) if config.exists() else {}
+        if not path.is_file():
+            raise ModelFormatError("there is no tokenizer.json", where=str(path.parent))
+        settings = _settings(path.parent / "tokenizer_config.json")
         if settings.get("aimt_format", 0) > FORMAT:
             raise ModelFormatError("this tokenizer comes from a newer aimt", where=str(path), hint="Update aimt")
-        if not path.exists():
-            raise ModelFormatError("there is no tokenizer.json", where=str(path.parent))
         try:
             engine = _Engine.from_file(str(path))
         except Exception as e:  # the package raises bare Exception
@@ -139,24 +144,21 @@ class Tokenizer:
         return hashlib.sha256(f"{self.kind} {self._engine.to_str()}".encode()).hexdigest()
 
     @cached_property
-    def _by_bytes(self) -> bool:
-        return self.kind in ("byte", "bpe") or '"decoder":{"type":"ByteLevel"' in self._engine.to_str()
-
-    @cached_property
     def _bytes(self) -> list[bytes]:
         """The bytes of each token."""
         number = {letter: i for i, letter in enumerate(_byte_letters())}
-        tokens = [self._token(i) for i in range(self.vocab_size)]
-        return [bytes(number[c] for c in t) if all(c in number for c in t) else t.encode() for t in tokens]
+        tokens = ["" if i == self.eot_id else self._token(i) for i in range(self.vocab_size)]
+        return [bytes(map(number.__getitem__, t)) for t in tokens]
 
     @cached_property
     def _letters(self) -> list[str]:
+        """The character of each token."""
         tokens = [self._token(i) for i in range(self.vocab_size)]
         return [{UNK: "\ufffd", EOT: ""}.get(t, t) for t in tokens]
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """The id of each code point, -1 for unknown ones."""
+        """The id of each code point; -1 for unknown ones, and in the last place."""
         known = {ord(t): i for t, i in self._engine.get_vocab().items() if len(t) == 1}
         table = np.full(max(known) + 2, -1, np.int32)
         table[list(known)] = list(known.values())
@@ -164,6 +166,11 @@ class Tokenizer:
 
     def _token(self, number: int) -> str:
         return self._engine.id_to_token(number) or ""
+
+    def _checked(self, number: Any) -> int:
+        if not 0 <= int(number) < self.vocab_size:
+            raise ValueError(f"there is no token {int(number)}: ids are from 0 to below {self.vocab_size}")
+        return int(number)
 
     def _encode_characters(self, text: str, unknown: str) -> np.ndarray:
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -173,22 +180,37 @@ class Tokenizer:
             return ids
         if unknown == "replace" and self.unk_id is not None:
             return np.where(missing, self.unk_id, ids)
-        at = int(missing.argmax())
-        raise DataError(f"the character {text[at]!r} (U+{ord(text[at]):04X}) is unknown to this tokenizer",
-                        hint=f"It knows {int((self._table >= 0).sum())} characters. Leave it out, or train with --tokenizer bpe")  # fmt: skip
+        letter = text[int(missing.argmax())]
+        hint = f"It knows {int((self._table >= 0).sum())} characters. Leave this one out, or train on text that has it"
+        raise DataError(f"the character {letter!r} (U+{ord(letter):04X}) is unknown to this tokenizer", hint=hint)
+
+# %% ../../nbs/data/42_tokenizer.ipynb #3d9d069e
+def _byte_letters() -> list[str]:
+    """The letter that stands for each of the 256 bytes."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(b if b in plain else next(others)) for b in range(256)]
 
 
 def _encodable(text: str) -> str:
     """The text without halves of surrogate pairs, which no encoding can write."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text) if not text.isascii() else text
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _parts(text: str) -> Iterator[str]:
-    while len(text) > _PART:
-        cut = cut_place(text[:_PART])
-        yield text[:cut]
-        text = text[cut:]
-    yield text
+    at = 0
+    while len(text) - at > _PART:
+        cut = at + cut_place(text[at : at + _PART])
+        yield text[at:cut]
+        at = cut
+    yield text[at:]
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict) or settings.get("aimt_kind", "hub") not in ("byte", "char", "bpe", "hub"):
+        raise ModelFormatError("these settings of a tokenizer are not understood", where=str(path))
+    return settings
 
 
 def _eot_of(engine: _Engine, settings: dict[str, Any], path: Path) -> int:
@@ -198,9 +220,9 @@ def _eot_of(engine: _Engine, settings: dict[str, Any], path: Path) -> int:
         if name and engine.token_to_id(name) is not None:
             return engine.token_to_id(name)
     raise ModelFormatError("the tokenizer has no token that ends a document", where=str(path),
-                           hint="Name it as eos_token in tokenizer_config.json")  # fmt: skip
+                           hint="Name one as eos_token in tokenizer_config.json")  # fmt: skip
 
-# %% ../../nbs/data/42_tokenizer.ipynb #374632a8
+# %% ../../nbs/data/42_tokenizer.ipynb #dfe5d78b
 class TokenStream:
     """Text as it grows: `push` an id, get the characters that have become complete."""
 
@@ -211,89 +233,84 @@ class TokenStream:
         self._ids: list[int] = []
         self._given = ""
 
-    def push(self, number: int) -> str:
-        """The new text; empty while a character is incomplete."""
-        known, number = self._tokenizer, int(number)
-        if number == known.eot_id:
-            return ""
-        if known._by_bytes:
+    def push(
+        self,
+        number: int,  # The next id
+    ) -> str:
+        """The new text; empty while a character is incomplete, and for the end of a document."""
+        known, number = self._tokenizer, self._tokenizer._checked(number)
+        if known.kind in ("byte", "bpe"):
             return self._decoder.decode(known._bytes[number])
         if known.kind == "char":
             return known._letters[number]
+        if number == known.eot_id:
+            return ""
         self._ids.append(number)
         new = self._engine.step(known._engine, number) or ""
         self._given += new
         return new
 
     def rest(self) -> str:
-        """What is left at the end: a replacement character for each incomplete one."""
+        """What is left at the end: a replacement character for an incomplete one."""
         if self._ids:
             return self._tokenizer.decode(self._ids).removeprefix(self._given)
         return self._decoder.decode(b"", True)
 
-# %% ../../nbs/data/42_tokenizer.ipynb #f9f93a6a
+# %% ../../nbs/data/42_tokenizer.ipynb #02987704
 def train_tokenizer(
-    source: TextSource | str | Path,
+    source: TextSource | str | Path,  # What `describe_texts` gave, or a path
     kind: str = "bpe",  # byte, char or bpe
     vocab_size: int = 4096,  # Tokens of a BPE, with the 256 bytes and the end of a document
     *,
     valid_fraction: float = 0.1,  # The last part of the text, which a BPE must not see
-    sample_bytes: int = 1 << 26,  # A BPE learns from at most about this much
+    sample_bytes: int = 1 << 25,  # A BPE learns from about this much of the text at most
 ) -> Tokenizer:
-    """A tokenizer for a text. Raises `DataError` for a text that is none."""
+    """A tokenizer for a text; the same text gives the same one. Raises `DataError` for a file that is no text."""
+    if kind not in ("byte", "char", "bpe"):
+        raise ValueError(f"kind must be 'byte', 'char' or 'bpe', not {kind!r}")
     if kind == "byte":
-        return _byte_tokenizer()
+        vocab = {letter: i for i, letter in enumerate(_byte_letters())}
+        return _byte_level(_Engine(models.BPE(vocab=vocab, merges=[])), "byte")
     source = describe_texts(source)
-    if kind == "char":
-        return _char_tokenizer(source)
-    if kind == "bpe":
-        return _bpe_tokenizer(source, vocab_size, valid_fraction, sample_bytes)
-    raise ValueError(f"kind must be byte, char or bpe, not {kind!r}")
-
-
-def _byte_tokenizer() -> Tokenizer:
-    vocab = {letter: i for i, letter in enumerate(_byte_letters())}
-    return _byte_level(_Engine(models.BPE(vocab=vocab, merges=[])), "byte")
+    return _train_char(source) if kind == "char" else _train_bpe(source, vocab_size, valid_fraction, sample_bytes)
 
 
 def _byte_level(engine: _Engine, kind: str) -> Tokenizer:
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    engine.decoder = decoders.ByteLevel()
+    engine.pre_tokenizer, engine.decoder = _SPLITTER, decoders.ByteLevel()
     engine.add_special_tokens([EOT])
     return Tokenizer(engine, kind, engine.token_to_id(EOT))
 
 
-def _char_tokenizer(source: TextSource) -> Tokenizer:
+def _train_char(source: TextSource) -> Tokenizer:
     seen = np.zeros(0x110000, bool)
     for piece, _ in read_texts(source):
         seen[np.frombuffer(piece.encode("utf-32-le"), np.uint32)] = True
-    letters = [chr(c) for c in np.flatnonzero(seen)]
-    vocab = {letter: i for i, letter in enumerate([*letters, EOT, UNK])}
+    vocab = {letter: i for i, letter in enumerate([*map(chr, np.flatnonzero(seen)), EOT, UNK])}
     engine = _Engine(models.WordLevel(vocab=vocab, unk_token=UNK))
-    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    engine.decoder = decoders.Fuse()
+    engine.pre_tokenizer, engine.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
     engine.add_special_tokens([EOT, UNK])
     return Tokenizer(engine, "char", vocab[EOT], vocab[UNK])
 
 
-def _bpe_tokenizer(source: TextSource, vocab_size: int, valid_fraction: float, sample_bytes: int) -> Tokenizer:
+def _train_bpe(source: TextSource, vocab_size: int, valid_fraction: float, sample_bytes: int) -> Tokenizer:
     if vocab_size < 257:
         raise ValueError(f"vocab_size must be at least 257 (256 bytes and the end of a document), not {vocab_size}")
     engine = _Engine(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOT], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    engine.pre_tokenizer = _SPLITTER
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[EOT], show_progress=False, initial_alphabet=_SPLITTER.alphabet()
+    )
     engine.train_from_iterator(_sample(source, valid_fraction, sample_bytes), trainer)
     return _byte_level(engine, "bpe")
 
 
 def _sample(source: TextSource, valid_fraction: float, sample_bytes: int) -> Iterator[str]:
-    """The training part of a text, thinned out evenly when it is large."""
+    """The training part of a text, thinned out evenly when it is large, without words beyond 48 letters."""
     seen, limit = 0, int(source.n_characters * (1 - valid_fraction))
     every = max(1, -(-source.n_bytes // sample_bytes))
     for i, (piece, _) in enumerate(read_texts(source)):
         if seen >= limit:
             return
-        if i % every == 0:
-            yield from _parts(piece[: limit - seen])
+        for part in _parts(piece[: limit - seen]) if i % every == 0 else ():
+            yield from re.findall(r"\s*\S{1,48}", part) if re.search(r"\S{49}", part) else [part]
         seen += len(piece)

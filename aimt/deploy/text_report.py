@@ -35,7 +35,8 @@ def _task(run: dict[str, Any]) -> dict[str, Any]:
     settings = m.get("settings") or {}
     rows = [
         ["Source", about.get("source")],
-        ["Size", f"{about.get('bytes', 0):,} bytes in {about.get('files', 1):,} file(s), {about.get('encoding')}"],
+        ["Size", f"{about.get('bytes', 0):,} bytes, {about.get('encoding')}" + (
+            f", {about['files']:,} files" if about.get("files", 1) > 1 else "")],
         ["Trained on", f"{data.get('n_train_characters', 0):,} characters, {data.get('n_train_tokens', 0):,} tokens"],
         ["Held out", f"{data.get('n_valid_characters', 0):,} characters at the end, {data.get('n_valid_tokens', 0):,} tokens"],
         ["Tokenizer", f"{data.get('tokenizer')}, {data.get('vocab_size', 0):,} different tokens"],
@@ -96,28 +97,33 @@ def _plan(run: dict[str, Any]) -> dict[str, Any]:
     plan, measured = run["metrics"].get("plan") or {}, run["metrics"].get("measured") or {}
     if not measured:
         return {"text": ["The effort was not measured."]}
-    rows = [[name, _shown(kind, plan.get(before)), _shown(kind, measured.get(after))] for name, kind, before, after in MEASURES]
+    planned = plan | {"memory": (plan.get("memory_mb") or {}).get("total"), "weights": (plan.get("parameters") or {}).get("total")}
+    rows = [[name, _shown(kind, planned.get(before)), _shown(kind, measured.get(after))] for name, kind, before, after in MEASURES]
     rows = [r for r in rows if r[1] or r[2]]
     text = [f"Training took {number(measured.get('seconds'))} s on {measured.get('device', 'this machine')}."]
+    error = (plan.get("error") or {}).get("seconds")
+    if error is not None:
+        text.append(f"After 20 measured steps the planner had said {number(plan['seconds'])} s: {abs(100 * error):.0f} % "
+                    f"{'more' if error > 0 else 'less'}.")
     if measured.get("mfu") is not None:
         text.append(f"{100 * measured['mfu']:.0f} % of what the hardware can calculate at its peak went into the model.")
-    parts = (plan.get("memory") or {}) if isinstance(plan.get("memory"), dict) else {}
+    parts = {k: v for k, v in (plan.get("memory_mb") or {}).items() if k != "total"}
     tables = [_table("Planned and measured", ["", "Planned", "Measured"], rows, right=(1, 2))]
     if parts:
-        body = [[k.replace("_", " "), f"{v / 1e6:,.1f} MB"] for k, v in parts.items() if isinstance(v, int | float)]
+        body = [[k, f"{v:,.1f} MB"] for k, v in parts.items()]
         tables.append(_table("Where the memory was expected to go", ["Part", "Size"], body, right=(1,), folded=True))
     return {"text": text, "notes": plan.get("notes") or [], "tables": tables}
 
 
 MEASURES = (
-    ("Weights", "count", "n_parameters", "n_parameters"),
+    ("Weights", "count", "weights", "parameters"),
     ("Steps", "count", "steps", "steps"),
-    ("Seconds of training", "seconds", "seconds", "seconds"),
-    ("Memory at the peak", "MB", "memory_mb", "memory_mb"),
+    ("Seconds of training", "seconds", "seconds", "training_seconds"),
+    ("Memory at the peak", "MB", "memory", "memory_mb"),
     ("Tokens per second", "count", "tokens_per_second", "tokens_per_second"),
     ("Tokens seen", "count", "tokens", "tokens"),
     ("Arithmetic, FLOP", "power", "flops", "flops"),
-    ("Share of the hardware's peak", "percent", "mfu", "mfu"),
+    ("Share of the hardware's peak", "percent", "utilisation", "mfu"),
 )
 
 

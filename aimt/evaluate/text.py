@@ -160,7 +160,8 @@ def plot_context(
     figure, ax = new_figure(5.2, 2.4)
     middle = [math.sqrt(p["start"] * p["end"]) for p in by_position]
     ax.plot(middle, [p["bits_per_character"] for p in by_position], color=COLORS["accent"], marker="o", ms=3)
-    ax.set_xscale("log")
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.set_xlabel("tokens of context")
     ax.set_ylabel("bits per character")
     return figure

@@ -140,7 +140,7 @@ class _Reader:
 
     def _last(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         h = self.model.hidden(ids, cache=self.cache, mask=mask)
-        return self.model.logits(h[:, -1:])[:, 0]
+        return self.model.logits(h[:, -1].contiguous())
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device

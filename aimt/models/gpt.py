@@ -40,18 +40,21 @@ class GPTConfig:
     d_ff: int | None = None  # Inner width of the MLPs; 4 D (8/3 D when gated) by default
     norm: str = "rms"  # "rms" or "layer"
     norm_eps: float | None = None
+    norm_scale: bool = True  # Whether the norms have learned factors
     positions: str = "rotary"  # "rotary" or "learned"
     rotary_base: float = 10_000.0
     mlp: str = "relu2"
     bias: bool = False
     qk_norm: bool = True
     tied: bool = True  # The output layer uses the weights of the input embedding
-    dropout: float = 0.0
+    dropout: float = 0.0  # Of the embeddings and of what the branches add
+    attn_dropout: float = 0.0  # Of the attention weights; slow on a CPU
     value_embeddings: bool = False  # Each layer adds a learned vector of the token itself to its values
     ngram_orders: tuple[int, ...] = ()  # (2, 3): vectors for the last two and three tokens, by hashing
     ngram_buckets: int = 0  # Rows of the table of each order
+    ngram_dropout: float = 0.0  # Share of the n-gram vectors left out in training
     logit_cap: float | None = None  # Logits are squashed into (-cap, cap)
-    init_std: float = 0.02
+    init: str = "modern"  # "gpt2": normal with std 0.02; "modern": 1/sqrt(inputs), branches end in zeros
     checkpoint_blocks: bool = False  # Recompute the blocks in the backward pass: less memory, a third more time
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class GPTConfig:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.positions not in {"rotary", "learned"}:
             raise ValueError(f"positions {self.positions!r}: there is 'rotary' and 'learned'")
+        if self.init not in {"modern", "gpt2"}:
+            raise ValueError(f"init {self.init!r}: there is 'modern' and 'gpt2'")
         if self.ngram_orders and (self.ngram_buckets < 1 or min(self.ngram_orders) < 2):
             raise ValueError("n-gram orders start at 2 and need ngram_buckets of at least 1")
 
@@ -84,7 +89,8 @@ def _modern(n_layer: int, n_head: int, n_embd: int, context: int) -> dict[str, A
 
 
 def _gpt2(n_layer: int, n_head: int, n_embd: int) -> dict[str, Any]:
-    exact = {"norm": "layer", "norm_eps": 1e-5, "positions": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False}
+    exact = {"norm": "layer", "norm_eps": 1e-5, "positions": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False,
+             "init": "gpt2"}
     return {"vocab_size": 50257} | _modern(n_layer, n_head, n_embd, 1024) | exact
 
 
@@ -130,7 +136,8 @@ class GPT(nn.Module):
         c = self.config = config
         self.embed = nn.Embedding(c.vocab_size, c.n_embd)
         self.pos_embed = nn.Embedding(c.context, c.n_embd) if c.positions == "learned" else None
-        self.ngram_embed = nn.Embedding(len(c.ngram_orders) * c.ngram_buckets, c.n_embd) if c.ngram_orders else None
+        rows = len(c.ngram_orders) * c.ngram_buckets
+        self.ngram = nn.EmbeddingBag(rows, c.n_embd, mode="sum") if rows else None
         self.rotary = Rotary(c.d_head, c.context, base=c.rotary_base) if c.positions == "rotary" else None
         d_value = c.d_head * (c.n_kv_head or c.n_head)
         self.value_embeds = (
@@ -138,25 +145,37 @@ class GPT(nn.Module):
         )
         block = BlockConfig(
             d=c.n_embd, n_head=c.n_head, n_kv_head=c.n_kv_head, d_ff=c.d_ff, norm=c.norm, eps=c.norm_eps, mlp=c.mlp,
-            bias=c.bias, qk_norm=c.qk_norm, causal=True, dropout=c.dropout,
+            bias=c.bias, norm_scale=c.norm_scale, qk_norm=c.qk_norm, causal=True, dropout=c.dropout, attn_dropout=c.attn_dropout,
         )  # fmt: skip
         self.blocks = nn.ModuleList(Block(block) for _ in range(c.n_layer))
-        self.norm = make_norm(c.norm, c.n_embd, eps=c.norm_eps, bias=c.bias)
+        self.norm = make_norm(c.norm, c.n_embd, eps=c.norm_eps, scale=c.norm_scale, bias=c.bias)
         self.head = None if c.tied else nn.Linear(c.n_embd, c.vocab_size, bias=False)
         self.reset()
 
     def reset(self) -> None:
-        """Fresh weights: normal with `init_std`, the branches' last layers smaller by 1/sqrt(2 n_layer)."""
-        std = self.config.init_std
-        for name, p in self.named_parameters():
-            if p.dim() < 2:
-                nn.init.ones_(p) if "norm" in name and name.endswith("weight") else nn.init.zeros_(p)
-            else:
-                last = name.endswith(("attn.out.weight", "mlp.down.weight"))
-                nn.init.normal_(p, std=std / math.sqrt(2 * self.config.n_layer) if last else std)
-        for table in [self.ngram_embed, *(self.value_embeds or [])]:
-            if table is not None:
-                nn.init.zeros_(table.weight)
+        """Fresh weights, as `GPTConfig.init` says."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                fresh = 0.02 if self.config.init == "gpt2" else module.in_features**-0.5
+                nn.init.normal_(module.weight, std=fresh)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            for last in (block.attn.out, block.mlp.down):
+                last.weight.data.mul_((2 * self.config.n_layer) ** -0.5 if self.config.init == "gpt2" else 0.0)
+        self._reset_tables()
+
+    def _reset_tables(self) -> None:
+        gpt2, tied = self.config.init == "gpt2", self.head is None
+        nn.init.normal_(self.embed.weight, std=0.02 if gpt2 else (0.1 if tied else 0.5))
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed.weight, std=0.02 if gpt2 else 0.1)
+        if self.head is not None and not gpt2:
+            nn.init.zeros_(self.head.weight)
+        if self.ngram is not None:
+            nn.init.zeros_(self.ngram.weight)
+        for table in self.value_embeds or []:
+            nn.init.normal_(table.weight, std=0.02 if gpt2 else 0.25)
 
     def forward(
         self,
@@ -170,8 +189,10 @@ class GPT(nn.Module):
         h = self.hidden(ids, cache=cache, mask=mask, documents=documents)
         if targets is None:
             return self.logits(h)
-        weight = self.embed.weight if self.head is None else self.head.weight
-        return token_loss(h, weight, targets, logit_cap=self.config.logit_cap)
+        head = self.embed if self.head is None else self.head
+        if not isinstance(head, (nn.Embedding, nn.Linear)):  # A quantised one has no weights to read
+            return F.cross_entropy(self.logits(h).float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        return token_loss(h, head.weight, targets, logit_cap=self.config.logit_cap)
 
     def hidden(
         self,
@@ -188,11 +209,11 @@ class GPT(nn.Module):
         real = mask if cache is None else (None if cache.real is None else cache.real[:, : past + ids.shape[1]])
         positions = self.positions(ids, past, real, documents)
         x = self.inputs(ids, cache, real, documents, past, positions)
-        rotary = None if self.rotary is None else self.rotary(past, ids.shape[1], positions)
+        turn = None if self.rotary is None else self.rotary(past, ids.shape[1], positions, ids.device)
         see = attention_mask(ids.shape[1], past=past, real=real, documents=documents, device=ids.device)
         for i, block in enumerate(self.blocks):
             extra_v = None if self.value_embeds is None else self.value_embeds[i](ids)
-            options = {"mask": see, "rotary": rotary, "cache": cache, "layer": i, "extra_v": extra_v}
+            options = {"mask": see, "turn": turn, "cache": cache, "layer": i, "extra_v": extra_v}
             if self.config.checkpoint_blocks and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, **options)
             else:
@@ -219,8 +240,10 @@ class GPT(nn.Module):
             if past + ids.shape[1] > self.config.context and int(place.max()) >= self.config.context:
                 raise ValueError(f"{past + ids.shape[1]} tokens, but learned positions end at {self.config.context}")
             x = x + self.pos_embed(place)
-        if self.ngram_embed is not None:
+        if self.ngram is not None:
             x = x + self.ngrams(ids, cache, real, documents, past)
+        if torch.is_autocast_enabled(ids.device.type):  # The stream takes half the memory and no casts
+            x = x.to(torch.get_autocast_dtype(ids.device.type))
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
     def ngrams(self, ids, cache, real, documents, past) -> Tensor:
@@ -236,7 +259,11 @@ class GPT(nn.Module):
             return F.pad(~real[:, : real.shape[1] - shift], (shift, 0), value=True)
 
         rows = ngram_ids(seen, c.ngram_orders, c.ngram_buckets, c.vocab_size, None if documents is None and real is None else hidden)
-        return self.ngram_embed(rows[:, -ids.shape[1] :]).sum(dim=2)
+        rows, weights = rows[:, -ids.shape[1] :].flatten(0, 1), None
+        if c.ngram_dropout and self.training:
+            weights = (torch.rand(rows.shape, device=rows.device) >= c.ngram_dropout).to(self.ngram.weight.dtype)
+            weights = weights.div_(1 - c.ngram_dropout)
+        return self.ngram(rows, per_sample_weights=weights).unflatten(0, ids.shape)
 
     def logits(self, h: Tensor) -> Tensor:
         """Scores of the next token from the stream of `hidden`, shape (B, L, V)."""
@@ -245,16 +272,15 @@ class GPT(nn.Module):
 
     def new_cache(self, batch_size: int, max_len: int, *, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `batch_size` texts of at most `max_len` tokens."""
-        c, weight = self.config, self.embed.weight
-        return KVCache(
-            c.n_layer, batch_size, c.n_kv_head or c.n_head, max_len, c.d_head, dtype=dtype or weight.dtype, device=weight.device
-        )
+        c, n_kv_head = self.config, self.config.n_kv_head or self.config.n_head
+        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        return KVCache(c.n_layer, batch_size, n_kv_head, max_len, c.d_head, dtype=dtype or like.dtype, device=like.device)
 
     def n_parameters(self, non_embedding: bool = False) -> int:
         """Number of weights; without the tables that are only looked up in, if asked."""
         n = sum(p.numel() for p in self.parameters())
         if non_embedding:
-            tables = [self.pos_embed, self.ngram_embed, *(self.value_embeds or []), self.embed]
+            tables = [self.pos_embed, self.ngram, *(self.value_embeds or []), self.embed]
             n -= sum(t.weight.numel() for t in tables if t is not None)
         return n
 
@@ -365,14 +391,14 @@ GPT2_IGNORE = r"\.attn\.(masked_)?bias$"  # Mask buffers that the oldest files c
 def config_to_json(config: GPTConfig) -> dict[str, Any]:
     """Settings for ``config.json``: Hugging Face's names when the model is exactly a GPT-2, else our own."""
     c = config
-    if replace(c, tied=True, dropout=0.0, checkpoint_blocks=False, init_std=0.02, vocab_size=50257, n_layer=12, n_head=12,
+    if replace(c, tied=True, dropout=0.0, attn_dropout=0.0, checkpoint_blocks=False, vocab_size=50257, n_layer=12, n_head=12,
                n_embd=768, context=1024, d_ff=None, norm_eps=1e-5) != GPTConfig.preset("gpt2"):
         return {"model_type": "aimt-gpt", "aimt_format": FORMAT} | asdict(c)
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "aimt_format": FORMAT,
         "vocab_size": c.vocab_size, "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "n_positions": c.context,
         "n_ctx": c.context, "n_inner": c.d_ff, "layer_norm_epsilon": c.norm_eps or 1e-5, "tie_word_embeddings": c.tied,
-        "attn_pdrop": c.dropout, "resid_pdrop": c.dropout, "embd_pdrop": c.dropout, "initializer_range": c.init_std,
+        "attn_pdrop": c.attn_dropout, "resid_pdrop": c.dropout, "embd_pdrop": c.dropout, "initializer_range": 0.02,
         "bos_token_id": c.vocab_size - 1, "eos_token_id": c.vocab_size - 1,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How far does counting go? A table of what followed the last few letters is the honest baseline of every language model.
+"""How far does counting go? A table of what followed the last few letters is the baseline that a language model has to beat.
 
 Docs: https://aimt-dev.github.io/aimt/models/ngram.html.md"""
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from ..core.errors import DataError
 
-# %% ../../nbs/models/18_ngram.ipynb #5c70cfbe
+# %% ../../nbs/models/18_ngram.ipynb #533d673d
 class NGram:
-    """Interpolated n-gram model with Witten-Bell smoothing."""
+    """Counts of grams up to an order, interpolated with Witten-Bell smoothing."""
 
     def __init__(
         self,
-        order: int = 5,  # Tokens in a gram: the last order - 1 tokens say what comes next
+        order: int = 5,  # Tokens in the longest gram: what comes next is told from order - 1 tokens
     ):
         if order < 1:
             raise ValueError(f"order must be at least 1, not {order}")
@@ -28,96 +28,99 @@ class NGram:
 
     def fit(
         self,
-        tokens: Any,  # Token ids, an array or `Tokens`
+        tokens: Any,  # Token ids: an array, or `Tokens`
         vocab_size: int,
     ) -> "NGram":
-        """Count all grams up to the order. Raises `DataError` for no tokens. Memory: some 100 bytes a token."""
+        """Count all grams. Raises `DataError` when there are no tokens. Memory: up to some 50 bytes a token and order."""
         ids = _ids(tokens, vocab_size)
         self.vocab_size = vocab_size
         self._levels: list[tuple[np.ndarray, ...]] = []
-        context = np.zeros(len(ids), np.int64)  # at level 1 all positions share the empty context
-        n_contexts = 1
-        for _ in range(self.order):
-            grams, which, counts = np.unique(context * vocab_size + ids[len(ids) - len(context) :],
-                                             return_inverse=True, return_counts=True)  # fmt: skip
+        history, n_histories = np.zeros(len(ids), np.int64), 1  # order 1: the empty history everywhere
+        for k in range(min(self.order, len(ids))):
+            grams, which, counts = np.unique(history * vocab_size + ids[k:], return_inverse=True, return_counts=True)
             owner = grams // vocab_size
-            total = np.bincount(owner, weights=counts, minlength=n_contexts)
-            types = np.bincount(owner, minlength=n_contexts).astype(float)
-            self._levels.append((grams, counts.astype(float), total, types))
-            context, n_contexts = which[:-1], len(grams)
+            total = np.bincount(owner, weights=counts, minlength=n_histories)
+            types = np.bincount(owner, minlength=n_histories)
+            self._levels.append((grams, counts, total, types))
+            history, n_histories = which[:-1], len(grams)
         return self
 
     def nats(
         self,
-        tokens: Any,  # Token ids, an array or `Tokens`
-    ) -> float:  # Mean nats a token
+        tokens: Any,  # Token ids: an array, or `Tokens`
+    ) -> float:  # Nats a token
         """The mean of -log p(token | the tokens before it)."""
         return float(-np.log(self.likelihoods(tokens)).mean())
 
-    def likelihoods(self, tokens: Any) -> np.ndarray:
-        """The probability the model gave to each token before it saw it."""
+    def likelihoods(
+        self,
+        tokens: Any,  # Token ids: an array, or `Tokens`
+    ) -> np.ndarray:  # Shape (n,)
+        """The probability that was given to each token, from the tokens before it."""
         ids = _ids(tokens, self.vocab_size)
         p = np.full(len(ids), 1 / self.vocab_size)
-        context = np.zeros(len(ids), np.int64)
+        history = np.zeros(len(ids), np.int64)  # -1 where a history was never seen
         for grams, counts, total, types in self._levels:
-            found = _find(grams, np.where(context < 0, -1, context * self.vocab_size + ids))
-            count = np.where(found < 0, 0, counts[found])
-            n, t = total[context], types[context]
-            p = np.where((context < 0) | (n == 0), p, (count + t * p) / np.where(n + t > 0, n + t, 1))
-            context = np.concatenate([[-1], found[:-1]])
+            found = _find(grams, np.where(history < 0, -1, history * self.vocab_size + ids))
+            c, n, t = np.where(found < 0, 0, counts[found]), total[history], types[history]
+            known = (history >= 0) & (n > 0)
+            p[known] = ((c + t * p) / np.maximum(n + t, 1))[known]
+            history = np.concatenate([[-1], found[:-1]])
         return p
 
     def distribution(
         self,
-        history: Any,  # Token ids so far; only the last order - 1 count
-    ) -> np.ndarray:  # Shape (vocab_size,)
+        history: Any = (),  # Token ids so far; the last order - 1 count
+    ) -> np.ndarray:  # Shape (V,), sums to 1
         """The probability of every token to come next."""
-        past = _ids(history, self.vocab_size, empty=True)[-(self.order - 1) or len(history) :]
+        past = _ids(history, self.vocab_size, empty=True)
         p = np.full(self.vocab_size, 1 / self.vocab_size)
-        for level, (grams, counts, total, types) in enumerate(self._levels):
-            context = self._context(past[len(past) - level :]) if level <= len(past) else -1
-            if context < 0 or not total[context]:
+        for k, (grams, counts, total, types) in enumerate(self._levels[: len(past) + 1]):
+            number = self._number(past[len(past) - k :])
+            if number < 0 or not total[number]:
                 break
-            a, b = np.searchsorted(grams, [context * self.vocab_size, (context + 1) * self.vocab_size])
-            seen = np.zeros(self.vocab_size)
-            seen[grams[a:b] % self.vocab_size] = counts[a:b]
-            p = (seen + types[context] * p) / (total[context] + types[context])
+            a, b = np.searchsorted(grams, [number * self.vocab_size, (number + 1) * self.vocab_size])
+            seen = np.bincount(grams[a:b] % self.vocab_size, weights=counts[a:b], minlength=self.vocab_size)
+            p = (seen + types[number] * p) / (total[number] + types[number])
         return p
 
-    def _context(self, past: np.ndarray) -> int:
+    def _number(self, history: np.ndarray) -> int:
+        """The number of a history, -1 when it was never seen."""
         number = 0
-        for token, (grams, *_) in zip(past.tolist(), self._levels, strict=False):
+        for token, (grams, *_) in zip(history.tolist(), self._levels, strict=False):
             number = int(_find(grams, np.array([number * self.vocab_size + token]))[0])
             if number < 0:
-                return -1
+                break
         return number
 
     def sample(
         self,
         n: int,  # Tokens to write
         *,
-        history: Any = (),  # Tokens to go on from
+        history: Any = (),  # Token ids to go on from
+        temperature: float = 1.0,  # Below 1: more of the likely; 0: always the likeliest
         seed: int = 0,
     ) -> list[int]:
-        """Tokens drawn one after another."""
-        rng, ids = np.random.default_rng(seed), list(map(int, history))
+        """Tokens drawn one after another, each from the distribution after those before it."""
+        rng, ids = np.random.default_rng(seed), [int(i) for i in history]
         start = len(ids)
         for _ in range(n):
-            p = self.distribution(ids[-self.order :])
-            ids.append(int(np.searchsorted(np.cumsum(p), rng.random() * p.sum())))
+            p = self.distribution(ids[max(0, len(ids) - self.order + 1) :])
+            p = np.where(p == p.max(), 1.0, 0.0) if temperature <= 0 else (p / p.max()) ** (1 / temperature)
+            ids.append(int(np.searchsorted(np.cumsum(p), rng.random() * p.sum(), "right")))
         return ids[start:]
 
 
-def _ids(tokens: Any, vocab_size: int, empty: bool = False) -> np.ndarray:
+def _ids(tokens: Any, vocab_size: int, *, empty: bool = False) -> np.ndarray:
     ids = np.asarray(tokens[:], dtype=np.int64)
     if not len(ids) and not empty:
-        raise DataError("there are no tokens")
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
-        raise ValueError(f"token ids must be from 0 to below {vocab_size}, not {int(ids.min())} to {int(ids.max())}")
+        raise DataError("there are no tokens to count", hint="Give more text")
+    if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
+        raise ValueError(f"token ids must be from 0 to below {vocab_size}, not from {ids.min()} to {ids.max()}")
     return ids
 
 
 def _find(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted value is in a sorted array; -1 for the others."""
+    """Where each wanted value is in a sorted array; -1 where it is not."""
     at = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
     return np.where(values[at] == wanted, at, -1)

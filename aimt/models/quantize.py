@@ -37,7 +37,12 @@ def quantize_groups(
     group: int = 32,  # Weights of a row that share a scale and a zero; divides K
 ) -> tuple[Tensor, Tensor]:  # Whole numbers 0..15, shape (N, K) uint8; scale and zero (K/group, N, 2) bfloat16
     """Each group as ``(q - 8) * scale + zero``, by the range that leaves the smallest squared error."""
-    w = weight.detach().float().unflatten(1, (-1, group))  # (N, K/group, group)
+    parts = [_fit_groups(rows.float().unflatten(1, (-1, group))) for rows in weight.detach().split(256)]  # in the cache
+    q, scale, zero = (torch.cat(part) for part in zip(*parts, strict=True))
+    return q.flatten(1), torch.cat([scale, zero], dim=2).transpose(0, 1).bfloat16().contiguous()
+
+
+def _fit_groups(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # w has shape (rows, K/group, group)
     low, high = w.amin(dim=2, keepdim=True), w.amax(dim=2, keepdim=True)
     best = None
     for shrink in (1.0, 0.95, 0.9, 0.85, 0.8):
@@ -48,9 +53,7 @@ def quantize_groups(
         else:
             better = error < best[3]
             best = [torch.where(better, new, old) for new, old in zip((q, scale, zero, error), best, strict=True)]
-    q, scale, zero, _ = best
-    pair = torch.cat([scale, zero], dim=2).transpose(0, 1).bfloat16().contiguous()
-    return q.flatten(1).to(torch.uint8), pair
+    return best[0].to(torch.uint8), best[1], best[2]
 
 
 def _grid(w: Tensor, low: Tensor, high: Tensor, shrink: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,7 +139,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if rows < self.MANY and x.is_cpu and x.dtype == torch.bfloat16 and has_int8():
-            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.q, self.scale).view(*x.shape[:-1], -1)
+            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1).contiguous(), self.q, self.scale).view(*x.shape[:-1], -1)
         else:
             y = F.linear(x, self.q.to(x.dtype)) * self.scale.to(x.dtype)
         return y if self.bias is None else y + self.bias
@@ -169,7 +172,7 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if rows < self.MANY and x.is_cpu and x.dtype == torch.bfloat16 and self.block:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.reshape(rows, -1), self.packed, self.group, self.pair)
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.reshape(rows, -1).contiguous(), self.packed, self.group, self.pair)
             y = y[:, : self.out_features].view(*x.shape[:-1], -1)
         else:
             y = F.linear(x, self.weight.to(x.dtype))

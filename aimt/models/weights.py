@@ -1,4 +1,4 @@
-"""One file of tensors and one of settings, readable by others, and never a pickle.
+"""A model is a file of tensors and a file of settings. Others can read both, a damaged one is noticed, and neither can run code.
 
 Docs: https://aimt-dev.github.io/aimt/models/weights.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/weights.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'KeyRule', 'to_hf', 'from_hf', 'digest', 'save_weights', 'load_weights', 'check_format', 'read_config',
-           'load_into']
+           'load_into', 'load_folder']
 
 # %% ../../nbs/models/22_weights.ipynb #5a362759
 import hashlib
@@ -89,7 +89,7 @@ def from_hf(
         raise ModelFormatError(f"tensors of another kind of model: {', '.join(unknown[:5])}")
     return out
 
-# %% ../../nbs/models/22_weights.ipynb #0db5e6f0
+# %% ../../nbs/models/22_weights.ipynb #cd8aab93
 FORMAT = 1  # Raised when files of this library change so that an older version would misread them
 
 
@@ -125,6 +125,8 @@ def load_weights(
     verify: bool = True,  # Compare with the checksum, if the file has one
 ) -> dict[str, Tensor]:
     """Read tensors. Raises `ModelFormatError` when the file is missing, damaged or from a newer version."""
+    if not Path(path).is_file():
+        raise ModelFormatError("this file is missing", where=str(path))
     try:
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
@@ -139,12 +141,14 @@ def load_weights(
 
 def check_format(version: Any, path: str | Path) -> None:
     """Refuse a file from a newer version of the library."""
+    if not str(version).isdigit():
+        raise ModelFormatError(f"{version!r} is not a version of the format", where=str(path))
     if int(version) > FORMAT:
         raise ModelFormatError(
             f"written in format {version}, and this version reads up to {FORMAT}", where=str(path), hint="Update aimt"
         )
 
-
+# %% ../../nbs/models/22_weights.ipynb #a28285f1
 def read_config(
     folder: str | Path,
 ) -> dict[str, Any]:
@@ -179,3 +183,29 @@ def load_into(
         more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
         raise ModelFormatError(f"weights of another model: {'; '.join(faults[:6])}{more}", where=where)
     model.load_state_dict(dict(state))
+
+
+def load_folder(
+    folder: str | Path,  # A model folder
+) -> dict[str, Tensor]:
+    """All tensors of ``model.safetensors``, or of the files that its index names. Raises `ModelFormatError`."""
+    folder = Path(folder)
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.exists():
+        if not (folder / "model.safetensors").exists() and any(folder.glob("*.bin")):
+            hint = "Load it where you trust it, and save it again with safe_serialization=True"
+            raise ModelFormatError("the weights are a pickle, which is never read here", where=str(folder), hint=hint)
+        return load_weights(folder / "model.safetensors")
+    try:
+        places = {str(n): str(f) for n, f in read_json(index)["weight_map"].items()}
+    except (RunError, KeyError, TypeError, AttributeError) as e:
+        raise ModelFormatError("not a readable index of weights", where=str(index)) from e
+    if any(Path(f).name != f for f in places.values()):
+        raise ModelFormatError("the index names a file outside the folder", where=str(index))
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        state |= load_weights(folder / name)
+    if state.keys() != places.keys():
+        odd = ", ".join(sorted(state.keys() ^ places.keys())[:5])
+        raise ModelFormatError(f"the files do not hold what the index says: {odd}", where=str(index))
+    return state

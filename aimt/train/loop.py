@@ -66,8 +66,8 @@ class TrainConfig:
     precision: str = "auto"  # "fp32", "bf16" or "auto"
     device: str = "auto"  # "cpu", "cuda", "mps" or "auto"
     compile: bool = False  # torch.compile: a minute of waiting, then faster steps
-    eval_every: int = 0  # Steps between evaluations; 0 for one at the end
-    save_every: int = 0  # Steps between checkpoints; 0 for about twenty in the run
+    eval_every: float = 0  # Steps between evaluations; below 1 a fraction of the run, 0 for one at the end
+    save_every: float = 0.05  # Steps between checkpoints; below 1 a fraction of the run, 0 for one at the end
     patience: int = 0  # Evaluations without gain before stopping; 0 for never
     seed: int = 0  # For everything that is random while training
     keep: int = 2  # Checkpoints kept
@@ -134,14 +134,14 @@ class Trainer:
         self.config, self.loss_fn, self.evaluate, self.hooks = config, loss_fn, evaluate, hooks
         self.model = model.to(self.device)
         if config.compile:
-            self.model.compile()
-        self.wrapped = self.parallel.wrap(self.model)
+            self.parallel.compile(self.model)
+        self.precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        self.wrapped = self.parallel.wrap(self.model, precision=self.precision)
         settings = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
         self.optimizer = make_optimizer(self.model, name=config.optimizer, **settings)
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.ema = EMA(self.model, config.ema) if config.ema else None
-        self.batches = BatchStream(batches)
-        self.precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        self.batches = BatchStream(batches, self.parallel.world)
         self.recovery, self.patience = Recovery(config.max_retries), Patience(config.patience)
         self.folder = Path(folder) if folder else None
         self.checkpoints = Checkpoints(self.folder or Path(), config.keep)
@@ -150,6 +150,7 @@ class Trainer:
         self._unread: deque = deque()
         self._batch: dict[str, Any] = {}
         self._stop, self._saved_at, self._seconds_before, self._started = "", -1, 0.0, time.perf_counter()
+        self._failure: RunError | None = None
 
     # ---- the loop
 
@@ -170,7 +171,7 @@ class Trainer:
                     continue  # rolled back
                 if self.evaluate and self._due(self.config.eval_every):
                     self.run_evaluation()
-                if self._due(self.save_every()):
+                if self._due(self.config.save_every):
                     self.save()
             self._finish()
         return self.history
@@ -220,10 +221,6 @@ class Trainer:
         """Seconds of training so far, in this process and in those before it, by a clock that nobody can set."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def save_every(self) -> int:
-        """Steps between two checkpoints."""
-        return self.config.save_every or max(10, self.steps // 20)
-
     # ---- around a step
 
     def _next_batch(self) -> tuple[dict[str, Any], float]:
@@ -241,8 +238,9 @@ class Trainer:
             return self.parallel.clip(self.model, self.config.clip)
         return clip_gradients(self.params, self.config.clip)
 
-    def _due(self, *every: int) -> bool:
-        return self.step >= self.steps or any(n and self.step % n == 0 for n in every)
+    def _due(self, *every: float) -> bool:
+        steps = [round(n if n >= 1 else max(10, n * self.steps)) for n in every if n]
+        return self.step >= self.steps or any(self.step % n == 0 for n in steps)
 
     def _stopping(self) -> bool:
         if self.many and self.parallel.any(bool(self._stop)):
@@ -260,7 +258,7 @@ class Trainer:
         A GPU is asked for its loss one step late, so that it never waits for Python to prepare the next step.
         """
         late = self.device.type == "cuda" and not self.many and not last
-        keep = 1 if late and not self._due(self.config.eval_every, self.save_every()) else 0
+        keep = 1 if late and not self._due(self.config.eval_every, self.config.save_every) else 0
         while len(self._unread) > keep:
             row, batches = self._unread.popleft()
             row["loss"], row["grad_norm"] = self.parallel.mean(float(row["loss"])), float(row["grad_norm"])
@@ -306,12 +304,14 @@ class Trainer:
         if self._saved_at == self.step:
             return
         self._saved_at = self.step
-        self.recovery.remember(self.step, None)
+        if planned := self.step == 0 or self._due(self.config.save_every):  # not when a signal comes, at any step
+            self.recovery.remember(self.step, None)
         if self.folder or self.config.max_retries:
             progress = self._progress()
             tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
             state = copy_state(progress | tensors, self._copy_to())
-            self.recovery.good[self.step] = state if self.config.max_retries else None
+            if planned and self.config.max_retries:
+                self.recovery.good[self.step] = state
             if self.folder:
                 self._write(state, progress)
 
@@ -379,13 +379,13 @@ class Trainer:
     def _read(self, step: int) -> dict[str, Any]:
         """The state in a checkpoint; the model of one in pieces is filled at once."""
         if step in self.checkpoints.steps():
-            return self.checkpoints.load(step)
+            return self.parallel.spread(self.model, self.optimizer, self.checkpoints.load(step))
         return self.parallel.load(self._sharded(step), self.model, self.optimizer)
 
     def _newest(self) -> int | None:
         """Step of the newest good checkpoint of this folder. Raises `ModelFormatError` when all are bad."""
         there = list(self.checkpoints.steps())
-        steps = [self.checkpoints.latest()]
+        steps = [self.parallel.share(self.checkpoints.latest())]
         if self._sharded().is_dir():
             there += list(self._sharded().glob("step-*"))
             steps.append(self.parallel.latest(self._sharded()))
@@ -445,26 +445,25 @@ class Trainer:
         state = self._read(found)
         changed = self._changes(state)
         self._restore(state, resume=True)
-        if self.config.max_retries and "model" in state:
-            self.recovery.good[found] = copy_state(state, None)
+        self.recovery.good = {s: None for s in self.recovery.good if s in self.checkpoints.steps() or self._sharded(s).is_dir()}
+        if self.patience.limit and self.patience.waited >= self.patience.limit:
+            self.stop("patience")
         self.history.events.append({"step": found, "kind": "resumed", "changed": changed})
 
     def _finish(self) -> None:
         self._read_rows(last=True)
         self.history.stopped = self._stop or "steps"
-        self._saved_at = -1 if self._stop else self._saved_at
+        self._wait()
+        if self._stop or self._failure:  # the last state must be on disk, and say why the run ended
+            self._saved_at, self._failure = -1, None
         self.save()
         self._wait()
-        if self._failure and self.folder and self._failed_last():
+        if self._failure:
             raise self._failure
         if self.patience.weights is not None:
             load_model(self.model, self.patience.weights)
         elif self.ema:
             self.ema.copy_to(self.model)
-
-    def _failed_last(self) -> bool:
-        last = self.history.events[-1]
-        return last["kind"] == "checkpoint failed" and last["step"] == self.step
 
 
 def n_tokens(batch: dict[str, Any]) -> int:

@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/train/network_plan.html.md"""
 
 # %% auto #0
 __all__ = ['GPUS', 'GPU_SOURCES', 'GPU_UTILISATION', 'TOKENS_PER_PARAMETER', 'count_parameters', 'flops_per_token', 'DryRun',
-           'dry_run', 'autocast', 'heap_bytes', 'pick_dtype', 'measure_peak', 'memory_bandwidth', 'machine_rates',
-           'step_seconds', 'gpu_table', 'plan_network', 'correct', 'compare_plan', 'largest_batch']
+           'dry_run', 'heap_bytes', 'measure_peak', 'memory_bandwidth', 'machine_rates', 'step_seconds', 'gpu_table',
+           'plan_network', 'correct', 'compare_plan', 'largest_batch']
 
 # %% ../../nbs/train/20_network_plan.ipynb #1a03ef08
 import ctypes
@@ -17,9 +17,9 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import median
 from typing import Any
@@ -31,8 +31,11 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.errors import ProblemError, closest
 from ..core.machine import machine as this_machine
+from ..models import layers
 from ..models.gpt import GPT, GPTConfig, gpt_loss
-from .optim import clip_gradients, make_optimizer
+from .checkpoint import copy_state
+from .loop import pick_device, pick_precision
+from .optim import EMA, make_optimizer
 
 # %% ../../nbs/train/20_network_plan.ipynb #a51fad91
 def count_parameters(
@@ -68,7 +71,8 @@ class DryRun:
     weights: int = 0  # Bytes
     gradients: int = 0
     optimizer: int = 0
-    activations: int = 0  # Alive when the forward pass has ended, weights not counted
+    activations: int = 0  # Kept by the forward pass for the backward pass
+    copies: int = 0  # Of weights and optimizer, to go back to; and the averaged weights
     peak: int = 0  # Most bytes alive at once
     ops: list[tuple[str, float, float]] = field(default_factory=list, repr=False)  # Name, FLOPs, bytes touched
     requests: list[tuple[int, int]] = field(default_factory=list, repr=False)  # Number of a block and its size; 0 frees it
@@ -133,37 +137,60 @@ def dry_run(
     seq_len: int,
     *,
     optimizer: str = "adamw",
-    precision: str = "float32",
+    precision: str = "fp32",  # Or "bf16"
     accumulation: int = 1,  # Micro batches per step
+    ema: bool = False,  # Whether an average of the weights is kept
+    snapshots: int = 2,  # Good states kept in memory for a roll-back, as `Trainer` does
     steps: int = 3,
 ) -> DryRun:
     """Go through training steps with tensors that have shapes but no data, and write down what would happen."""
-    with FakeTensorMode(), _Meter() as meter:
+    with _no_memory_of_tensors(), FakeTensorMode(), _Meter() as meter:
         model = GPT(config)
-        out = DryRun(weights=sum(p.numel() * p.element_size() for p in model.parameters()))
-        updater = make_optimizer(model, name=optimizer, fused=False)
+        updater = make_optimizer(model, name=optimizer)
+        out = DryRun(weights=_size(model.parameters()))
+        average = EMA(model) if ema else None
+        kept: list[Any] = [copy_state(model.state_dict())][:snapshots]
         ids = torch.zeros(batch_size, seq_len, dtype=torch.long)
-        batch = {"ids": ids, "targets": ids}
-        for _ in range(steps):
-            before, start = meter.now, len(meter.ops)
+        for step in range(steps):
+            start = len(meter.ops)
+            updater.zero_grad()
+            before = meter.now
             for _ in range(accumulation):
-                with autocast("cpu", precision):
-                    loss = gpt_loss(model, batch)
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                    loss = gpt_loss(model, {"ids": ids, "targets": ids}) / accumulation
                 out.activations = meter.now - before
                 loss.backward()
-            out.gradients = sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
+            torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])
             updater.step()
-            updater.zero_grad()
+            if average:
+                average.update(model)
             out.ops = meter.ops[start:]
-        states = [t for s in updater.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-        out.optimizer = sum(t.numel() * t.element_size() for t in states)
+            if step < snapshots:
+                kept = kept[-1:] if snapshots > 1 else []
+                kept.append(copy_state([model.state_dict(), updater.state_dict()]))
+        out.gradients = _size(p.grad for p in model.parameters() if p.grad is not None)
+        out.optimizer = _size(t for s in updater.state.values() for t in s.values() if isinstance(t, torch.Tensor))
+        out.copies = _size(t for t in tree_leaves(kept) if isinstance(t, torch.Tensor))
+        out.copies += _size(average.average.values()) if average else 0
     out.peak, out.requests = meter.peak, list(meter.requests)
     return out
 
 
-def autocast(device: str, precision: str):
-    """The context of a forward pass: bf16 where that is asked for."""
-    return torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+@contextmanager
+def _no_memory_of_tensors() -> Iterator[None]:
+    """Tensors that the layers remember from call to call are forgotten on the way in and out: data and no data do not mix."""
+    forget = [f.cache_clear for f in vars(layers).values() if hasattr(f, "cache_clear")]
+    for f in forget:
+        f()
+    try:
+        yield
+    finally:
+        for f in forget:
+            f()
+
+
+def _size(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 # %% ../../nbs/train/20_network_plan.ipynb #f475f1aa
 _REPLAY = """
@@ -199,26 +226,15 @@ def heap_bytes(
         return int(1.1 * run.peak)
 
 # %% ../../nbs/train/20_network_plan.ipynb #d56f5066
-def pick_dtype(precision: str = "auto") -> str:
-    """"float32" or "bfloat16"; "auto" takes bfloat16 where the processor multiplies it natively."""
-    if precision == "auto":
-        native = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return "bfloat16" if native else "float32"
-    known = {"fp32": "float32", "float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
-    if precision not in known:
-        raise ProblemError(f"unknown precision {precision!r}", hint=closest(precision, known))
-    return known[precision]
-
-
 def measure_peak(
-    precision: str = "float32",  # Or "bfloat16"
+    precision: str = "fp32",  # Or "bf16"
     *,
     seconds: float = 0.3,
     size: int = 1024,  # Side of the square matrices
     device: str = "cpu",
 ) -> float:  # FLOP per second
     """The fastest matrix product this machine shows, with the threads torch may use now."""
-    dtype = getattr(torch, pick_dtype(precision))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn(size, size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
     return 2 * size**3 / _fastest(lambda: torch.mm(a, b), seconds, device)
 
@@ -251,7 +267,7 @@ def _fastest(call, seconds: float, device: str) -> float:
 # %% ../../nbs/train/20_network_plan.ipynb #b0bf1080
 @lru_cache(maxsize=8)
 def machine_rates(
-    precision: str = "float32",
+    precision: str = "fp32",
     device: str = "cpu",
     threads: int = 0,  # Only to tell measurements apart; 0 for torch's number
 ) -> dict[str, float]:  # flops and bytes per second, seconds per operation
@@ -318,19 +334,23 @@ def plan_network(
     steps: int | None = None,  # Updates
     tokens: int | None = None,  # Or tokens to train on
     optimizer: str = "adamw",
-    precision: str = "auto",  # "float32" or "bfloat16"
+    precision: str = "auto",  # "fp32" or "bf16"
     accumulation: int = 1,  # Micro batches per update
+    ema: bool = False,  # Whether an average of the weights is kept
     device: str | None = None,  # "cpu" or "cuda"; what there is by default
     machine: dict[str, Any] | None = None,  # From `aimt.core.machine.machine`
     rates: dict[str, float] | None = None,  # From `machine_rates`; measured by default
     time_limit: float | None = None,  # Seconds; gives the number of steps when neither steps nor tokens do
 ) -> dict[str, Any]:
     """What a training will take: parameters, memory by part, FLOPs, time, and time and cost on common GPUs."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype, machine = pick_dtype(precision), machine or this_machine()
-    run = dry_run(config, batch_size, seq_len, optimizer=optimizer, precision=dtype, accumulation=accumulation)
+    device = device or pick_device().type
+    machine = machine or this_machine()
+    precision = pick_precision(torch.device(device)) if precision == "auto" else precision
+    copies = 2 if device == "cpu" else 0  # a GPU's copies lie in the memory of the host
+    run = dry_run(config, batch_size, seq_len, optimizer=optimizer, precision=precision, accumulation=accumulation, ema=ema,
+                  snapshots=copies)  # fmt: skip
     held = heap_bytes(run) if device == "cpu" else int(1.05 * run.peak)
-    rates = rates or machine_rates(dtype, device, torch.get_num_threads())
+    rates = rates or machine_rates(precision, device, torch.get_num_threads())
     seconds, per_step = step_seconds(run, rates), batch_size * seq_len * accumulation
     parameters = count_parameters(config)
     if steps is None:
@@ -338,12 +358,13 @@ def plan_network(
         steps = max(1, int(time_limit / seconds)) if tokens is None and time_limit else max(1, math.ceil(wanted / per_step))
     per_token = flops_per_token(config, seq_len)
     available = _available_mb(device, machine)
-    parts = {"weights": run.weights, "gradients": run.gradients, "optimizer": run.optimizer, "activations": run.activations}
+    parts = {"weights": run.weights, "gradients": run.gradients, "optimizer": run.optimizer, "activations": run.activations,
+             "copies": run.copies}  # fmt: skip
     plan = {
         "config": {"n_layer": config.n_layer, "n_embd": config.n_embd, "vocab_size": config.vocab_size},
         "batch_size": batch_size, "seq_len": seq_len, "accumulation": accumulation, "optimizer": optimizer,
-        "precision": dtype, "device": device, "parameters": parameters,
-        "memory_mb": {k: round(v / 1e6, 2) for k, v in parts.items()} | {"total": round(held / 1e6, 2)},
+        "precision": precision, "device": device, "parameters": parameters,
+        "memory_mb": {k: round(v / 1e6, 2) for k, v in parts.items()} | {"live": round(run.peak / 1e6, 2), "total": round(held / 1e6, 2)},
         "available_mb": available, "fits": held / 1e6 < 0.9 * available,
         "flops_per_token": per_token, "tokens_per_step": per_step, "peak_flops": rates["flops"], "time_limit": time_limit,
         "corrected": False,
@@ -417,6 +438,7 @@ def largest_batch(
 ) -> int:  # Rows; 0 when not even one fits
     """The largest micro batch that fits: memory grows in a straight line with the rows."""
     budget = 1e6 * (memory_mb or 0.9 * this_machine()["available_mb"])
-    run = lambda rows: dry_run(config, rows, seq_len, optimizer=optimizer, precision=pick_dtype(precision)).peak * 1.15
+    precision = pick_precision(pick_device()) if precision == "auto" else precision
+    run = lambda rows: dry_run(config, rows, seq_len, optimizer=optimizer, precision=precision).peak * 1.2
     one, nine = run(1), run(9)
     return 0 if one > budget else int(1 + (budget - one) / max(1.0, (nine - one) / 8))

@@ -165,10 +165,9 @@ class EMA:
         weight = 1 - min(self.decay, self.updates / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in model.parameters()], weight)
 
-    @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Give the model the averaged weights."""
-        torch._foreach_copy_([p.detach() for p in model.parameters()], list(self.average.values()))
+        _copy(model, list(self.average.values()))
 
     @contextmanager
     def swap(self, model: nn.Module) -> Iterator[None]:
@@ -178,8 +177,7 @@ class EMA:
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_([p.detach() for p in model.parameters()], own)
+            _copy(model, own)
 
     def state_dict(self) -> dict[str, Any]:
         """Average and number of updates."""
@@ -191,3 +189,9 @@ class EMA:
         self.updates = int(state["updates"])
         for name, value in self.average.items():
             value.copy_(state["average"][name])
+
+
+@torch.no_grad()
+def _copy(model: nn.Module, values: list[Tensor]) -> None:
+    for p, value in zip(model.parameters(), values, strict=True):
+        p.copy_(value)

@@ -64,7 +64,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def shard(
     model: nn.Module,  # On its device; its parameters become pieces, in place
     mesh: Any,  # The processes, as a `DeviceMesh`
-    precision: str = "float32",  # "bfloat16" gathers and computes in bf16 and keeps float32 pieces
+    precision: str = "fp32",  # "bf16" gathers and computes in bf16; the pieces and the sums of gradients stay in fp32
 ) -> nn.Module:  # A `Step` with `fully_shard`
     """Every process keeps a piece of each tensor (FSDP2) and gathers a block's weights only while it computes with them."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -73,8 +73,9 @@ def shard(
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
     marks = {name: dict(vars(p)) for name, p in model.named_parameters()}
-    half = torch.bfloat16 if precision == "bfloat16" else None
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
+    half = torch.bfloat16 if precision == "bf16" else None
+    full = torch.float32 if half else None  # inputs stay as they are: angles of positions are no good in bf16
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=full, cast_forward_inputs=False)
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     step = fully_shard(Step(model), mesh=mesh, mp_policy=policy)
@@ -180,7 +181,7 @@ class Parallel:
         self,
         model: nn.Module,  # The model; make the optimiser after this call
         *,
-        precision: str = "float32",  # "bfloat16": weights are gathered and used in bf16 (fsdp only)
+        precision: str = "fp32",  # "bf16": weights are gathered and used in bf16 (fsdp only)
     ) -> nn.Module:  # What `call`, `evaluate` and `no_sync` take
         """The model, on the device, ready to be trained by all processes; `model` itself keeps its names."""
         model.to(self.device)
@@ -213,6 +214,8 @@ class Parallel:
                 value = wrapped(fn) if self.strategy == "fsdp" else fn(model)
         finally:
             model.train(training)
+            if self.strategy == "fsdp":
+                wrapped.reshard()  # without a backward pass the outermost weights would stay gathered, and grow stale
         return self.share(value)
 
     @contextmanager

@@ -9,6 +9,8 @@ __all__ = ['FORMAT', 'is_sharded', 'take_shards', 'put_shards', 'optimizer_state
            'save_sharded', 'check_sharded', 'load_sharded', 'spread', 'shard_like', 'latest_sharded', 'prune_sharded']
 
 # %% ../../nbs/train/14_sharded.ipynb #0e2ddd54
+import hashlib
+import json
 import os
 import shutil
 import warnings
@@ -168,7 +170,9 @@ def save_sharded(
 
 
 def _publish(part: Path, folder: Path, world: int) -> None:
-    write_json(part / "checkpoint.json", {"aimt_format": FORMAT, "world": world})
+    names = [f"rank-{number:05d}.json" for number in range(world)]
+    about = {"aimt_format": FORMAT, "world": world, "sha256": {name: sha256(part / name) for name in names}}
+    write_json(part / "checkpoint.json", about | {"self": _digest(about)})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
 
@@ -222,27 +226,34 @@ def check_sharded(
     with together(folder, world):
         about = _about(folder)
         for number in range(rank, about["world"], world):
-            for name, digest in _listing(folder, number)["sha256"].items():
-                if not (folder / name).is_file() or sha256(folder / name) != digest:
-                    raise ModelFormatError("this file is damaged", where=str(folder / name))
+            listing = folder / f"rank-{number:05d}.json"
+            _compare(listing, about["sha256"][listing.name])
+            for name, digest in read_json(listing)["sha256"].items():
+                _compare(folder / name, digest)
     return about
 
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
         about = read_json(folder / "checkpoint.json")
-    except RunError as e:
+        newer = about["aimt_format"] > FORMAT
+        good = about.pop("self") == _digest(about)
+    except (RunError, KeyError, TypeError) as e:
         raise ModelFormatError("this is no whole checkpoint", where=str(folder)) from e
-    if about["aimt_format"] > FORMAT:
+    if newer:
         raise ModelFormatError(f"written by a newer version (format {about['aimt_format']})", where=str(folder), hint="Update aimt")
+    if not good:
+        raise ModelFormatError("this file is damaged", where=str(folder / "checkpoint.json"))
     return about
 
 
-def _listing(folder: Path, number: int) -> dict[str, Any]:
-    try:
-        return read_json(folder / f"rank-{number:05d}.json")
-    except RunError as e:
-        raise ModelFormatError("this is no whole checkpoint", where=str(folder)) from e
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _compare(path: Path, digest: str) -> None:
+    if not path.is_file() or sha256(path) != digest:
+        raise ModelFormatError("this file is missing or damaged", where=str(path))
 
 # %% ../../nbs/train/14_sharded.ipynb #82cb7e4d
 def load_sharded(
@@ -260,7 +271,7 @@ def load_sharded(
     folder = Path(folder)
     about = check_sharded(folder, rank=rank, world=world)
     number = rank if rank < about["world"] else 0
-    listing = _listing(folder, number)
+    listing = read_json(folder / f"rank-{number:05d}.json")
     tensors = _fetch(folder, model, listing, world)
     own = unpack_state(listing["values"], load_file(folder / f"own-{number:05d}.safetensors"))
     if optimizer is not None:

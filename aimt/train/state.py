@@ -50,7 +50,10 @@ class BatchStream:
     def __init__(
         self,
         source: Iterable[dict[str, Any]],  # With `state_dict` and `load_state_dict`, or repeatable, such as a list
+        world: int = 1,  # Processes that share the data; a source with an attribute `world` must agree
     ):
+        if getattr(source, "world", world) != world:
+            raise DataError(f"the batches are for {source.world} processes, but there are {world}", hint="Give them rank and world")
         self.source, self.taken = source, 0
         self.exact = hasattr(source, "state_dict")
         self.iterator: Iterator[dict[str, Any]] = iter(source)
