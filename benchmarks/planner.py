@@ -66,7 +66,7 @@ def train(config, rows, seq_len, steps):
 
 if sys.argv[3] == "plan":
     plan = plan_network(config, batch_size=job["rows"], seq_len=job["seq_len"], steps=steps, optimizer=job["optimizer"],
-                        precision=job["precision"], device="cpu")
+                        precision=job["precision"], device="cpu", rowwise_tables=False)
     print(json.dumps(plan))
 else:
     tiny = GPTConfig(**job["config"] | {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_kv_head": None, "vocab_size": 65})

@@ -87,7 +87,9 @@ def aimt_loop(text: Path, steps: int, precision: str) -> None:
     from aimt.data.tokens import TokenBatches, Tokens
     from aimt.models.gpt import GPT, GPTConfig, gpt_loss
     from aimt.train.loop import TrainConfig, Trainer
+    from aimt.train.text import keep_memory
 
+    keep_memory()
     ids, vocab_size = characters(text)
     config = GPTConfig(vocab_size=vocab_size, context=CONTEXT, norm="layer", positions="learned", mlp="gelu", bias=False, qk_norm=False,
                        init="gpt2", **SHAPE)  # fmt: skip

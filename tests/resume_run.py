@@ -6,14 +6,13 @@ import multiprocessing
 import os
 import signal
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 STEPS = 60
-TEXT = zlib.decompress(zlib.compress(b"".join(b"%d bottles hang on the wall, and one of them falls. " % i for i in range(99, 0, -1))))
+TEXT = b"".join(b"%d bottles hang on the wall, and one of them falls. " % i for i in range(99, 0, -1))
 
 
 class Watch:
@@ -104,12 +103,14 @@ def context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     ctx = multiprocessing.get_context("forkserver")
-    ctx.set_forkserver_preload(["resume_run", "aimt.train.loop", "aimt.models.gpt", "aimt.data.tokens"])
+    ctx.set_forkserver_preload(["resume_run", "aimt.train.loop", "aimt.models.gpt", "aimt.data.tokens", "torch._dynamo"])
     return ctx
 
 
-def run(folder: Path, *, kill_at: int | None = None, wait: float = 0.0, signal_number: int | None = None, **options: Any) -> dict:
-    """Start the run; send a signal `wait` seconds after step `kill_at`. Its result, or {"exit": code} when it was killed."""
+def run(
+    folder: Path, *, kill_at: int | None = None, wait: float = 0.0, signal_number: int | None = None, **options: Any
+) -> dict:
+    """Start the run; send a signal `wait` seconds after step `kill_at`. Its result, or its exit code when killed."""
     ctx = context()
     at = ctx.Value("i", 0)
     pause = 0.004 if kill_at is not None else 0.0

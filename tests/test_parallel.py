@@ -1,6 +1,6 @@
 """Two processes under torchrun train as one does: DDP, FSDP2, checkpoints for other numbers of processes, restarts.
 
-    AIMT_SLOW=1 pytest tests/test_parallel.py     also torch.compile, more kinds of failures
+    AIMT_SLOW=1 pytest tests/test_parallel.py     also Muon, torch.compile, and the command itself
 """
 import json
 import math
@@ -54,12 +54,16 @@ def result(place: Path, name: str) -> dict:
     return json.loads((place / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["ddp-plain", "ddp-accumulation", "fsdp-plain", "fsdp-accumulation", "fsdp-muon"])
+SLOW = ["fsdp-muon"] if os.environ.get("AIMT_SLOW") else []
+
+
+@pytest.mark.parametrize("name", ["ddp-plain", "ddp-accumulation", "fsdp-plain", "fsdp-accumulation", *SLOW])
 def test_the_loss_curve_is_that_of_one_process(alone, place, name):
     one, two = alone[name.split("-")[1]], result(place, name)
-    assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
-    assert two["evals"] == pytest.approx(one["evals"], abs=1e-6)
-    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    near = 2e-3 if "muon" in name else 1e-6  # Muon multiplies in bf16, and pieces are rounded in another order
+    assert two["loss"] == pytest.approx(one["loss"], abs=near)
+    assert two["evals"] == pytest.approx(one["evals"], abs=near)
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=100 * near)
     assert max(one["grad_norm"]) > 0.5, "clipping must matter in this test"
     assert two["tokens"] == one["tokens"]
 
@@ -95,9 +99,9 @@ def whole() -> dict:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_one_process_goes_on_from_the_pieces_of_two(whole, place, strategy):
-    assert len(list((place / f"two-{strategy}" / "sharded" / "step-00000006").glob("shard-*"))) == 2
+    assert len(list((place / f"two-{strategy}" / "sharded" / "step-00000004").glob("shard-*"))) == 2
     done = worker.go_on(Parallel(), place / f"two-{strategy}")
-    assert done["events"][0]["kind"] == "resumed" and done["events"][0]["step"] == 6
+    assert done["events"][0]["kind"] == "resumed" and done["events"][0]["step"] == 4
     assert done["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     assert done["evals"] == pytest.approx(whole["evals"], abs=1e-6)
 
@@ -105,21 +109,17 @@ def test_one_process_goes_on_from_the_pieces_of_two(whole, place, strategy):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_go_on_from_one(whole, place, strategy):
     done = result(place, f"{strategy}-one-to-two")
-    assert done["events"][0]["kind"] == "resumed" and done["events"][0]["step"] == 6
+    assert done["events"][0]["kind"] == "resumed" and done["events"][0]["step"] == 4
     assert done["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     assert done["evals"] == pytest.approx(whole["evals"], abs=1e-6)
 
 
-def test_a_killed_worker_is_started_again_and_nothing_is_lost(tmp_path):
-    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    for folder in (quiet, killed):
-        folder.mkdir()
-    done = torchrun(WORKER, "elastic", killed, restarts=1)
+def test_a_killed_worker_is_started_again_and_nothing_is_lost(place):
+    done = torchrun(WORKER, "elastic", place, restarts=1)
     assert done.returncode == 0, done.stderr[-3000:]
-    again = result(killed, "elastic")
-    assert [e["kind"] for e in again["events"]] == ["resumed"] and again["events"][0]["step"] == 6
-    assert torchrun(WORKER, "undisturbed", quiet).returncode == 0
-    assert again["loss"] == result(quiet, "elastic")["loss"], "bit for bit"
+    again = result(place, "killed/history")
+    assert [e["kind"] for e in again["events"]] == ["resumed"] and again["events"][0]["step"] == 4
+    assert again["loss"] == result(place, "undisturbed/history")["loss"], "bit for bit"
 
 
 # ---- checkpoints in pieces, in one process

@@ -82,8 +82,10 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_text_and_tables_are_told_apart(tmp_path):
-    texts = {"a.txt": prose(300), "b.md": "# Title", "c.txt": "One, two,\nthree, four,\nfive, six,\nseven.", "d.py": "x = 1, 2\n" * 9}
-    tables = {"a.csv": "x,y\n1,2\n", "b.txt": "x;y\n1;2\n3;4\n5;6\n", "c.txt": "x\ty\n1\t2\n3\t4\n", "d.jsonl": '{"x": 1}\n'}
+    texts = {"a.txt": prose(300), "b.md": "# Title", "c.txt": "One, two,\nthree, four,\nfive, six,\nseven.",
+             "d.py": "x = 1, 2\n" * 9, "e": "A file without a suffix."}  # fmt: skip
+    tables = {"a.csv": "x,y\n1,2\n", "b.txt": "x;y\n1;2\n3;4\n5;6\n", "c.txt": "x\ty\n1\t2\n3\t4\n",
+              "d.jsonl": '{"x": 1}\n', "e": '{"x": 1}', "f": "\0\1\2"}  # fmt: skip
     for kind, files in (("texts", texts), ("tables", tables)):
         (tmp_path / kind).mkdir()
         for name, content in files.items():
@@ -118,7 +120,8 @@ def test_encodings(tmp_path, encoding):
 
 def test_a_folder_of_many_kinds(tmp_path):
     parts = {"1.txt": "café one".encode(), "2.txt": "café two".encode("cp1252"), "3.txt": "café three".encode("utf-16"),
-             "4.md.gz": gzip.compress(b"four"), "5.txt": b"", "6.jsonl": b'{"text": "six"}\n{"text": "seven"}\n'}  # fmt: skip
+             "4.md.gz": gzip.compress(b"four"), "5.txt": b"",
+             "6.jsonl": b'{"text": "six"}\n{"text": "seven"}\n'}  # fmt: skip
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     source = describe_texts(tmp_path)
@@ -126,6 +129,11 @@ def test_a_folder_of_many_kinds(tmp_path):
     assert source.n_documents == 6 and any("5.txt: empty" in w for w in source.warnings)
     (tmp_path / "2.txt").write_bytes("cafe two".encode("cp1252"))
     assert describe_texts(tmp_path).fingerprint != source.fingerprint
+
+
+def test_the_end_mark_of_dos_is_no_sign_of_a_binary_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"Hello.\r\n\x1a")
+    assert whole(tmp_path / "a.txt") == "Hello.\n\x1a"
 
 
 def test_json_lines(tmp_path):
@@ -178,7 +186,7 @@ def test_a_text_without_spaces_for_the_bpe(tmp_path):
     letters = np.random.default_rng(0).integers(97, 123, 2 << 20, dtype=np.uint8)
     (tmp_path / "letters.txt").write_bytes(letters.tobytes())
     n, mb = growth("bpe", tmp_path / "letters.txt", tmp_path / "tokens")
-    assert n < len(letters) * 0.9 and mb < 150
+    assert n < len(letters) * 0.9 and mb < 180
 
 
 @pytest.mark.skipif("AIMT_SLOW" not in os.environ, reason="a file of a gigabyte: set AIMT_SLOW=1")
@@ -200,7 +208,7 @@ def test_other_programs_read_the_tokenizer(tmp_path, book, kind):
     ids = ours.encode(text)
     assert theirs(text, add_special_tokens=False)["input_ids"] == ids
     assert theirs.decode(ids) == ours.decode(ids) == text
-    assert theirs.eos_token_id == ours.eos_token_id if hasattr(ours, "eos_token_id") else theirs.eos_token_id == ours.eot_id
+    assert theirs.eos_token_id == ours.eot_id
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])

@@ -15,7 +15,8 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
 from ..core.errors import DataError, closest
@@ -38,7 +39,7 @@ class TextSource:
     encoding: str  # utf-8, cp1252, utf-16 ..., or mixed
     field: str | None  # Field of JSON Lines that holds the text
     fingerprint: str  # SHA-256 of names and bytes
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = dataclass_field(default_factory=list)
     n_characters: int = 0  # Characters of all documents, after cleaning
     n_documents: int = 0
 
@@ -207,7 +208,7 @@ _STARTS = {b"\x7fELF": "program", b"MZ": "program", b"%PDF": "PDF", b"\x89PNG": 
            b"GIF8": "picture", b"PK\x03\x04": "zip or office file", b"SQLite format 3": "database", b"PAR1": "Parquet",
            b"\xd0\xcf\x11\xe0": "old office file", b"RIFF": "sound or film", b"ID3": "sound",
            b"OggS": "sound"}  # fmt: skip
-_CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1b\0"))
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1a\x1b\0"))
 
 
 def describe_texts(

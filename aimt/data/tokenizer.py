@@ -263,7 +263,7 @@ def train_tokenizer(
     vocab_size: int = 4096,  # Tokens of a BPE, with the 256 bytes and the end of a document
     *,
     valid_fraction: float = 0.1,  # The last part of the text, which a BPE must not see
-    sample_bytes: int = 1 << 25,  # A BPE learns from about this much of the text at most
+    sample_bytes: int = 1 << 24,  # A BPE learns from about this much of the text at most
 ) -> Tokenizer:
     """A tokenizer for a text; the same text gives the same one. Raises `DataError` for a file that is no text."""
     if kind not in ("byte", "char", "bpe"):
@@ -306,11 +306,15 @@ def _train_bpe(source: TextSource, vocab_size: int, valid_fraction: float, sampl
 
 def _sample(source: TextSource, valid_fraction: float, sample_bytes: int) -> Iterator[str]:
     """The training part of a text, thinned out evenly when it is large, without words beyond 48 letters."""
-    seen, limit = 0, int(source.n_characters * (1 - valid_fraction))
+    seen, limit, room = 0, int(source.n_characters * (1 - valid_fraction)), sample_bytes // 16
     every = max(1, -(-source.n_bytes // sample_bytes))
     for i, (piece, _) in enumerate(read_texts(source)):
         if seen >= limit:
             return
         for part in _parts(piece[: limit - seen]) if i % every == 0 else ():
-            yield from re.findall(r"\s*\S{1,48}", part) if re.search(r"\S{49}", part) else [part]
+            if not re.search(r"\S{49}", part):
+                yield part
+            elif room > 0:
+                room -= len(part)
+                yield from re.findall(r"\s*\S{1,48}", part)
         seen += len(piece)

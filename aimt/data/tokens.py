@@ -245,9 +245,10 @@ def open_tokens(
     try:
         if facts.get("aimt_format", 0) > FORMAT:
             raise RunError("these token files come from a newer aimt", where=str(folder), hint="Update aimt")
-        parts = {p: Tokens([_shard(folder, s, facts["dtype"], verify) for s in facts[p]]) for p in ("train", "valid")}
+        train, valid = (Tokens([_shard(folder, s, facts["dtype"], verify) for s in facts[p]]) for p in ("train", "valid"))
         names = ("n_train_characters", "n_valid_characters", "n_valid_bytes", "vocab_size", "eot_id", "fingerprint")
-        return TokenFiles(**parts, **{name: facts[name] for name in names}, folder=folder, facts=facts)
+        told: dict[str, Any] = {name: facts[name] for name in names}
+        return TokenFiles(train, valid, **told, folder=folder, facts=facts)
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         where = str(folder / "tokens.json")
         raise RunError(f"this table of contents is damaged ({e})", where=where, hint="Write the tokens again") from e
@@ -345,8 +346,7 @@ def _same(state: dict[str, Any], now: dict[str, Any], position: tuple[str, ...])
 def _batch(rows: np.ndarray) -> dict[str, Any]:
     import torch
 
-    both = torch.from_numpy(rows)
-    return {"ids": both[:, :-1].contiguous(), "targets": both[:, 1:].contiguous()}
+    return {"ids": torch.from_numpy(rows[:, :-1].copy()), "targets": torch.from_numpy(rows[:, 1:].copy())}
 
 # %% ../../nbs/data/44_tokens.ipynb #65296c33
 class PackedBatches:
@@ -370,6 +370,7 @@ class PackedBatches:
         self._spans = _spans(self.tokens, eot_id, seq_len)
         if not len(self._spans):
             raise DataError("there are no documents to pack", hint="Give more text")
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
         self._rows: tuple[tuple[int, int], list[list[int]]] = ((-1, -1), [])
 
     def __iter__(self) -> "PackedBatches":
@@ -391,9 +392,10 @@ class PackedBatches:
 
     def _packed(self, epoch: int, block: int) -> list[list[int]]:
         """The rows of one pool of documents: a function of seed, epoch and block."""
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self._spans))
         if self._rows[0] != (epoch, block):
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self._spans))
-            chosen = order[block * self.pool : (block + 1) * self.pool]
+            chosen = self._order[1][block * self.pool : (block + 1) * self.pool]
             rows = pack((self._spans[chosen, 1] - self._spans[chosen, 0]).tolist(), self.seq_len)
             mixed = np.random.default_rng([self.seed, epoch, block]).permutation(len(rows)).tolist()
             self._rows = (epoch, block), [[int(chosen[i]) for i in rows[r]] for r in mixed]

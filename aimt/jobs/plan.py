@@ -11,9 +11,9 @@ __all__ = ['CHARACTERS', 'CHARACTERS_PER_TOKEN', 'plan', 'plan_lines']
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ProblemError
+from ..core.errors import ProblemError, closest
 from ..data.text import describe_texts
-from ..models.gpt import GPTConfig
+from ..models.gpt import PRESETS, GPTConfig
 from ..train.network_plan import plan_network
 from ..train.text import choose, choose_tokenizer
 
@@ -31,6 +31,8 @@ def plan(
     """Parameters, memory, arithmetic, time and cost of training a GPT, here and on common GPUs."""
     if source is None and size is None:
         raise ProblemError("there is nothing to plan", hint="Name a text, or a size: aimt plan --size small")
+    if size is not None and size not in PRESETS:
+        raise ProblemError(f"'{size}' is not a size", hint=closest(size, PRESETS))
     if source is not None:
         text = describe_texts(source)
         kind, known = choose_tokenizer(text)

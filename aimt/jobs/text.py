@@ -9,9 +9,10 @@ __all__ = ['STEPS', 'BASELINE_CHARACTERS', 'COPY_LENGTH', 'N_SAMPLES', 'SAMPLE_T
            'describe', 'find_interrupted', 'train_on_text']
 
 # %% ../../nbs/jobs/08_text.ipynb #70af4e2f
+import itertools
 import math
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,20 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError, RunError
+from ..core.errors import DataError, ProblemError, RunError, closest
 from ..core.machine import peak_memory_mb
 from ..core.problem import Problem
 from ..core.progress import Progress, Stage
 from ..core.run import Run
 from ..data.text import TextSource, describe_texts
 from ..data.tokenizer import Tokenizer, train_tokenizer
-from ..data.tokens import TokenFiles, open_tokens, write_tokens
+from ..data.tokens import TokenFiles, eval_batches, open_tokens, write_tokens
 from ..decide.text_verdict import text_verdict
 from ..deploy.text_report import write_text_card, write_text_report
 from ..evaluate.text import copied_share, score_text, smooth
 from ..generate.sampling import generate
 from .start import free_place, honest_ending, places
-from ..models.gpt import GPTConfig
+from ..models.gpt import PRESETS, GPTConfig
 from ..models.ngram import NGram
 from ..train.doctor import Watch, diagnose_network
 from ..train.parallel import Parallel
@@ -134,7 +135,8 @@ def _prompt(work: TextWork, length: int = 40) -> str:
 
 
 def _train(work: TextWork) -> str:
-    work.watch = Watch()
+    probe = list(itertools.islice(eval_batches(work.tokens.valid, 4, 64), 4))
+    work.watch = Watch(probe=probe, n_tokens=len(work.tokens.train))
     samples = SampleHook(work.run, work.tokenizer, _prompt(work), every=work.time_limit / 6)
     hooks = [work.watch, samples] if work.parallel.main else []
     work.trained = train_text(
@@ -210,7 +212,7 @@ def _write(work: TextWork) -> str:
 
 
 def _diagnose(work: TextWork) -> str:
-    findings = diagnose_network(work.trained.history, work.watch)
+    findings = diagnose_network(work.watch.evidence())
     work.keep_result(findings=findings, curve=_curve(work))
     return ", ".join(f["name"] for f in findings) or "nothing found"
 
@@ -280,6 +282,8 @@ def train_on_text(
     Under `torchrun` every process calls this; the first one writes. Raises a kind of `AimtError` when the text or the
     place cannot be used; the run then says `failed`, and can be resumed.
     """
+    _check("size", size, PRESETS)
+    _check("tokenizer", tokenizer, ("char", "byte", "bpe"))
     parallel = Parallel.start()
     progress = Progress(len(STEPS), quiet=quiet or not parallel.main)
     text = describe_texts(source, field=text_field)
@@ -295,11 +299,21 @@ def train_on_text(
     return run
 
 # %% ../../nbs/jobs/08_text.ipynb #1d8f9245
+def _check(option: str, name: str | None, known: Iterable[str]) -> None:
+    if name is not None and name not in known:
+        raise ProblemError(f"'{name}' is not a {option}", hint=closest(name, known))
+
+
+def _name(text: TextSource) -> str:
+    """book for book.txt, and the name of a folder as it is."""
+    return Path(text.name).stem if len(text.files) == 1 else text.name
+
+
 def _open_run(text: TextSource, settings: dict[str, Any], out: Any, resume: bool, overwrite: bool, parallel: Parallel) -> Run:
     if resume:
-        place = find_interrupted(text.name, out)
+        place = find_interrupted(_name(text), out)
     else:
-        place = Path(out) if out is not None else free_place(text.name)
+        place = Path(out) if out is not None else free_place(_name(text))
     if parallel.main:
         if resume:
             run = Run.resume(place)

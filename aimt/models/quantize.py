@@ -1,4 +1,4 @@
-"""A model that writes one token must read all of its weights. Weights of 8 or 4 bits are read in a quarter or an eighth of the time.
+"""To write one token a model reads all of its weights. Weights of 8 or 4 bits are read in a quarter or an eighth of the time.
 
 Docs: https://aimt-dev.github.io/aimt/models/quantize.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/quantize.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'quantize_rows', 'quantize_groups', 'int4_block', 'has_int8', 'BF16Linear', 'Int8Linear', 'Int4Linear',
-           'Int8Embedding', 'quantize', 'n_bytes']
+           'Int8Embedding', 'Int8Bag', 'quantize', 'n_bytes']
 
 # %% ../../nbs/models/30_quantize.ipynb #fbbea521
 import copy
@@ -57,8 +57,9 @@ def _fit_groups(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # w has shape (row
 
 
 def _grid(w: Tensor, low: Tensor, high: Tensor, shrink: float) -> tuple[Tensor, Tensor, Tensor]:
-    scale = ((high - low) * (shrink / 15)).clamp(min=1e-12).bfloat16().float()
+    scale = ((high - low) * (shrink / 15)).bfloat16().float()
     zero = ((high + low) / 2 + scale / 2).bfloat16().float()  # the value of q = 8; the middle of the range is 7.5
+    scale = scale.clamp(min=1e-12)
     return ((w - zero) / scale + 8).round().clamp(0, 15), scale, zero
 
 # %% ../../nbs/models/30_quantize.ipynb #33030d8c
@@ -101,14 +102,14 @@ def has_int8() -> bool:
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
 
-# %% ../../nbs/models/30_quantize.ipynb #723e0826
+# %% ../../nbs/models/30_quantize.ipynb #a12317ff
 class BF16Linear(nn.Module):
     """A linear layer in bfloat16 that multiplies a single row by the matrix-vector kernel."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_buffer("weight", linear.weight.detach().bfloat16())
+        self.weight = nn.Parameter(linear.weight.detach().bfloat16(), requires_grad=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,6 +122,8 @@ class BF16Linear(nn.Module):
 class Int8Linear(nn.Module):
     """A linear layer whose weights are int8 with one scale per row."""
 
+    q: Tensor
+    bias: Tensor | None
     MANY = 12  # From so many rows on, turning the weights into bfloat16 first is faster
 
     def __init__(self, linear: nn.Linear):
@@ -128,7 +131,7 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         q, scale = quantize_rows(linear.weight)
         self.register_buffer("q", q)
-        self.register_buffer("scale", scale)
+        self.scale = nn.Parameter(scale, requires_grad=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
 
     @property
@@ -148,6 +151,8 @@ class Int8Linear(nn.Module):
 class Int4Linear(nn.Module):
     """A linear layer whose weights are four bits, with a scale and a zero for each group of a row."""
 
+    packed: Tensor
+    bias: Tensor | None
     MANY = 192
 
     def __init__(self, linear: nn.Linear, group: int = 32):
@@ -158,7 +163,7 @@ class Int4Linear(nn.Module):
         self.block = int4_block() if q.device.type == "cpu" else 0
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), 1) if self.block else _pack_rows(q)
         self.register_buffer("packed", packed)
-        self.register_buffer("pair", pair)
+        self.pair = nn.Parameter(pair, requires_grad=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
 
     @property
@@ -182,10 +187,12 @@ class Int4Linear(nn.Module):
 class Int8Embedding(nn.Module):
     """An embedding table in int8 with one scale per row."""
 
+    q: Tensor
+
     def __init__(self, q: Tensor, scale: Tensor):
         super().__init__()
         self.register_buffer("q", q)
-        self.register_buffer("scale", scale)
+        self.scale = nn.Parameter(scale, requires_grad=False)
 
     @property
     def weight(self) -> Tensor:
@@ -195,7 +202,14 @@ class Int8Embedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         return self.q[ids].bfloat16() * self.scale[ids][..., None]
 
-# %% ../../nbs/models/30_quantize.ipynb #a12317ff
+
+class Int8Bag(Int8Embedding):
+    """Sums of a few rows of such a table, in place of `nn.EmbeddingBag`."""
+
+    def forward(self, ids: Tensor, per_sample_weights: None = None) -> Tensor:
+        return super().forward(ids).sum(dim=1)
+
+# %% ../../nbs/models/30_quantize.ipynb #4e4cfc06
 def quantize(
     model: nn.Module,  # A `GPT`; other networks of linear layers and embeddings work too
     kind: str = "int8",  # "bf16", "int8" or "int4"
@@ -211,14 +225,14 @@ def quantize(
     model = copy.deepcopy(model).eval().requires_grad_(False)
     tied = isinstance(getattr(model, "embed", None), nn.Embedding) and getattr(model, "head", 0) is None
     if tied:
-        table = model.embed.weight
+        table: Tensor = model.embed.weight
         model.head = nn.Linear(table.shape[1], table.shape[0], bias=False, device="meta")
         model.head.weight = table
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             setattr(parent, name, _replace(child, name, kind, group))
     if tied and kind == "int8":
-        model.embed.q, model.embed.scale = model.head.q, model.head.scale
+        model.embed.q, model.embed.scale = model.head.q, model.head.scale  # one table for both
     return model.to(torch.bfloat16)
 
 
@@ -230,6 +244,8 @@ def _replace(layer: nn.Module, name: str, kind: str, group: int) -> nn.Module:
         return Int4Linear(layer, fits) if kind == "int4" and fits else Int8Linear(layer)
     if isinstance(layer, nn.Embedding) and kind != "bf16" and name != "pos_embed":
         return Int8Embedding(*quantize_rows(layer.weight))
+    if isinstance(layer, nn.EmbeddingBag) and kind != "bf16" and layer.mode == "sum":
+        return Int8Bag(*quantize_rows(layer.weight))
     return layer
 
 

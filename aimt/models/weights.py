@@ -169,6 +169,7 @@ def load_into(
     state: Mapping[str, Tensor],
     *,
     where: str = "",  # File named in errors
+    assign: bool = False,  # Take copies of the tensors themselves; for a model that was built on the meta device
 ) -> None:
     """Copy tensors into a model. Raises `ModelFormatError` listing missing, unexpected and misshapen ones."""
     own = model.state_dict()
@@ -182,7 +183,7 @@ def load_into(
     if faults:
         more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
         raise ModelFormatError(f"weights of another model: {'; '.join(faults[:6])}{more}", where=where)
-    model.load_state_dict(dict(state))
+    model.load_state_dict({n: t.clone() for n, t in state.items()} if assign else dict(state), assign=assign)
 
 
 def load_folder(

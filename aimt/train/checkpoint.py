@@ -171,7 +171,7 @@ def remove_folder(folder: Path) -> None:
         os.replace(folder, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
-# %% ../../nbs/train/14_checkpoint.ipynb #6b50032a
+# %% ../../nbs/train/14_checkpoint.ipynb #aaab38ac
 def check_checkpoint(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are the ones that were written.
 
@@ -195,7 +195,8 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         raise ModelFormatError(f"this checkpoint is damaged: {e.what}", where=str(folder)) from e
     bad = [n for n, ok in same.items() if not ok]
     if bad or folder.name != step_name(step):
-        raise ModelFormatError(f"this checkpoint is damaged: {(bad or ['manifest.json'])[0]} is not what was written", where=str(folder))
+        told = f"{(bad or ['manifest.json'])[0]} is not what was written"
+        raise ModelFormatError(f"this checkpoint is damaged: {told}", where=str(folder))
     return manifest
 
 
@@ -216,9 +217,9 @@ def step_name(step: int) -> str:
     """Name of the directory of a checkpoint."""
     return f"step-{step:09d}"
 
-# %% ../../nbs/train/14_checkpoint.ipynb #aaab38ac
+# %% ../../nbs/train/14_checkpoint.ipynb #bfb108f4
 class Checkpoints:
-    """The checkpoints of one run: the last good ones, the newest first to be tried."""
+    """The checkpoints of one run: the last ones are kept, and the newest good one is read."""
 
     def __init__(
         self,
@@ -228,6 +229,7 @@ class Checkpoints:
     ):
         self.folder, self.keep, self.background = Path(folder), max(1, keep), background
         self.finished: deque[int] = deque()  # Steps of checkpoints that have reached the disk
+        self._clean = False
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -261,11 +263,19 @@ class Checkpoints:
             self._error = e
 
     def _write(self, step: int, state: Any) -> None:
+        if not self._clean:
+            self._sweep()
         write_checkpoint(self.folder / step_name(step), step, state)
         for old in self.steps()[: -self.keep]:
             if old != step:
                 remove_folder(self.folder / step_name(old))
         self.finished.append(step)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left behind under a temporary name."""
+        for leftover in self.folder.glob(".tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._clean = True
 
     def wait(self) -> None:
         """Wait until the last `save` is on disk. Raises its error if it failed."""
@@ -296,5 +306,6 @@ class Checkpoints:
         if step is None:
             step = self.latest()
         if step is None:
-            raise ModelFormatError("there is no good checkpoint", where=str(self.folder), hint="Start again without resuming")
+            hint = "Start again without resuming"
+            raise ModelFormatError("there is no good checkpoint", where=str(self.folder), hint=hint)
         return read_checkpoint(self.folder / step_name(step))

@@ -137,7 +137,8 @@ def largest_gradients(
     n: int = 5,
 ) -> dict[str, float]:  # Norm for each parameter, NaN before all, then the largest
     """The parameters with the largest gradients."""
-    norms = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
+    dense = lambda g: g.coalesce().values() if g.is_sparse else g
+    norms = {name: dense(p.grad).norm() for name, p in model.named_parameters() if p.grad is not None}
     plain = {name: float(v.full_tensor() if hasattr(v, "full_tensor") else v) for name, v in norms.items()}
     return dict(sorted(plain.items(), key=lambda item: -math.inf if math.isnan(item[1]) else -item[1])[:n])
 

@@ -107,13 +107,9 @@ def pick_precision(device: torch.device) -> str:  # "bf16" or "fp32"
     fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
     return "bf16" if fast else "fp32"
 
-# %% ../../nbs/train/16_loop.ipynb #e93b050f
-class Trainer:
-    """Trains a model. `fit` is the loop, `train_step` its heart.
-
-    Hooks may use `step`, `steps` (and change it), `history`, `extra` (what they want to find again after a resume), `model`,
-    `optimizer`, `lr()`, `seconds()`, `stop()`.
-    """
+# %% ../../nbs/train/16_loop.ipynb #03f558ca
+class _Run:
+    """Everything that a run is, and how it is saved and found again; `Trainer` adds the loop."""
 
     def __init__(
         self,
@@ -152,54 +148,6 @@ class Trainer:
         self._stop, self._saved_at, self._seconds_before, self._started = "", -1, 0.0, time.perf_counter()
         self._failure: RunError | None = None
 
-    # ---- the loop
-
-    def fit(
-        self,
-        *,
-        resume: bool = False,  # Go on from the newest checkpoint of the folder, if there is one
-    ) -> History:
-        """Train until the steps are done, the patience is at an end, or somebody stops it.
-
-        Raises `RunError` when the training diverges, memory runs out, or the folder is in use; `ModelFormatError` when
-        there are checkpoints, but not one is good or of this model; `DataError` for batches that are not finite.
-        """
-        with self._session(resume):
-            while self.step < self.steps and not self._stopping():
-                self._unread.append(self.train_step())
-                if not self._read_rows():
-                    continue  # rolled back
-                if self.evaluate and self._due(self.config.eval_every):
-                    self.run_evaluation()
-                if self._due(self.config.save_every):
-                    self.save()
-            self._finish()
-        return self.history
-
-    def train_step(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:  # A row for the history, and what it came from
-        """One update of the weights."""
-        loss_sum, data_seconds, batches = 0.0, 0.0, []
-        self.optimizer.zero_grad()
-        for i in range(self.config.accumulation):
-            batch, seconds = self._next_batch()
-            last = i == self.config.accumulation - 1
-            with nullcontext() if last else self.parallel.no_sync(self.wrapped):
-                with self.autocast():
-                    loss = self.parallel.call(self.wrapped, self.loss_fn, batch) / self.config.accumulation
-                loss.backward()
-            loss_sum, data_seconds = loss_sum + loss.detach(), data_seconds + seconds
-            batches.append(batch)
-        grad_norm = self._clip()
-        lr = self.lr()
-        set_lr(self.optimizer, lr)
-        self.optimizer.step()
-        if self.ema:
-            self.ema.update(self.model)
-        self.step += 1
-        tokens = sum(n_tokens(b) for b in batches) * self.parallel.world
-        row = {"step": self.step, "loss": loss_sum, "lr": lr, "grad_norm": grad_norm, "seconds": 0.0, "tokens": tokens}
-        return row | {"data_seconds": data_seconds}, batches
-
     def lr(self) -> float:
         """The learning rate of the next update."""
         c = self.config
@@ -210,6 +158,10 @@ class Trainer:
         """Inside this block matrix products are computed in the precision of the run."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def seconds(self) -> float:
+        """Seconds of training so far, in this process and in those before it, by a clock that nobody can set."""
+        return self._seconds_before + time.perf_counter() - self._started
+
     def stop(
         self,
         reason: str = "request",  # Becomes `history.stopped`
@@ -217,87 +169,10 @@ class Trainer:
         """Ask the loop to stop after the present step."""
         self._stop = self._stop or reason
 
-    def seconds(self) -> float:
-        """Seconds of training so far, in this process and in those before it, by a clock that nobody can set."""
-        return self._seconds_before + time.perf_counter() - self._started
-
-    # ---- around a step
-
-    def _next_batch(self) -> tuple[dict[str, Any], float]:
-        start = time.perf_counter()
-        batch = next(self.batches)
-        if self.device.type != "cpu":
-            pin = self.device.type == "cuda"
-            move = lambda v: (v.pin_memory() if pin else v).to(self.device, non_blocking=pin)
-            batch = {k: move(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        self._batch = batch
-        return batch, time.perf_counter() - start
-
-    def _clip(self) -> Tensor | float:
-        if self.many:
-            return self.parallel.clip(self.model, self.config.clip)
-        return clip_gradients(self.params, self.config.clip)
-
-    def _due(self, *every: float) -> bool:
-        steps = [round(n if n >= 1 else max(10, n * self.steps)) for n in every if n]
-        return self.step >= self.steps or any(self.step % n == 0 for n in steps)
-
-    def _stopping(self) -> bool:
-        if self.many and self.parallel.any(bool(self._stop)):
-            self.stop()
-        return bool(self._stop)
-
     def _call(self, name: str, *args: Any) -> None:
         for hook in self.hooks:
             if hasattr(hook, name):
                 getattr(hook, name)(self, *args)
-
-    def _read_rows(self, last: bool = False) -> bool:
-        """Turn finished steps into rows of the history; False after a roll-back.
-
-        A GPU is asked for its loss one step late, so that it never waits for Python to prepare the next step.
-        """
-        late = self.device.type == "cuda" and not self.many and not last
-        keep = 1 if late and not self._due(self.config.eval_every, self.config.save_every) else 0
-        while len(self._unread) > keep:
-            row, batches = self._unread.popleft()
-            row["loss"], row["grad_norm"] = self.parallel.mean(float(row["loss"])), float(row["grad_norm"])
-            row["seconds"] = self.seconds()
-            recent = [r["loss"] for r in self.history.steps[-80:]] + [row["loss"]]
-            kind = trouble(recent, row["grad_norm"])
-            if kind == "nan" or (kind and self.config.max_retries):
-                self._roll_back(kind, row, batches, recent[:-1])
-                return False
-            self.history.steps.append(row)
-            self._call("on_step", row)
-            self._report_saves()
-        return True
-
-    def _roll_back(self, kind: str, row: dict[str, Any], batches: list[dict[str, Tensor]], losses: list[float]) -> None:
-        """Back to a good state, with a lower rate and other data."""
-        self._unread.clear()
-        evidence = {k: row[k] for k in ("step", "loss", "grad_norm", "lr")} | {"kind": kind, "losses": losses[-5:]}
-        evidence |= {"batch": bad_values(batches) if kind == "nan" else "", "largest_gradients": largest_gradients(self.model)}
-        target = self.recovery.decide(evidence)
-        state, events = self.recovery.good[target], self.history.events
-        self._restore(copy_state(state, None) if state is not None else self._read(target))
-        self.history.events = [*events, evidence | {"back_to": target, "lr_factor": self.recovery.factor}]
-
-    def run_evaluation(self) -> None:
-        """Evaluate now. Random numbers used for it do not change the training."""
-        states = random_states()
-        with self.ema.swap(self.model) if self.ema else nullcontext():
-            with self.autocast():
-                metrics = self.parallel.evaluate(self.wrapped, self.evaluate)
-            first = metrics.get("valid_loss", next(iter(metrics.values()), 0.0))
-            if self.patience.look(self.step, first, lambda: copy_state(self.model.state_dict(), self._copy_to())):
-                self.stop("patience")
-            row = {"step": self.step, "seconds": self.seconds(), **metrics}
-            self.history.evals.append(row)
-            self._call("on_eval", row)
-        set_random_states(states)
-
-    # ---- state
 
     def save(self) -> None:
         """Note the state as good, and write it as a checkpoint in the background when there is a folder."""
@@ -350,6 +225,10 @@ class Trainer:
     def _sharded(self, step: int | None = None) -> Path:
         folder = self.folder / "sharded"
         return folder if step is None else folder / f"step-{step:08d}"
+
+    def _due(self, *every: float) -> bool:
+        steps = [round(n if n >= 1 else max(10, n * self.steps)) for n in every if n]
+        return self.step >= self.steps or any(self.step % n == 0 for n in steps)
 
     def _parts(self) -> dict[str, Any]:
         parts = {"batches": self.batches, "recovery": self.recovery, "patience": self.patience, "history": self.history}
@@ -407,8 +286,6 @@ class Trainer:
             warnings.warn(f"resumed with other settings: {told}", stacklevel=2)
         return changed
 
-    # ---- beginning and end
-
     @contextmanager
     def _session(self, resume: bool) -> Iterator[None]:
         """The lock, the signals, the random numbers; in the end everything is put back, whatever has happened."""
@@ -464,6 +341,125 @@ class Trainer:
             load_model(self.model, self.patience.weights)
         elif self.ema:
             self.ema.copy_to(self.model)
+
+# %% ../../nbs/train/16_loop.ipynb #0dc5a118
+class Trainer(_Run):
+    """Trains a model. `fit` is the loop, `train_step` its heart.
+
+    Hooks may use `step`, `steps` (and change it), `history`, `extra` (what they want to find again after a resume), `model`,
+    `optimizer`, `lr()`, `seconds()`, `stop()`. In `on_step` the gradients of the step are still there.
+    """
+
+    def fit(
+        self,
+        *,
+        resume: bool = False,  # Go on from the newest checkpoint of the folder, if there is one
+    ) -> History:
+        """Train until the steps are done, the patience is at an end, or somebody stops it.
+
+        Raises `RunError` when the training diverges, memory runs out, or the folder is in use; `ModelFormatError` when
+        there are checkpoints, but not one is good or of this model; `DataError` for batches that are not finite.
+        """
+        with self._session(resume):
+            while self.step < self.steps and not self._stopping():
+                self._unread.append(self.train_step())
+                if not self._read_rows():
+                    continue  # rolled back
+                if self.evaluate and self._due(self.config.eval_every):
+                    self.run_evaluation()
+                if self._due(self.config.save_every):
+                    self.save()
+            self._finish()
+        return self.history
+
+    def train_step(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:  # A row for the history, and what it came from
+        """One update of the weights."""
+        loss_sum, data_seconds, batches = 0.0, 0.0, []
+        self.optimizer.zero_grad()
+        for i in range(self.config.accumulation):
+            batch, seconds = self._next_batch()
+            last = i == self.config.accumulation - 1
+            with nullcontext() if last else self.parallel.no_sync(self.wrapped):
+                with self.autocast():
+                    loss = self.parallel.call(self.wrapped, self.loss_fn, batch) / self.config.accumulation
+                loss.backward()
+            loss_sum, data_seconds = loss_sum + loss.detach(), data_seconds + seconds
+            batches.append(batch)
+        grad_norm = self._clip()
+        lr = self.lr()
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.model)
+        self.step += 1
+        tokens = sum(n_tokens(b) for b in batches) * self.parallel.world
+        row = {"step": self.step, "loss": loss_sum, "lr": lr, "grad_norm": grad_norm, "seconds": 0.0, "tokens": tokens}
+        return row | {"data_seconds": data_seconds}, batches
+
+    def _next_batch(self) -> tuple[dict[str, Any], float]:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        if self.device.type != "cpu":
+            pin = self.device.type == "cuda"
+            move = lambda v: (v.pin_memory() if pin else v).to(self.device, non_blocking=pin)
+            batch = {k: move(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        self._batch = batch
+        return batch, time.perf_counter() - start
+
+    def _clip(self) -> Tensor | float:
+        if self.many:
+            return self.parallel.clip(self.model, self.config.clip)
+        return clip_gradients(self.params, self.config.clip)
+
+    def _stopping(self) -> bool:
+        if self.many and self.parallel.any(bool(self._stop)):
+            self.stop()
+        return bool(self._stop)
+
+    def _read_rows(self, last: bool = False) -> bool:
+        """Turn finished steps into rows of the history; False after a roll-back.
+
+        A GPU is asked for its loss one step late, so that it never waits for Python to prepare the next step.
+        """
+        late = self.device.type == "cuda" and not self.many and not last
+        keep = 1 if late and not self._due(self.config.eval_every, self.config.save_every) else 0
+        while len(self._unread) > keep:
+            row, batches = self._unread.popleft()
+            row["loss"], row["grad_norm"] = self.parallel.mean(float(row["loss"])), float(row["grad_norm"])
+            row["seconds"] = self.seconds()
+            recent = [r["loss"] for r in self.history.steps[-80:]] + [row["loss"]]
+            kind = trouble(recent, row["grad_norm"])
+            if kind == "nan" or (kind and self.config.max_retries):
+                self._roll_back(kind, row, batches, recent[:-1])
+                return False
+            self.history.steps.append(row)
+            self._call("on_step", row)
+            self._report_saves()
+        return True
+
+    def _roll_back(self, kind: str, row: dict[str, Any], batches: list[dict[str, Tensor]], losses: list[float]) -> None:
+        """Back to a good state, with a lower rate and other data."""
+        self._unread.clear()
+        evidence = {k: row[k] for k in ("step", "loss", "grad_norm", "lr")} | {"kind": kind, "losses": losses[-5:]}
+        evidence |= {"batch": bad_values(batches) if kind == "nan" else "", "largest_gradients": largest_gradients(self.model)}
+        target = self.recovery.decide(evidence)
+        state, events = self.recovery.good[target], self.history.events
+        self._restore(copy_state(state, None) if state is not None else self._read(target))
+        self.history.events = [*events, evidence | {"back_to": target, "lr_factor": self.recovery.factor}]
+
+    def run_evaluation(self) -> None:
+        """Evaluate now. Random numbers used for it do not change the training."""
+        states = random_states()
+        with self.ema.swap(self.model) if self.ema else nullcontext():
+            with self.autocast():
+                metrics = self.parallel.evaluate(self.wrapped, self.evaluate)
+            first = metrics.get("valid_loss", next(iter(metrics.values()), 0.0))
+            if self.patience.look(self.step, first, lambda: copy_state(self.model.state_dict(), self._copy_to())):
+                self.stop("patience")
+            row = {"step": self.step, "seconds": self.seconds(), **metrics}
+            self.history.evals.append(row)
+            self._call("on_eval", row)
+        set_random_states(states)
 
 
 def n_tokens(batch: dict[str, Any]) -> int:

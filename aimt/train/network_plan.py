@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from statistics import median
 from typing import Any
@@ -141,9 +141,14 @@ def dry_run(
     accumulation: int = 1,  # Micro batches per step
     ema: bool = False,  # Whether an average of the weights is kept
     snapshots: int = 2,  # Good states kept in memory for a roll-back, as `Trainer` does
+    rowwise_tables: bool = False,  # The n-gram table is updated row by row, as `train_text` does
     steps: int = 3,
 ) -> DryRun:
     """Go through training steps with tensors that have shapes but no data, and write down what would happen."""
+    if rowwise_tables and config.ngram_orders:
+        small = dry_run(replace(config, ngram_buckets=1), batch_size, seq_len, optimizer=optimizer, precision=precision,
+                        accumulation=accumulation, ema=ema, snapshots=snapshots, steps=steps)  # fmt: skip
+        return _with_table(small, config, batch_size * seq_len, snapshots, ema)
     with _no_memory_of_tensors(), FakeTensorMode(), _Meter() as meter:
         model = GPT(config)
         updater = make_optimizer(model, name=optimizer)
@@ -174,6 +179,16 @@ def dry_run(
         out.copies += _size(average.average.values()) if average else 0
     out.peak, out.requests = meter.peak, list(meter.requests)
     return out
+
+
+def _with_table(run: DryRun, config: GPTConfig, tokens: int, snapshots: int, ema: bool) -> DryRun:
+    """The run with a table added: one number of optimizer state per row, and gradients only for the rows that were used."""
+    rows = len(config.ngram_orders) * config.ngram_buckets
+    table, state, used = 4 * rows * config.n_embd, 4 * rows, 8 * tokens * len(config.ngram_orders) * config.n_embd
+    copies = snapshots * (table + state) + (table if ema else 0)
+    blocks = [(-1 - i, size) for i, size in enumerate((table, state, copies, used)) if size]
+    return replace(run, weights=run.weights + table, optimizer=run.optimizer + state, copies=run.copies + copies,
+                   gradients=run.gradients + used, peak=run.peak + sum(size for _, size in blocks), requests=blocks + run.requests)  # fmt: skip
 
 
 @contextmanager
@@ -252,17 +267,18 @@ def memory_bandwidth(
 
 
 def _fastest(call, seconds: float, device: str) -> float:
-    """Seconds of the fastest call within a time, after one to warm up."""
-    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    """Seconds of the fastest call within a time, after one to warm up. On a CPU the neighbours' time is not counted."""
+    gpu = device.startswith("cuda")
+    wait, clock = (torch.cuda.synchronize, time.perf_counter) if gpu else ((lambda: None), time.thread_time)
     call()
     wait()
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        start = time.perf_counter()
+        start = clock()
         call()
         wait()
-        best = min(best, time.perf_counter() - start)
-    return best
+        best = min(best, clock() - start)
+    return max(best, 1e-9)
 
 # %% ../../nbs/train/20_network_plan.ipynb #b0bf1080
 @lru_cache(maxsize=8)
@@ -337,6 +353,7 @@ def plan_network(
     precision: str = "auto",  # "fp32" or "bf16"
     accumulation: int = 1,  # Micro batches per update
     ema: bool = False,  # Whether an average of the weights is kept
+    rowwise_tables: bool = True,  # An n-gram table is updated row by row, as `train_text` does
     device: str | None = None,  # "cpu" or "cuda"; what there is by default
     machine: dict[str, Any] | None = None,  # From `aimt.core.machine.machine`
     rates: dict[str, float] | None = None,  # From `machine_rates`; measured by default
@@ -348,7 +365,7 @@ def plan_network(
     precision = pick_precision(torch.device(device)) if precision == "auto" else precision
     copies = 2 if device == "cpu" else 0  # a GPU's copies lie in the memory of the host
     run = dry_run(config, batch_size, seq_len, optimizer=optimizer, precision=precision, accumulation=accumulation, ema=ema,
-                  snapshots=copies)  # fmt: skip
+                  snapshots=copies, rowwise_tables=rowwise_tables)  # fmt: skip
     held = heap_bytes(run) if device == "cpu" else int(1.05 * run.peak)
     rates = rates or machine_rates(precision, device, torch.get_num_threads())
     seconds, per_step = step_seconds(run, rates), batch_size * seq_len * accumulation

@@ -12,7 +12,7 @@ import math
 
 from ..core.errors import ProblemError
 
-# %% ../../nbs/train/10_schedule.ipynb #76245a60
+# %% ../../nbs/train/10_schedule.ipynb #ac891dc8
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 
 
@@ -34,7 +34,7 @@ def schedule(
     rise = warmup * steps if warmup < 1 else warmup
     if step < rise:
         return min(1.0, (step + 1) / rise)
-    start = steps * (1 - decay) if kind == "wsd" else rise
-    left = min(1.0, max(0.0, (steps - step) / max(1.0, steps - max(start, rise))))
+    start = max(steps * (1 - decay) if kind == "wsd" else rise, rise)
+    left = min(1.0, max(0.0, (steps - step) / max(1.0, steps - start)))
     shape = {"constant": 1.0, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}.get(kind, left)
     return floor + (1 - floor) * shape

@@ -9,7 +9,7 @@ __all__ = ['random_states', 'set_random_states', 'seed_everything', 'BatchStream
 
 # %% ../../nbs/train/11_state.ipynb #251da68b
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,11 +49,12 @@ class BatchStream:
 
     def __init__(
         self,
-        source: Iterable[dict[str, Any]],  # With `state_dict` and `load_state_dict`, or repeatable, such as a list
+        source: Any,  # An iterable of batches: with `state_dict` and `load_state_dict`, or repeatable, such as a list
         world: int = 1,  # Processes that share the data; a source with an attribute `world` must agree
     ):
         if getattr(source, "world", world) != world:
-            raise DataError(f"the batches are for {source.world} processes, but there are {world}", hint="Give them rank and world")
+            hint = "Give them rank and world"
+            raise DataError(f"the batches are for {source.world} processes, but there are {world}", hint=hint)
         self.source, self.taken = source, 0
         self.exact = hasattr(source, "state_dict")
         self.iterator: Iterator[dict[str, Any]] = iter(source)
@@ -65,7 +66,8 @@ class BatchStream:
             self.iterator = iter(self.source)
             batch = next(self.iterator, None)
             if batch is None:
-                raise DataError(f"the batches ended after {self.taken}", hint="Give an endless iterator, or a list") from None
+                hint = "Give an endless iterator, or a list"
+                raise DataError(f"the batches ended after {self.taken}", hint=hint) from None
         self.taken += 1
         return batch
 
@@ -129,7 +131,8 @@ def load_model(
     }  # fmt: skip
     told = [f"{kind}: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "") for kind, names in wrong.items() if names]
     if told:
-        raise ModelFormatError(f"the weights are those of another model ({'; '.join(told)})", hint="Use the same configuration")
+        what = f"the weights are those of another model ({'; '.join(told)})"
+        raise ModelFormatError(what, hint="Use the same configuration")
     model.load_state_dict(state)
 
 

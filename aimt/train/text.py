@@ -6,10 +6,11 @@ Docs: https://aimt-dev.github.io/aimt/train/text.html.md"""
 
 # %% auto #0
 __all__ = ['RECIPE', 'COMMON', 'SETTINGS', 'MODEL_SETTINGS', 'choose_tokenizer', 'choose', 'StepsFromTime', 'StopWhenWorse',
-           'Tell', 'TrainedText', 'build_model', 'Evaluate', 'eval_steps', 'make_batches', 'train_config',
-           'final_figures', 'Forecast', 'train_text']
+           'Tell', 'keep_memory', 'give_memory_back', 'TrainedText', 'build_model', 'Evaluate', 'eval_steps',
+           'make_batches', 'train_config', 'final_figures', 'Forecast', 'train_text']
 
 # %% ../../nbs/train/30_text.ipynb #5f979e27
+import ctypes
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 import psutil
 import torch
 
-from ..core.errors import ProblemError
+from ..core.errors import DataError, ProblemError
 from ..core.machine import peak_memory_mb
 from ..data.text import TextSource
 from ..data.tokenizer import Tokenizer
@@ -31,14 +32,20 @@ from .parallel import Parallel
 
 # %% ../../nbs/train/30_text.ipynb #b34bf5a9
 RECIPE: list[dict[str, Any]] = [  # Best settings by CPU-seconds of training; the last row that is not above the budget counts
-    {"cpu_seconds": 0, "n_layer": 1, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 16, "lr": 3e-3},
-    {"cpu_seconds": 20, "n_layer": 2, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 16, "lr": 3e-3},
-    {"cpu_seconds": 60, "n_layer": 4, "n_head": 3, "n_embd": 192, "seq_len": 128, "batch_size": 16, "lr": 3e-3},
-    {"cpu_seconds": 300, "n_layer": 6, "n_head": 4, "n_embd": 256, "seq_len": 256, "batch_size": 16, "lr": 2e-3, "dropout": 0.1},
-    {"cpu_seconds": 1200, "n_layer": 6, "n_head": 6, "n_embd": 384, "seq_len": 256, "batch_size": 16, "lr": 1.5e-3, "dropout": 0.2},
+    {"cpu_seconds": 0, "n_layer": 1, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 16, "lr": 4e-3},
+    {"cpu_seconds": 12, "n_layer": 1, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3},
+    {"cpu_seconds": 25, "n_layer": 2, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3},
+    {"cpu_seconds": 40, "n_layer": 3, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3, "optimizer": "muon"},
+    {"cpu_seconds": 240, "n_layer": 4, "n_head": 3, "n_embd": 192, "seq_len": 128, "batch_size": 32, "lr": 3e-3, "optimizer": "muon",
+     "dropout": 0.1},
+    {"cpu_seconds": 900, "n_layer": 6, "n_head": 4, "n_embd": 256, "seq_len": 256, "batch_size": 16, "lr": 2e-3, "optimizer": "muon",
+     "dropout": 0.2},
 ]
-COMMON: dict[str, Any] = {"norm_scale": False, "ngram_orders": (2, 3, 4, 5), "ngram_buckets": 16384, "table_lr": 3.0, "weight_decay": 0.1, "decay": 0.5,
-                          "warmup": 10, "betas": (0.9, 0.95), "dropout": 0.0, "max_epochs": 40.0}  # fmt: skip
+COMMON: dict[str, Any] = {  # What all rows share
+    "norm": "layer", "norm_scale": False, "ngram_orders": (2, 3, 4, 5), "ngram_buckets": 0, "ngram_dropout": 0.4, "table_lr": 12.0,
+    "weight_decay": 0.1, "schedule": "wsd", "warmup": 10, "decay": 0.7, "floor": 0.0, "betas": (0.9, 0.95), "dropout": 0.0,
+    "max_epochs": 40.0, "optimizer": "adamw",
+}  # fmt: skip
 
 # %% ../../nbs/train/30_text.ipynb #6306c1e8
 def choose_tokenizer(
@@ -68,23 +75,30 @@ def choose(
     budget = min(budget, n_tokens / 500)  # more than this a small text does not repay
     row = [r for r in RECIPE if r["cpu_seconds"] <= budget][-1]
     s = COMMON | {k: v for k, v in row.items() if k != "cpu_seconds"}
+    if pick_device(device).type == "cuda":
+        s["batch_size"] *= 16  # a GPU is idle with less; not measured
     if size is not None:
         preset = GPTConfig.preset(size)
         s |= {"n_layer": preset.n_layer, "n_head": preset.n_head, "n_embd": preset.n_embd, "seq_len": min(256, preset.context)}
         s["lr"] = 3e-3 * min(1.0, math.sqrt(128 / preset.n_embd))
+    if vocab_size > 1024:  # words and their pieces: two of them are a long way already
+        s["ngram_orders"] = (2, 3)
+    s["ngram_buckets"] = 2 ** min(16, max(10, round(math.log2(n_tokens / 32 + 1))))
     changes = {k: v for k, v in changes.items() if v is not None}
     if unknown := changes.keys() - s.keys() - SETTINGS.keys() - MODEL_SETTINGS:
         raise ProblemError(f"unknown setting {sorted(unknown)[0]!r}", where="train_text", hint=f"There is {', '.join(sorted(s))}")
     s = SETTINGS | s | changes
     s["seq_len"] = max(1, min(s["seq_len"], n_tokens // 4))
     model = {k: s.pop(k) for k in MODEL_SETTINGS if k in s} | {"vocab_size": vocab_size, "context": s["seq_len"]}
+    if model.get("positions", "rotary") == "rotary":  # trained on short rows, good on rows twice as long: measured
+        model["context"] = max(1, min(2 * s["seq_len"], n_tokens // 4))
     s["eval_tokens"] = s["eval_tokens"] or int(max(4096, min(65536, 150 * budget)))
     return s | {"model": model, "time_limit": time_limit, "threads": threads, "n_tokens": n_tokens,
                 "max_steps": max(20, int(s["max_epochs"] * n_tokens / (s["batch_size"] * s["seq_len"])))}  # fmt: skip
 
 
-SETTINGS: dict[str, Any] = {"optimizer": "adamw", "schedule": "wsd", "accumulation": 1, "clip": 1.0, "ema": None, "evaluations": 8,
-                            "eval_tokens": 0, "patience": 3, "floor": 0.0}  # fmt: skip
+SETTINGS: dict[str, Any] = {"accumulation": 1, "clip": 1.0, "ema": None, "evaluations": 8,
+                            "eval_tokens": 0, "patience": 3}  # fmt: skip
 MODEL_SETTINGS = {f.name for f in fields(GPTConfig)} - {"vocab_size", "context"}
 
 # %% ../../nbs/train/30_text.ipynb #69b533ea
@@ -105,7 +119,7 @@ class StepsFromTime:
         clock: Callable[[], float] = time.perf_counter,  # time.process_time to count CPU-seconds instead
         on_fixed: Callable[[list[float], int], None] = lambda seconds, steps: None,  # Told the measured seconds, and the steps
     ):
-        self.room = 0.97 * time_limit - used
+        self.room = 0.95 * time_limit - used
         self.warmup_steps, self.max_steps, self.eval_share = warmup_steps, max_steps, eval_share
         self.clock, self.on_fixed, self.times = clock, on_fixed, []
 
@@ -160,6 +174,25 @@ class Tell:
         """Remember the figure on held-out text."""
         self.bits = f", {row['bits_per_character']:.2f} bits per character held out"
 
+# %% ../../nbs/train/30_text.ipynb #8a9631df
+def keep_memory() -> bool:  # Whether this C library understood
+    """Tell glibc to keep freed memory for the next step; does nothing elsewhere."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3
+    large = mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones allow 32 MB at most
+    return bool(large and mallopt(trim_threshold, 2**31 - 1))
+
+
+def give_memory_back() -> None:
+    """Return what is free now to the system."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
 # %% ../../nbs/train/30_text.ipynb #d4e58393
 @dataclass
 class TrainedText:
@@ -176,12 +209,16 @@ class TrainedText:
 def build_model(
     settings: dict[str, Any],  # From `choose`
     seed: int = 0,
+    *,
+    sparse: bool = False,  # Whether the gradient of the tables has only the rows that were used
 ) -> GPT:
     """The network of these settings, its tables with their own learning rate."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(**settings["model"]))
     if model.ngram is not None:
         model.ngram.weight.lr_scale = settings["table_lr"]  # type: ignore[attr-defined]
+        model.ngram.weight.rowwise = True  # type: ignore[attr-defined]
+        model.ngram.sparse = sparse
     return model
 
 # %% ../../nbs/train/30_text.ipynb #ff155b33
@@ -192,8 +229,8 @@ class Evaluate:
         self.tokens, self.settings = tokens, settings
 
     def __call__(self, model: GPT, max_tokens: int | None = None) -> dict[str, float]:
-        s, valid = self.settings, self.tokens.valid
-        return gpt_eval(model, valid, batch_size=max(1, 8192 // s["seq_len"]), seq_len=s["seq_len"],
+        s, valid, context = self.settings, self.tokens.valid, self.settings["model"]["context"]
+        return gpt_eval(model, valid, batch_size=max(1, 8192 // context), seq_len=context,
                         n_characters=self.tokens.n_valid_characters, max_tokens=max_tokens or s["eval_tokens"])  # fmt: skip
 
 
@@ -214,7 +251,7 @@ def train_config(s: dict[str, Any], steps: int | None, seed: int, precision: str
     steps = steps or s["max_steps"]
     names = ("lr", "optimizer", "betas", "weight_decay", "schedule", "warmup", "decay", "floor", "accumulation", "clip", "ema")
     return TrainConfig(steps=steps, seed=seed, precision=precision, device=device, compile=compile,
-                       eval_every=1 / s["evaluations"], patience=10**9,  # never stops, but keeps the best weights
+                       eval_every=1 / s["evaluations"], save_every=0.2, patience=10**9,  # never stops, but keeps the best weights
                        **{k: s[k] for k in names})  # fmt: skip
 
 
@@ -225,7 +262,7 @@ def final_figures(trainer: Trainer, tokens: TokenFiles, s: dict[str, Any]) -> di
     seconds = speed[-1]["seconds"] - speed[0]["seconds"] if len(speed) > 1 else 0.0
     rate = sum(r["tokens"] for r in speed[1:]) / seconds if seconds > 0 else 0.0
     with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-        figures = Evaluate(tokens, s)(trainer.model, 2_000_000) if len(tokens.valid) > 1 else {}
+        figures = Evaluate(tokens, s)(trainer.model, 2_000_000)
     return figures | {"steps": trainer.step, "tokens": sum(r["tokens"] for r in rows), "tokens_per_second": rate}
 
 
@@ -260,16 +297,6 @@ class Forecast:
         return compare_plan(self.plan, {"seconds": measured["training_seconds"], "memory_mb": measured["memory_mb"]})
 
 
-class _Trainer(Trainer):
-    """`eval_every` and `save_every` as a share of the steps, whose number may change."""
-
-    def _due(self, *every: float) -> bool:
-        return super()._due(*(max(1, round(n * self.steps)) if 0 < n < 1 else n for n in every))
-
-    def _save_every(self) -> int:
-        return self.config.save_every or max(10, self.steps // 20)
-
-
 def train_text(
     tokens: TokenFiles,
     tokenizer: Tokenizer,
@@ -292,18 +319,21 @@ def train_text(
     **changes: Any,  # Settings that overrule the recipe's: n_layer, lr, batch_size, seq_len, dropout, ...
 ) -> TrainedText:
     """Train a GPT on a text. Raises `DataError` for too little text, `ProblemError` for an unknown setting."""
+    if len(tokens.train) < 8 or len(tokens.valid) < 2:
+        raise DataError(f"{len(tokens.train)} tokens to learn from and {len(tokens.valid)} held out are too few", hint="Give more text")
     s = choose(len(tokens.train), vocab_size=tokens.vocab_size, time_limit=time_limit, threads=threads, size=size,
                device=device, **changes)  # fmt: skip
     parallel = parallel or Parallel.start()
     before, started, cpu, begun = torch.get_num_threads(), time.perf_counter(), time.process_time(), clock()
     torch.set_num_threads(s["threads"])
+    keep_memory()
     try:
-        model = build_model(s, seed)
+        model = build_model(s, seed, sparse=parallel.world == 1)
         forecast = Forecast(s, model.config, steps=steps, precision=precision, wanted=plan, tell=on_update or (lambda text: None))
         timer = StepsFromTime(s["time_limit"], used=clock() - begun, max_steps=s["max_steps"], eval_share=eval_steps(s, tokens),
                               clock=clock, on_fixed=forecast.correct)  # fmt: skip
         own = [StopWhenWorse(s["patience"]), *([] if steps else [timer]), *([Tell(on_update)] if on_update else [])]
-        trainer = _Trainer(
+        trainer = Trainer(
             model, make_batches(tokens, s, seed, parallel), gpt_loss, train_config(s, steps, seed, precision, device, compile),
             evaluate=Evaluate(tokens, s), folder=folder, hooks=[*own, *hooks], parallel=parallel,
         )  # fmt: skip
@@ -313,4 +343,5 @@ def train_text(
                      "parameters": model.n_parameters(), "precision": trainer.precision, "device": str(trainer.device)}  # fmt: skip
     finally:
         torch.set_num_threads(before)
+        give_memory_back()
     return TrainedText(model, model.config, s | {"steps": trainer.steps}, history, forecast.compare(measured), measured)
