@@ -101,7 +101,7 @@ def gpt_run(fault: str, seed: int, tune: bool) -> dict:
     if fault == "lr low":
         lr /= pick(rng, tune, [100, 500], [60, 300])
     if fault == "underfit":
-        width, layers, steps = pick(rng, tune, [(8, 1, 160), (64, 2, 20)], [(6, 1, 180), (64, 3, 25)])
+        width, layers, steps = pick(rng, tune, [(8, 1, 160), (64, 2, 8)], [(6, 1, 180), (64, 3, 10)])
     n = {"overfit": pick(rng, tune, [4_000], [5_000]), "little data": pick(rng, tune, [2_000], [1_500, 2_500])}.get(fault, len(train))
     if fault in {"overfit", "little data"}:
         steps, width, lr = 250, 64, 6e-3
@@ -136,7 +136,8 @@ def plant_gpt(model: GPT, fault: str, rng: random.Random, tune: bool) -> None:
             for block in model.blocks:
                 block.norm1, block.norm2 = nn.Identity(), nn.Identity()
                 for p in block.parameters():
-                    p.mul_(pick(rng, tune, [20.0], [15.0, 25.0]))
+                    if p.ndim > 1:
+                        p.normal_(std=pick(rng, tune, [0.5], [0.4, 0.6]))
 
 
 def make_mlp(fault: str, rng: random.Random, tune: bool) -> nn.Sequential:
@@ -160,7 +161,7 @@ def make_mlp(fault: str, rng: random.Random, tune: bool) -> nn.Sequential:
             if fault == "exploding":
                 m.weight.data.mul_(pick(rng, tune, [2.5], [2.2, 3.0]))
             if fault == "vanishing":
-                m.weight.data.mul_(0.3 if bend is nn.Tanh else 0.7)
+                m.weight.data.mul_(0.15 if bend is nn.Tanh else 0.7)
     model[-1].weight.data.mul_(0.3)
     if fault == "dead":
         model[0].bias.data[: int(pick(rng, tune, [0.6, 0.9], [0.5, 0.8]) * width)] = -20

@@ -20,15 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from resume_run import STEPS, run
 
 
-def one_kill(dice: random.Random, folder: Path) -> tuple[int, int, dict]:
+def one_kill(dice: random.Random, place: Path) -> tuple[int, int, dict]:
     """Kill a run once; the step it had reached, the leftovers of a torn checkpoint, and the result of the resumed run."""
-    killed: dict = {"stopped": ""}
-    while "stopped" in killed:  # it had ended before the signal came
-        for old in folder.glob("result.json"):
-            old.unlink()
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=place))
         killed = run(folder, kill_at=dice.randrange(STEPS), wait=dice.random() * 0.02)
-    torn = len(list(folder.glob(".tmp-*")))
-    return killed["step"], torn, run(folder)
+        if "stopped" not in killed:  # otherwise it had ended before the signal came
+            torn = len(list(folder.glob(".tmp-*")))
+            return killed["step"], torn, run(folder)
 
 
 def main() -> int:

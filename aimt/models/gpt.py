@@ -1,4 +1,4 @@
-"""A stack of blocks reads some tokens and says, at each of them, what comes next. One class is GPT-2 to the last digit and the modern kind as well.
+"""Blocks read tokens and say, at each of them, what comes next. One class is GPT-2 exactly, and the modern kind too.
 
 Docs: https://aimt-dev.github.io/aimt/models/gpt.html.md"""
 
@@ -205,7 +205,8 @@ class GPT(nn.Module):
         )
         block = BlockConfig(
             d=c.n_embd, n_head=c.n_head, n_kv_head=c.n_kv_head, d_ff=c.d_ff, norm=c.norm, eps=c.norm_eps, mlp=c.mlp,
-            bias=c.bias, norm_scale=c.norm_scale, qk_norm=c.qk_norm, causal=True, dropout=c.dropout, attn_dropout=c.attn_dropout,
+            bias=c.bias, norm_scale=c.norm_scale, qk_norm=c.qk_norm, causal=True, dropout=c.dropout,
+            attn_dropout=c.attn_dropout,
         )  # fmt: skip
         self.blocks = nn.ModuleList(Block(block) for _ in range(c.n_layer))
         self.norm = make_norm(c.norm, c.n_embd, eps=c.norm_eps, scale=c.norm_scale, bias=c.bias)
@@ -220,9 +221,10 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=fresh)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for last in (block.attn.out, block.mlp.down):
-                last.weight.data.mul_((2 * self.config.n_layer) ** -0.5 if self.config.init == "gpt2" else 0.0)
+        end = (2 * self.config.n_layer) ** -0.5 if self.config.init == "gpt2" else 0.0
+        for name, p in self.named_parameters():
+            if name.endswith(("attn.out.weight", "mlp.down.weight")):  # the last step of each branch
+                p.data.mul_(end)
         self._reset_tables()
 
     def _reset_tables(self) -> None:
@@ -292,7 +294,15 @@ class GPT(nn.Module):
             return (real.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
         return None
 
-    def inputs(self, ids, cache, real, documents, past, positions) -> Tensor:
+    def inputs(
+        self,
+        ids: Tensor,
+        cache: KVCache | None,
+        real: Tensor | None,
+        documents: Tensor | None,
+        past: int,
+        positions: Tensor | None,
+    ) -> Tensor:
         """The embedded tokens, with positions and n-grams added where the model has them."""
         x = self.look_up(ids)
         if self.pos_embed is not None:
@@ -314,7 +324,9 @@ class GPT(nn.Module):
             odd = int(ids[(ids < 0) | (ids >= self.config.vocab_size)][0])
             raise ValueError(f"token {odd}, but the vocabulary has {self.config.vocab_size}; another tokenizer?") from e
 
-    def ngrams(self, ids, cache, real, documents, past) -> Tensor:
+    def ngrams(
+        self, ids: Tensor, cache: KVCache | None, real: Tensor | None, documents: Tensor | None, past: int
+    ) -> Tensor:
         """Sum of the vectors of the n-grams that end at each token."""
         c = self.config
         start = max(0, past - max(c.ngram_orders) + 1)
@@ -324,7 +336,8 @@ class GPT(nn.Module):
         def hidden(shift: int) -> Tensor:
             return documents != _back(documents, shift, -1) if documents is not None else ~_back(real, shift, False)
 
-        rows = ngram_ids(seen, c.ngram_orders, c.ngram_buckets, c.vocab_size, None if documents is None and real is None else hidden)
+        cut = None if documents is None and real is None else hidden
+        rows = ngram_ids(seen, c.ngram_orders, c.ngram_buckets, c.vocab_size, cut)
         rows, weights = rows[:, -ids.shape[1] :].flatten(0, 1), None
         if c.ngram_dropout and self.training:
             weights = (torch.rand(rows.shape, device=rows.device) >= c.ngram_dropout).to(self.ngram.weight.dtype)
@@ -395,7 +408,9 @@ GPT2_RULES = [
     KeyRule("pos_embed.weight", "wpe.weight"),
     *(
         rule
-        for ours, theirs in (("attn.qkv", "attn.c_attn"), ("attn.out", "attn.c_proj"), ("mlp.up", "mlp.c_fc"), ("mlp.down", "mlp.c_proj"))
+        for ours, theirs in (
+            ("attn.qkv", "attn.c_attn"), ("attn.out", "attn.c_proj"), ("mlp.up", "mlp.c_fc"), ("mlp.down", "mlp.c_proj"),
+        )  # fmt: skip
         for rule in (
             KeyRule(f"blocks.{{i}}.{ours}.weight", f"h.{{i}}.{theirs}.weight", "transpose"),
             KeyRule(f"blocks.{{i}}.{ours}.bias", f"h.{{i}}.{theirs}.bias"),
@@ -414,8 +429,10 @@ GPT2_IGNORE = r"\.attn\.(masked_)?bias$"  # Mask buffers that the oldest files c
 def config_to_json(config: GPTConfig) -> dict[str, Any]:
     """Settings for ``config.json``: Hugging Face's names when the model is exactly a GPT-2, else our own."""
     c = config
-    if replace(c, tied=True, dropout=0.0, attn_dropout=0.0, checkpoint_blocks=False, embed_std=None, vocab_size=50257, n_layer=12, n_head=12,
-               n_embd=768, context=1024, d_ff=None, norm_eps=1e-5) != GPTConfig.preset("gpt2"):
+    free = {"tied": True, "dropout": 0.0, "attn_dropout": 0.0, "checkpoint_blocks": False, "embed_std": None,
+            "d_ff": None, "norm_eps": 1e-5}  # fmt: skip
+    size = {"vocab_size": 50257, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024}
+    if replace(c, **free, **size) != GPTConfig.preset("gpt2"):  # something else than size or training differs
         return {"model_type": "aimt-gpt", "aimt_format": FORMAT} | asdict(c)
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "aimt_format": FORMAT,

@@ -28,6 +28,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
         x = x.float()
+        ctx.dtype = None if weight is None else weight.dtype
+        weight = None if weight is None else weight.float()
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         y = x * r
@@ -38,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         y = x * r
         gy = g * y
-        by_weight = None if weight is None else gy.flatten(0, -2).sum(0)
+        by_weight = None if weight is None else gy.flatten(0, -2).sum(0).to(ctx.dtype)
         along = gy.sum(-1, keepdim=True) if weight is None else (gy @ weight)[..., None]
         g = g if weight is None else g * weight
         return torch.addcmul(g, y, along.div_(x.shape[-1]), value=-1).mul_(r), by_weight, None

@@ -1,4 +1,4 @@
-"""A model is a file of tensors and a file of settings. Others can read both, a damaged one is noticed, and neither can run code.
+"""A model is a file of tensors and one of settings. Others can read them, damage is noticed, and neither can run code.
 
 Docs: https://aimt-dev.github.io/aimt/models/weights.html.md"""
 

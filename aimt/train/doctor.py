@@ -8,18 +8,20 @@ Docs: https://aimt-dev.github.io/aimt/train/doctor.html.md"""
 __all__ = ['RULES', 'CAUSES', 'Watch', 'look_at_targets', 'range_test', 'symptoms', 'diagnose_network', 'tokenizer_fit']
 
 # %% ../../nbs/train/22_doctor.ipynb #c27f1f56
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .loop import TrainConfig, Trainer
+from ..data.tokenizer import train_tokenizer
+from .optim import clip_gradients, make_optimizer, set_lr
 from .state import History
 
 # %% ../../nbs/train/22_doctor.ipynb #271c35df
@@ -44,27 +46,18 @@ class Watch:
         """Attach to the model and the optimizer."""
         self.model, self.history = trainer.model, trainer.history
         self._matrices = {n: p for n, p in self.model.named_parameters() if p.ndim >= 2 and p.requires_grad}
-        self._tables = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
         for name, module in self.model.named_modules():
             if isinstance(module, nn.Linear):
                 self._handles.append(module.register_forward_hook(self._seen(name)))
         self._handles.append(trainer.optimizer.register_step_pre_hook(self._before))
         self._handles.append(trainer.optimizer.register_step_post_hook(self._after))
-        every = self.every or max(1, trainer.steps // 20)
-        self._due = lambda step: step % every == 0
-        self.facts |= {
-            "n_parameters": sum(p.numel() for p in self.model.parameters()), "steps": trainer.steps,
-            "lr": getattr(trainer.config, "lr", None), "clip": getattr(trainer.config, "clip", 0),
-        }  # fmt: skip
-        tokens = getattr(getattr(trainer.batches, "source", trainer.batches), "tokens", None)
-        if self.facts["n_tokens"] is None and tokens is not None:
-            self.facts["n_tokens"] = len(tokens)
-        self._begin(trainer.step)
+        self.facts["n_parameters"] = sum(p.numel() for p in self.model.parameters())
+        self._begin(trainer.step, trainer.steps)
 
     def on_step(self, trainer: Any, row: dict[str, float]) -> None:
         """End of a step: the next one may be looked at."""
         self.history = trainer.history
-        self._begin(int(row["step"]))
+        self._begin(int(row["step"]), trainer.steps)
 
     def on_end(self, trainer: Any) -> None:
         """Detach, and look at the held-out batches."""
@@ -74,8 +67,9 @@ class Watch:
         if self.probe:
             self.facts |= look_at_targets(trainer.model, self.probe)
 
-    def _begin(self, step: int) -> None:
-        self._now = {"step": step, "grad": {}, "update": {}, "dead": {}, "scale": {}} if self._due(step) else None
+    def _begin(self, step: int, steps: int) -> None:
+        due = step % (self.every or max(1, steps // 20)) == 0
+        self._now = {"step": step, "grad": {}, "update": {}, "dead": {}, "scale": {}} if due else None
 
     def _seen(self, name: str):
         def hook(module: nn.Module, args: tuple, out: Tensor) -> None:
@@ -92,19 +86,30 @@ class Watch:
 
     def _before(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
         if self._now is not None:
-            self._now["grad"] = {n: float(p.grad.norm()) for n, p in self._matrices.items() if p.grad is not None}
-            self._old = {n: p.detach().clone() for n, p in self._matrices.items()}
+            self._now["grad"] = {n: _norm(p.grad) for n, p in self._matrices.items() if p.grad is not None}
+            self._old = {n: _local(p).clone() for n, p in self._matrices.items()}
 
     def _after(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
         if self._now is not None:
             for n, old in self._old.items():
-                self._now["update"][n] = float((self._matrices[n].detach() - old).norm() / (old.norm() + 1e-12))
+                self._now["update"][n] = float((_local(self._matrices[n]) - old).norm() / (old.norm() + 1e-12))
             self.samples.append(self._now)
             self._old = {}
 
     def evidence(self) -> dict[str, Any]:
         """All that was seen, for `diagnose_network`."""
         return {"history": self.history, "samples": self.samples, **self.facts}
+
+
+def _local(t: Tensor) -> Tensor:
+    """The values that lie on this process, of a tensor that may be in pieces, sparse, or neither. Nobody is asked for more."""
+    t = t.detach()
+    t = t.to_local() if hasattr(t, "to_local") else t  # type: ignore[operator]
+    return t.coalesce().values() if t.is_sparse else t
+
+
+def _norm(t: Tensor) -> float:
+    return float(_local(t).norm())
 
 
 def look_at_targets(
@@ -142,8 +147,6 @@ def range_test(
     seed: int = 0,
 ) -> dict[str, Any]:  # lr and loss by step, "best" where the loss falls fastest, "limit" where it begins to rise
     """Raise the learning rate a little at every step and watch the loss (Smith 2017)."""
-    from aimt.train.optim import clip_gradients, make_optimizer, set_lr
-
     torch.manual_seed(seed)
     model = make_model()
     updater = make_optimizer(model, name=optimizer, lr=lowest)
@@ -236,7 +239,7 @@ def _inner_symptoms(samples: list[dict[str, Any]], steps: int) -> dict[str, floa
 # %% ../../nbs/train/22_doctor.ipynb #13081c1f
 def diagnose_network(
     evidence: dict[str, Any] | History,  # From `Watch.evidence`, or a history alone
-) -> list[dict[str, Any]]:  # name, severity ("problem" or "warning"), evidence, advice; the gravest first
+) -> list[dict[str, Any]]:  # name, severity ("critical", "warning" or "note"), evidence, advice; the gravest first
     """What is wrong with a training, with the evidence and what to do. Empty when nothing stands out.
 
     A consequence is left out when its cause is among the findings: a rate that is much too low leaves a network underfitted.
@@ -245,7 +248,7 @@ def diagnose_network(
     found = [f for rule in RULES for f in [rule(s)] if f]
     names = {f["name"] for f in found}
     found = [f for f in found if not names & CAUSES.get(f["name"], set())]
-    return sorted(found, key=lambda f: f["severity"] != "problem")
+    return sorted(found, key=lambda f: f["severity"] != "critical")
 
 
 def _finding(name: str, severity: str, evidence: str, advice: str) -> dict[str, Any]:
@@ -255,7 +258,7 @@ def _finding(name: str, severity: str, evidence: str, advice: str) -> dict[str, 
 def _lr_too_high(s: dict[str, float]) -> dict[str, Any] | None:
     if s["events"] or s.get("failed") or s.get("rebound", 0) > 0.08 or (s.get("update_ratio", 0) > 0.02 and s["steps"] >= 50):
         return _finding(
-            "learning rate too high", "problem",
+            "learning rate too high", "critical",
             f"{s['events']:.0f} roll-backs; the loss ends {s.get('rebound', 0):.2f} guesses above its lowest; "
             f"a step changes the weights by {s.get('update_ratio', math.nan):.1%}",
             "Lower lr three- to tenfold, or lengthen the warm-up; `range_test` shows where the loss begins to rise",
@@ -266,7 +269,7 @@ def _lr_too_high(s: dict[str, float]) -> dict[str, Any] | None:
 def _lr_too_low(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("travel", 1) < 0.12 and s["steps"] >= 50 and s.get("last_loss", 0) > 0.2 * s.get("unit", math.inf):
         return _finding(
-            "learning rate too low", "problem",
+            "learning rate too low", "critical",
             f"all {s['steps']:.0f} steps together could move the weights by {s['travel']:.1%} of their size",
             "Raise lr ten-fold and look again; `range_test` shows how far it can go",
         )  # fmt: skip
@@ -276,7 +279,7 @@ def _lr_too_low(s: dict[str, float]) -> dict[str, Any] | None:
 def _overfitting(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("valid_rise", 0) > 0.02 and s.get("gap", 0) > 0.05:
         return _finding(
-            "overfitting", "problem",
+            "overfitting", "critical",
             f"the held-out loss has risen again, by {s['valid_rise'] * s['unit']:.2f}, and is {s['gap'] * s['unit']:.2f} above the training loss",
             "Stop earlier (patience), use more data, dropout or weight decay, or a smaller model",
         )  # fmt: skip
@@ -286,7 +289,7 @@ def _overfitting(s: dict[str, float]) -> dict[str, Any] | None:
 def _underfitting(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("gap", 1) < 0.05 and s.get("valid_loss", 0) > s.get("reference_loss", math.inf):
         return _finding(
-            "underfitting", "problem",
+            "underfitting", "critical",
             f"held-out loss {s['valid_loss']:.3f}; a simple baseline has {s['reference_loss']:.3f}; training loss no better",
             "Train longer, use a larger model or a longer context",
         )  # fmt: skip
@@ -296,7 +299,7 @@ def _underfitting(s: dict[str, float]) -> dict[str, Any] | None:
 def _too_little_data(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("epochs", 0) > 8 and s.get("gap", 0) > 0.1:
         return _finding(
-            "too little data", "problem",
+            "too little data", "critical",
             f"everything was seen {s['epochs']:.0f} times, and the held-out loss is {s['gap'] * s['unit']:.2f} above the training loss",
             "Get more data; a smaller model, dropout and early stopping help until then",
         )  # fmt: skip
@@ -306,7 +309,7 @@ def _too_little_data(s: dict[str, float]) -> dict[str, Any] | None:
 def _dead_units(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("dead", 0) > 0.35:
         return _finding(
-            "dead units", "problem", f"in one layer {s['dead']:.0%} of the units say the same to every input",
+            "dead units", "critical", f"in one layer {s['dead']:.0%} of the units say the same to every input",
             "Lower lr, mend the initialisation or the biases, or use an activation without a flat part",
         )  # fmt: skip
     return None
@@ -315,16 +318,16 @@ def _dead_units(s: dict[str, float]) -> dict[str, Any] | None:
 def _exploding(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("grad_start", 0) > 100:
         return _finding(
-            "exploding gradients", "problem", f"the gradient has the norm {s['grad_start']:.2g} in the first steps; a few is usual",
+            "exploding gradients", "critical", f"the gradient has the norm {s['grad_start']:.2g} in the first steps; a few is usual",
             "Add norms and residual connections, scale the initialisation by width and depth, clip gradients",
         )  # fmt: skip
     return None
 
 
 def _vanishing(s: dict[str, float]) -> dict[str, Any] | None:
-    if s.get("first_to_last", 1) < 1e-3:
+    if s.get("first_to_last", 1) < 2e-4:
         return _finding(
-            "vanishing gradients", "problem", f"the first layer's gradient is {s['first_to_last']:.0e} of the last layer's",
+            "vanishing gradients", "critical", f"the first layer's gradient is {s['first_to_last']:.0e} of the last layer's",
             "Add residual connections and norms, use ReLU-like activations with He initialisation",
         )  # fmt: skip
     return None
@@ -333,7 +336,7 @@ def _vanishing(s: dict[str, float]) -> dict[str, Any] | None:
 def _bad_init(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("first_loss", 0) > 1.5 * s.get("chance", math.inf) + 0.5:
         return _finding(
-            "bad initialisation", "problem", f"the first loss is {s['first_loss']:.2f}; guessing has {s['chance']:.2f}",
+            "bad initialisation", "critical", f"the first loss is {s['first_loss']:.2f}; guessing has {s['chance']:.2f}",
             "Smaller weights in the last layer, 1/sqrt(fan-in) elsewhere, zero biases",
         )  # fmt: skip
     return None
@@ -352,7 +355,7 @@ def _label_noise(s: dict[str, float]) -> dict[str, Any] | None:
 def _tokenizer_misfit(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("tokens_ratio", 0) > 1.4 or s.get("unknown", 0) > 0.01:
         return _finding(
-            "tokenizer misfit", "problem",
+            "tokenizer misfit", "critical",
             f"{s.get('tokens_ratio', math.nan):.1f} times as many tokens as with a tokenizer trained on this text; {s.get('unknown', 0):.1%} of the characters unknown",
             "Train a tokenizer on this text, or choose a model whose tokenizer knows its language",
         )  # fmt: skip
@@ -362,7 +365,7 @@ def _tokenizer_misfit(s: dict[str, float]) -> dict[str, Any] | None:
 def _slow_input(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("waiting", 0) > 0.25:
         return _finding(
-            "slow input", "problem", f"{s['waiting']:.0%} of the time goes into waiting for batches",
+            "slow input", "critical", f"{s['waiting']:.0%} of the time goes into waiting for batches",
             "Prepare the data beforehand (`write_tokens`), read it memory-mapped, or make batches in another process",
         )  # fmt: skip
     return None
@@ -376,8 +379,10 @@ CAUSES = {  # Finding -> findings that explain it
     "underfitting": {"learning rate too high", "learning rate too low", "exploding gradients", "vanishing gradients",
                      "bad initialisation", "dead units"},
     "learning rate too high": {"exploding gradients"},
-    "learning rate too low": {"vanishing gradients", "dead units"},
-    "too little data": {"exploding gradients"},
+    "learning rate too low": {"bad initialisation", "dead units"},
+    "vanishing gradients": {"learning rate too low", "exploding gradients", "bad initialisation"},
+    "too little data": {"exploding gradients", "bad initialisation"},
+    "overfitting": {"exploding gradients", "bad initialisation"},
     "label noise": {"too little data", "exploding gradients", "bad initialisation"},
 }  # fmt: skip
 
@@ -387,11 +392,6 @@ def tokenizer_fit(
     text: str,  # A sample of the text, some 50,000 characters
 ) -> dict[str, Any]:  # Evidence for `diagnose_network`: tokens_ratio, unknown, used
     """How well a tokenizer suits a text: against one of the same size that is trained on half of it, on the other half."""
-    from tempfile import TemporaryDirectory
-    from pathlib import Path
-
-    from aimt.data.tokenizer import train_tokenizer
-
     half = len(text) // 2
     ours = tokenizer.encode(text[half:])
     facts: dict[str, Any] = {"history": History(), "characters_per_token": (len(text) - half) / max(1, len(ours))}

@@ -63,7 +63,7 @@ def _lock(handle: int) -> bool:
         if os.name == "nt":
             import msvcrt
 
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             import fcntl
 
@@ -128,7 +128,8 @@ def bad_values(
         for name, value in batch.items():
             if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
                 rows = (~value.isfinite()).reshape(len(value), -1).any(1).nonzero().flatten().tolist() if value.ndim else []
-                return f"{name!r} is not finite in row {', '.join(map(str, rows[:5]))} of the batch" + (" ..." * (len(rows) > 5))
+                first = ", ".join(map(str, rows[:5])) + ", ..." * (len(rows) > 5)
+                return f"{name!r} is not finite in row {first} of the batch"
     return ""
 
 
@@ -178,7 +179,8 @@ class Recovery:
         if not evidence["batch"]:
             self.factor /= 2
         told = evidence["batch"] or f"the loss is {evidence['loss']:.4g}"
-        warnings.warn(f"step {evidence['step']}: {told}. Back to step {max(self.good)}, learning rate x {self.factor:g}", stacklevel=2)
+        where = f"Back to step {max(self.good)}, learning rate x {self.factor:g}"
+        warnings.warn(f"step {evidence['step']}: {told}. {where}", stacklevel=2)
         return max(self.good)
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,7 +197,8 @@ def _give_up(evidence: dict[str, Any], tries: int) -> AimtError:
     """The error that ends a training; its `evidence` says what was seen."""
     where, after = f"step {evidence['step']}", f" after {tries} roll-backs" if tries else ""
     if evidence["batch"]:
-        error: AimtError = DataError(f"the data is not finite{after}: {evidence['batch']}", where=where, hint="Clean the data")
+        what = f"the data is not finite{after}: {evidence['batch']}"
+        error: AimtError = DataError(what, where=where, hint="Clean the data")
     else:
         gradients = ", ".join(f"{name} {norm:.3g}" for name, norm in list(evidence["largest_gradients"].items())[:3])
         before = ", ".join(f"{x:.4g}" for x in evidence["losses"][-3:]) or "none"
@@ -204,7 +207,7 @@ def _give_up(evidence: dict[str, Any], tries: int) -> AimtError:
             f"{evidence['grad_norm']:.3g}, learning rate {evidence['lr']:.3g}; largest gradients: {gradients}", where=where,
             hint="Lower lr, lengthen warmup or lower clip; if it begins at once, look at the initialisation",
         )  # fmt: skip
-    error.evidence = evidence
+    error.evidence = evidence  # type: ignore[attr-defined]
     return error
 
 # %% ../../nbs/train/15_guard.ipynb #1d90b21f
@@ -256,7 +259,8 @@ def memory_error(
 ) -> RunError:
     """What to do when memory has run out: smaller batches with accumulation, or recomputing activations."""
     rows = next((len(v) for v in batch.values() if isinstance(v, Tensor) and v.ndim), 0)
-    smaller = f"Use batch_size={rows // 2} with twice the accumulation (the same gradient)" if rows > 1 else "Shorten seq_len"
+    half = f"Use batch_size={rows // 2} with twice the accumulation (the same gradient)"
+    smaller = half if rows > 1 else "Shorten seq_len"
     return RunError(
         f"out of memory on {device.type} at step {step}, with {rows} rows in a batch",
         hint=f"{smaller}, or checkpoint_blocks=True (less memory, a third more time), or a smaller model",

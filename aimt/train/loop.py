@@ -1,4 +1,4 @@
-"""Every network here is trained by one page of code, which can be killed at any moment and goes on as if nothing had happened.
+"""Every network here is trained by one page of code; killed at any moment, it goes on as if nothing had happened.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop.html.md"""
 
@@ -242,7 +242,7 @@ class _Run:
         return state | about | {"random": random_states()}
 
     def _restore(self, state: dict[str, Any], *, resume: bool = False) -> None:
-        """Take over a state. After a roll-back the data goes on, and so do the random numbers; after a resume they are the old ones."""
+        """Take over a state; position in the data and random numbers only to resume: after a roll-back they go on."""
         if "model" in state:
             load_model(self.model, state["model"])
             load_optimizer(self.optimizer, state["optimizer"])
@@ -269,7 +269,8 @@ class _Run:
             there += list(self._sharded().glob("step-*"))
             steps.append(self.parallel.latest(self._sharded()))
         if there and not any(s is not None for s in steps):
-            raise ModelFormatError("none of the checkpoints is good", where=str(self.folder), hint="Train again in another folder")
+            hint = "Train again in another folder"
+            raise ModelFormatError("none of the checkpoints is good", where=str(self.folder), hint=hint)
         return max((s for s in steps if s is not None), default=None)
 
     def _changes(self, state: dict[str, Any]) -> dict[str, list[Any]]:
@@ -314,21 +315,22 @@ class _Run:
         self.model.train()
         found = self._newest() if self.folder else None
         if found is not None and not (resume or self.parallel.restarted):
+            what = f"this directory holds checkpoints of a run, up to step {found}"
             hint = "Use resume=True to go on with it, or choose another directory"
-            raise RunError(f"this directory holds checkpoints of a run, up to step {found}", where=str(self.folder), hint=hint)
+            raise RunError(what, where=str(self.folder), hint=hint)
         if found is None:
             seed_everything(self.config.seed + 1000003 * self.parallel.rank)
             return self.save()
         state = self._read(found)
         changed = self._changes(state)
         self._restore(state, resume=True)
-        self.recovery.good = {s: None for s in self.recovery.good if s in self.checkpoints.steps() or self._sharded(s).is_dir()}
+        there = self.checkpoints.steps()
+        self.recovery.good = {s: None for s in self.recovery.good if s in there or self._sharded(s).is_dir()}
         if self.patience.limit and self.patience.waited >= self.patience.limit:
             self.stop("patience")
         self.history.events.append({"step": found, "kind": "resumed", "changed": changed})
 
     def _finish(self) -> None:
-        self._read_rows(last=True)
         self.history.stopped = self._stop or "steps"
         self._wait()
         if self._stop or self._failure:  # the last state must be on disk, and say why the run ended
@@ -369,6 +371,7 @@ class Trainer(_Run):
                     self.run_evaluation()
                 if self._due(self.config.save_every):
                     self.save()
+            self._read_rows(last=True)
             self._finish()
         return self.history
 
@@ -441,7 +444,8 @@ class Trainer(_Run):
         """Back to a good state, with a lower rate and other data."""
         self._unread.clear()
         evidence = {k: row[k] for k in ("step", "loss", "grad_norm", "lr")} | {"kind": kind, "losses": losses[-5:]}
-        evidence |= {"batch": bad_values(batches) if kind == "nan" else "", "largest_gradients": largest_gradients(self.model)}
+        evidence["batch"] = bad_values(batches) if kind == "nan" else ""
+        evidence["largest_gradients"] = largest_gradients(self.model)
         target = self.recovery.decide(evidence)
         state, events = self.recovery.good[target], self.history.events
         self._restore(copy_state(state, None) if state is not None else self._read(target))

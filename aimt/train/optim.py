@@ -96,17 +96,19 @@ def orthogonalize(
 def row_update(
     p: Tensor,  # A table, shape (rows, width)
     grad: Tensor,  # Its gradient, dense or sparse
-    row_sq: Tensor,  # Sum of the squares of each row's gradients (mean over the row), shape (rows,); changed
+    row_sq: Tensor,  # Average square of each row's gradients, shape (rows,); changed
+    *,
     lr: float,
+    beta: float = 0.95,  # How slowly the average forgets; it forgets only when the row occurs
 ) -> None:
-    """Move the rows that have a gradient, the first time by about `lr`, then less: Adagrad with one number a row."""
+    """Move the rows that have a gradient, by about `lr` when it is a usual one: Adagrad that forgets, one number a row."""
     if grad.is_sparse:
         grad = grad.coalesce()
         rows, values = grad.indices()[0], grad.values()
     else:
         rows = grad.abs().amax(1).nonzero().flatten()
         values = grad[rows]
-    square = row_sq[rows] + values.square().mean(1)
+    square = row_sq[rows] * beta + values.square().mean(1) * (1 - beta)
     row_sq[rows] = square
     p.index_add_(0, rows, values * (-lr / (square.sqrt() + 1e-10))[:, None])
 
@@ -119,7 +121,7 @@ class Mixed(torch.optim.Optimizer):
         groups: list[dict[str, Any]],  # As `parameter_groups` makes them
         *,
         lr: float = 3e-3,
-        betas: tuple[float, float] = (0.9, 0.95),  # AdamW's
+        betas: tuple[float, float] = (0.9, 0.95),  # AdamW's; the second one is also that of the rows
         momentum: float = 0.95,  # Muon's
         fused: bool = True,
     ):
@@ -158,10 +160,10 @@ class Mixed(torch.optim.Optimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p]["row_sq"] = torch.zeros(len(p), device=p.device)
-            row_update(p, p.grad, self.state[p]["row_sq"], group["lr"])
+            row_update(p, p.grad, self.state[p]["row_sq"], lr=group["lr"], beta=group["betas"][1])
 
 
-def _whole(G: Tensor) -> Tensor:
+def _whole(G: Any) -> Tensor:
     """`orthogonalize`, also of a matrix that lies in pieces on several processes: put together first, then cut again."""
     if not hasattr(G, "full_tensor"):
         return orthogonalize(G)

@@ -66,7 +66,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def shard(
     model: nn.Module,  # On its device; its parameters become pieces, in place
     mesh: Any,  # The processes, as a `DeviceMesh`
-    precision: str = "fp32",  # on GPUs "bf16" gathers and computes in bf16; the pieces and the sums of gradients stay fp32
+    precision: str = "fp32",  # "bf16" gathers and computes in bf16; the pieces and the sums of gradients stay fp32
 ) -> nn.Module:  # A `Step` with `fully_shard`
     """Every process keeps a piece of each tensor (FSDP2) and gathers a block's weights only while it computes with them."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -75,7 +75,7 @@ def shard(
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
     marks = {name: dict(vars(p)) for name, p in model.named_parameters()}
-    half = torch.bfloat16 if precision == "bf16" and mesh.device_type != "cpu" else None  # a CPU leaves it to autocast
+    half = torch.bfloat16 if precision == "bf16" else None
     full = torch.float32 if half else None  # inputs stay as they are: angles of positions are no good in bf16
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=full, cast_forward_inputs=False)
     for block in blocks(model):
@@ -241,11 +241,11 @@ class Parallel:
         for part in blocks(model) if self.strategy == "fsdp" else [model]:
             part.compile()
 
-    def call(self, wrapped: nn.Module, fn: Callable[..., Any], *args: Any) -> Any:
+    def call(self, wrapped: Any, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn(model, *args)`, such as the loss of a batch, whose backward pass brings the gradients together."""
         return wrapped(fn, *args)
 
-    def evaluate(self, wrapped: nn.Module, fn: Callable[[nn.Module], Any]) -> Any:
+    def evaluate(self, wrapped: Any, fn: Callable[[nn.Module], Any]) -> Any:
         """`fn(model)` in every process without gradients; all get the JSON value that process 0 found."""
         model = wrapped.module.model if self.strategy == "ddp" else wrapped.model
         training = model.training
@@ -260,7 +260,7 @@ class Parallel:
         return self.share(value)
 
     @contextmanager
-    def no_sync(self, wrapped: nn.Module) -> Iterator[None]:
+    def no_sync(self, wrapped: Any) -> Iterator[None]:
         """Backward passes in this block only add to the gradients of this process; the next one outside shares the sum."""
         if self.strategy == "fsdp":
             wrapped.set_requires_gradient_sync(False)

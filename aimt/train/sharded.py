@@ -115,7 +115,7 @@ def together(
     world: int,  # Number of processes, all of which enter the block
 ) -> Iterator[None]:
     """A failure of one process in this block becomes a `RunError` in all of them, and nobody waits for ever."""
-    error: BaseException | None = None
+    error: Any = None
     try:
         yield
     except (OSError, RunError) as e:
@@ -123,7 +123,8 @@ def together(
     except BaseException as e:
         if type(e).__name__ != "CheckpointException":  # of torch.distributed.checkpoint, raised in all processes
             raise
-        error = next((f[0] for f in e.failures.values() if isinstance(f[0], OSError)), e)
+        failures = getattr(e, "failures", {})
+        error = next((f[0] for f in failures.values() if isinstance(f[0], OSError)), e)
     failed = torch.tensor(float(error is not None))
     if world > 1:
         dist.all_reduce(failed, op=dist.ReduceOp.MAX)
@@ -330,7 +331,7 @@ def spread(
 
 def shard_like(
     tensor: Tensor,  # A whole tensor, the same in all processes
-    twin: Tensor,  # A sharded one of the same shape
+    twin: Any,  # A sharded one (a DTensor) of the same shape
 ) -> Tensor:  # This process's piece
     """Cut a tensor into pieces like another one."""
     from torch.distributed.tensor import distribute_tensor

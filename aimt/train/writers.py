@@ -1,4 +1,4 @@
-"""The curves of a run in a CSV file, in TensorBoard, in MLflow or in Weights & Biases; off until you ask, and never over the network.
+"""The curves of a run in a CSV file, TensorBoard, MLflow or Weights & Biases; off until you ask, and local.
 
 Docs: https://aimt-dev.github.io/aimt/train/writers.html.md"""
 
@@ -198,8 +198,9 @@ class WandbWriter(_Writer):
         """Begin a run, or go on with the one that the checkpoint names."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self._wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
-        self._run = self._wandb.init(project=self.project, dir=str(self.folder), mode=self.mode, settings=settings,
-                                     config=asdict(trainer.config), id=trainer.extra.get("wandb_run"), resume="allow")  # fmt: skip
+        where = {"project": self.project, "dir": str(self.folder), "mode": self.mode, "settings": settings}
+        which = {"id": trainer.extra.get("wandb_run"), "resume": "allow", "config": asdict(trainer.config)}
+        self._run = self._wandb.init(**where, **which)
         trainer.extra["wandb_run"] = self._run.id
 
     def write(self, part: str, row: dict[str, float]) -> None:
