@@ -93,7 +93,9 @@ def gpt_run(fault: str, seed: int, tune: bool) -> dict:
     width, layers = pick(rng, tune, [64], [48, 80]), pick(rng, tune, [2], [2, 3])
     steps, lr = pick(rng, tune, [160], [140, 200]), pick(rng, tune, [3e-3, 6e-3], [2e-3, 4e-3])
     optimizer = pick(rng, tune, ["adamw"], ["adamw", "muon"])
-    style = pick(rng, tune, [{}], [{}, {"norm": "layer", "mlp": "gelu", "positions": "learned", "qk_norm": False, "bias": True}])
+    style = pick(
+        rng, tune, [{}], [{}, {"norm": "layer", "mlp": "gelu", "positions": "learned", "qk_norm": False, "bias": True}]
+    )
     if fault == "dead":
         style = {}
     if fault == "lr high":
@@ -102,7 +104,9 @@ def gpt_run(fault: str, seed: int, tune: bool) -> dict:
         lr /= pick(rng, tune, [100, 500], [60, 300])
     if fault == "underfit":
         width, layers, steps = pick(rng, tune, [(8, 1, 160), (64, 2, 8)], [(6, 1, 180), (64, 3, 10)])
-    n = {"overfit": pick(rng, tune, [4_000], [5_000]), "little data": pick(rng, tune, [2_000], [1_500, 2_500])}.get(fault, len(train))
+    n = {"overfit": pick(rng, tune, [4_000], [5_000]), "little data": pick(rng, tune, [2_000], [1_500, 2_500])}.get(
+        fault, len(train)
+    )
     if fault in {"overfit", "little data"}:
         steps, width, lr = 250, 64, 6e-3
     train = train[:n]
@@ -179,7 +183,11 @@ def mlp_run(fault: str, seed: int, tune: bool) -> dict:
     order = noise.permutation(len(y))
     X, y = torch.tensor(X[order] / 16, dtype=torch.float32), torch.tensor(y[order])
     n = {"overfit": 100, "little data": pick(rng, tune, [60], [50, 80])}.get(fault, 1400)
-    steps, lr, rows = pick(rng, tune, [300], [200, 400]), pick(rng, tune, [2e-3], [1e-3, 3e-3]), pick(rng, tune, [64], [32, 64])
+    steps, lr, rows = (
+        pick(rng, tune, [300], [200, 400]),
+        pick(rng, tune, [2e-3], [1e-3, 3e-3]),
+        pick(rng, tune, [64], [32, 64]),
+    )
     optimizer = pick(rng, tune, ["adamw"], ["adamw", "muon"])
     if fault == "lr high":
         lr *= pick(rng, tune, [100, 400], [80, 300])
@@ -204,7 +212,9 @@ def mlp_run(fault: str, seed: int, tune: bool) -> dict:
     if fault == "slow input":
         batches = Slow(batches)
     centres = torch.stack([Xt[yt == k].mean(0) if (yt == k).any() else torch.full((64,), 9.0) for k in range(10)])
-    reference = float(F.cross_entropy(-torch.cdist(Xv, centres) ** 2, held[0]["targets"]))  # the nearest centre, as a softmax
+    reference = float(
+        F.cross_entropy(-(torch.cdist(Xv, centres) ** 2), held[0]["targets"])
+    )  # the nearest centre, as a softmax
     loss_fn = lambda m, b: F.cross_entropy(m(b["ids"]), b["targets"])
     return train_watched(model, batches, loss_fn, held, 64 * n, reference, steps, lr, optimizer, seed)
 
@@ -217,10 +227,12 @@ def train_watched(model, batches, loss_fn, held, n, reference, steps, lr, optimi
             return {"valid_loss": float(np.mean([float(loss_fn(m, b)) for b in held]))}
 
     watch = Watch(probe=held, n_tokens=n, reference_loss=reference)
-    settings = TrainConfig(steps=steps, lr=lr, optimizer=optimizer, eval_every=max(1, steps // 10), seed=seed, precision="fp32", device="cpu")
+    settings = TrainConfig(
+        steps=steps, lr=lr, optimizer=optimizer, eval_every=max(1, steps // 10), seed=seed, precision="fp32", device="cpu"
+    )
     try:
         Trainer(model, batches, loss_fn, settings, evaluate=evaluate, hooks=[watch]).fit()
-    except Exception as e:  # the doctor is asked all the same
+    except Exception:  # the doctor is asked all the same
         watch.facts["failed"] = 1.0
     return watch.evidence()
 
@@ -273,7 +285,12 @@ def main() -> None:
         table[family, fault, expected].append(names)
         if options.save:
             with open(options.save, "a") as f:
-                f.write(json.dumps({"family": family, "fault": fault, "seed": seed, "names": names, "symptoms": symptoms(evidence)}) + "\n")
+                f.write(
+                    json.dumps(
+                        {"family": family, "fault": fault, "seed": seed, "names": names, "symptoms": symptoms(evidence)}
+                    )
+                    + "\n"
+                )
 
     for family, faults, run in (("gpt", GPT_FAULTS, gpt_run), ("mlp", MLP_FAULTS, mlp_run)):
         if options.only not in {"", family}:
@@ -308,7 +325,9 @@ def report(table: dict) -> None:
             alarms, healthy = alarms + len(runs) - found, healthy + len(runs)
         told = ", ".join(f"{n} ({c})" for n, c in sorted(others.items(), key=lambda kv: -kv[1]))
         print(f"{family:10} {fault:12} {len(runs):4d} {found:5d}  {told}")
-    print(f"hit rate {hits}/{planted} = {hits / max(planted, 1):.1%}; false alarms {alarms}/{healthy} = {alarms / max(healthy, 1):.1%}")
+    print(
+        f"hit rate {hits}/{planted} = {hits / max(planted, 1):.1%}; false alarms {alarms}/{healthy} = {alarms / max(healthy, 1):.1%}"
+    )
 
 
 if __name__ == "__main__":

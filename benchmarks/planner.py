@@ -28,7 +28,20 @@ add("tune", 8, 256, vocab_size=65, n_layer=6, n_head=6, n_embd=384)
 add("tune", 4, 256, vocab_size=4096, n_layer=8, n_head=8, n_embd=512)
 add("tune", 16, 256, "bf16", vocab_size=4096, n_layer=2, n_head=8, n_embd=256)
 add("check", 48, 128, "bf16", vocab_size=65, n_layer=4, n_head=4, n_embd=128)
-add("check", 16, 128, "bf16", "muon", vocab_size=65, n_layer=6, n_head=6, n_embd=384, value_embeddings=True, ngram_orders=(2, 3), ngram_buckets=20_000)
+add(
+    "check",
+    16,
+    128,
+    "bf16",
+    "muon",
+    vocab_size=65,
+    n_layer=6,
+    n_head=6,
+    n_embd=384,
+    value_embeddings=True,
+    ngram_orders=(2, 3),
+    ngram_buckets=20_000,
+)
 add("check", 4, 512, vocab_size=8192, n_layer=4, n_head=8, n_embd=256, **GPT2)
 add("check", 8, 512, vocab_size=2048, n_layer=8, n_head=8, n_embd=256, checkpoint_blocks=True)
 add("check", 32, 128, vocab_size=2048, n_layer=4, n_head=8, n_embd=256, mlp="swiglu", n_kv_head=2)
@@ -103,10 +116,20 @@ def main() -> None:
         error = compare_plan(corrected, truth)["error"]
         errors.append(error)
         name = f"{config['n_layer']}L/{config['n_embd']} V{config['vocab_size']} {job['rows']}x{job['seq_len']} {job['precision']} {job['optimizer']}"
-        memory, seconds = f"{plan['memory_mb']['total']:.0f} / {truth['memory_mb']:.0f}", f"{corrected['seconds']:.1f} / {truth['seconds']:.1f}"
-        print(f"{name:34} {memory:>17} {error['memory_mb']:+7.1%} {seconds:>15} {error['seconds']:+7.1%} {error['first_seconds']:+7.0%}"
-              f" {plan['memory_mb'].get('live', 0):8.0f}", flush=True)
-    for key, what in (("memory_mb", "memory"), ("seconds", "time after 20 warm-up steps"), ("first_seconds", "time before the first step")):
+        memory, seconds = (
+            f"{plan['memory_mb']['total']:.0f} / {truth['memory_mb']:.0f}",
+            f"{corrected['seconds']:.1f} / {truth['seconds']:.1f}",
+        )
+        print(
+            f"{name:34} {memory:>17} {error['memory_mb']:+7.1%} {seconds:>15} {error['seconds']:+7.1%} {error['first_seconds']:+7.0%}"
+            f" {plan['memory_mb'].get('live', 0):8.0f}",
+            flush=True,
+        )
+    for key, what in (
+        ("memory_mb", "memory"),
+        ("seconds", "time after 20 warm-up steps"),
+        ("first_seconds", "time before the first step"),
+    ):
         print(f"largest error of {what}: {max(abs(e[key]) for e in errors):.1%}")
 
 

@@ -71,7 +71,7 @@ def child(order: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train_tokenizer(order["text"], "char")
         tokens = write_tokens(order["text"], tokenizer, folder)
-        left = 0.97 * order["budget"] - 1.5 - (clock() - began)  # the rest is for the end of the process and for surprises
+        left = 0.995 * order["budget"] - 1.5 - (clock() - began)  # the rest is for the end of the process and for surprises
         trained = train_text(tokens, tokenizer, time_limit=left, threads=order["threads"], seed=order["seed"], plan=False,
                              clock=clock, **order["changes"])  # fmt: skip
         m = trained.measured

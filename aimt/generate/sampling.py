@@ -1,4 +1,4 @@
-"""A language model gives a number to every possible next token. Sampling turns these numbers into text, one token at a time.
+"""A language model gives a number to every possible next token. Sampling turns these numbers into text.
 
 Docs: https://aimt-dev.github.io/aimt/generate/sampling.html.md"""
 

@@ -1,4 +1,4 @@
-"""A small model guesses a few tokens ahead, the large one checks them all at once. The text is exactly as good as the large one's.
+"""A small model guesses a few tokens ahead, the large one checks them all at once, and the text stays its own.
 
 Docs: https://aimt-dev.github.io/aimt/generate/speculative.html.md"""
 

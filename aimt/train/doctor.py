@@ -383,7 +383,8 @@ CAUSES = {  # Finding -> findings that explain it
     "vanishing gradients": {"learning rate too low", "exploding gradients", "bad initialisation"},
     "too little data": {"exploding gradients", "bad initialisation"},
     "overfitting": {"exploding gradients", "bad initialisation"},
-    "label noise": {"too little data", "exploding gradients", "bad initialisation"},
+    "label noise": {"too little data", "exploding gradients", "bad initialisation", "learning rate too low",
+                    "learning rate too high"},
 }  # fmt: skip
 
 # %% ../../nbs/train/22_doctor.ipynb #b1b098b4

@@ -66,7 +66,7 @@ def optimizer_state(
     optimizer: torch.optim.Optimizer,  # Its optimiser
 ) -> dict[str, Any]:  # ``state`` by parameter name, ``groups`` of settings
     """An optimiser's state under the names of the parameters, so that it fits a model split in another way."""
-    names = {p: n for n, p in model.named_parameters()}
+    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     state = {names[p]: dict(values) for p, values in optimizer.state.items() if p in names}
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     return {"state": state, "groups": groups}
