@@ -102,7 +102,8 @@ class Watch:
 
 
 def _local(t: Tensor) -> Tensor:
-    """The values that lie on this process, of a tensor that may be in pieces, sparse, or neither. Nobody is asked for more."""
+    """The values that lie on this process, of a tensor that may be in pieces, sparse, or neither. Nobody is "
+    "asked for more."""
     t = t.detach()
     t = t.to_local() if hasattr(t, "to_local") else t  # type: ignore[operator]
     return t.coalesce().values() if t.is_sparse else t
@@ -132,7 +133,8 @@ def look_at_targets(
     model.train(was)
     p, w = torch.cat(sure), torch.cat(wrong).float()
     top = p.argsort(descending=True)[: max(20, len(p) // 10)]
-    return {"n_classes": n_classes, "sure_wrong": float(w[top].mean()), "sure_expected": float(1 - p[top].mean()), "error": float(w.mean())}
+    return {"n_classes": n_classes, "sure_wrong": float(w[top].mean()), "sure_expected": float(1 - p[top].mean()),
+            "error": float(w.mean())}  # fmt: skip
 
 # %% ../../nbs/train/22_doctor.ipynb #0699f178
 def range_test(
@@ -197,7 +199,8 @@ def symptoms(
     return out
 
 
-_FACTS = ("n_tokens", "n_parameters", "reference_loss", "sure_wrong", "sure_expected", "error", "n_classes", "tokens_ratio", "unknown", "failed")
+_FACTS = ("n_tokens", "n_parameters", "reference_loss", "sure_wrong", "sure_expected", "error", "n_classes", "tokens_ratio",
+          "unknown", "failed")  # fmt: skip
 
 
 def _loss_symptoms(rows: list[dict[str, float]], unit: float) -> dict[str, float]:
@@ -280,7 +283,8 @@ def _overfitting(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("valid_rise", 0) > 0.02 and s.get("gap", 0) > 0.05:
         return _finding(
             "overfitting", "critical",
-            f"the held-out loss has risen again, by {s['valid_rise'] * s['unit']:.2f}, and is {s['gap'] * s['unit']:.2f} above the training loss",
+            f"the held-out loss has risen again, by {s['valid_rise'] * s['unit']:.2f}, and is "
+            f"{s['gap'] * s['unit']:.2f} above the training loss",
             "Stop earlier (patience), use more data, dropout or weight decay, or a smaller model",
         )  # fmt: skip
     return None
@@ -290,7 +294,8 @@ def _underfitting(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("gap", 1) < 0.05 and s.get("valid_loss", 0) > s.get("reference_loss", math.inf):
         return _finding(
             "underfitting", "critical",
-            f"held-out loss {s['valid_loss']:.3f}; a simple baseline has {s['reference_loss']:.3f}; training loss no better",
+            f"held-out loss {s['valid_loss']:.3f}; a simple baseline has {s['reference_loss']:.3f}; training loss no "
+            f"better",
             "Train longer, use a larger model or a longer context",
         )  # fmt: skip
     return None
@@ -300,7 +305,8 @@ def _too_little_data(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("epochs", 0) > 8 and s.get("gap", 0) > 0.1:
         return _finding(
             "too little data", "critical",
-            f"everything was seen {s['epochs']:.0f} times, and the held-out loss is {s['gap'] * s['unit']:.2f} above the training loss",
+            f"everything was seen {s['epochs']:.0f} times, and the held-out loss is {s['gap'] * s['unit']:.2f} above "
+            f"the training loss",
             "Get more data; a smaller model, dropout and early stopping help until then",
         )  # fmt: skip
     return None
@@ -318,7 +324,8 @@ def _dead_units(s: dict[str, float]) -> dict[str, Any] | None:
 def _exploding(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("grad_start", 0) > 100:
         return _finding(
-            "exploding gradients", "critical", f"the gradient has the norm {s['grad_start']:.2g} in the first steps; a few is usual",
+            "exploding gradients", "critical", f"the gradient has the norm {s['grad_start']:.2g} in the first steps; "
+            "a few is usual",
             "Add norms and residual connections, scale the initialisation by width and depth, clip gradients",
         )  # fmt: skip
     return None
@@ -327,7 +334,8 @@ def _exploding(s: dict[str, float]) -> dict[str, Any] | None:
 def _vanishing(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("first_to_last", 1) < 2e-4:
         return _finding(
-            "vanishing gradients", "critical", f"the first layer's gradient is {s['first_to_last']:.0e} of the last layer's",
+            "vanishing gradients", "critical", f"the first layer's gradient is {s['first_to_last']:.0e} of the last "
+            "layer's",
             "Add residual connections and norms, use ReLU-like activations with He initialisation",
         )  # fmt: skip
     return None
@@ -346,7 +354,8 @@ def _label_noise(s: dict[str, float]) -> dict[str, Any] | None:
     learnt = s.get("valid_loss", 0) < min(s.get("reference_loss", math.inf), 0.8 * s.get("chance", 0))
     if s.get("sure_wrong", 0) > 0.08 and learnt:
         return _finding(
-            "label noise", "warning", f"where the model is surest, its answer differs from the label {s['sure_wrong']:.0%} of the time",
+            "label noise", "warning", f"where the model is surest, its answer differs from the label "
+            "{s['sure_wrong']:.0%} of the time",
             "Look at those examples; clean the labels",
         )  # fmt: skip
     return None
@@ -356,7 +365,8 @@ def _tokenizer_misfit(s: dict[str, float]) -> dict[str, Any] | None:
     if s.get("tokens_ratio", 0) > 1.4 or s.get("unknown", 0) > 0.01:
         return _finding(
             "tokenizer misfit", "critical",
-            f"{s.get('tokens_ratio', math.nan):.1f} times as many tokens as with a tokenizer trained on this text; {s.get('unknown', 0):.1%} of the characters unknown",
+            f"{s.get('tokens_ratio', math.nan):.1f} times as many tokens as with a tokenizer trained on this text; "
+            f"{s.get('unknown', 0):.1%} of the characters unknown",
             "Train a tokenizer on this text, or choose a model whose tokenizer knows its language",
         )  # fmt: skip
     return None
