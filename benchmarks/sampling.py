@@ -2,9 +2,10 @@
 
     python benchmarks/sampling.py [--text tinyshakespeare.txt] [--new-tokens 48] [--repeats 5] [--steps 500] [--threads 1]
 
-All contenders take turns in every repeat; the ratios are medians over the repeats, of the time per token against `transformers` in
-float32 in the same repeat. Both sample with temperature 0.8 and top-k 50. The bandwidth is that of reading 256 MB, measured in every repeat.
-With ``--text`` a small model is trained on it (the last tenth held out) and the perplexity of its rounded copies is measured.
+All contenders take turns in every repeat; the ratios are medians over the repeats, of the time per token against
+`transformers` in float32 in the same repeat. Both sample with temperature 0.8 and top-k 50. The bandwidth is that of
+reading 256 MB, measured in every repeat. With ``--text`` a small model is trained on it (the last tenth held out) and
+the perplexity of its rounded copies is measured. Run on idle cores.
 """
 
 import argparse
@@ -89,7 +90,8 @@ def speed(new_tokens: int, repeats: int) -> None:
     for _ in range(repeats):
         gb.append(bandwidth())
         rows.append({name: seconds(*arguments) for name, arguments in contenders.items()})
-    show(what="reading memory, GB/s", median=statistics.median(gb), lowest=min(gb), highest=max(gb), threads=torch.get_num_threads())
+    show(what="reading memory, GB/s", median=statistics.median(gb), lowest=min(gb), highest=max(gb),
+         threads=torch.get_num_threads())  # fmt: skip
     sizes = {"transformers": n_bytes(model), "fp32": n_bytes(model)} | {kind: n_bytes(copy) for kind, copy in copies.items()}
     for name, (_, _, ids, n) in contenders.items():
         peer = "transformers, batch 16" if "batch" in name else "transformers"
@@ -135,7 +137,8 @@ def quality(path: Path, steps: int) -> None:
         start = time.process_time()
         model, valid, _ = train(path, steps, Path(folder), n_layer=4, n_head=4, n_embd=256)
         before = nats(model, valid)
-        show(what="trained model", nats=before, perplexity=math.exp(before), MB=n_bytes(model) / 1e6, cpu_s=time.process_time() - start)
+        spent = time.process_time() - start
+        show(what="trained model", nats=before, perplexity=math.exp(before), MB=n_bytes(model) / 1e6, cpu_s=spent)
         for kind, group in (("bf16", 32), ("int8", 32), ("int4", 32), ("int4", 64), ("int4", 128)):
             small = quantize(model, kind, group=group)
             rise = math.exp(nats(small, valid) - before) - 1
@@ -150,7 +153,8 @@ def with_draft(model, draft, prompt: list[int]) -> None:
     settings, counts = Sampling(max_new_tokens=300, temperature=0.8), {}
     plain = seconds(lambda: list(generate_ids(model, [prompt], settings)))[1]
     fast = seconds(lambda: list(speculate_ids(model, draft, prompt, settings, counts=counts)))[1]
-    show(what="speculative, small model with a smaller draft", ratio_cpu=plain / fast, kept=counts["kept"] / counts["guessed"],
+    kept = counts["kept"] / counts["guessed"]
+    show(what="speculative, small model with a smaller draft", ratio_cpu=plain / fast, kept=kept,
          tokens_per_round=300 / counts["rounds"])  # fmt: skip
     greedy = Sampling(max_new_tokens=300, temperature=0)
     same = [s[0] for s in generate_ids(model, [prompt], greedy)] == list(speculate_ids(model, draft, prompt, greedy))

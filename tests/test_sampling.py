@@ -134,7 +134,8 @@ def test_far_beyond_the_context_it_sees_three_quarters_to_all_of_it(byte, positi
 
 
 @pytest.mark.parametrize("wrong", [
-    {"max_new_tokens": -1}, {"max_new_tokens": 1.5}, {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf},
+    {"max_new_tokens": -1}, {"max_new_tokens": 1.5}, {"temperature": -0.1}, {"temperature": math.nan},
+    {"temperature": math.inf},
     {"top_k": 0}, {"top_k": 2.5}, {"top_p": 0.0}, {"top_p": 1.01}, {"min_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0},
     {"stop": ("",)}, {"stop": (3,)}, {"seed": -1}, {"top_k": True}, {"temperature": "hot"}, {"top_p": "x"}, {"nonsense": 1},
 ])  # fmt: skip

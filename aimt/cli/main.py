@@ -73,7 +73,7 @@ def _main(
 
 # %% ../../nbs/cli/00_main.ipynb #b86d5815
 Source = Annotated[str | None, typer.Argument(help="CSV, TSV, Parquet, JSONL or Excel file; with --sql a query or table name.")]
-TrainSource = Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...) or text (a .txt file, a folder of texts); with --sql a query or table name.")]
+TrainSource = Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...) or text (.txt, a folder of texts); with --sql a query or table.")]
 Sql = Annotated[str | None, typer.Option(help="Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb.")]
 TEXT = "Text models"  # heading of the options that only they have
 Target = Annotated[str | None, typer.Option(help="Column to predict. Default: the last one.")]

@@ -13,7 +13,7 @@ import itertools
 import math
 import time as clock
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ from ..deploy.text_report import write_text_card, write_text_report
 from ..evaluate.text import copied_share, score_text, smooth
 from ..generate.sampling import generate
 from .start import free_place, honest_ending, places
-from ..models.gpt import PRESETS, GPTConfig
+from ..models.gpt import GPT, PRESETS, GPTConfig
 from ..models.ngram import NGram
 from ..train.doctor import Watch, diagnose_network
-from ..train.parallel import Parallel
+from ..train.parallel import Parallel, hush
 from ..train.text import TrainedText, choose_tokenizer, train_text
 
 # %% ../../nbs/jobs/08_text.ipynb #a0e8a4cb
@@ -138,14 +138,19 @@ def _train(work: TextWork) -> str:
     probe = list(itertools.islice(eval_batches(work.tokens.valid, 4, 64), 4))
     work.watch = Watch(probe=probe, n_tokens=len(work.tokens.train))
     samples = SampleHook(work.run, work.tokenizer, _prompt(work), every=work.time_limit / 6)
-    hooks = [work.watch, samples] if work.parallel.main else []
+    whole = work.parallel.strategy != "fsdp"  # a hook of one process cannot run a model of which it has a piece
+    hooks = [work.watch, samples] if work.parallel.main and whole else []
     work.trained = train_text(
         work.tokens, work.tokenizer, size=work.options.get("size"), time_limit=work.time_limit,
         steps=work.options.get("steps"), seed=work.seed, folder=work.run.path / "checkpoints", resume=work.resume,
         hooks=hooks, on_update=work.stage.update if work.parallel.main else None, parallel=work.parallel, plan=True)
     _stop_if_stopped(work)
+    weights = None if whole else work.parallel.gather(work.trained.model)
     if not work.parallel.main:
         return ""
+    if weights is not None:
+        work.trained.model = GPT(work.trained.config)
+        work.trained.model.load_state_dict(weights)
     work.trained.model.save_pretrained(work.run.path / "model")
     history = work.trained.history
     settings = {**work.trained.settings, "network": describe(work.trained.config)}
@@ -285,17 +290,20 @@ def train_on_text(
     _check("size", size, PRESETS)
     _check("tokenizer", tokenizer, ("char", "byte", "bpe"))
     parallel = Parallel.start()
+    hush(parallel)
     progress = Progress(len(STEPS), quiet=quiet or not parallel.main)
     text = describe_texts(source, field=text_field)
     settings = {"model": "gpt", "source": str(source), "size": size, "tokenizer": tokenizer, "vocab_size": vocab_size,
                 "text_field": text_field, "time_limit": float(time_limit or 300), "steps": steps, "seed": seed}
-    run = _open_run(text, settings, out, resume, overwrite, parallel)
+    place, resume = parallel.share(_place(text, out, resume, parallel) if parallel.main else None)
+    run = _open_run(Path(place), settings, resume, overwrite, parallel)
     settings = run.info["settings"]
     work = TextWork(text, settings, settings["seed"], settings["time_limit"], progress, parallel, resume)
     work.run = run
     start = clock.perf_counter()
     with honest_ending(run, "text") if parallel.main else nullcontext():
         _conduct(work, start)
+    parallel.stop()
     return run
 
 # %% ../../nbs/jobs/08_text.ipynb #1d8f9245
@@ -309,11 +317,19 @@ def _name(text: TextSource) -> str:
     return Path(text.name).stem if len(text.files) == 1 else text.name
 
 
-def _open_run(text: TextSource, settings: dict[str, Any], out: Any, resume: bool, overwrite: bool, parallel: Parallel) -> Run:
+def _place(text: TextSource, out: Any, resume: bool, parallel: Parallel) -> tuple[str, bool]:
+    """Where the run is or will be, and whether it goes on: asked for, or because `torchrun` started the processes anew."""
     if resume:
-        place = find_interrupted(_name(text), out)
-    else:
-        place = Path(out) if out is not None else free_place(_name(text))
+        return str(find_interrupted(_name(text), out)), True
+    if parallel.restarted:
+        with suppress(RunError):
+            place = find_interrupted(_name(text), out)
+            if Run.open(place, unfinished=True).status != "done":
+                return str(place), True
+    return str(out if out is not None else free_place(_name(text))), False
+
+
+def _open_run(place: Path, settings: dict[str, Any], resume: bool, overwrite: bool, parallel: Parallel) -> Run:
     if parallel.main:
         if resume:
             run = Run.resume(place)

@@ -212,7 +212,7 @@ def _loss_symptoms(rows: list[dict[str, float]], unit: float) -> dict[str, float
     seconds = rows[-1]["seconds"] - rows[0]["seconds"]
     return {
         "first_loss": losses[0], "last_loss": last, "gained": (losses[0] - last) / unit, "falling": (earlier - last) / unit,
-        "rebound": (last - min(_smooth(losses))) / unit, "grad_start": median(norms[:5]), "grad_norm": median(norms),
+        "rebound": (last - min(_smooth(losses))) / unit, "grad_start": norms[0], "grad_norm": median(norms),
         "waiting": sum(r.get("data_seconds", 0.0) for r in rows[1:]) / seconds if seconds > 0 else 0.0,
     }  # fmt: skip
 
@@ -354,8 +354,8 @@ def _label_noise(s: dict[str, float]) -> dict[str, Any] | None:
     learnt = s.get("valid_loss", 0) < min(s.get("reference_loss", math.inf), 0.8 * s.get("chance", 0))
     if s.get("sure_wrong", 0) > 0.08 and learnt:
         return _finding(
-            "label noise", "warning", f"where the model is surest, its answer differs from the label "
-            "{s['sure_wrong']:.0%} of the time",
+            "label noise", "warning", "where the model is surest, its answer differs from the label "
+            f"{s['sure_wrong']:.0%} of the time",
             "Look at those examples; clean the labels",
         )  # fmt: skip
     return None
