@@ -1,6 +1,6 @@
 """Two processes under torchrun train as one does: DDP, FSDP2, checkpoints for other numbers of processes, restarts.
 
-    AIMT_SLOW=1 pytest tests/test_parallel.py     also Muon, torch.compile, and the command itself
+    AIMT_SLOW=1 pytest tests/test_parallel.py     also Muon
 """
 import json
 import math

@@ -136,7 +136,7 @@ def _prompt(work: TextWork, length: int = 40) -> str:
 
 def _train(work: TextWork) -> str:
     probe = list(itertools.islice(eval_batches(work.tokens.valid, 4, 64), 4))
-    work.watch = Watch(probe=probe, n_tokens=len(work.tokens.train))
+    work.watch = Watch(probe=probe, n_tokens=len(work.tokens.train), reference_loss=_pairs(work.tokens))
     samples = SampleHook(work.run, work.tokenizer, _prompt(work), every=work.time_limit / 6)
     whole = work.parallel.strategy != "fsdp"  # a hook of one process cannot run a model of which it has a piece
     hooks = [work.watch, samples] if work.parallel.main and whole else []
@@ -158,6 +158,11 @@ def _train(work: TextWork) -> str:
                      history={"steps": len(history.steps), "evals": history.evals, "events": history.events})
     speed = work.trained.measured["tokens_per_second"]
     return f"{work.trained.model.n_parameters() / 1e6:.2f} million weights, {len(history.steps):,} steps, {speed:,.0f} tokens/s"
+
+
+def _pairs(tokens: TokenFiles, most: int = 1_000_000) -> float:
+    """Nats per token of counting pairs: a network that stays above it has hardly learned."""
+    return NGram(order=2).fit(tokens.train[:most], tokens.vocab_size).nats(tokens.valid[: most // 10])
 
 
 def _stop_if_stopped(work: TextWork) -> None:

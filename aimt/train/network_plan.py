@@ -320,8 +320,9 @@ GPUS: list[dict[str, Any]] = [
     {"name": "B200", "tflops": 2250.0, "memory_gb": 180, "bandwidth_gbs": 8000, "usd_per_hour": 5.50, "bf16": True},
 ]
 GPU_SOURCES = (
-    "Peaks: makers' data sheets, bf16 (fp16 on the T4) on tensor cores, accumulated in fp32, without sparsity. "
-    "Prices: rounded middle of on-demand offers per GPU and hour, May 2026; the cheapest and the dearest differ three- to tenfold."
+    "Peaks: as the makers state them, bf16 (fp16 on the T4) on tensor cores, accumulated in fp32, without sparsity. "
+    "Prices per GPU and hour: A100 and H100 the middle of on-demand offers of May 2026, the others estimates; offers differ three- "
+    "to tenfold, so put in your own."
 )
 GPU_UTILISATION = 0.4  # Share of the peak that a well-fed training loop reaches
 
