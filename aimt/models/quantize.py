@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/quantize.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'quantize_rows', 'quantize_groups', 'int4_block', 'has_int8', 'BF16Linear', 'Int8Linear', 'Int4Linear',
-           'Int8Embedding', 'Int8Bag', 'quantize', 'n_bytes']
+           'Int8Embedding', 'TiedEmbedding', 'Int8Bag', 'quantize', 'n_bytes']
 
 # %% ../../nbs/models/30_quantize.ipynb #fbbea521
 import copy
@@ -102,6 +102,35 @@ def has_int8() -> bool:
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
 
+# %% ../../nbs/models/30_quantize.ipynb #88447a47
+def _group(n: int) -> int:
+    """The widest group that the kernel knows and that divides a row."""
+    return next(g for g in (256, 128, 64, 32) if n % g == 0)
+
+
+def _pack_halves(q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers (N, K) of eight bits as a matrix of four bits, (N, 2K), for the int4 kernel; and its scales and zeros."""
+    spare, groups = -len(q) % 64, q.shape[1] // _group(q.shape[1])
+    shifted = F.pad(q, (0, 0, 0, spare)).int() + 128
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.cat([shifted >> 4, shifted & 15], dim=1), 1)
+    s = F.pad(scale, (0, spare))
+    high, low = torch.stack([16 * s, 0 * s], dim=1), torch.stack([s, 8 * s], dim=1)
+    return packed, torch.stack([high] * groups + [low] * groups).contiguous()
+
+
+def _join_halves(halves: Tensor) -> Tensor:
+    """Numbers of eight bits again, as int8."""
+    high, low = halves.to(torch.int16).chunk(2, dim=1)
+    return (16 * high + low - 128).to(torch.int8)
+
+
+def _take_blocks(packed: Tensor, ids: Tensor, block: int) -> Tensor:
+    """Single rows out of the order of the CPU kernel; see `_unpack_blocks`."""
+    half = packed.shape[1]
+    place, row = ids // block, ids % block
+    b = packed.view(-1, 2 * half, block // 2)[place, :, row % (block // 2)]
+    return torch.where((row >= block // 2)[:, None], b >> 4, b & 15)
+
 # %% ../../nbs/models/30_quantize.ipynb #a12317ff
 class BF16Linear(nn.Module):
     """A linear layer in bfloat16 that multiplies a single row by the matrix-vector kernel."""
@@ -122,30 +151,50 @@ class BF16Linear(nn.Module):
 class Int8Linear(nn.Module):
     """A linear layer whose weights are int8 with one scale per row."""
 
-    q: Tensor
     bias: Tensor | None
-    MANY = 16  # From so many rows on, turning the weights into bfloat16 first is faster
+    MANY = 48  # From so many rows on, turning the weights into bfloat16 first is faster
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         q, scale = quantize_rows(linear.weight)
-        self.register_buffer("q", q)
+        self.block = int4_block() if q.device.type == "cpu" and self.in_features % 32 == 0 else 0
+        if self.block:
+            packed, pair = _pack_halves(q, scale)
+            self.pair = nn.Parameter(pair, requires_grad=False)
+        self.register_buffer("stored", packed if self.block else q)
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
+
+    def numbers(self, start: int, end: int) -> Tensor:
+        """Whole numbers of the rows from `start` (of a block) to `end`."""
+        if not self.block:
+            return self.stored[start:end]
+        return _join_halves(_unpack_blocks(self.stored[start : start + -(-(end - start) // 64) * 64], self.block))[: end - start]
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Rows of the table, in bfloat16, in any order."""
+        q = _join_halves(_take_blocks(self.stored, ids.flatten(), self.block)) if self.block else self.stored[ids.flatten()]
+        return (q.bfloat16() * self.scale[ids.flatten(), None]).view(*ids.shape, -1)
 
     @property
     def weight(self) -> Tensor:
         """The weights as they count, in bfloat16."""
-        return self.q.bfloat16() * self.scale[:, None]
+        return self.numbers(0, self.out_features).bfloat16() * self.scale[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows < self.MANY and x.is_cpu and x.dtype == torch.bfloat16 and has_int8():
-            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1).contiguous(), self.q, self.scale)
+        few = rows < self.MANY and x.is_cpu and x.dtype == torch.bfloat16
+        if few and self.block:
+            twice = torch.cat([x, x], dim=-1).view(rows, -1)
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(twice, self.stored, _group(self.in_features), self.pair)
+            y = y[:, : self.out_features].view(*x.shape[:-1], -1)
+        elif few and has_int8():
+            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1).contiguous(), self.stored, self.scale)
             y = y.view(*x.shape[:-1], -1)
         else:
-            parts = [F.linear(x, q.to(x.dtype)) for q in self.q.split(512)]  # a part at a time stays in the cache
+            starts = range(0, self.out_features, 512)  # a part at a time stays in the cache
+            parts = [F.linear(x, self.numbers(i, min(i + 512, self.out_features)).to(x.dtype)) for i in starts]
             y = torch.cat(parts, dim=-1) * self.scale.to(x.dtype)
         return y if self.bias is None else y + self.bias
 
@@ -206,6 +255,22 @@ class Int8Embedding(nn.Module):
         return self.q[ids].bfloat16() * self.scale[ids][..., None]
 
 
+class TiedEmbedding(nn.Module):
+    """The rows of an output head as an embedding table."""
+
+    def __init__(self, head: Int8Linear):
+        super().__init__()
+        self.head = head
+
+    @property
+    def weight(self) -> Tensor:
+        """The table as it counts, in bfloat16."""
+        return self.head.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head.take(ids)
+
+
 class Int8Bag(Int8Embedding):
     """Sums of a few rows of such a table, in place of `nn.EmbeddingBag`."""
 
@@ -217,7 +282,7 @@ def quantize(
     model: nn.Module,  # A `GPT`; other networks of linear layers and embeddings work too
     kind: str = "int8",  # "bf16", "int8" or "int4"
     *,
-    group: int = 32,  # For int4: weights that share a scale and a zero
+    group: int = 128,  # For int4: weights that share a scale and a zero
 ) -> nn.Module:
     """A copy for inference with small weights; the rest of it works in bfloat16.
 
@@ -235,7 +300,7 @@ def quantize(
         for name, child in list(parent.named_children()):
             setattr(parent, name, _replace(child, name, kind, group))
     if tied and kind == "int8":
-        model.embed.q, model.embed.scale = model.head.q, model.head.scale  # one table for both
+        model.embed = TiedEmbedding(model.head)  # one table for both
     return model.to(torch.bfloat16)
 
 
