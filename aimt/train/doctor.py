@@ -211,7 +211,8 @@ def _loss_symptoms(rows: list[dict[str, float]], unit: float) -> dict[str, float
     norms = [r["grad_norm"] for r in rows]
     seconds = rows[-1]["seconds"] - rows[0]["seconds"]
     return {
-        "first_loss": losses[0], "last_loss": last, "gained": (losses[0] - last) / unit, "falling": (earlier - last) / unit,
+        "first_loss": losses[0], "early_loss": losses[min(len(losses) - 1, max(5, len(losses) // 50))], "last_loss": last,
+        "gained": (losses[0] - last) / unit, "falling": (earlier - last) / unit,
         "rebound": (last - min(_smooth(losses))) / unit, "grad_start": norms[0], "grad_norm": median(norms),
         "waiting": sum(r.get("data_seconds", 0.0) for r in rows[1:]) / seconds if seconds > 0 else 0.0,
     }  # fmt: skip
@@ -342,7 +343,8 @@ def _vanishing(s: dict[str, float]) -> dict[str, Any] | None:
 
 
 def _bad_init(s: dict[str, float]) -> dict[str, Any] | None:
-    if s.get("first_loss", 0) > 1.5 * s.get("chance", math.inf) + 0.5:
+    recovers = s.get("early_loss", math.inf) < s.get("chance", 0)  # within a few steps: sharp, but harmless
+    if s.get("first_loss", 0) > 1.5 * s.get("chance", math.inf) + 0.5 and not recovers:
         return _finding(
             "bad initialisation", "critical", f"the first loss is {s['first_loss']:.2f}; guessing has {s['chance']:.2f}",
             "Smaller weights in the last layer, 1/sqrt(fan-in) elsewhere, zero biases",

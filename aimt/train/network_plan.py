@@ -44,7 +44,7 @@ def count_parameters(
     """How many weights a model has, by what is done with them. Nothing is allocated."""
     with torch.device("meta"):
         model = GPT(config)
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding | torch.nn.EmbeddingBag)}
     total = sum(p.numel() for p in model.parameters())
     looked_up = sum(p.numel() for p in model.parameters() if id(p) in tables)
     vectors = sum(p.numel() for p in model.parameters() if p.dim() < 2)
