@@ -151,6 +151,7 @@ class BF16Linear(nn.Module):
 class Int8Linear(nn.Module):
     """A linear layer whose weights are int8 with one scale per row."""
 
+    stored: Tensor  # The numbers, or their halves as the int4 kernel wants them
     bias: Tensor | None
     MANY = 48  # From so many rows on, turning the weights into bfloat16 first is faster
 
