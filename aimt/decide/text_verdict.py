@@ -12,7 +12,7 @@ __all__ = ['QUESTIONS', 'SECTIONS', 'TextLimits', 'baseline_gate', 'overfitting_
 from dataclasses import dataclass
 from typing import Any
 
-from .verdict import number, span
+from .verdict import gate_row, number
 
 # %% ../../nbs/decide/10_text_verdict.ipynb #1a4b572e
 @dataclass(frozen=True)
@@ -34,11 +34,7 @@ SECTIONS = {"baseline": "scores", "overfitting": "scores", "copies": "samples", 
 
 
 def _gate(gate: str, hold: bool | None, text: str, advice: str = "", **numbers: Any) -> dict[str, Any]:
-    status = "not checked" if hold is None else "hold" if hold else "pass"
-    row = {"gate": gate, "question": QUESTIONS[gate], "status": status, "measure": "", "limit_text": ""}
-    row |= {"value": None, "low": None, "high": None, "limit": None, **numbers}
-    row["shown"] = "" if row["value"] is None else span(row) if row["low"] is not None else number(row["value"])
-    return row | {"text": text, "advice": advice if hold else "", "section": SECTIONS[gate]}
+    return gate_row(gate, QUESTIONS[gate], SECTIONS[gate], hold, text, advice, **numbers)
 
 
 def baseline_gate(scores: dict[str, Any], baseline: dict[str, Any] | None, limits: TextLimits) -> dict[str, Any]:
@@ -50,7 +46,7 @@ def baseline_gate(scores: dict[str, Any], baseline: dict[str, Any] | None, limit
     hold = gain["low"] <= limits.gain
     text = (f"It needs {scores['bits_per_character']:.3f} bits for each character of new text; "
             f"a {baseline['name']} needs {counted:.3f}.")
-    advice = "Train longer (--time-limit), or give more text: counting does as well for now."
+    advice = "Give more text, or more time while the curve still falls: counting does as well for now."
     return _gate("baseline", hold, text, advice, **gain, limit=limits.gain, measure="bits saved for each character",
                  limit_text=f"holds unless surely above {number(limits.gain)}")
 

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/deploy/report.html.md"""
 
 # %% auto #0
 __all__ = ['MODELS', 'RATES', 'SECTIONS', 'DOCS', 'PLOTS', 'WIDEST', 'MOST_SVG', 'command', 'docs_url', 'build_section',
-           'report_data', 'visible', 'render_report', 'write_report']
+           'report_data', 'visible', 'render_report', 'write_report', 'save_report']
 
 # %% ../../nbs/deploy/00_report.ipynb #30e378d1
 import importlib.metadata
@@ -763,7 +763,14 @@ def write_report(
     run: Any,  # A `Run`
 ) -> Path:  # Of ``report.html``
     """Write `report.json` and `report.html` into the run, each whole or not at all."""
-    data = report_data(run)
+    return save_report(run, report_data(run))
+
+
+def save_report(
+    run: Any,  # A `Run`
+    data: dict[str, Any],  # What the report says
+) -> Path:  # Of ``report.html``
+    """Write what a report says as `report.json` and as the page `report.html`; neither when the page cannot be made."""
     html = render_report(data)
     write_json(run.path / "report.json", data)
     write_text(run.path / "report.html", html)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.files import plain, write_json, write_text
+from ..core.files import plain, write_text
 from ..core.machine import version_of
 from ..decide.verdict import number
 from .card import escape
-from .report import build_section, command, docs_url, render_report
+from .report import build_section, command, docs_url, save_report
 
 # %% ../../nbs/deploy/10_text_report.ipynb #4d68a30d
 def _table(caption: str, head: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = (), strong: tuple[int, ...] = (),
@@ -107,7 +107,7 @@ def _plan(run: dict[str, Any]) -> dict[str, Any]:
                     f"{'more' if error > 0 else 'less'}.")
     if measured.get("mfu") is not None:
         text.append(f"{100 * measured['mfu']:.0f} % of what the hardware can calculate at its peak went into the model.")
-    parts = {k: v for k, v in (plan.get("memory_mb") or {}).items() if k != "total"}
+    parts = {k: v for k, v in (plan.get("memory_mb") or {}).items() if k not in {"total", "live"}}
     tables = [_table("Planned and measured", ["", "Planned", "Measured"], rows, right=(1, 2))]
     if parts:
         body = [[k, f"{v:,.1f} MB"] for k, v in parts.items()]
@@ -200,11 +200,7 @@ def write_text_report(
     run: Any,  # A `Run` of a text model
 ) -> Path:  # Of ``report.html``
     """Write `report.json` and `report.html` into the run, each whole or not at all."""
-    data = text_report_data(run)
-    html = render_report(data)
-    write_json(run.path / "report.json", data)
-    write_text(run.path / "report.html", html)
-    return run.path / "report.html"
+    return save_report(run, text_report_data(run))
 
 # %% ../../nbs/deploy/10_text_report.ipynb #5d447442
 def text_card(

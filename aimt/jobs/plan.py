@@ -55,7 +55,7 @@ def plan_lines(
 ) -> list[str]:
     """The plan as lines of text."""
     c, memory = plan["config"], plan["memory_mb"]
-    parts = ", ".join(f"{name} {value:,.0f}" for name, value in memory.items() if name != "total")
+    parts = ", ".join(f"{name} {value:,.0f}" for name, value in memory.items() if name not in {"total", "live"})
     lines = [
         f"network     {plan['parameters']['total'] / 1e6:,.2f} million weights: {c['n_layer']} layers, width {c['n_embd']}, "
         f"{c['vocab_size']:,} tokens",
