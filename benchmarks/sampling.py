@@ -1,6 +1,6 @@
 """Tokens a second when a GPT-2 of 124 million weights writes on a CPU, against `transformers`, and what rounding costs.
 
-    python benchmarks/sampling.py [--text tinyshakespeare.txt] [--new-tokens 48] [--repeats 5] [--steps 500] [--threads 1]
+    python benchmarks/sampling.py [--text tinyshakespeare.txt] [--new-tokens 200] [--repeats 5] [--steps 500] [--threads 1]
 
 All contenders take turns in every repeat; the ratios are medians over the repeats, of the time per token against
 `transformers` in float32 in the same repeat. Both sample with temperature 0.8 and top-k 50. The bandwidth is that of
@@ -73,7 +73,7 @@ def speed(new_tokens: int, repeats: int) -> None:
     theirs = hf_copy(model)
     one, many = torch.randint(0, 50256, (1, 16)), torch.randint(0, 50256, (16, 16))
     copies = {kind: quantize(model, kind) for kind in ("bf16", "int8", "int4")}
-    few = max(8, new_tokens // 3)
+    few = max(8, new_tokens // 8)
     contenders = {
         "transformers": (run_theirs, theirs, one, new_tokens),
         "fp32": (run_ours, model, one, new_tokens),
@@ -164,7 +164,7 @@ def with_draft(model, draft, prompt: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, help="a text to train a small model on, for the perplexity")
-    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--new-tokens", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)

@@ -333,10 +333,10 @@ class KVCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of new tokens (B, H, L, d); returns those of all tokens."""
-        end = self.length + k.shape[2]
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        keys, values, new = self.keys[layer], self.values[layer], k.shape[2]
+        keys.narrow(2, self.length, new).copy_(k)
+        values.narrow(2, self.length, new).copy_(v)
+        return keys.narrow(2, 0, self.length + new), values.narrow(2, 0, self.length + new)
 
     def note(self, ids: Tensor, mask: Tensor | None) -> None:
         """Write down the ids of the tokens that are about to be read, and which of them are real."""
