@@ -11,6 +11,7 @@ __all__ = ['app', 'Source', 'TrainSource', 'Sql', 'TEXT', 'Target', 'Json', 'Qui
 # %% ../../nbs/cli/00_main.ipynb #37cb15fe
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -308,4 +309,5 @@ def _environment_lines(found: dict[str, Any]) -> list[str]:
 # %% ../../nbs/cli/00_main.ipynb #b4ef60ee
 def main() -> None:
     """The entry point of the `aimt` command."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait must not spin: other programs use the cores too
     app()

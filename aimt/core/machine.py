@@ -116,6 +116,8 @@ EXTRA_PACKAGES = {
     "sql": ("duckdb", "sqlalchemy"),
     "excel": ("openpyxl",),
     "tracking": ("tensorboard", "mlflow", "wandb"),
+    "hub": ("huggingface_hub",),
+    "audio": ("soundfile",),
 }
 
 

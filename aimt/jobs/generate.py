@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import DataError
 from ..core.run import Run
 from ..generate.sampling import generate as write
-from .text_model import open_text_model
+from .text_model import TextModel, open_text_model
 
 # %% ../../nbs/jobs/45_generate.ipynb #d0d9a543
 def generate(
@@ -31,4 +32,18 @@ def generate(
     the model has never seen.
     """
     found = open_text_model(run, precision)
-    return write(found.model, found.tokenizer, prompt, stream=stream, **settings)
+    prompts = _begun(prompt, found) if isinstance(prompt, str) else [_begun(p, found) for p in prompt]
+    return write(found.model, found.tokenizer, prompts, stream=stream, **settings)
+
+
+def _begun(prompt: str, found: TextModel) -> str:
+    """The prompt, or a new line where an empty one would stand for the start of a document that was never seen."""
+    only_one = found.run.info.get("data", {}).get("documents") == 1
+    return "\n" if not prompt and only_one and _known("\n", found) else prompt
+
+
+def _known(text: str, found: TextModel) -> bool:
+    try:
+        return bool(found.tokenizer.encode(text))
+    except DataError:
+        return False

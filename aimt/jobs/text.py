@@ -73,8 +73,8 @@ class TextWork:
 # %% ../../nbs/jobs/08_text.ipynb #6c5db0b9
 def _read(work: TextWork) -> str:
     source = work.source
-    data = {"source": source.name, "files": len(source.files), "bytes": source.n_bytes, "encoding": source.encoding,
-            "fingerprint": source.fingerprint, "warnings": source.warnings}
+    data = {"source": source.name, "files": len(source.files), "documents": source.n_documents, "bytes": source.n_bytes,
+            "encoding": source.encoding, "fingerprint": source.fingerprint, "warnings": source.warnings}
     before = work.run.info.get("data")
     if before and before["fingerprint"] != source.fingerprint:
         raise RunError("the text has changed since this run began", where=str(work.run.path), hint="Train again without --resume")

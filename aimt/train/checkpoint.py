@@ -32,22 +32,35 @@ from ..core.files import read_json, sha256, write_error
 def copy_state(
     value: Any,  # Nested dicts, lists and tuples of tensors and plain values
     device: str | None = "cpu",  # Where the copy goes; None for where each tensor is
+    *,
+    into: Any = None,  # An older copy that nobody needs any more: its tensors are written over where they fit
 ) -> Any:
     """A copy that later training steps do not touch; tensors that are one stay one."""
-    seen: dict[int, Tensor] = {}
+    return _copy(value, into, device, {}, set())
 
-    def copy(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            if id(x) not in seen:
-                seen[id(x)] = x.detach().to(device, copy=True) if device else x.detach().clone()
-            return seen[id(x)]
-        if isinstance(x, dict):
-            return {k: copy(v) for k, v in x.items()}
-        if isinstance(x, (list, tuple)):
-            return type(x)(copy(v) for v in x)
-        return x
 
-    return copy(value)
+def _copy(x: Any, old: Any, device: str | None, seen: dict[int, Tensor], used: set[int]) -> Any:
+    if isinstance(x, Tensor):
+        if id(x) not in seen:
+            seen[id(x)] = _copy_tensor(x.detach(), device, None if id(old) in used else old)
+            used.add(id(seen[id(x)]))
+        return seen[id(x)]
+    if isinstance(x, dict):
+        old = old if isinstance(old, dict) else {}
+        return {k: _copy(v, old.get(k), device, seen, used) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        old = [*old, *[None] * len(x)] if isinstance(old, (list, tuple)) else [None] * len(x)
+        return type(x)(_copy(v, o, device, seen, used) for v, o in zip(x, old, strict=False))
+    return x
+
+
+def _copy_tensor(x: Tensor, device: str | None, old: Any) -> Tensor:
+    """A copy in the memory of an old tensor if that one is just like it, else in new memory."""
+    place = torch.device(device) if device else x.device
+    whole = isinstance(old, Tensor) and not hasattr(x, "full_tensor") and x.layout == torch.strided == old.layout
+    if whole and (old.shape, old.dtype, old.device) == (x.shape, x.dtype, place):
+        return old.copy_(x)
+    return x.to(device, copy=True) if device else x.clone()
 
 # %% ../../nbs/train/14_checkpoint.ipynb #9e4d168c
 def pack_state(

@@ -158,9 +158,10 @@ class Recovery:
         self,
         step: int,
         state: Any,  # Not changed by later steps
-    ) -> None:
+    ) -> Any:  # The state that is forgotten for it, whose memory may be used again; None if there is none
         """Note a good state; the last two are kept."""
-        self.good = dict([*self.good.items(), (step, state)][-2:])
+        before, self.good = self.good, dict(list((self.good | {step: state}).items())[-2:])
+        return next((s for n, s in before.items() if n not in self.good), None)
 
     def decide(
         self,
@@ -230,6 +231,7 @@ class Patience:
         """Note an evaluation."""
         if value < self.value:
             self.value, self.step, self.waited = value, step, 0
+            self.weights = None  # the old ones go before the new ones come
             self.weights = weights() if self.limit else None
         else:
             self.waited += 1

@@ -178,13 +178,13 @@ class _Run:
         """Note the state as good, and write it as a checkpoint in the background when there is a folder."""
         if self._saved_at == self.step:
             return
-        self._saved_at = self.step
+        self._saved_at, forgotten = self.step, None
         if planned := self.step == 0 or self._due(self.config.save_every):  # not when a signal comes, at any step
-            self.recovery.remember(self.step, None)
-        if self.folder or self.config.max_retries:
+            forgotten = self.recovery.remember(self.step, None)
+        if self.folder or (planned and self.config.max_retries):
             progress = self._progress()
             tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-            state = copy_state(progress | tensors, self._copy_to())
+            state = copy_state(progress | tensors, self._copy_to(), into=forgotten)
             if planned and self.config.max_retries:
                 self.recovery.good[self.step] = state
             if self.folder:

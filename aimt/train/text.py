@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/train/text.html.md"""
 
 # %% auto #0
 __all__ = ['RECIPE', 'COMMON', 'SETTINGS', 'MODEL_SETTINGS', 'choose_tokenizer', 'choose', 'StepsFromTime', 'StopWhenWorse',
-           'Tell', 'keep_memory', 'give_memory_back', 'TrainedText', 'build_model', 'Evaluate', 'eval_steps',
-           'make_batches', 'train_config', 'final_figures', 'Forecast', 'train_text']
+           'Tell', 'keep_memory', 'give_memory_back', 'TrainedText', 'build_model', 'Evaluate', 'eval_rows',
+           'eval_steps', 'make_batches', 'train_config', 'final_figures', 'Forecast', 'train_text']
 
 # %% ../../nbs/train/30_text.ipynb #5f979e27
 import ctypes
@@ -230,8 +230,13 @@ class Evaluate:
 
     def __call__(self, model: GPT, max_tokens: int | None = None) -> dict[str, float]:
         s, valid, context = self.settings, self.tokens.valid, self.settings["model"]["context"]
-        return gpt_eval(model, valid, batch_size=max(1, 8192 // context), seq_len=context,
+        return gpt_eval(model, valid, batch_size=eval_rows(context), seq_len=context,
                         n_characters=self.tokens.n_valid_characters, max_tokens=max_tokens or s["eval_tokens"])  # fmt: skip
+
+
+def eval_rows(context: int) -> int:
+    """Rows of a batch of an evaluation: about 8,192 tokens."""
+    return max(1, 8192 // context)
 
 
 def eval_steps(s: dict[str, Any], tokens: TokenFiles) -> float:
@@ -269,15 +274,18 @@ def final_figures(trainer: Trainer, tokens: TokenFiles, s: dict[str, Any]) -> di
 class Forecast:
     """The plan of `aimt.train.network_plan`: made before the training, corrected by the measured steps, compared in the end."""
 
-    def __init__(self, s: dict[str, Any], config: GPTConfig, *, steps: int | None, precision: str, wanted: bool | None, tell: Any):
+    def __init__(self, s: dict[str, Any], *, rowwise: bool, steps: int | None, precision: str, wanted: bool | None, tell: Any):
         self.plan: dict[str, Any] = {}
-        self.resident = psutil.Process().memory_info().rss / 1e6
         if s["time_limit"] >= 60 if wanted is None else wanted:
             from aimt.train.network_plan import plan_network  # its import takes a second
 
+            config = GPTConfig(**s["model"])
             self.plan = plan_network(config, batch_size=s["batch_size"], seq_len=s["seq_len"], accumulation=s["accumulation"], steps=steps,
-                                     time_limit=s["time_limit"], optimizer=s["optimizer"], precision=precision)  # fmt: skip
+                                     time_limit=s["time_limit"], optimizer=s["optimizer"], precision=precision, ema=bool(s["ema"]),
+                                     eval_rows=eval_rows(config.context), best=True, rowwise_tables=rowwise, keep_memory=True)  # fmt: skip
             tell(f"{self.plan['parameters']['total']:,} weights, {self.plan['memory_mb']['total']:,.0f} MB")
+        give_memory_back()
+        self.resident = psutil.Process().memory_info().rss / 1e6  # before the network is there, and with all that planning has loaded
 
     def correct(self, seconds: list[float], steps: int) -> None:
         """Put the measured seconds of the first steps, and the number of steps that follows, into the plan."""
@@ -328,8 +336,9 @@ def train_text(
     torch.set_num_threads(s["threads"])
     keep_memory()
     try:
+        forecast = Forecast(s, rowwise=parallel.world == 1, steps=steps, precision=precision, wanted=plan,
+                            tell=on_update or (lambda text: None))  # fmt: skip
         model = build_model(s, seed, sparse=parallel.world == 1)
-        forecast = Forecast(s, model.config, steps=steps, precision=precision, wanted=plan, tell=on_update or (lambda text: None))
         timer = StepsFromTime(s["time_limit"], used=clock() - begun, max_steps=s["max_steps"], eval_share=eval_steps(s, tokens),
                               clock=clock, on_fixed=forecast.correct)  # fmt: skip
         own = [StopWhenWorse(s["patience"]), *([] if steps else [timer]), *([Tell(on_update)] if on_update else [])]
