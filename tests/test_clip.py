@@ -18,7 +18,7 @@ from aimt.data.image import CLIPImages  # noqa: E402
 from aimt.data.shapes import draw_shapes  # noqa: E402
 from aimt.models import clip as module  # noqa: E402
 from aimt.models.clip import (  # noqa: E402
-    CLIP, CLIPConfig, CLIPTokenizer, Tower, embed_images, embed_texts, linear_probe, nearest, recall_at_k, zero_shot,
+    CLIP, CLIPConfig, CLIPTokenizer, Tower, embed_images, embed_texts, linear_probe, nearest, recall_at_k, resized, zero_shot,
     zero_shot_head,
 )  # fmt: skip
 from aimt.models.weights import load_weights, save_weights  # noqa: E402
@@ -115,6 +115,19 @@ def test_the_two_ways_to_find_the_end_differ(transformers, tmp_path):
         ours = CLIP.from_pretrained(tmp_path / str(eos)).eval()
         assert ours.text.end_of(ids[:1]).item() == (2 if eos == 90 else 3)
         compare(ours, theirs, pixels, ids[:1])
+
+
+def test_other_picture_sizes_equal_transformers(transformers, tmp_path):
+    theirs = reference(transformers)
+    theirs.save_pretrained(tmp_path)
+    ours, pixels = CLIP.from_pretrained(tmp_path), torch.randn(2, 3, 56, 56)
+    raw = theirs.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True)
+    raw = raw if isinstance(raw, torch.Tensor) else raw.pooler_output
+    larger = resized(ours, 56).eval()
+    assert torch.allclose(larger.encode_image(pixels, normalize=False), raw, atol=1e-5) and raw.std() > 0.1
+    assert larger.config.n_patches == 49 and torch.equal(resized(ours, 32).image.positions, ours.image.positions)
+    with pytest.raises(ValueError, match="57 pixels"):
+        resized(ours, 57)
 
 
 def test_fresh_model_to_transformers(transformers, tmp_path):

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from aimt.core.errors import DataError, ModelFormatError, ProblemError, RunError
-from aimt.data.spans import SpanBatches, encode_pairs, pack_pairs, pad_pairs
+from aimt.data.spans import SpanBatches, TaskBatches, encode_pairs, pack_pairs, pad_pairs
 from aimt.data.tokenizer import train_tokenizer
 from aimt.generate.beam import answer_ids, beam_ids, beam_search, generate_beams, seq2seq_step
 from aimt.generate.sampling import Sampling, generate_ids
 from aimt.models.gpt import GPT, GPTConfig
 from aimt.models.t5 import PRESETS, T5, T5Config, config_to_json, memory_mask, shift_right, t5_loss
+from aimt.train.loop import TrainConfig, Trainer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -413,3 +414,34 @@ def test_a_t5_learns_to_fill_spans():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+class StopAt:
+    """Ends a run in the middle."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, row):
+        if row["step"] == self.step:
+            trainer.stop()
+
+
+def test_the_loop_trains_it_and_takes_it_up_again(tmp_path):
+    tokenizer = train_tokenizer("", "byte")
+    tasks = {"shout: ": [(w, w.upper()) for w in ("one", "two", "three")], "turn: ": [("abc", "cba"), ("de", "ed")]}
+
+    def run(folder, hooks=(), resume=False):
+        torch.manual_seed(0)
+        model = T5(T5Config.for_tokenizer(tokenizer, n_layer=1, n_head=2, d_model=16, d_kv=8, d_ff=32, dropout=0.1))
+        batches = TaskBatches(tasks, tokenizer, 4, pad_id=model.config.pad_id)
+        settings = TrainConfig(steps=8, lr=1e-3, device="cpu", precision="fp32", save_every=2)
+        trainer = Trainer(model, batches, t5_loss, settings, folder=tmp_path / folder, hooks=hooks)
+        trainer.fit(resume=resume)
+        return trainer
+
+    whole = run("whole")
+    assert run("parts", [StopAt(4)]).step < 8
+    again = run("parts", resume=True)
+    assert again.step == whole.step == 8
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""A recording is a row of numbers and a rate. Read it from any file, at the rate you need, in one channel, an hour at a time if need be.
+"""A recording is a row of numbers and a rate. Read any file at the rate you need, in one channel, in pieces.
 
 Docs: https://aimt-dev.github.io/aimt/data/audio.html.md"""
 
@@ -112,7 +112,9 @@ class Resampler:
         self.up, self.down = to // gcd(rate, to), rate // gcd(rate, to)
         longest = max(self.up, self.down)
         self.half = 10 * longest  # taps on each side, as in scipy.signal.resample_poly
-        self.taps = firwin(2 * self.half + 1, 1 / longest, window=("kaiser", 5.0)) * self.up if longest > 1 else np.ones(1)
+        self.taps = (
+            firwin(2 * self.half + 1, 1 / longest, window=("kaiser", 5.0)) * self.up if longest > 1 else np.ones(1)
+        )
         self._rest = np.zeros(0, np.float32)
         self._start = 0  # number of the first sample of the rest
         self._read = self._written = 0
@@ -138,7 +140,9 @@ class Resampler:
             out, self._rest = self._rest, self._rest[:0]
             self._written = end
             return out
-        first = self._written * self.down - self._start * self.up + self.half  # place in the filtered signal, in fine steps
+        first = (
+            self._written * self.down - self._start * self.up + self.half
+        )  # place in the filtered signal, in fine steps
         pad = -first % self.down  # zeros in front of the filter, so that every down-th value is one of ours
         fine = upfirdn(np.concatenate([np.zeros(pad), self.taps]), self._rest, self.up, self.down)
         out = np.zeros(end - self._written)
@@ -160,7 +164,7 @@ def stream_audio(
 ) -> Iterator[np.ndarray]:  # Pieces (n,), float32
     """A recording in pieces, in one channel and at one rate, in little memory however long it is.
 
-    Raises `DataError` when the file is missing, empty, damaged, not a recording, or at another rate that is not to be changed.
+    Raises `DataError` when the file is missing, empty, damaged, not a recording, or at another rate than it must be.
     """
     path, size = Path(path), max(1, round(seconds * rate))
     with _opened(path) as (theirs, channels, blocks):
@@ -225,9 +229,11 @@ def check_audio(
     where: str = "",  # Named in errors
     allow_silent: bool = False,
 ) -> None:
-    """Raise `DataError` for a recording of 0 seconds, with more than one axis, with NaN, or in which nothing can be heard."""
+    """Raise `DataError` for a recording of 0 seconds, of several channels, with NaN, or without a sound."""
     if np.ndim(x) != 1:
-        raise DataError(f"an array of shape {np.shape(x)} is not one channel", where=where, hint="Take one channel, or their mean")
+        raise DataError(
+            f"an array of shape {np.shape(x)} is not one channel", where=where, hint="Take one channel, or their mean"
+        )
     if not len(x):
         raise DataError("a recording of 0 seconds", where=where)
     if not np.isfinite(x).all():

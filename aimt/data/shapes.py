@@ -1,4 +1,4 @@
-"""A thousand pictures with exact captions in a tenth of a second, so that a model of pictures and words can be studied on any machine.
+"""A thousand pictures with exact captions in a moment, so that a model of pictures and words can be studied anywhere.
 
 Docs: https://aimt-dev.github.io/aimt/data/shapes.html.md"""
 

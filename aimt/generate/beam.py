@@ -128,15 +128,15 @@ def _may_improve(text: _Text, length: int, longest: int, k: int, alpha: float, e
 
 
 def _check_settings(num_beams: int, max_new_tokens: int, length_penalty: float, early_stopping: bool | str) -> None:
-    good = {
-        "num_beams": isinstance(num_beams, int) and num_beams >= 1,
-        "max_new_tokens": isinstance(max_new_tokens, int) and max_new_tokens >= 1,
-        "length_penalty": math.isfinite(length_penalty), "early_stopping": early_stopping in (True, False, "never"),
-    }  # fmt: skip
-    for name in (name for name, fine in good.items() if not fine):
-        hint = {"early_stopping": "It is True, False or 'never'", "length_penalty": "It must be a finite number"}
-        raise ProblemError(f"{name} is {locals()[name]!r}", where="beam search",
-                           hint=hint.get(name, "It must be a whole number of at least 1"))  # fmt: skip
+    whole, one = "a whole number of at least 1", lambda x: isinstance(x, int) and x >= 1
+    for name, value, good, what in (
+        ("num_beams", num_beams, one, whole),
+        ("max_new_tokens", max_new_tokens, one, whole),
+        ("length_penalty", length_penalty, math.isfinite, "a finite number"),
+        ("early_stopping", early_stopping, lambda x: x in (True, False, "never"), "True, False or 'never'"),
+    ):
+        if not good(value):
+            raise ProblemError(f"{name} is {value!r}", where="beam search", hint=f"It must be {what}")
 
 # %% ../../nbs/generate/10_beam.ipynb #d121437d
 def decoder_step(

@@ -90,7 +90,7 @@ def word_error_rate(
     level: float = 0.95,  # Coverage
     seed: int = 0,
 ) -> dict[str, float]:  # value, low, high; NaN when nothing was said
-    """Word error rate over all utterances, with a bootstrap interval over utterances. Raises `DataError` for unequal numbers."""
+    """Word error rate over all utterances, with a bootstrap interval. Raises `DataError` for unequal numbers."""
     n, errors = _counts(references, hypotheses, str.split)
     return bootstrap(_ratio, n, {"wer": errors}, n_resamples=n_resamples, level=level, seed=seed)["wer"]
 

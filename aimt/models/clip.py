@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/clip.html.md"""
 
 # %% auto #0
 __all__ = ['PRESETS', 'HF_RULES', 'HF_IGNORE', 'OPENAI_RULES', 'OPENAI_IGNORE', 'SOT', 'EOT', 'TEMPLATES', 'Tower', 'CLIPConfig',
-           'ImageTower', 'TextTower', 'CLIP', 'config_from_json', 'config_to_json', 'config_to_open_clip',
+           'ImageTower', 'TextTower', 'CLIP', 'resized', 'config_from_json', 'config_to_json', 'config_to_open_clip',
            'config_from_weights', 'unify', 'CLIPTokenizer', 'embed_images', 'embed_texts', 'zero_shot_head',
            'zero_shot', 'nearest', 'recall_at_k', 'linear_probe']
 
@@ -259,6 +259,21 @@ class CLIP(nn.Module):
         rules, weights, settings, to_json = _LAYOUTS[names]
         save_weights(Path(folder) / weights, to_hf(self.state_dict(), rules))
         write_json(Path(folder) / settings, to_json(self.config))
+
+# %% ../../nbs/models/45_clip.ipynb #dde233a6
+def resized(
+    model: CLIP,
+    image_size: int,  # New side S of the pictures, a multiple of the patch size
+) -> CLIP:
+    """A copy of a model for pictures of another size, its position vectors stretched by bicubic interpolation."""
+    other = CLIP(replace(model.config, image_size=image_size))
+    state = {n: t.detach().cpu() for n, t in model.state_dict().items()}
+    first, rest = state["image.positions"].split([1, model.config.n_patches])
+    old, new = math.isqrt(len(rest)), image_size // model.config.patch_size
+    grid = F.interpolate(rest.T.reshape(1, -1, old, old), size=(new, new), mode="bicubic", align_corners=False)
+    state["image.positions"] = torch.cat([first, grid[0].flatten(1).T])
+    other.load_state_dict(state)
+    return other.to(model.logit_scale.device, model.logit_scale.dtype)
 
 # %% ../../nbs/models/45_clip.ipynb #fe594081
 def _block_rules(ours: str, theirs: str, parts: Mapping[str, str | tuple[str, ...]]) -> list[KeyRule]:
@@ -784,7 +799,7 @@ def linear_probe(
     features: Tensor | np.ndarray,  # (N, D) vectors of pictures, from `embed_images`
     y: Sequence[Any] | np.ndarray,  # (N,) classes
     *,
-    strengths: Sequence[float] = tuple(10.0**e for e in range(-3, 5)),  # Inverse of the pull towards zero; one is chosen
+    strengths: Sequence[float] = (1e-3, 0.01, 0.1, 1, 10, 100, 1e3, 1e4),  # Inverse pull towards zero; one is chosen
     seed: int = 0,
 ) -> LogisticRegression:
     """Logistic regression on frozen vectors, its strength chosen on a fifth of the rows.

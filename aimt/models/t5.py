@@ -266,7 +266,7 @@ class T5(nn.Module):
     def look_up(self, ids: Tensor) -> Tensor:
         """The vectors of the tokens. Raises `ValueError` for a number outside the vocabulary, `ProblemError` for fp16."""
         autocast = torch.is_autocast_enabled(ids.device.type)
-        dtype = torch.get_autocast_dtype(ids.device.type) if autocast else self.embed.weight.dtype
+        dtype = torch.get_autocast_dtype(ids.device.type) if autocast else self.encoder.norm.weight.dtype
         if dtype == torch.float16:
             raise ProblemError("T5 overflows in fp16: its activations grow beyond 65,504", where="precision",
                                hint="Use bf16 or fp32, such as model.bfloat16()")  # fmt: skip

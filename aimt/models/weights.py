@@ -12,6 +12,7 @@ __all__ = ['FORMAT', 'FAMILIES', 'KeyRule', 'to_hf', 'from_hf', 'digest', 'save_
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,8 @@ def read_config(
 
 FAMILIES = {
     "gpt2": "aimt.models.gpt.GPT", "aimt-gpt": "aimt.models.gpt.GPT", "bert": "aimt.models.bert.BERT",
-    "t5": "aimt.models.t5.T5", "clip": "aimt.models.clip.CLIP", "aimt-deepspeech": "aimt.models.deepspeech.DeepSpeech",
+    "t5": "aimt.models.t5.T5", "mt5": "aimt.models.t5.T5", "clip": "aimt.models.clip.CLIP",
+    "deepspeech": "aimt.models.deepspeech.DeepSpeech",
 }  # fmt: skip
 
 
@@ -237,7 +239,9 @@ def load_pickle(
     """
     hint = "If you trust it, load it with the library that wrote it and save it as safetensors"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of odd versions of pickles; they are read or refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # Whatever a damaged or malicious file brings about: UnpicklingError, EOFError, RuntimeError, ...
         asked = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|operand|global): ?([\w.]+)", str(e))
         what = next((g for g in asked.groups() if g), "") if asked else ""

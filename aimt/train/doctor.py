@@ -288,7 +288,7 @@ class DoctorLimits:
     """Where the doctor begins to speak. A "guess" is the loss of guessing: log(classes)."""
 
     steps: int = 50  # Shorter runs get no verdict on step size, labels, supply of data, nor on a loss that is flat
-    overshoot: float = 0.5  # Guesses that the loss may climb above its start
+    overshoot: float = 0.2  # Guesses that the loss may climb above its start
     rebound: float = 0.08  # Guesses that the loss may end above its lowest
     update_high: float = 0.02  # Change of a matrix in a step, a share of its size, that is suspicious in a bad run
     travel: float = 0.12  # Sum of all changes of a matrix, a share of its size, that is too little

@@ -14,7 +14,8 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -86,19 +87,18 @@ def heights(model: nn.Module) -> dict[str, int]:  # Name of a parameter -> 0 for
         return {n: len(tops) - 1 - tops.index(n.split(".")[0]) for n in names}
     first = {s: min(i for i, n in enumerate(names) if n.startswith(f"{s}.")) for s in found}
     sizes = {s: len(list(m.children())) for s, m in found.items()}
-    single = {n for n, p in model.named_parameters() if p.ndim == 0}  # such as the temperature of CLIP
-    return {n: 0 if n in single else _height(n, i, first, sizes) for i, n in enumerate(names)}
+    tables = {f"{n}.{k}" for n, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
+              for k, _ in m.named_parameters()}  # fmt: skip
+    return {n: _height(n, i, first, sizes, n in tables) for i, n in enumerate(names)}
 
 
-def _height(name: str, place: int, first: Mapping[str, int], sizes: Mapping[str, int]) -> int:
+def _height(name: str, place: int, first: Mapping[str, int], sizes: Mapping[str, int], table: bool) -> int:
     for s, n_blocks in sizes.items():
         if name.startswith(f"{s}."):
             return n_blocks - int(name[len(s) + 1 :].split(".")[0])
-    around = {s: s.rpartition(".")[0] for s in sizes}  # what each stack is a part of
-    near = [s for s, part in around.items() if not part or name.startswith(f"{part}.")] or list(sizes)
-    deepest = max(len(around[s]) for s in near)
-    near = [s for s in near if len(around[s]) == deepest or not around[s]] if deepest else near
-    below = [s for s in near if place < first[s]]
+    parts = {s: s.rpartition(".")[0] for s in sizes}  # what each stack stands in; "" for the network itself
+    near = [s for s, part in parts.items() if part and name.startswith(f"{part}.")] or [s for s in sizes if not parts[s]]
+    below = [s for s in near if place < first[s]] if near else list(sizes) if table else []
     return max(sizes[s] for s in below) + 1 if below else 0
 
 # %% ../../nbs/train/34_finetune.ipynb #19b2f6df
@@ -488,7 +488,7 @@ def finetune(
     steps: int | None = None,  # By default the recipe's epochs, when the batches have a length and there is no time limit
     time_limit: float | None = None,  # Seconds
     lr: float | None = None,  # Peak rate; the recipe's by default, ten times as high with LoRA
-    lora: int | Mapping[str, Any] | None = None,  # A rank, or arguments of `add_lora`; "nf4": True for four bits
+    lora: int | Mapping[str, Any] | None = None,  # A rank for all linear layers, or arguments of `add_lora`, and "nf4": True
     freeze: Sequence[str] = (),  # Patterns of what stays as it is
     head: Sequence[str] = (),  # Patterns of what is new: a higher rate, trained also with LoRA, never frozen
     unfreeze_every: float = 0,  # Steps between blocks that join, or a fraction of the run; 0 for all at once
@@ -506,41 +506,25 @@ def finetune(
 
     Raises `ProblemError` for settings that make no sense or patterns that fit nothing, and what `Trainer.fit` raises.
     """
-    started = time.perf_counter()
-    recipe = _recipe(family)
-    device = pick_device(settings.get("device", "auto"))
-    before, before_original = measure(evaluate, model.to(device)), measure(original, model)
+    started, recipe = time.perf_counter(), _recipe(family)
+    model.to(pick_device(settings.get("device", "auto")))
+    before, before_original = measure(evaluate, model), measure(original, model)
     trained = _prepare(model, lora, freeze, head, settings.get("seed", 0))
-    adapted = bool(lora_layers(model))
-    scales = {p: getattr(p, "lr_scale", None) for p in model.parameters()}
-    decay = 1.0 if adapted else recipe.layer_decay
-    set_layer_lr(model, decay=decay if layer_decay is None else layer_decay, head=head,
-                 head_scale=recipe.head_scale / (recipe.lora_scale if adapted else 1))  # fmt: skip
-    lr = recipe.lr * (recipe.lora_scale if adapted else 1) if lr is None else lr
-    config = _train_config(recipe, lr, _steps(steps, time_limit, recipe, batches), settings)
-    hooks = list(hooks) + ([GradualUnfreezing(unfreeze_every, head=head)] if unfreeze_every else [])
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad and not matches(n, head)}
+    faster = recipe.lora_scale if lora_layers(model) else 1.0
+    config = _train_config(recipe, recipe.lr * faster if lr is None else lr, _steps(steps, time_limit, recipe, batches), settings)
+    hooks = [*hooks, *([GradualUnfreezing(unfreeze_every, head=head)] if unfreeze_every else [])]
     if time_limit:
-        used = time.perf_counter() - started
-        hooks.append(StepsFromTime(time_limit, used=used, max_steps=steps or 10**9))
-    params = [(n, p) for n, p in model.named_parameters() if p.requires_grad and not matches(n, head)]
-    start = {n: p.detach().clone() for n, p in params}  # what is new has no past to be averaged with
-    looking = (config.patience or config.eval_every) and evaluate is not None
-    watch = (lambda m: {k: float(np.mean(v)) for k, v in measure(evaluate, m).items()}) if looking else None
-    try:
-        if checkpointing:
-            recompute_blocks(model)
+        hooks.append(StepsFromTime(time_limit, used=time.perf_counter() - started, max_steps=steps or 10**9))
+    watch = _watch(evaluate) if evaluate and (config.patience or config.eval_every) else None
+    with _undone(model, checkpointing):
+        usual = recipe.layer_decay if faster == 1.0 else 1.0
+        decay = usual if layer_decay is None else layer_decay
+        set_layer_lr(model, decay=decay, head=head, head_scale=recipe.head_scale / faster)
         trainer = Trainer(model, batches, loss_fn, config, evaluate=watch, folder=folder, hooks=hooks)
         history = _fit(trainer, resume)
-    finally:
-        if checkpointing:
-            recompute_blocks(model, False)
-        for p, scale in scales.items():
-            p.__dict__.pop("lr_scale", None)
-            if scale is not None:
-                p.lr_scale = scale  # type: ignore[attr-defined]
-    blend(model, start, recipe.average if average is None else average)
-    figures = changes(before, measure(evaluate, model))
-    lost = changes(before_original, measure(original, model))
+    blend(model, start, recipe.average if average is None else average)  # what is new has no past: it is not in `start`
+    figures, lost = changes(before, measure(evaluate, model)), changes(before_original, measure(original, model))
     model.eval()
     return FineTuned(model, history, figures, lost, trained, recipe, config, time.perf_counter() - started)
 
@@ -559,7 +543,7 @@ def _prepare(model: nn.Module, lora: Any, frozen: Sequence[str], head: Sequence[
         hint = "With LoRA all of the base is frozen anyway; name layers in `targets`"
         raise ProblemError("freeze together with lora", hint=hint)
     if lora:
-        options = dict(lora) if isinstance(lora, Mapping) else {"rank": int(lora)}
+        options = {"targets": "all"} | (dict(lora) if isinstance(lora, Mapping) else {"rank": int(lora)})
         states = random_states()
         seed_everything(seed)
         try:
@@ -594,6 +578,28 @@ def _train_config(recipe: Recipe, lr: float, steps: int, settings: Mapping[str, 
     if settings.get("patience") and not settings.get("eval_every"):
         usual["eval_every"] = 0.1
     return TrainConfig(**{"steps": steps, "lr": lr} | usual | dict(settings))
+
+
+def _watch(evaluate: Callable[[nn.Module], Mapping[str, Any]]) -> Callable[[nn.Module], dict[str, float]]:
+    """The same figures for the `Trainer`, which wants one number of each."""
+    return lambda model: {k: float(np.mean(v)) for k, v in measure(evaluate, model).items()}
+
+
+@contextmanager
+def _undone(model: nn.Module, checkpointing: bool) -> Iterator[None]:
+    """Inside the block rates may be set and blocks are recomputed if asked; after it all is as it was."""
+    scales = {p: getattr(p, "lr_scale", None) for p in model.parameters()}
+    if checkpointing:
+        recompute_blocks(model)
+    try:
+        yield
+    finally:
+        if checkpointing:
+            recompute_blocks(model, False)
+        for p, scale in scales.items():
+            p.__dict__.pop("lr_scale", None)
+            if scale is not None:
+                p.lr_scale = scale  # type: ignore[attr-defined]
 
 
 def _fit(trainer: Trainer, resume: bool) -> History:
