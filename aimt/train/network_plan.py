@@ -482,7 +482,8 @@ class _Trial:
         for p in self.model.parameters():
             torch.nn.init.uniform_(p, -0.05, 0.05)
         if rowwise and self.model.ngram is not None:
-            self.model.ngram.sparse = self.model.ngram.weight.rowwise = True
+            self.model.ngram.sparse = True
+            self.model.ngram.weight.rowwise = True  # type: ignore[attr-defined]
         self.updater, self.precision = make_optimizer(self.model, name=optimizer), precision
         self.vocab_size, self.page = vocab, page
 
