@@ -14,7 +14,8 @@ from typing import Any
 from .errors import ProblemError, closest
 
 # %% ../../nbs/core/25_problem.ipynb #f1397ef4
-TASKS = ("binary", "multiclass", "regression", "text-generation")
+TASKS = ("binary", "multiclass", "regression", "text-generation", "text-classification", "text-to-text", "image-to-text",
+         "speech-to-text")
 OUTCOMES = ("tp", "fp", "fn", "tn")
 
 

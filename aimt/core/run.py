@@ -124,6 +124,11 @@ class Run:
         return "interrupted" if status == "running" and not _alive(self.info.get("process")) else status
 
     @property
+    def tuned(self) -> bool:
+        """Whether the run fine-tuned a pretrained network."""
+        return self.info["settings"].get("job") == "finetune"
+
+    @property
     def problem(self) -> Problem:
         """The problem that the run's model solves."""
         if "problem" not in self.info:
@@ -198,7 +203,7 @@ class Run:
     def model(self) -> Any:
         """The trained model, an estimator with `predict` or a network with `generate`; checked before it is loaded."""
         opener = "text_model:open_text_model" if self.problem.task == "text-generation" else "model:open_model"
-        return resolve(f"aimt.jobs.{opener}")(self).model
+        return resolve(f"aimt.jobs.{'tuned:open_tuned' if self.tuned else opener}")(self).model
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """Predictions for new rows: the verb `predict` for this run."""

@@ -14,6 +14,7 @@ from typing import Any
 # %% ../../nbs/core/28_verbs.ipynb #9eff5d6e
 VERBS: dict[str, str] = {
     "train": "aimt.jobs.train:train",
+    "finetune": "aimt.jobs.finetune:finetune",
     "audit": "aimt.jobs.audit:audit",
     "predict": "aimt.jobs.predict:predict",
     "evaluate": "aimt.jobs.evaluate:evaluate",
@@ -22,6 +23,7 @@ VERBS: dict[str, str] = {
     "generate": "aimt.jobs.generate:generate",
     "plan": "aimt.jobs.plan:plan",
     "doctor": "aimt.jobs.doctor:doctor",
+    "datasets": "aimt.jobs.datasets:datasets",
     "env": "aimt.core.machine:environment",
 }
 
@@ -31,12 +33,19 @@ NAMES: dict[str, str] = {
     "Run": "aimt.core.run:Run",
     "load_table": "aimt.data.load:load_table",
     "load_dataset": "aimt.data.datasets:load_dataset",
+    "list_datasets": "aimt.data.datasets:list_datasets",
     "TabularClassifier": "aimt.models.tabular:TabularClassifier",
     "TabularRegressor": "aimt.models.tabular:TabularRegressor",
     "Tokenizer": "aimt.data.tokenizer:Tokenizer",
     "train_tokenizer": "aimt.data.tokenizer:train_tokenizer",
     "GPT": "aimt.models.gpt:GPT",
     "GPTConfig": "aimt.models.gpt:GPTConfig",
+    "BERTForClassification": "aimt.models.bert:BERTForClassification",
+    "BERTForSentences": "aimt.models.sentences:BERTForSentences",
+    "T5": "aimt.models.t5:T5",
+    "T5Config": "aimt.models.t5:T5Config",
+    "CLIP": "aimt.models.clip:CLIP",
+    "DeepSpeech": "aimt.models.deepspeech:DeepSpeech",
     "Trainer": "aimt.train.loop:Trainer",
     "TrainConfig": "aimt.train.loop:TrainConfig",
 }

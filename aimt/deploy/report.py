@@ -657,6 +657,9 @@ PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "decision": ("aimt.decide.threshold:plot_decision", ("metrics", "decision")),
     "curve": ("aimt.evaluate.text:plot_curve", ("metrics", "curve")),
     "context": ("aimt.evaluate.text:plot_context", ("metrics", "scores", "by_position")),
+    "tuned": ("aimt.deploy.tuned_report:plot_tuned", ("metrics", "scores")),
+    "tuning": ("aimt.deploy.tuned_report:plot_tuning", ("metrics", "curve")),
+    "parts": ("aimt.deploy.tuned_report:plot_reason", ("metrics", "reasons")),
 }
 WIDEST = 4.5  # Inches; on a phone the figure shrinks to 3.7 and its letters must stay readable
 MOST_SVG = 300_000  # Characters; a figure with thousands of marks is better left out than unreadable
@@ -701,7 +704,7 @@ def _strip(gate: dict[str, Any]) -> Markup:
     x = {
         k: 20 + 120 * (v - left) / width for k, v in {"low": low, "high": high, "value": value, "limit": limit}.items()
     }
-    below = gate["gate"] in {"score", "value", "baseline"}  # merit: too little holds; faults: too much
+    below = gate["gate"] in {"score", "value", "baseline", "gain"}  # merit: too little holds; faults: too much
     shade = (0, x["limit"]) if below else (x["limit"], 160 - x["limit"])
     color = "var(--bad)" if gate["status"] == "hold" else "var(--good)"
     return Markup(

@@ -84,7 +84,10 @@ def filter_logits(
 def penalise(z: Tensor, settings: Sampling, seen: Tensor | None) -> Tensor:
     """Logits with the repetition penalty."""
     r = settings.repetition_penalty
-    return z if seen is None or r == 1 else torch.where(seen, torch.where(z < 0, z * r, z / r), z)
+    if seen is None or r == 1:
+        return z
+    z = z.float()
+    return torch.where(seen, torch.where(z < 0, z * r, z / r), z)
 
 # %% ../../nbs/generate/00_sampling.ipynb #89413c53
 def draw(
@@ -97,27 +100,27 @@ def draw(
 
     Raises `RunError` when the logits are not numbers.
     """
-    z = penalise(logits.float(), settings, seen)
+    z = penalise(logits, settings, seen)
     if settings.temperature == 0:
         top, token = z.max(dim=-1)
-        _check_numbers(top)
+        _check_numbers(top.float().cpu().numpy())
         return token.tolist()
-    p, ids = likeliest(z / settings.temperature, settings)
-    cumulative = p.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
+    p, ids = likeliest(z, settings)
+    cumulative = p.cpu().numpy().cumsum(axis=-1, dtype=np.float64)
+    total = cumulative[:, -1]
     _check_numbers(total)
-    target = torch.from_numpy(uniform).to(z.device)[:, None] * total
-    place = torch.searchsorted(cumulative, target, right=True).clamp(max=p.shape[-1] - 1)
-    return (place if ids is None else ids.gather(-1, place))[:, 0].tolist()
+    last = p.shape[-1] - 1
+    place = [min(int(c.searchsorted(u, side="right")), last) for c, u in zip(cumulative, uniform * total, strict=True)]
+    return place if ids is None else [row[i] for row, i in zip(ids.tolist(), place, strict=True)]
 
 
-def _check_numbers(x: Tensor) -> None:
-    if not bool(torch.isfinite(x).all()):
+def _check_numbers(x: np.ndarray) -> None:
+    if not np.isfinite(x).all():
         raise RunError("the model's logits are not numbers", where="sampling", hint="Its weights hold NaN or infinity")
 
 
 def likeliest(
-    z: Tensor,  # Logits (B, V), already divided by the temperature
+    z: Tensor,  # Logits (B, V)
     settings: Sampling,
 ) -> tuple[Tensor, Tensor | None]:  # Probabilities, not summing to 1, and their tokens; None for all tokens in order
     """The tokens that top-k, top-p and min-p leave, without sorting more than needed."""
@@ -125,11 +128,11 @@ def likeliest(
     ids: Tensor | None = None
     if s.top_k is not None and s.top_k < z.shape[-1]:
         z, ids = z.topk(s.top_k)
-        p = z.softmax(dim=-1)
+        p = (z.float() / s.temperature).softmax(dim=-1)
     elif s.top_p is not None and s.top_p < 1:
-        p, ids = _front(z, s.top_p)
+        p, ids = _front(z.float() / s.temperature, s.top_p)
     else:
-        p = z.softmax(dim=-1)
+        p = (z.float() / s.temperature).softmax(dim=-1)
     if s.top_p is not None and s.top_p < 1:
         before = p.cumsum(dim=-1) - p
         p = p.where((before < s.top_p) | (before <= 0), 0.0)
@@ -160,7 +163,7 @@ class _Reader:
         self.device = next(model.parameters()).device
         self.cache: Any = None
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def logits(self) -> Tensor:  # (B, V)
         """Read what has not been read yet."""
         if self.cache is None:

@@ -20,7 +20,7 @@ def doctor(
 ) -> list[dict[str, Any]]:  # Findings: name, severity, evidence, advice
     """What the doctor found while a run's network was trained. Raises `ProblemError` for a run of a table."""
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.problem.task != "text-generation":
+    if run.problem.task != "text-generation" and not run.tuned:
         raise ProblemError("the doctor looks at networks, and this run is about a table", where=str(run.path),
                            hint="Its report names what was found: see 'The data', 'Overfitting' and 'More data?'")
     return list(run.read("metrics.json").get("findings") or [])

@@ -34,6 +34,8 @@ def evaluate(
     Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if run.tuned:
+        return resolve("aimt.jobs.tuned:evaluate_tuned")(run, source, seed=seed)
     if run.problem.task == "text-generation":
         return resolve("aimt.jobs.text_model:evaluate_text")(run, source, seed=seed)
     trained = open_model(run)

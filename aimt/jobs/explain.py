@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core.errors import DataError, ProblemError
 from ..core.run import Run
+from ..core.verbs import resolve
 from ..data.define import encode_target
 from ..data.load import load_table
 from ..explain.rows import explain_rows
@@ -32,6 +33,9 @@ def explain(
 
     Raises `ProblemError` for a row number that is not in the table.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
+    if run.tuned:
+        return resolve("aimt.jobs.tuned:explain_tuned")(run, source, rows=_whole_numbers(rows))
     trained = open_model(run)
     frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame
     numbers = _numbers(rows, len(frame))
@@ -42,11 +46,15 @@ def explain(
     return [{**reason, "row": numbers[reason["row"]]} for reason in reasons]
 
 
-def _numbers(rows: str | list[int], n_rows: int) -> list[int]:
+def _whole_numbers(rows: str | list[int]) -> list[int]:
     try:
-        numbers = [int(r) for r in (rows.split(",") if isinstance(rows, str) else rows)]
+        return [int(r) for r in (rows.split(",") if isinstance(rows, str) else rows)]
     except ValueError as e:
         raise ProblemError(f"'{rows}' are no row numbers", hint="Write them like 0,5,12") from e
+
+
+def _numbers(rows: str | list[int], n_rows: int) -> list[int]:
+    numbers = _whole_numbers(rows)
     for number in numbers:
         if not 0 <= number < n_rows:
             raise ProblemError(f"there is no row {number}", hint=f"The table has rows 0 to {n_rows - 1}")

@@ -50,6 +50,8 @@ def open_model(
     if run.problem.task == "text-generation":
         raise RunError("this run writes text: it has no rows to predict", where=str(run.path),
                        hint=f'aimt generate {run.path} --prompt "..."')
+    if run.tuned:
+        raise RunError("this run is a fine-tuned network", where=str(run.path), hint=f"aimt predict {run.path} NEW -o answers.csv")
     for name in run.info.get("files", {}):
         if name.startswith("model/") or name == "schema.json":
             run.file(name)

@@ -18,6 +18,7 @@ import pandas as pd
 from ..core.problem import Problem
 from ..core.progress import Progress
 from ..core.run import Run
+from ..core.verbs import resolve
 from ..data.load import load_table
 from ..data.stream import open_writer, read_chunks
 from .model import SavedModel, open_model
@@ -59,7 +60,7 @@ def _free_name(name: str, taken: Any) -> str:
 # %% ../../nbs/jobs/15_predict.ipynb #3f5a927a
 def predict(
     run: Run | str | Path,  # A run that is done
-    source: str | Path | pd.DataFrame,  # New rows
+    source: str | Path | pd.DataFrame,  # New rows; for a fine-tuned network what its family reads
     *,
     out: str | Path | None = None,  # File to write, .csv or .parquet; None returns a table
     chunk_rows: int = 100_000,  # Rows in memory at a time
@@ -69,6 +70,9 @@ def predict(
 
     Raises `DataError` when a column that the model needs is missing, `RunError` when the run cannot be trusted.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
+    if run.tuned:
+        return resolve("aimt.jobs.tuned:predict_tuned")(run, source, out=out, quiet=quiet)
     saved = open_model(run)
     if out is None:
         frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame

@@ -14,6 +14,7 @@ from ..core.run import Run
 from ..deploy.card import write_card
 from ..deploy.report import write_report
 from ..deploy.text_report import write_text_card, write_text_report
+from ..deploy.tuned_report import write_tuned_card, write_tuned_report
 
 # %% ../../nbs/jobs/30_report.ipynb #7a485e8a
 def report(
@@ -21,6 +22,9 @@ def report(
 ) -> Path:  # The path of report.html
     """Write a run's report.html, report.json and card.md again. Raises `RunError` when the run cannot be trusted."""
     run = run if isinstance(run, Run) else Run.open(run)
+    if run.tuned:
+        write_tuned_card(run)
+        return write_tuned_report(run)
     if run.problem.task == "text-generation":
         write_text_card(run)
         return write_text_report(run)

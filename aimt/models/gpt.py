@@ -350,10 +350,11 @@ class GPT(nn.Module):
         return z if self.config.logit_cap is None else squash(z, self.config.logit_cap)
 
     def new_cache(self, batch_size: int, max_len: int, *, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `batch_size` texts of at most `max_len` tokens."""
+        """An empty cache for `batch_size` texts of at most `max_len` tokens; in float32 on a CPU, which attends faster in it."""
         c, n_kv_head = self.config, self.config.n_kv_head or self.config.n_head
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
-        return KVCache(c.n_layer, batch_size, n_kv_head, max_len, c.d_head, dtype=dtype or like.dtype, device=like.device)
+        usual = torch.float32 if like.device.type == "cpu" else like.dtype
+        return KVCache(c.n_layer, batch_size, n_kv_head, max_len, c.d_head, dtype=dtype or usual, device=like.device)
 
     def n_parameters(self, non_embedding: bool = False) -> int:
         """Number of weights; without the tables that are only looked up in, if asked."""

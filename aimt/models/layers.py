@@ -412,9 +412,10 @@ class Attention(nn.Module):
                 v = v + extra_v.to(v.dtype).unflatten(-1, (self.n_kv_head, -1)).transpose(1, 2)
             if cache is not None:
                 k, v = cache.append(layer, k, v)
+        own, q = q.dtype, q.to(k.dtype)  # a cache may count in another format
         causal = self.causal and mask is None and x.shape[1] > 1
         y = attend(q, k, v, mask=mask, causal=causal, scale=self.scale, dropout=self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out(y.to(own).transpose(1, 2).flatten(2))
 
     def look_at(self, x: Tensor, memory: Tensor | None, cache: KVCache | None, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries from `x`, keys and values from the memory; a cache keeps the latter."""

@@ -119,13 +119,18 @@ def has_bags() -> bool:
 
 def _block(n: int) -> int:
     """Outputs in a block: few, for fine scales; more where there are very many, for short lists of bags."""
-    return 1024 if n > 4096 else next((b for b in (256, 128) if n % b == 0), 64)
+    return 512 if n > 4096 else next((b for b in (256, 128) if n % b == 0), 64)
+
+
+def _columns(weight: Tensor, block: int) -> Tensor:
+    """The columns of W, K rows for each block of outputs; what the last block lacks is filled with zeros."""
+    w = F.pad(weight.detach(), (0, 0, 0, -len(weight) % block))
+    return w.unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _pack_columns(weight: Tensor, block: int) -> Tensor:
-    """A table of bytes with K rows for each block of outputs; a row ends with its scale and its offset."""
-    w = F.pad(weight.detach().float(), (0, 0, 0, -len(weight) % block))
-    return _bags.embedding_bag_byte_prepack(w.unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 1).contiguous())
+    """The columns as a table of bytes; a row ends with its scale and its offset."""
+    return _bags.embedding_bag_byte_prepack(_columns(weight.float(), block))
 
 
 @lru_cache(16)  # a network has a handful of shapes
@@ -135,36 +140,65 @@ def _bag_lists(blocks: int, k: int, rows: int) -> tuple[Tensor, Tensor]:
     return of_block.expand(-1, rows, -1).flatten(), torch.arange(0, blocks * rows * k + 1, k, dtype=torch.int32)
 
 
-def _sum_columns(table: Tensor, x: Tensor, block: int) -> Tensor:  # x has shape (rows, K), the result (rows, N and spare)
+def _sum_columns(table: Tensor, x: Tensor, block: int) -> Tensor:
+    """From x (rows, K) to x W (rows, N), with what the last block has to spare."""
     rows, k = x.shape
     blocks = len(table) // k
     which, starts = _bag_lists(blocks, k, rows)
-    often = x.float().expand(blocks, -1, -1).reshape(-1)
-    y = _bags.embedding_bag_byte_rowwise_offsets(table, which, starts, False, 0, False, often, None, True)
+    if table.dtype == torch.bfloat16:
+        often = x.expand(blocks, -1, -1).reshape(-1)
+        y = F.embedding_bag(which, table, starts, mode="sum", per_sample_weights=often, include_last_offset=True)
+    else:
+        often = x.float().expand(blocks, -1, -1).reshape(-1)
+        y = _bags.embedding_bag_byte_rowwise_offsets(table, which, starts, False, 0, False, often, None, True)
     return y.view(blocks, rows, block).transpose(0, 1).reshape(rows, -1)
 
 
 def _take_outputs(table: Tensor, ids: Tensor, k: int, block: int) -> Tensor:
     """Single rows of W out of the table of its columns, shape (len(ids), K)."""
+    if table.dtype == torch.bfloat16:
+        return table.view(-1, k, block)[ids // block, :, ids % block]
     t = table.view(-1, k, block + 8)
     scale, offset = t[ids // block, :, block:].contiguous().view(torch.float32).unbind(-1)
     return t[ids // block, :, ids % block] * scale + offset
 
 # %% ../../nbs/models/30_quantize.ipynb #a12317ff
 class BF16Linear(nn.Module):
-    """A linear layer in bfloat16 that multiplies a single row by the matrix-vector kernel."""
+    """A linear layer in bfloat16: columns in bags where there is the kernel, else rows."""
+
+    stored: Tensor  # The columns, (blocks, K, block), or W itself
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = nn.Parameter(linear.weight.detach().bfloat16(), requires_grad=False)
+        self.block = 128 if linear.weight.device.type == "cpu" and has_bags() else 0
+        w = linear.weight.detach().bfloat16()
+        columns = _columns(w, self.block).unflatten(0, (-1, self.in_features)) if self.block else w
+        self.stored = nn.Parameter(columns, requires_grad=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
 
+    @property
+    def weight(self) -> Tensor:
+        """W, shape (N, K)."""
+        return self.stored.transpose(1, 2).flatten(0, 1)[: self.out_features] if self.block else self.stored
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Rows of the weights in any order."""
+        if not self.block:
+            return self.stored[ids]
+        return _take_outputs(self.stored.flatten(0, 1), ids.flatten(), self.in_features, self.block).view(*ids.shape, -1)
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() != x.shape[-1] or not x.is_cpu:
-            return F.linear(x, self.weight, self.bias)
-        y = torch.mv(self.weight, x.view(-1)) if self.bias is None else torch.addmv(self.bias, self.weight, x.view(-1))
-        return y.view(*x.shape[:-1], -1)
+        if not self.block:
+            return F.linear(x, self.stored, self.bias)
+        rows = x.reshape(-1, self.in_features)
+        if len(rows) == 1:
+            y = _sum_columns(self.stored.flatten(0, 1), rows, self.block)
+        else:
+            y = torch.matmul(rows, self.stored).transpose(0, 1).reshape(len(rows), -1)
+        y = (y if y.shape[1] == self.out_features else y[:, : self.out_features]).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
 
 
 class Int8Linear(nn.Module):
@@ -250,12 +284,10 @@ class Int4Linear(nn.Module):
         return ((q - 8) * scale + zero).flatten(1)[: self.out_features].bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.numel() // x.shape[-1]
-        if rows < self.MANY and x.is_cpu and x.dtype == torch.bfloat16 and self.block:
-            x_rows = x.reshape(rows, -1).contiguous()
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x_rows, self.packed, self.group, self.pair)
-            y = y if y.shape[1] == self.out_features else y[:, : self.out_features]
-            y = y.view(*x.shape[:-1], -1)
+        rows = x.reshape(-1, self.in_features)
+        if self.block and len(rows) < self.MANY and x.dtype == torch.bfloat16 and x.is_cpu:
+            y = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), self.packed, self.group, self.pair)
+            y = (y if y.shape[1] == self.out_features else y[:, : self.out_features]).view(*x.shape[:-1], -1)
         else:
             y = F.linear(x, self.weight.to(x.dtype))
         return y if self.bias is None else y + self.bias
@@ -283,7 +315,7 @@ class Int8Embedding(nn.Module):
 class TiedEmbedding(nn.Module):
     """The rows of an output head as an embedding table."""
 
-    def __init__(self, head: Int8Linear):
+    def __init__(self, head: "BF16Linear | Int8Linear"):
         super().__init__()
         self.head = head
 
@@ -324,7 +356,7 @@ def quantize(
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             setattr(parent, name, _replace(child, name, kind, group))
-    if tied and kind == "int8":
+    if tied and kind != "int4":
         model.embed = TiedEmbedding(model.head)  # one table for both
     return model.to(torch.bfloat16)
 
