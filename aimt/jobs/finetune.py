@@ -29,7 +29,7 @@ from ..decide.tuned_verdict import tuned_verdict
 from ..deploy.tuned_report import write_tuned_card, write_tuned_report
 from ..evaluate.text import smooth
 from ..explain.parts import leave_out
-from .family import Family, find_family, split_pairs
+from .family import Family, find_family, interval_of, split_pairs
 from .start import free_place, honest_ending
 from ..metrics.intervals import mean_interval
 from ..models.lora import lora_layers, remove_lora, save_adapters
@@ -182,8 +182,8 @@ def _after(work: TuneWork) -> str:
     work.after = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}
-    table = [{"model": name, **mean_interval(v)} | {"difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()]
-    figures = {k: {"before": mean_interval(work.before[k]), "after": mean_interval(v)} for k, v in work.after.items()}
+    table = [{"model": name, **interval_of(v)} | {"difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()]
+    figures = {k: {"before": interval_of(work.before[k]), "after": interval_of(v)} for k, v in work.after.items()}
     work.keep_result(scores={"label": family.label, "metric": family.metric, "percent": family.percent, "n": len(test),
                              "greater_is_better": family.greater_is_better, "table": table, "figures": figures},
                      answers={"examples": _examples(work, answers), "counts": _counts(answers, list(test["target"]))})

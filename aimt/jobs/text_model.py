@@ -52,10 +52,8 @@ def open_text_model(
         if name.startswith("model/"):
             run.file(name)
     model = GPT.from_pretrained(run.path / "model").eval()
-    if precision == "bfloat16":
-        model = model.to(torch.bfloat16)
-    elif precision in {"int8", "int4"}:
-        model = quantize(model, precision)
+    if precision != "float32":
+        model = quantize(model, "bf16" if precision == "bfloat16" else precision)
     return TextModel(run, model, Tokenizer.load(run.path / "model"))
 
 # %% ../../nbs/jobs/03_text_model.ipynb #6b3994e5

@@ -20,8 +20,7 @@ from ..core.progress import Progress
 from ..core.run import Run
 from ..data.stream import open_writer
 from ..explain.parts import leave_out
-from .family import Family, find_family, load_frame
-from ..metrics.intervals import mean_interval
+from .family import Family, find_family, interval_of, load_frame
 
 # %% ../../nbs/jobs/59_tuned.ipynb #99a82a87
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def evaluate_tuned(
     pairs = found.family.read(source, found.text, found.target)
     figures = found.family.score(found.model, pairs)
     order = sorted(figures, key=lambda name: name != found.family.metric)
-    table = [{"label": found.family.label if name == found.family.metric else name, "metric": name, **mean_interval(figures[name])}
+    table = [{"label": found.family.label if name == found.family.metric else name, "metric": name, **interval_of(figures[name])}
              for name in order]
     return {"table": table, "n_rows": len(pairs), "unit": found.family.unit}
 
