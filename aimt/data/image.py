@@ -253,9 +253,15 @@ class CLIPImages:
         if isinstance(sources, (str, bytes, os.PathLike, Image.Image)):
             raise TypeError("give a list of pictures, even for one")
         squares = [self.look(s, name=names[i] if i < len(names) else "") for i, s in enumerate(sources)]
-        a = np.stack(squares) if squares else np.zeros((0, self.crop, self.crop, 3), np.uint8)
+        return self.numbers(np.stack(squares) if squares else np.zeros((0, self.crop, self.crop, 3), np.uint8))
+
+    def numbers(
+        self,
+        squares: np.ndarray,  # (N, S, S, 3) uint8, from `look`
+    ) -> np.ndarray:  # (N, 3, S, S) float32
+        """Squares in bytes as the model wants them; `undo` is the way back."""
         std = np.array(self.std, np.float32)
-        a = a * (np.float32(1 / 255) / std) - np.array(self.mean, np.float32) / std
+        a = squares * (np.float32(1 / 255) / std) - np.array(self.mean, np.float32) / std
         return np.ascontiguousarray(a.transpose(0, 3, 1, 2))
 
     def undo(

@@ -172,7 +172,8 @@ class BF16Linear(nn.Module):
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.block = 128 if linear.weight.device.type == "cpu" and has_bags() else 0
+        wide = 128 if self.out_features % 128 == 0 or self.out_features > 4096 else 64
+        self.block = wide if linear.weight.device.type == "cpu" and has_bags() else 0
         w = linear.weight.detach().bfloat16()
         columns = _columns(w, self.block).unflatten(0, (-1, self.in_features)) if self.block else w
         self.stored = nn.Parameter(columns, requires_grad=False)

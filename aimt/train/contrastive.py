@@ -107,12 +107,15 @@ class PairBatches:
         self.pixels, self.ids, self.batch_size, self.seed, self.step = pixels, ids, batch_size, seed, 0
         self.group = None if group is None else torch.as_tensor(group)
 
+    def __len__(self) -> int:
+        """Batches of one epoch; pairs that do not fill a batch wait for another epoch."""
+        return len(self.ids) // self.batch_size
+
     def __iter__(self) -> "PairBatches":
         return self
 
     def __next__(self) -> dict[str, Tensor]:
-        per_epoch = len(self.ids) // self.batch_size
-        epoch, place = divmod(self.step, per_epoch)
+        epoch, place = divmod(self.step, len(self))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))
         rows = order[place * self.batch_size : (place + 1) * self.batch_size]
         self.step += 1
