@@ -200,6 +200,21 @@ def test_open_vocabulary_writes_what_it_hears():
     assert opened[0].text == "zebra"
 
 
+def test_a_dead_end_is_left_by_all_outputs():
+    """A sure frame whose only likely output leads to no known word: the search goes on, and never ends without a text."""
+    sure = np.log(probabilities("the cat", 0, 0.1))
+    row = np.full((1, 29), -12.0)
+    row[0, Alphabet().encode("x")] = np.log1p(-28 * np.exp(-12.0))
+    scorer = LMScorer(train_lm(["the cat"], 2))
+    found = beam_search(np.concatenate([sure[:6], row, sure[6:]]), Alphabet(), scorer=scorer, beam_size=4, cutoff_prob=0.99)
+    assert found[0].text == "the cat" and len(found[0].frames) == 7
+    rng = np.random.default_rng(0)
+    for _ in range(10):  # noise: nothing but dead ends
+        z = rng.standard_normal((20, 29)) * 9
+        noise = z - np.log(np.exp(z).sum(1, keepdims=True))
+        assert beam_search(noise, Alphabet(), scorer=scorer, beam_size=3, cutoff_prob=0.5)[0].score > -1e4
+
+
 def test_word_times_follow_the_frames():
     found = beam_search(np.log(probabilities("a red door", 0, 0.2)), Alphabet(), beam_size=10)[0]
     words = word_times(found, 0.02)

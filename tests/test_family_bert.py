@@ -17,7 +17,7 @@ from safetensors.numpy import load_file  # noqa: E402
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
 from aimt.data.tokenizer import train_wordpiece  # noqa: E402
-from aimt.jobs.family_bert import BERT_FAMILY, TextBatches  # noqa: E402
+from aimt.jobs.family_bert import BERT_FAMILY, TextBatches, fit_head  # noqa: E402
 from aimt.models.bert import BERT, BERTConfig, BERTForClassification  # noqa: E402
 from aimt.models.gpt import GPT, GPTConfig  # noqa: E402
 
@@ -41,14 +41,14 @@ def base(tmp_path_factory):
 
 def tune(base, where, table=TABLE, **options):
     """A fine-tuning in a second: many steps at a high rate, as so small a network wants it."""
-    usual = {"model": base, "out": where / "run", "steps": 60, "lr": 4e-3, "quiet": True, "overwrite": True}
+    usual = {"model": base, "out": where / "run", "steps": 40, "lr": 5e-3, "quiet": True, "overwrite": True}
     return aimt.finetune("bert", table, **usual | options)
 
 
 @pytest.fixture(scope="module")
 def run(base, tmp_path_factory):
-    """A run that is done, with an original task."""
-    return tune(base, tmp_path_factory.mktemp("done"), original=TABLE.assign(label=TABLE["label"].map({"late": "damaged", "damaged": "late"})))
+    """A run that is done."""
+    return tune(base, tmp_path_factory.mktemp("done"))
 
 
 # ---- from a table to a verdict
@@ -58,21 +58,26 @@ def test_a_run_has_everything(run):
     metrics, report = run.read("metrics.json"), run.read("report.json")
     rows = {row["model"]: row for row in metrics["scores"]["table"]}
     assert list(rows) == ["fine-tuned", "before", "words counted (TF-IDF) and logistic regression", "frozen network and logistic regression"]
-    assert rows["fine-tuned"]["value"] > 0.8 > rows["before"]["value"]
+    assert rows["fine-tuned"]["value"] > 0.8
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert metrics["data"]["train"] + metrics["data"]["valid"] + metrics["data"]["test"] == len(TABLE)
-    assert metrics["trained"]["share"] == 1.0 and metrics["settings"]["steps"] == 60
+    assert metrics["trained"]["share"] == 1.0 and metrics["settings"]["steps"] == 40
     assert metrics["curve"]["train"]["loss"][-1] < metrics["curve"]["train"]["loss"][0]
     assert report["verdict"]["verdict"] in {"SHIP", "HOLD"} and (run.path / "report.html").is_file() and (run.path / "card.md").is_file()
     assert run.problem.labels == ["damaged", "late"]
 
 
-def test_gates_say_what_was_measured(run):
-    gates = {g["gate"]: g for g in run.read("metrics.json")["verdict"]["gates"]}
+def test_gates_say_what_was_measured(run, tmp_path):
+    """A network that knows one task learns the opposite: it gains all of the new, and loses all of the old."""
+    opposite = TABLE.assign(label=TABLE["label"].map({"late": "damaged", "damaged": "late"}))
+    second = tune(run.path, tmp_path, opposite, original=TABLE).read("metrics.json")
+    gates = {g["gate"]: g for g in second["verdict"]["gates"]}
     assert set(gates) == {"gain", "baseline", "collapse", "forgotten", "training"}
-    assert gates["gain"]["status"] == "pass" and gates["collapse"]["status"] == "pass"
-    assert gates["forgotten"]["status"] == "hold"  # the original task wants the opposite answers
-    assert run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
+    assert gates["gain"]["status"] == "pass" and gates["gain"]["low"] > 0.3 and gates["collapse"]["status"] == "pass"
+    assert gates["forgotten"]["status"] == "hold" and gates["forgotten"]["value"] > 0.5
+    assert second["verdict"]["verdict"] == "HOLD" and second["forgotten"]["accuracy"]["before"] > 0.8
+    first = {g["gate"]: g["status"] for g in run.read("metrics.json")["verdict"]["gates"]}
+    assert first["forgotten"] == "not checked"
 
 
 def test_the_parts_do_not_share_texts(base, tmp_path):
@@ -96,7 +101,7 @@ def test_nothing_learnt_is_held(base, tmp_path):
     label = np.random.default_rng(0).permutation(TABLE["label"].to_numpy())
     run = tune(base, tmp_path, TABLE.assign(label=label), steps=15)
     gates = {g["gate"]: g["status"] for g in run.read("metrics.json")["verdict"]["gates"]}
-    assert gates["gain"] == "hold" and gates["forgotten"] == "skip" and run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
+    assert gates["gain"] == "hold" and gates["forgotten"] == "not checked" and run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
 
 
 def test_same_seed_same_result(base, tmp_path):
@@ -135,8 +140,8 @@ def test_four_bits_under_lora(base, tmp_path):
 def test_freeze_trains_the_head_alone(base, tmp_path):
     run = tune(base, tmp_path, freeze=True, steps=20)
     before, after = weights(base), weights(run.path / "model")
-    assert all(np.array_equal(w, after["bert." + name]) for name, w in before.items() if not name.startswith("pooler"))
-    assert run.read("metrics.json")["trained"]["trainable"] < 2_000
+    assert all(np.array_equal(w, after["bert." + name]) for name, w in before.items())
+    assert run.read("metrics.json")["trained"]["trainable"] == 2 * 32 + 2
 
 
 def test_unfreezing_checkpointing_averaging_and_decay(base, tmp_path):
@@ -229,8 +234,6 @@ def test_the_command(aimt, base, tmp_path):  # noqa: F811  the fixture
     assert done.returncode == 3, done.stderr  # five steps are no training: HOLD
     report = json.loads(done.stdout)
     assert report["verdict"]["verdict"] == "HOLD" and (tmp_path / "runs" / "reviews" / "model" / "config.json").is_file()
-    wrong = aimt("finetune", "bert", "reviews.csv", "--text", "reviw", "--model", base, cwd=tmp_path)
-    assert wrong.returncode not in (0, 3) and "'review'" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 # ---- what people get wrong
@@ -241,7 +244,7 @@ def test_the_command(aimt, base, tmp_path):  # noqa: F811  the fixture
     [
         (lambda t: t.drop(columns="label"), "no column 'label'"),
         (lambda t: t.drop(columns="text"), "no column 'text'"),
-        (lambda t: t.assign(label="late"), "1 classes"),
+        (lambda t: t.assign(label="late"), "classes of the target: 1"),
         (lambda t: t.assign(label=t["text"]), "five examples"),
         (lambda t: t.assign(text=" "), "no row has an input"),
         (lambda t: t.assign(label=None), "no row has an input and a target"),
@@ -262,9 +265,10 @@ def test_what_is_left_out_is_said(base, tmp_path):
 
 def test_long_texts_are_cut_and_said(base, tmp_path):
     long = TABLE.assign(text=TABLE["text"] + " and so on" * 20)
-    with pytest.warns(UserWarning, match="longer than 24 tokens; what comes after is not read"):
-        run = tune(base, tmp_path, long, steps=1)
-    assert run.status == "done"
+    run = tune(base, tmp_path, long, steps=1)
+    assert any("longer than 24 tokens; what comes after is not read" in note for note in run.info["notes"])
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than 24 tokens"):
+        run.predict(long.head(1), quiet=True)
 
 
 def test_labels_that_are_numbers(base, tmp_path):
@@ -303,7 +307,33 @@ def test_models_that_cannot_be_used(base, tmp_path, monkeypatch):
     assert failed.status == "failed"
 
 
-# ---- batches
+# ---- the head, and batches
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_fitted_head_is_the_logistic_regression(base, n_classes):
+    """The head gives what scikit-learn gives on the pooled vectors, and nothing else in the network has moved."""
+    pairs = pd.DataFrame({"input": TABLE["text"], "target": [f"k{i // 10 % n_classes}" for i in range(len(TABLE))]})
+    model = BERT_FAMILY.open(base, pairs)
+    before = weights(base)
+    assert all(np.array_equal(before[n], w) for n, w in hub_weights(model).items() if n in before)
+    again = BERTForClassification.from_pretrained(base, labels=model.config.labels)
+    assert not again.classifier.bias.any()
+    fit_head(again, pairs)
+    texts = list(TABLE["text"])
+    assert torch.allclose(again.classify(texts), model.classify(texts), atol=1e-4)
+    loss = BERT_FAMILY.score(model, pairs)["loss"].mean()
+    assert loss < np.log(n_classes) and BERT_FAMILY.score(again, pairs)["accuracy"].mean() > 1.2 / n_classes
+    known = model.classifier.weight.clone()
+    fit_head(model, pairs[pairs["target"] == "k0"])  # one class alone says nothing: the head stays
+    assert torch.equal(known, model.classifier.weight)
+
+
+def hub_weights(model) -> dict[str, np.ndarray]:
+    from aimt.models.bert import BERT_RULES
+    from aimt.models.weights import to_hf
+
+    return {n.removeprefix("bert."): w.numpy() for n, w in to_hf(dict(model.state_dict()), BERT_RULES).items()}
 
 
 def test_every_text_once_an_epoch_and_alone():

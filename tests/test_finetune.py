@@ -66,8 +66,15 @@ QUIET = {"precision": "fp32", "device": "cpu"}
 @pytest.mark.parametrize("targets", ["attention", "all", ["mlp.up", "blocks.1.attn.out"]])
 def test_merged_is_unmerged(targets):
     base, model = adapted(GPTConfig.preset("gpt2", vocab_size=40, n_layer=2, n_head=2, n_embd=16, context=24), targets=targets)
+    layers = lora.lora_layers(model).values()
     with torch.no_grad():
-        for dtype, bound in ((torch.float32, 1e-6), (torch.float64, 1e-13)):
+        for layer in layers:  # a layer by itself: to 1e-6 of its largest output
+            x = torch.randn(50, layer.in_features, generator=torch.Generator().manual_seed(2))
+            apart = layer(x)
+            layer.merge()
+            assert (apart - layer(x)).abs().max() < 1e-6 * apart.abs().max()
+            layer.unmerge()
+        for dtype, bound in ((torch.float32, 5e-6), (torch.float64, 1e-13)):  # layers on layers make rounding larger
             base, model = base.to(dtype), model.to(dtype)
             apart = model(IDS)
             lora.merge_lora(model)
@@ -468,7 +475,7 @@ def test_second_task_on_the_same_adapters(tmp_path):
     x = task(5)[0]
     assert torch.equal(again(x), first(x))
     out = ft.finetune(again, batches(48), class_loss, family="bert", steps=4, **QUIET)
-    assert math.isclose(out.config.lr, 4e-4) and not torch.equal(again(x), first(x))
+    assert math.isclose(out.config.lr, 5e-4) and not torch.equal(again(x), first(x))
     lora.remove_lora(again, merge=True)
     again.requires_grad_(False)
     with pytest.raises(ProblemError, match="everything is frozen"):
@@ -516,7 +523,21 @@ def test_time_limit_decides_the_steps():
     few = ft.finetune(Encoder(), batches(48), class_loss, family="bert", lr=1e-3, time_limit=500, steps=7, **QUIET)
     assert len(few.history.steps) == 7
     epochs = ft.finetune(Encoder(), batches(48), class_loss, family="bert", lr=1e-3, **QUIET)
-    assert len(epochs.history.steps) == 4 * 4  # four epochs of four batches
+    assert len(epochs.history.steps) == 3 * 4  # three epochs of four batches
+
+
+def test_the_rate_of_bert_goes_with_the_width():
+    """Twice as narrow, twice the rate; a model without a width, and families without one, take the rate as it is."""
+    from aimt.models.bert import BERTConfig, BERTForClassification
+
+    def rate(width, **options):
+        model = BERTForClassification(BERTConfig(20, 1, 2, width, context=8, labels=("a", "b")))
+        batch = {"ids": torch.arange(16).view(2, 8), "targets": torch.tensor([0, 1])}
+        return ft.finetune(model, [batch], lambda m, b: m(b["ids"], targets=b["targets"]), steps=1, **{"family": "bert"} | QUIET | options).config.lr
+
+    assert math.isclose(rate(64), 2 * rate(128)) and math.isclose(rate(64, lora=2), 10 * rate(64))
+    assert rate(64, lr=1e-3) == 1e-3 and rate(64, family="gpt") == rate(128, family="gpt") == ft.FINETUNE["gpt"].lr
+    assert math.isclose(ft.FINETUNE["bert"].lr * 768 / 64, rate(64))
 
 
 def test_no_memory_says_what_to_do():

@@ -337,9 +337,21 @@ def beam_search(
     beam, started = [root], False
     for t, row in enumerate(np.log(np.exp(x) + 1.1754943508222875e-38)):
         started = started or math.exp(row[-1]) < 0.999  # nothing begins in the silence before the first sound
-        if started:
-            beam = _advance(beam, t, _outputs(row, cutoff_prob, cutoff_top_n), row, alphabet, space, beam_size, scorer)
+        if not started:
+            continue
+        before = [(p, p.b, p.nb, p.score, p.times) for p in beam]
+        beam = _advance(beam, t, _outputs(row, cutoff_prob, cutoff_top_n), row, alphabet, space, beam_size, scorer)
+        if not beam:  # a dead end: no known word goes on with any likely output. Look at all outputs
+            beam = _advance(_restored(before), t, _outputs(row, 1.0, len(row)), row, alphabet, space, beam_size, scorer)
     return _best(beam, alphabet, space, scorer, n_best)
+
+
+def _restored(before: list[tuple[_Prefix, float, float, float, Any]]) -> list[_Prefix]:
+    """The beam as it was before a frame."""
+    for p, p.b, p.nb, p.score, p.times in before:
+        if p.parent is not None:
+            p.parent.children[p.char] = p
+    return [p for p, *_ in before]
 
 
 def _space(alphabet: Alphabet) -> int:

@@ -33,7 +33,9 @@ from ..core.files import read_json, write_json
 from ..core.style import new_figure
 from ..data.image import CLIPImages, read_image
 from .family import Family, load_frame
-from ..models.clip import CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head
+from aimt.models.clip import (
+    CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head,
+)  # fmt: skip
 from ..models.hub import find_model
 from ..models.weights import load_weights, save_weights
 from ..train.contrastive import PairBatches, clip_loss, same_group
@@ -62,34 +64,34 @@ def _folder_table(folder: Path, columns: tuple[str, str]) -> pd.DataFrame:
         tables = [_folder_table(p, columns).assign(split=_PARTS[p.name.lower()]) for p in subs]
         return pd.concat(tables, ignore_index=True)
     rows = [(file, sub.name.replace("_", " ").strip()) for sub in subs for file in pictures_in(sub)]
-    if len({name for _, name in rows}) < 2:
+    if (n := len({name for _, name in rows})) < 2:
         hint = "Make a sub-folder of pictures for each class, or give a table with the columns image and caption"
-        raise DataError(f"{len({n for _, n in rows})} sub-folders with pictures, and at least two are needed", where=str(folder), hint=hint)
+        raise DataError(f"{n} sub-folders with pictures, and at least two are needed", where=str(folder), hint=hint)
     return pd.DataFrame(rows, columns=list(columns))
 
 
 def _as_table(
-    source: str | Path | pd.DataFrame, text: str | None, columns: tuple[str, str], targets: bool
+    source: str | Path | pd.DataFrame, columns: tuple[str, str], targets: bool
 ) -> tuple[str | Path | pd.DataFrame, Path]:
     """What `Family.read` can read, and the folder from which its paths count."""
     if isinstance(source, pd.DataFrame):
-        return _only_paths(source, text or columns[0]), Path()
+        return _only_paths(source, columns[0]), Path()
     path = Path(source)
+    if path.is_dir() and not targets:
+        return _some(pictures_in(path), columns[0], path), Path()
     if path.is_dir():
-        tables = sorted(p for p in path.iterdir() if p.suffix.lower() in _TABLES)
-        if len(tables) == 1:
-            return tables[0], path
-        if targets:
-            return _folder_table(path, (text or columns[0], columns[1])), Path()
-        return _some(pictures_in(path), text or columns[0], path), Path()
+        tables = [p for p in path.iterdir() if p.suffix.lower() in _TABLES]
+        sorted_already = sum(bool(pictures_in(p)) for p in path.iterdir() if p.is_dir()) > 1
+        return (tables[0], path) if len(tables) == 1 and not sorted_already else (_folder_table(path, columns), Path())
     if path.suffix.lower() in SUFFIXES and not targets:
-        return _some([str(path)], text or columns[0], path), Path()
-    return (source, path.parent) if path.exists() else (_only_paths(load_frame(source), text or columns[0]), Path())
+        return _some([str(path)], columns[0], path), Path()
+    return (source, path.parent) if path.exists() else (_only_paths(load_frame(source), columns[0]), Path())
 
 
 def _some(files: list[str], column: str, where: Path) -> pd.DataFrame:
     if not files:
-        raise DataError("no picture is in this folder", where=str(where), hint=f"Endings that count: {', '.join(sorted(SUFFIXES))}")
+        hint = f"Endings that count: {', '.join(sorted(SUFFIXES))}"
+        raise DataError("no picture is in this folder", where=str(where), hint=hint)
     return pd.DataFrame({column: files})
 
 
@@ -133,7 +135,8 @@ def _usable(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         raise DataError(f"no picture can be read; the first: {found[bad[0]][0]}", where=bad[0],
                         hint="Paths in a table count from its folder")
     copies = len(paths) - len(bad) - len(first)
-    shown = "; ".join(f"{Path(p).name}: {found[p][0]}" for p in bad[:3]) + (f"; and {len(bad) - 3:,} more" if len(bad) > 3 else "")
+    shown = "; ".join(f"{Path(p).name}: {found[p][0]}" for p in bad[:3])
+    shown += f"; and {len(bad) - 3:,} more" if len(bad) > 3 else ""
     notes = [f"pictures that cannot be used are left out: {len(bad):,} ({shown})"] if bad else []
     notes += [f"pictures that are copies of others stay with them on one side of the split: {copies:,}"] if copies else []
     pairs = pairs[~pairs["input"].isin(bad)].reset_index(drop=True)
@@ -158,7 +161,8 @@ class PictureCLIP(CLIP):
         folder = find_model(path, need=())
         model = super().from_pretrained(folder, config=config)
         assert isinstance(model, PictureCLIP)
-        model.tokenizer, model.images = CLIPTokenizer.load(folder, context=model.config.context), _images_of(folder, model.config)
+        model.tokenizer = CLIPTokenizer.load(folder, context=model.config.context)
+        model.images = _images_of(folder, model.config)
         if model.tokenizer.vocab_size > model.config.vocab_size:
             n, size = model.tokenizer.vocab_size, model.config.vocab_size
             raise ModelFormatError(f"the tokenizer has {n} tokens and the network {size}", where=str(folder))
@@ -177,9 +181,9 @@ class PictureCLIP(CLIP):
             write_json(Path(folder) / "answers.json", {"classes": self.classes, "answers": self.answers})
             save_weights(Path(folder) / "answers.safetensors", {"places": self.places_of(self.answers)})
 
-    def places_of(self, answers: Sequence[str]) -> Tensor:  # (A, D) vectors of length 1
+    def places_of(self, answers: Sequence[str], classes: bool | None = None) -> Tensor:  # (A, D) vectors of length 1
         """Where classes or captions lie; a class by all its templates."""
-        if self.classes:
+        if self.classes if classes is None else classes:
             return zero_shot_head(self, self.tokenizer, answers)
         return embed_texts(self, self.tokenizer, answers)
 
@@ -302,25 +306,18 @@ class CLIPFamily(Family):
         self, source: str | Path | pd.DataFrame, text: str | None = None, target: str | None = None, *, targets: bool = True
     ) -> pd.DataFrame:
         """Paths of pictures, and captions. What cannot be read is left out with a note, unless only answers are wanted."""
-        table, base = _as_table(source, text, self.columns, targets)
-        target = None if isinstance(source, (str, Path)) and isinstance(table, pd.DataFrame) and Path(source).is_dir() else target
+        table, base = _as_table(source, (text or self.columns[0], target or self.columns[1]), targets)
         pairs = super().read(table, text, target, targets=targets)
         pairs["input"] = [str(base / p) if p else "" for p in pairs["input"]]
         if not targets:
             return pairs
         notes = list(pairs.attrs.get("notes", []))
         pairs, more = _usable(pairs)
-        classes = are_classes(list(pairs["target"]))
-        counts = pairs["target"].value_counts()
-        rare = sorted(counts[counts < MIN_PICTURES].index) if classes else []
-        if rare:
-            pairs = pairs[~pairs["target"].isin(rare)].reset_index(drop=True)
-            named = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-            more = [*more, f"classes with fewer than {MIN_PICTURES} pictures are left out: {named}"]
         if pairs["target"].nunique() < 2:
             raise DataError(f"all pictures have the same caption, {pairs['target'].iloc[0]!r}",
                             hint="Give pictures of two classes, or with captions of their own")
-        pairs.attrs = {"notes": [*notes, *more], "classes": classes, "answers": tuple(sorted(pairs["target"].unique()))}
+        pairs.attrs = {"notes": [*notes, *more], "classes": are_classes(list(pairs["target"])),
+                       "answers": tuple(sorted(pairs["target"].unique()))}  # fmt: skip
         return pairs
 
     def open(self, path: str | Path, pairs: pd.DataFrame | None = None) -> nn.Module:
@@ -350,14 +347,19 @@ class CLIPFamily(Family):
         return clip_loss(model, batch, chunk=CHUNK) - _least(same_group(batch["group"])).float().mean()
 
     def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
-        """Loss; and whether the right class, or the right one of these captions, is the nearest."""
+        """Loss; and whether the right class, or the right one of these captions, is the nearest.
+
+        Other classes than the model's are found by their names alone. Raises `DataError` when only some are others.
+        """
         images = model.places_of_pictures(list(pairs["input"]))
-        if model.classes:
-            logits, y = model.compare(images, model.places_of(model.answers)), torch.from_numpy(_numbers(model, pairs))
+        if names := _classes(model, pairs):
+            number = {name: i for i, name in enumerate(names)}
+            y = torch.tensor([number[name] for name in pairs["target"]])
+            logits = model.compare(images, model.places_of(names, True))
             return {"loss": -logits.log_softmax(1)[torch.arange(len(y)), y].numpy(),
                     "found": (logits.argmax(1) == y).double().numpy()}
         known, code = _captions(pairs)
-        texts = model.places_of(known)
+        texts = model.places_of(known, False)
         ranks = _ranks(model.compare(images, texts).numpy(), _right(pairs, code, len(known)))
         return {"loss": _question_losses(model, images, texts[code], _groups(pairs, False)),
                 "found": (ranks == 0).astype(float), "among the first five": (ranks < 5).astype(float)}
@@ -395,7 +397,7 @@ class CLIPFamily(Family):
         """Seven by seven squares of a picture; one that is left out becomes grey."""
         picture = _small(value)
         across, down = (min(7, n) for n in picture.shape[1::-1])
-        rows, columns = (np.linspace(0, n, k + 1).astype(int) for n, k in zip(picture.shape[:2], (down, across), strict=True))
+        rows, columns = np.linspace(0, len(picture), down + 1).astype(int), np.linspace(0, picture.shape[1], across + 1).astype(int)
         names = [f"row {r + 1}, column {c + 1}" for r in range(down) for c in range(across)]
 
         def without(stay: np.ndarray) -> np.ndarray:
@@ -425,13 +427,16 @@ def _right(pairs: pd.DataFrame, code: np.ndarray, n: int) -> np.ndarray:  # (N, 
     return belongs[picture]
 
 
-def _numbers(model: Any, pairs: pd.DataFrame) -> np.ndarray:
-    """The classes as the model numbers them. Raises `DataError` for one it does not know."""
-    number = {label: i for i, label in enumerate(model.answers)}
-    unknown = sorted(set(pairs["target"]) - set(number))
-    if unknown:
-        raise DataError(f"the model does not know the class {unknown[0]!r}", hint=f"It knows: {', '.join(list(number)[:12])}")
-    return pairs["target"].map(number).to_numpy(np.int64)
+def _classes(model: Any, pairs: pd.DataFrame) -> list[str]:
+    """The classes among which the right one is to be found; none if these pictures have captions of their own."""
+    here = sorted(pairs["target"].unique())
+    strange = [name for name in here if name not in set(model.answers)]
+    if model.classes and not strange:
+        return list(model.answers)
+    if model.classes and len(strange) < len(here):
+        hint = f"It knows: {', '.join(model.answers[:12])}"
+        raise DataError(f"the model does not know the class {strange[0]!r}", hint=hint)
+    return here if pairs.attrs.get("classes", are_classes(list(pairs["target"]))) else []
 
 
 def _reason(images: CLIPImages, picture: Any) -> str:
@@ -466,7 +471,8 @@ def plot_squares(
     high = max(float(np.abs(effects).max()), 1e-9)
     fig, axes = new_figure(4.6, 2.2, columns=2)
     axes[0].imshow(picture)
-    shown = axes[1].imshow(effects, cmap="RdBu", vmin=-high, vmax=high, aspect=picture.shape[0] * across / picture.shape[1] / down)
+    aspect = picture.shape[0] * across / (picture.shape[1] * down)
+    shown = axes[1].imshow(effects, cmap="RdBu", vmin=-high, vmax=high, aspect=aspect)
     fig.colorbar(shown, ax=axes[1], fraction=0.046, label="speaks for the answer")
     for ax in axes:
         ax.set_xticks([])

@@ -44,7 +44,7 @@ def to_input(
     messages: Sequence[dict[str, str]],  # Each with role and content; the last one is the user's
 ) -> str:
     """A conversation as one text. Raises `DataError` for an unknown role."""
-    text = chat_prompt([{**m, "content": str(m.get("content", "")).strip()} if isinstance(m, dict) else m for m in messages])
+    text = chat_prompt([m | {"content": str(m["content"] or "").strip()} if isinstance(m, dict) and "content" in m else m for m in messages])
     return text.removeprefix(_USER).removesuffix(CHAT["user"][1] + _ASSISTANT)
 
 
@@ -69,7 +69,7 @@ def read_conversations(
     rows, silent = [], 0
     for i, line in enumerate(lines):
         try:
-            row = _example(line["messages"] if isinstance(line, dict) else line)
+            row = _example(line["messages"] if isinstance(line, dict) else line, targets)
         except DataError as e:
             raise DataError(e.what, where=f"{where} line {i + 1}".strip(), hint=e.hint) from e
         silent += not row[1]
@@ -84,16 +84,16 @@ def read_conversations(
     return out
 
 
-def _example(messages: Any) -> tuple[str, str]:
-    """Input and target: what comes before the assistant's last words, and these words."""
+def _example(messages: Any, targets: bool) -> tuple[str, str]:
+    """Input and target: what comes before the assistant's last words, and these words. Without targets all of an open question."""
     if not isinstance(messages, (list, tuple, np.ndarray)) or not len(messages):
         raise DataError("'messages' is no list of messages", hint='{"messages": [{"role": "user", "content": "..."}, ...]}')
-    said, messages = [], list(messages)
+    messages = list(messages)
     text = to_input(messages)  # checks them all
     said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if not said:
+    if not said or not (targets or messages[-1]["role"] == "assistant"):
         return text, ""
-    return to_input(messages[: said[-1]]), str(messages[said[-1]]["content"]).strip()
+    return to_input(messages[: said[-1]]), str(messages[said[-1]]["content"] or "").strip()
 
 
 PIECE = 1200  # Characters of a piece of plain text, at most
@@ -393,6 +393,10 @@ class GPTFamily(Family):
     def predict(self, model: Any, inputs: Sequence[Any]) -> dict[str, list[Any]]:
         """The likeliest answers."""
         return {"prediction": ask(model, [str(x) for x in inputs])}
+
+    def write(self, model: Any, prompt: str | Sequence[str], **settings: Any) -> Any:
+        """See `ask`; for the verb `generate`."""
+        return ask(model, prompt, **settings)
 
     def parts(self, value: Any) -> tuple[list[str], Callable[[np.ndarray], Any]]:
         """The words of a question."""

@@ -170,6 +170,14 @@ class T5Family(Family):
         """The likeliest answers."""
         return {"prediction": answer(model, [str(x) for x in inputs])}
 
+    def write(self, model: Any, prompt: str | Sequence[str], *, stream: bool = False, **settings: Any) -> Any:
+        """See `generate_seq2seq`; for the verb `generate`."""
+        if not stream and not isinstance(prompt, str):
+            return answer(model, list(prompt), **settings)
+        options = {"max_new_tokens": model.longest, "max_read": model.config.context} | settings
+        said = generate_seq2seq(model, model.tokenizer, prompt, stream=stream, **options)
+        return said if stream else said.strip()
+
     def parts(self, value: Any) -> tuple[list[str], Callable[[np.ndarray], Any]]:
         """The words of a source."""
         return word_parts(value)

@@ -10,7 +10,9 @@ __all__ = ['STEPS', 'N_EXAMPLES', 'TuneWork', 'model_folder', 'number_of', 'reas
 # %% ../../nbs/jobs/60_finetune.ipynb #0630b95b
 import inspect
 import time as clock
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from ..core.machine import peak_memory_mb
 from ..core.problem import Problem
 from ..core.progress import Progress, Stage
 from ..core.run import Run
-from ..decide.tuned_verdict import tuned_verdict
+from ..decide.tuned_verdict import Figure, tuned_verdict
 from ..deploy.tuned_report import write_tuned_card, write_tuned_report
 from ..evaluate.text import smooth
 from ..explain.parts import leave_out
@@ -241,9 +243,9 @@ _NOT_FOR_TUNING = {"learning rate too low"}  # small steps are the recipe here
 def _verdict(work: TuneWork) -> str:
     family = work.family
     result = tuned_verdict(
-        family.label, work.before[family.metric], work.after[family.metric], work.baselines,
+        Figure(family.label, family.percent, family.greater_is_better), work.before[family.metric], work.after[family.metric], work.baselines,
         work.answers, [str(t) for t in work.parts["test"]["target"]],  # type: ignore[attr-defined]
-        work.tuned.forgotten.get(family.metric), work.results["findings"], greater_is_better=family.greater_is_better)
+        work.tuned.forgotten.get(family.metric), work.results["findings"])
     work.keep_result(verdict=result)
     return result["verdict"]
 
@@ -296,13 +298,27 @@ def finetune(
         for name in STEPS:
             run.enter(name)
             with work.progress.stage(name) as work.stage:
-                work.stage.done(_ACTIONS[name](work))
+                with _warnings_as_notes(work):
+                    work.stage.done(_ACTIONS[name](work))
             run.event(name, what="done", result=work.stage.result, seconds=round(work.stage.seconds, 3))
         _finish(work, start)
     return run
 
 
 _OPTIONS = tuple(n for n in inspect.signature(finetune).parameters if n not in {"family", "source", "out", "overwrite", "quiet"})
+
+
+@contextmanager
+def _warnings_as_notes(work: TuneWork) -> Iterator[None]:
+    """What a step warns about is said once, and kept in the run."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    known = work.run.info["notes"]
+    for text in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
+        if text not in known:
+            work.progress.say(f"        {text}")
+            work.run.update(notes=[*work.run.info["notes"], text])
 
 
 def _shown(source: Any) -> str | None:

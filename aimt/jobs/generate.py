@@ -12,28 +12,61 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError
+import torch
+
+from ..core.errors import DataError, ProblemError, RunError, closest
 from ..core.run import Run
+from ..core.verbs import resolve
+from ..generate.beam import generate_beams
 from ..generate.sampling import generate as write
-from .text_model import TextModel, open_text_model
+from .text_model import PRECISIONS, TextModel, open_text_model
+from ..models.quantize import quantize
 
 # %% ../../nbs/jobs/45_generate.ipynb #d0d9a543
+_DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
 def generate(
     run: Run | str | Path,  # A run that is done
-    prompt: str | Sequence[str] = "",  # Text to go on with, or several; an empty one starts a new text
+    prompt: str | Sequence[str] = "",  # Text to go on with or to answer, or several; an empty one starts a new text
     *,
     stream: bool = False,  # Give the text piece by piece, as it is written
     precision: str = "float32",  # Of the weights: float32, bfloat16, int8 or int4
-    **settings: Any,  # max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed
+    num_beams: int = 1,  # Above 1 the likeliest text that a search by so many beams finds, and nothing is drawn
+    **settings: Any,  # max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed; None for the usual
 ) -> str | list[str] | Iterator[str]:  # The new text, without the prompt
-    """Go on with a text.
+    """Go on with a text; a fine-tuned GPT or T5 answers it, by its likeliest tokens unless told otherwise.
 
-    Raises `RunError` when the run cannot be trusted, `ProblemError` for a setting out of range, `DataError` for a character
-    the model has never seen.
+    Raises `RunError` when the run cannot be trusted or does not write, `ProblemError` for a setting out of range,
+    `DataError` for a character the model has never seen.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
+    settings = {k: v for k, v in settings.items() if v is not None and not (num_beams > 1 and k in _DRAWING)}
+    if num_beams > 1 and stream:
+        raise ProblemError("beams cannot be streamed: the text is known in the end", where="num_beams", hint="Leave stream off")
+    if run.tuned:
+        return _answer(run, prompt, precision, stream=stream, num_beams=num_beams, **settings)
     found = open_text_model(run, precision)
     prompts = _begun(prompt, found) if isinstance(prompt, str) else [_begun(p, found) for p in prompt]
+    if num_beams > 1:
+        return generate_beams(found.model, found.tokenizer, prompts, num_beams=num_beams, **settings)
     return write(found.model, found.tokenizer, prompts, stream=stream, **settings)
+
+
+def _answer(run: Run, prompt: str | Sequence[str], precision: str, **settings: Any) -> Any:
+    """What a fine-tuned network says, if its family can write."""
+    if precision not in PRECISIONS:
+        raise ProblemError(f"'{precision}' is not a number format", hint=closest(precision, PRECISIONS))
+    found = resolve("aimt.jobs.tuned:open_tuned")(run)
+    if not hasattr(found.family, "write"):
+        raise RunError(f"this run answers a {run.problem.task} problem: it does not write", where=str(run.path),
+                       hint=f"aimt predict {run.path} NEW -o answers.csv")  # fmt: skip
+    model = found.model
+    if precision == "bfloat16":
+        model = model.to(torch.bfloat16)
+    elif precision != "float32":
+        model = quantize(model, precision)
+    return found.family.write(model, prompt, **settings)
 
 
 def _begun(prompt: str, found: TextModel) -> str:

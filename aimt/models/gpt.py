@@ -391,8 +391,10 @@ class GPT(nn.Module):
         save_weights(Path(folder) / "model.safetensors", state)
         write_json(Path(folder) / "config.json", settings)
 
-    def generate(self, *args: Any, **options: Any) -> Any:
-        """Continue a text; see `aimt.generate.sampling.generate`."""
+    def generate(self, *args: Any, num_beams: int = 1, **options: Any) -> Any:
+        """Continue a text; see `aimt.generate.sampling.generate`, and `aimt.generate.beam.generate_beams` for several beams."""
+        if num_beams > 1:
+            return resolve("aimt.generate.beam:generate_beams")(self, *args, num_beams=num_beams, **options)
         return resolve("aimt.generate.sampling:generate")(self, *args, **options)
 
 

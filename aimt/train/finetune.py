@@ -375,6 +375,7 @@ class Recipe:
     layer_decay: float = 1.0  # Factor of the rate per block downwards
     head_scale: float = 1.0  # Factor of the rate of a new head
     lora_scale: float = 10.0  # Factor of the rate with LoRA
+    width: int = 0  # Of the network that the rate is for; one of another width gets it times width / its own. 0 for any
     average: float = 1.0  # Share of the new weights in the result; the rest are the old ones
     why: str = ""
     source: str = ""
@@ -382,9 +383,9 @@ class Recipe:
 
 FINETUNE: dict[str, Recipe] = {
     "bert": Recipe(
-        lr=4e-5, epochs=4, layer_decay=0.95, head_scale=25,
+        lr=5e-5, epochs=3, layer_decay=0.95, head_scale=25, width=768,
         why="A low rate with warm-up, bias-corrected AdamW, a fast head: the usual failure is that it predicts one class",
-        source="Devlin 2019 (2e-5 to 5e-5, 2 to 4 epochs); Mosbach 2021 (stability); Sun 2019 (decay 0.95)",
+        source="Devlin 2019 (2e-5 to 5e-5, 2 to 4 epochs); Turc 2019 (small ones to 3e-4); Mosbach 2021; Sun 2019 (decay 0.95)",
     ),
     "gpt": Recipe(
         lr=5e-5, schedule="cosine", warmup=0.03, weight_decay=0.0, betas=(0.9, 0.95),
@@ -487,7 +488,7 @@ def finetune(
     family: str | Recipe = "gpt",  # A key of `FINETUNE`, or settings of your own
     steps: int | None = None,  # By default the recipe's epochs, when the batches have a length and there is no time limit
     time_limit: float | None = None,  # Seconds
-    lr: float | None = None,  # Peak rate; the recipe's by default, ten times as high with LoRA
+    lr: float | None = None,  # Peak rate; the recipe's for this width by default, ten times as high with LoRA
     lora: int | Mapping[str, Any] | None = None,  # A rank for all linear layers, or arguments of `add_lora`, and "nf4": True
     freeze: Sequence[str] = (),  # Patterns of what stays as it is
     head: Sequence[str] = (),  # Patterns of what is new: a higher rate, trained also with LoRA, never frozen
@@ -512,7 +513,8 @@ def finetune(
     trained = _prepare(model, lora, freeze, head, settings.get("seed", 0))
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad and not matches(n, head)}
     faster = recipe.lora_scale if lora_layers(model) else 1.0
-    config = _train_config(recipe, recipe.lr * faster if lr is None else lr, _steps(steps, time_limit, recipe, batches), settings)
+    rate = _rate(recipe, model) * faster if lr is None else lr
+    config = _train_config(recipe, rate, _steps(steps, time_limit, recipe, batches), settings)
     hooks = [*hooks, *([GradualUnfreezing(unfreeze_every, head=head)] if unfreeze_every else [])]
     if time_limit:
         hooks.append(StepsFromTime(time_limit, used=time.perf_counter() - started, max_steps=steps or 10**9))
@@ -535,6 +537,12 @@ def _recipe(family: str | Recipe) -> Recipe:
     if family not in FINETUNE:
         raise ProblemError(f"unknown family {family!r}", hint=closest(family, FINETUNE))
     return FINETUNE[family]
+
+
+def _rate(recipe: Recipe, model: nn.Module) -> float:
+    """The recipe's rate for a network of this width, if it says for which width it is."""
+    own = getattr(getattr(model, "config", None), "n_embd", 0)
+    return recipe.lr * (recipe.width / own if recipe.width and own else 1.0)
 
 
 def _prepare(model: nn.Module, lora: Any, frozen: Sequence[str], head: Sequence[str], seed: int) -> dict[str, float]:
