@@ -117,7 +117,7 @@ def test_predict_table_file_and_folder(run, folder, tmp_path):
     many = aimt.predict(run, folder / "wav", out=tmp_path / "answers.csv", quiet=True)
     back = pd.read_csv(many, keep_default_na=False)
     assert list(back["prediction"]) == list(table["prediction"]) and list(back["times"]) == list(table["times"])
-    for text, times, path in zip(table["prediction"], table["times"], table["wav"]):
+    for text, times, path in zip(table["prediction"], table["times"], table["wav"], strict=True):
         words = json.loads(times)
         assert " ".join(w for w, _, _ in words) == text
         ends = [t for _, start, end in words for t in (start, end)]

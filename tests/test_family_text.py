@@ -51,7 +51,8 @@ def gpt_folder(tokenizer, tmp_path_factory):
 def t5_folder(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "t5"
-    T5(T5Config.for_tokenizer(tokenizer, n_sentinels=1, n_layer=1, n_head=2, d_model=32, d_kv=16, d_ff=64, context=48)).save_pretrained(folder)
+    size = {"n_layer": 1, "n_head": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "context": 48}
+    T5(T5Config.for_tokenizer(tokenizer, n_sentinels=1, **size)).save_pretrained(folder)
     tokenizer.save(folder)
     return folder
 
@@ -59,7 +60,8 @@ def t5_folder(tokenizer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def gpt_run(gpt_folder, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("gpt")
-    lines = [json.dumps({"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}) for a, b in QUESTIONS]
+    talks = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in QUESTIONS]
+    lines = [json.dumps({"messages": talk}) for talk in talks]
     (folder / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return aimt.finetune("gpt", folder / "chat.jsonl", model=gpt_folder, out=folder / "run", steps=80, lr=1e-2, quiet=True)
 
@@ -88,12 +90,13 @@ def test_a_run_learns_and_every_verb_takes_it(family, gpt_run, t5_run, tmp_path)
     measured = {row["metric"]: row["value"] for row in run.evaluate(table)["table"]}
     assert measured[right] > 0.9 and measured["loss"] < 0.5
     reasons = run.explain(pd.DataFrame({column: [ask, ask.replace("dog", "bus")]}), rows=[0, 1])
-    assert [r["prediction"] for r in reasons] == ["animal", "vehicle"] and [p["part"] for p in reasons[0]["parts"]] == ask.split()
+    assert [r["prediction"] for r in reasons] == ["animal", "vehicle"]
+    assert [p["part"] for p in reasons[0]["parts"]] == ask.split()
     effects = [{p["part"]: p["effect"] for p in r["parts"]} for r in reasons]
     assert max(effects[0]["dog"], effects[1]["bus"]) > 1 > max(abs(e["99"]) for e in effects)
     report = run.report()
     assert "animal" in report.read_text(encoding="utf-8")
-    assert generate(run, ask) == "animal"
+    assert generate(run, ask) == "animal" == generate(run, ask, max_new_tokens=200)
     assert generate(run, [ask, ask.replace("dog", "car")], num_beams=3) == ["animal", "vehicle"]
     assert "".join(generate(run, ask, stream=True, temperature=None)).strip() == "animal"
     with pytest.raises(ProblemError, match="stream"):
@@ -144,8 +147,8 @@ def test_a_tuned_folder_is_read_by_transformers(gpt_run, t5_run):
 
 def test_prompts_are_encoded_as_they_were_taught(gpt_folder):
     model = gpt.GPT_FAMILY.open(gpt_folder, pd.DataFrame({"target": ["animal"]}))
-    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "dog 1"}, {"role": "assistant", "content": "animal"},
-            {"role": "user", "content": "bus 2\nand so on"}]  # fmt: skip
+    said = [("system", "Be brief."), ("user", "dog 1"), ("assistant", "animal"), ("user", "bus 2\nand so on")]
+    talk = [{"role": role, "content": content} for role, content in said]
     text = gpt.to_input(talk)
     assert gpt.to_messages(text) == talk
     ids = encode_chat([*talk, {"role": "assistant", "content": "vehicle"}], model.tokenizer)["ids"].tolist()
@@ -172,7 +175,7 @@ def test_only_the_last_answer_is_scored_and_rows_are_packed(gpt_folder):
 def test_a_packed_row_costs_the_same_as_its_sequences_alone(gpt_folder):
     pairs = gpt.GPT_FAMILY.read(TABLE.iloc[[0, 5, 9]])
     model = gpt.GPT_FAMILY.open(gpt_folder, pairs)
-    sequences, _ = gpt.encode_pairs(model, pairs)
+    sequences, _ = gpt.encode_examples(model, pairs)
     batch = gpt.PackedBatches(sequences, 3).batch(sequences)
     alone = np.concatenate([n for n, _ in gpt.token_nats(model, sequences)])
     assert gpt.GPT_FAMILY.loss(model, batch).item() == pytest.approx(alone.mean(), abs=1e-5)
@@ -181,7 +184,7 @@ def test_a_packed_row_costs_the_same_as_its_sequences_alone(gpt_folder):
 def test_long_conversations_keep_their_end(gpt_folder):
     pairs = pd.DataFrame({"input": ["dog " * 100], "target": ["animal"], "row": [0]})
     model = gpt.GPT_FAMILY.open(gpt_folder, pairs)
-    sequence = gpt.encode_pairs(model, pairs)[0][0]
+    sequence = gpt.encode_examples(model, pairs)[0][0]
     assert len(sequence["ids"]) == 48 and model.tokenizer.decode(sequence["targets"][sequence["targets"] >= 0]) == "animal\n"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -274,7 +277,8 @@ def test_chrf_and_bleu_are_those_of_sacrebleu():
     words = "the a. package, 3.5 1-2 (perl) Bibliothek für -x &amp; enthält / ein“ „zwei“ und".split()
     references = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(60)]
     written = [" ".join(w for w in r.split() if rng.random() < 0.7) for r in references]
-    assert bleu(references, written)["value"] * 100 == pytest.approx(sacrebleu.corpus_bleu(written, [references]).score, abs=1e-9)
+    theirs = sacrebleu.corpus_bleu(written, [references]).score
+    assert bleu(references, written)["value"] * 100 == pytest.approx(theirs, abs=1e-9)
     few = (["a b c d e", "f g"], ["a b x d e", "g f"])  # no three words in a row are right
     assert bleu(*few)["value"] * 100 == pytest.approx(sacrebleu.corpus_bleu(few[1], [few[0]]).score, abs=1e-9)
     theirs = [sacrebleu.sentence_chrf(h, [r]).score / 100 for h, r in zip(written, references, strict=True)]

@@ -1,4 +1,4 @@
-"""A speech model gives each letter a chance in each frame. The text is what most paths agree on.
+"""A speech model gives each character a chance in each frame. The text is what most paths agree on.
 
 Docs: https://aimt-dev.github.io/aimt/generate/ctc.html.md"""
 
@@ -68,7 +68,7 @@ def word_times(
     transcript: Transcript,
     seconds_per_frame: float = 0.02,
 ) -> list[Word]:
-    """The words with their times: from the first letter's frame to the frame of the space that follows."""
+    """The words with their times: from the first character's frame to the frame of the space that follows."""
     words, letters, start = [], "", 0
     for c, t in zip(
         transcript.text + " ", (*transcript.frames, transcript.frames[-1] + 1 if transcript.frames else 0), strict=True
@@ -246,7 +246,7 @@ def _smoothed(
 
 # %% ../../nbs/generate/15_ctc.ipynb #79026905
 class _Prefix:
-    """One text that may have been said so far: chances of its paths that end in a blank, and in its last letter."""
+    """One text that may have been said so far: chances of its paths that end in a blank, and in its last character."""
 
     __slots__ = (
         "parent",
@@ -267,7 +267,7 @@ class _Prefix:
     def __init__(self, parent: "_Prefix | None", char: int, partial: str, words: tuple[str, ...]):
         self.parent, self.char, self.partial, self.words = parent, char, partial, words
         self.b = self.nb = self.b_new = self.nb_new = self.score = -math.inf
-        self.times: Any = None  # Linked list of the frames at which its letters began
+        self.times: Any = None  # Linked list of the frames at which its characters began
         self.moved: Any = None  # The list that replaces it when this frame is over
         self.children: dict[int, _Prefix] = {}
         self.bonus: float | None = None  # What the language model says when a space follows
@@ -348,7 +348,8 @@ def beam_search(
 
 def _restored(before: list[tuple[_Prefix, float, float, float, Any]]) -> list[_Prefix]:
     """The beam as it was before a frame."""
-    for p, p.b, p.nb, p.score, p.times in before:
+    for p, b, nb, score, times in before:
+        p.b, p.nb, p.score, p.times = b, nb, score, times
         if p.parent is not None:
             p.parent.children[p.char] = p
     return [p for p, *_ in before]
@@ -372,7 +373,7 @@ def _advance(
     beam: list[_Prefix], t: int, outputs: list[tuple[int, float]], row: np.ndarray, alphabet: Alphabet, space: int,
     beam_size: int, scorer: LMScorer | None,
 ) -> list[_Prefix]:  # fmt: skip
-    """One frame: every text of the beam stays as it is, by a blank or by its last letter again, or grows by a letter."""
+    """One frame: every text of the beam stays as it is, by a blank or by its last character again, or grows by a character."""
     worst = -math.inf
     if scorer:
         beam.sort(key=lambda p: (-p.score, p.char))
@@ -394,7 +395,7 @@ def _advance(
                 if prefix.nb_new < stay:
                     prefix.moved = None
                 prefix.nb_new = _add(prefix.nb_new, stay)
-                score = logp + prefix.b  # the same letter twice needs a blank between
+                score = logp + prefix.b  # the same character twice needs a blank between
             if score == -math.inf:
                 continue
             child = _grow(prefix, c, alphabet, space, scorer)
@@ -413,7 +414,7 @@ def _advance(
 
 
 def _grow(prefix: _Prefix, c: int, alphabet: Alphabet, space: int, scorer: LMScorer | None) -> _Prefix | None:
-    """The text with one more letter; None when no word can go on like this."""
+    """The text with one more character; None when no word can go on like this."""
     child = prefix.children.get(c)
     if child is None:
         char = alphabet.characters[c]

@@ -1,5 +1,4 @@
-"""A network that goes on with any text learns to answer, and says so when it does not: what `aimt finetune gpt` does with your
-conversations.
+"""A network that goes on with any text learns to answer: what `aimt finetune gpt` does with your conversations.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/family_gpt.html.md"""
 
@@ -7,10 +6,11 @@ Docs: https://aimt-dev.github.io/aimt/jobs/family_gpt.html.md"""
 
 # %% auto #0
 __all__ = ['PIECE', 'Sequences', 'TEMPLATE', 'GPT_FAMILY', 'to_input', 'to_messages', 'read_conversations', 'read_pieces',
-           'is_plain', 'encode_pairs', 'prompt_of', 'PackedBatches', 'by_length', 'token_nats', 'ask', 'longest_of',
+           'is_plain', 'encode_examples', 'prompt_of', 'PackedBatches', 'by_length', 'token_nats', 'ask', 'longest_of',
            'word_parts', 'most_similar', 'GPTFamily']
 
 # %% ../../nbs/jobs/62_family_gpt.ipynb #4558ac8c
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ from ..data.tokenizer import Tokenizer
 from ..data.tokens import pack
 from ..generate.beam import beam_ids
 from ..generate.sampling import generate_ids, make_sampling, write_texts
-from .family import Family, load_frame
+from .family import Family
 from ..models.gpt import GPT, gpt_loss
 from ..models.hub import find_model
 from ..train.finetune import CHAT, chat_prompt, encode_chat
@@ -44,8 +44,15 @@ def to_input(
     messages: Sequence[dict[str, str]],  # Each with role and content; the last one is the user's
 ) -> str:
     """A conversation as one text. Raises `DataError` for an unknown role."""
-    text = chat_prompt([m | {"content": str(m["content"] or "").strip()} if isinstance(m, dict) and "content" in m else m for m in messages])
+    text = chat_prompt([_stripped(m) for m in messages])
     return text.removeprefix(_USER).removesuffix(CHAT["user"][1] + _ASSISTANT)
+
+
+def _stripped(message: Any) -> Any:
+    """A message without blanks around it; what is no message stays as it is, for `chat_prompt` to complain of."""
+    if not isinstance(message, dict) or "content" not in message:
+        return message
+    return message | {"content": str(message["content"] or "").strip()}
 
 
 def to_messages(
@@ -79,15 +86,17 @@ def read_conversations(
         return out
     out = out[(out["target"] != "") & (out["input"] != "")].reset_index(drop=True)
     if out.empty:
-        raise DataError("no conversation has an answer", where=where, hint='The answers are {"role": "assistant", "content": "..."}')
+        hint = 'The answers are {"role": "assistant", "content": "..."}'
+        raise DataError("no conversation has an answer", where=where, hint=hint)
     out.attrs["notes"] = [f"{silent:,} conversations without an answer are left out"] if silent else []
     return out
 
 
 def _example(messages: Any, targets: bool) -> tuple[str, str]:
-    """Input and target: what comes before the assistant's last words, and these words. Without targets all of an open question."""
+    """What comes before the assistant's last words, and these words; without targets all of an open question."""
     if not isinstance(messages, (list, tuple, np.ndarray)) or not len(messages):
-        raise DataError("'messages' is no list of messages", hint='{"messages": [{"role": "user", "content": "..."}, ...]}')
+        hint = '{"messages": [{"role": "user", "content": "..."}, ...]}'
+        raise DataError("'messages' is no list of messages", hint=hint)
     messages = list(messages)
     text = to_input(messages)  # checks them all
     said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
@@ -110,7 +119,8 @@ def read_pieces(
     if out.empty:
         raise DataError("this text is too short to be cut into pieces", where=str(source))
     out["row"], out["plain"] = np.arange(len(out)), True
-    out.attrs["notes"] = [f"plain text, in {len(out):,} pieces of about {size:,} characters: the figure is the share of next tokens guessed right"]
+    told = f"plain text, in {len(out):,} pieces of about {size:,} characters"
+    out.attrs["notes"] = [f"{told}: the figure is the share of next tokens guessed right"]
     return out
 
 
@@ -141,7 +151,7 @@ def is_plain(pairs: pd.DataFrame) -> bool:
     return "plain" in pairs.columns
 
 
-def encode_pairs(
+def encode_examples(
     model: Any,  # A `GPT` with its tokenizer
     pairs: pd.DataFrame,  # From `GPTFamily.read`
 ) -> tuple[Sequences, np.ndarray]:  # ids and targets (L,) of each sequence, and the example it belongs to
@@ -179,7 +189,7 @@ def prompt_of(
 
 
 class PackedBatches:
-    """Endless batches of sequences, several to a row: ids, targets (-100: not learned), documents (-1 where there is nothing)."""
+    """Endless batches of sequences, several to a row: ids, targets (-100: not learned), documents (-1: nothing)."""
 
     def __init__(
         self,
@@ -216,7 +226,8 @@ class PackedBatches:
             at = 0
             for number, i in enumerate(row):
                 here = slice(at, at + lengths[i])
-                out["ids"][r, here], out["targets"][r, here], out["documents"][r, here] = chosen[i]["ids"], chosen[i]["targets"], number
+                for name, value in (*chosen[i].items(), ("documents", number)):
+                    out[name][r, here] = value
                 at = here.stop
         return {name: torch.from_numpy(x) for name, x in out.items()}
 
@@ -245,7 +256,7 @@ def by_length(lengths: Sequence[int], most: int = 64, tokens: int = 8192) -> Ite
 def token_nats(
     model: Any,
     sequences: Sequences,
-) -> list[tuple[np.ndarray, np.ndarray]]:  # For each sequence: nats of each target, and whether it is the likeliest token
+) -> list[tuple[np.ndarray, np.ndarray]]:  # For each sequence: nats of its targets, and whether they are the likeliest
     """How surprising each target is."""
     out: list[Any] = [None] * len(sequences)
     device, room = next(model.parameters()).device, max(1, 2**25 // model.config.vocab_size)
@@ -277,17 +288,20 @@ def ask(
     if stream and (num_beams > 1 or not isinstance(prompt, str)):
         raise ProblemError("only one prompt, and without beams, can be streamed", where="prompt")
     sampling = make_sampling({"temperature": 0.0, "max_new_tokens": model.longest} | settings)
-    eot, ended, answers = model.tokenizer.eot_id, set(), [""] * len(prompts)
-    room = max(1, model.config.context - sampling.max_new_tokens) if model.chat else model.config.context
+    eot, context, answers = model.tokenizer.eot_id, model.config.context, [""] * len(prompts)
+    room = max(context // 2, context - sampling.max_new_tokens) if model.chat else context
     rows = [prompt_of(model, str(p))[-room:] for p in prompts]
+    ended: set[int] = set()
+    steps: Any
     if stream:
         steps = generate_ids(model, rows, sampling, eot_id=eot, ended=ended)
         return (p[0] for p in write_texts(steps, model.tokenizer, sampling, 1, ended) if p[0])
     for few in by_length([len(r) for r in rows]):
         some, ended = [rows[i] for i in few], set()
         if num_beams > 1:
-            found = beam_ids(model, some, eos_id=eot, max_new_tokens=max(1, sampling.max_new_tokens), num_beams=num_beams)
-            steps: Any = ([b[0].ids[k] if k < len(b[0].ids) else None for b in found] for k in range(max(len(b[0].ids) for b in found)))
+            longest = max(1, sampling.max_new_tokens)
+            found = beam_ids(model, some, eos_id=eot, max_new_tokens=longest, num_beams=num_beams)
+            steps = map(list, itertools.zip_longest(*(beams[0].ids for beams in found)))
         else:
             steps = generate_ids(model, some, sampling, eot_id=eot, ended=ended)
         for pieces in write_texts(steps, model.tokenizer, sampling, len(some), ended):
@@ -299,8 +313,8 @@ def ask(
 # %% ../../nbs/jobs/62_family_gpt.ipynb #01e600c9
 TEMPLATE = (
     "{% for m in messages %}"
-    + "".join(f"{{% {'if' if i == 0 else 'elif'} m['role'] == {role!r} %}}{{{{ {a!r} + m['content'] + {b!r} }}}}" for i, (role, (a, b)) in enumerate(CHAT.items()))
-    + "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ " + repr(_ASSISTANT) + " }}{% endif %}"
+    + "".join(f"{{% if m['role'] == {role!r} %}}{{{{ {a!r} + m['content'] + {b!r} }}}}{{% endif %}}" for role, (a, b) in CHAT.items())
+    + "{% endfor %}{% if add_generation_prompt %}{{ " + repr(_ASSISTANT) + " }}{% endif %}"
 )
 _LONGEST = 64  # Tokens of an answer, when nothing is known
 
@@ -361,13 +375,13 @@ class GPTFamily(Family):
             model.chat, model.longest = (folder / "chat_template.jinja").is_file(), longest_of(folder)
         else:
             model.chat = not is_plain(pairs)
-            most = max(len(model.tokenizer.encode(t + "\n", unknown="replace")) for t in pairs["target"]) + 1 if model.chat else _LONGEST
-            model.longest = min(most, max(1, model.config.context // 2))
+            lengths = map(len, model.tokenizer.encode_batch([t + "\n" for t in pairs["target"]], unknown="replace"))
+            model.longest = min(max(lengths) + 1 if model.chat else _LONGEST, max(1, model.config.context // 2))
         return model
 
     def batches(self, model: Any, pairs: pd.DataFrame, batch_size: int, seed: int) -> PackedBatches:
         """See `PackedBatches`."""
-        sequences, _ = encode_pairs(model, pairs)
+        sequences, _ = encode_examples(model, pairs)
         sequences = [s for s in sequences if (s["targets"] != -100).any()]
         return PackedBatches(sequences, batch_size, fill=model.tokenizer.eot_id, seed=seed)
 
@@ -414,7 +428,8 @@ class GPTFamily(Family):
         model.save_pretrained(folder)
         model.tokenizer.save(folder)
         eot = model.tokenizer.eot_id
-        write_json(Path(folder) / "generation_config.json", {"max_new_tokens": model.longest, "eos_token_id": eot, "pad_token_id": eot})
+        ends = {"eos_token_id": eot, "pad_token_id": eot}
+        write_json(Path(folder) / "generation_config.json", {"max_new_tokens": model.longest, **ends})
         if model.chat:
             write_text(Path(folder) / "chat_template.jinja", TEMPLATE)
 
@@ -442,17 +457,22 @@ def _chat_lines(path: Path) -> list[Any] | None:
 
 def _figures(model: Any, pairs: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
     """Nats and rightness of the tokens of each example: of the last answer, or of the whole piece."""
-    sequences, owner = encode_pairs(model, pairs)
+    sequences, owner = encode_examples(model, pairs)
     if not is_plain(pairs):
         for s, answer in zip(sequences, pairs["target"], strict=True):
             n = len(model.tokenizer.encode(answer + CHAT["assistant"][1])) + 1
             s["targets"] = np.where(np.arange(len(s["targets"])) >= len(s["targets"]) - n, s["targets"], -100)
     found = token_nats(model, sequences)
-    grouped: list[list[Any]] = [[] for _ in range(len(pairs))]
-    for i, one in zip(owner, found, strict=True):
-        grouped[i].append(one)
-    nothing = (np.zeros(1), np.zeros(1, bool))
-    return [tuple(np.concatenate(x) for x in zip(*(g or [nothing]), strict=True)) for g in grouped]  # type: ignore[misc]
+    nats, right = (_joined([f[k] for f in found], owner, len(pairs)) for k in (0, 1))
+    return list(zip(nats, right, strict=True))
+
+
+def _joined(arrays: Sequence[np.ndarray], owner: np.ndarray, n: int) -> list[np.ndarray]:
+    """For each of n examples what belongs to it, in order; a single zero for one that has nothing."""
+    parts: list[list[np.ndarray]] = [[] for _ in range(n)]
+    for i, one in zip(owner, arrays, strict=True):
+        parts[i].append(one)
+    return [np.concatenate(some) if some else np.zeros(1) for some in parts]
 
 
 def _after(model: Any, start: str, rest: str) -> float:
@@ -465,15 +485,15 @@ def _after(model: Any, start: str, rest: str) -> float:
 
 def _bigram(model: Any, train: pd.DataFrame, test: pd.DataFrame) -> np.ndarray:
     """For each piece the share of tokens that are the commonest successor of the one before."""
-    sequences, _ = encode_pairs(model, train)
+    sequences, _ = encode_examples(model, train)
     before, after = (np.concatenate([s[name] for s in sequences]) for name in ("ids", "targets"))
     pairs, counts = np.unique(np.stack([before, after]), axis=1, return_counts=True)
     order = np.argsort(counts, kind="stable")
     follower = np.full(model.config.vocab_size, -1)
     follower[pairs[0][order]] = pairs[1][order]  # the commonest is written last
-    asked, owner = encode_pairs(model, test)
+    asked, owner = encode_examples(model, test)
     hits = [(follower[s["ids"]] == s["targets"]) for s in asked]
-    return np.array([np.concatenate([h for h, o in zip(hits, owner, strict=True) if o == i] or [np.zeros(1)]).mean() for i in range(len(test))])
+    return np.array([h.mean() for h in _joined(hits, owner, len(test))])
 
 
 GPT_FAMILY = GPTFamily("gpt", "text-generation", ("prompt", "answer"), "right", "answered right")

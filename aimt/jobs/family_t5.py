@@ -1,4 +1,4 @@
-"""Text goes in, text comes out: translate, shorten, classify, by one network and a prefix. What `aimt finetune t5` does with your table.
+"""Text goes in, text comes out, and a prefix says how: what `aimt finetune t5` does with your table.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/family_t5.html.md"""
 
@@ -133,7 +133,7 @@ class T5Family(Family):
     """Texts to texts."""
 
     def open(self, path: str | Path, pairs: pd.DataFrame | None = None) -> nn.Module:
-        """The network with `tokenizer` and `longest` (tokens of an answer). Raises `ProblemError` for a tokenizer of another model."""
+        """The network with `tokenizer` and `longest` (tokens of an answer). Raises `ProblemError` when they do not fit."""
         folder = find_model(path)
         model: Any = T5.from_pretrained(folder).eval()
         model.tokenizer = Tokenizer.load(folder)
@@ -154,9 +154,10 @@ class T5Family(Family):
 
     def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
         """Nats for each token of the target, chrF of the answer, and whether it is exactly right."""
-        nats, said, wanted = answer_nats(model, encode(model, pairs)), answer(model, list(pairs["input"])), list(pairs["target"])
-        exact = [a == b.strip() for a, b in zip(said, wanted, strict=True)]
-        return {"loss": np.array([n.mean() for n in nats]), self.metric: chrf(wanted, said), "exact match": np.array(exact, float)}
+        loss = np.array([n.mean() for n in answer_nats(model, encode(model, pairs))])
+        said, wanted = answer(model, list(pairs["input"])), list(pairs["target"])
+        exact = np.array([a == b.strip() for a, b in zip(said, wanted, strict=True)], float)
+        return {"loss": loss, self.metric: chrf(wanted, said), "exact match": exact}
 
     def baselines(self, model: Any, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, np.ndarray]:
         """The source itself, the commonest target, and the target of the most similar source."""
@@ -192,8 +193,8 @@ class T5Family(Family):
         model.save_pretrained(folder)
         model.tokenizer.save(folder)
         c = model.config
-        write_json(Path(folder) / "generation_config.json", {"max_new_tokens": model.longest, "eos_token_id": c.eos_id,
-                                                             "pad_token_id": c.pad_id, "decoder_start_token_id": c.pad_id})
+        ends = {"eos_token_id": c.eos_id, "pad_token_id": c.pad_id, "decoder_start_token_id": c.pad_id}
+        write_json(Path(folder) / "generation_config.json", {"max_new_tokens": model.longest, **ends})
 
 
 T5_FAMILY = T5Family("t5", "text-to-text", ("source", "target"), "chrF", "chrF")

@@ -73,7 +73,8 @@ class TuneWork:
 def _read(work: TuneWork) -> str:
     family, o = work.family, work.options
     pairs = family.read(work.source, o["text"], o["target"])
-    work.parts = split_pairs(pairs, classes=family.task.endswith("classification"), seed=o["seed"])
+    classes = pairs.attrs.get("classes", family.task.endswith("classification"))
+    work.parts = split_pairs(pairs, classes=classes, seed=o["seed"])
     if o["original"] is not None:
         work.original = family.read(o["original"], o["text"], o["target"]).head(1000)
     counts = {name: len(part) for name, part in work.parts.items()}
@@ -232,12 +233,15 @@ def reasons_for(family: Family, model: nn.Module, value: Any, answer: str) -> li
 
 
 def _diagnose(work: TuneWork) -> str:
-    findings = diagnose_network(work.watch.evidence())
-    work.keep_result(findings=[f for f in findings if f["name"] not in _NOT_FOR_TUNING])
+    evidence, loss = work.watch.evidence(), work.tuned.figures["loss"]
+    calm = loss["after"] <= loss["before"] and not evidence["history"].events
+    usual = _NOT_FOR_TUNING | ({"learning rate too high"} if calm else set())
+    work.keep_result(findings=[f for f in diagnose_network(evidence) if f["name"] not in usual])
     return ", ".join(f["name"] for f in work.results["findings"]) or "nothing found"
 
 
-_NOT_FOR_TUNING = {"learning rate too low"}  # small steps are the recipe here
+# Small steps are the recipe here; and batches that jump say nothing while the held-out loss falls, since the start was good
+_NOT_FOR_TUNING = {"learning rate too low"}
 
 
 def _verdict(work: TuneWork) -> str:

@@ -33,7 +33,7 @@ def generate(
     stream: bool = False,  # Give the text piece by piece, as it is written
     precision: str = "float32",  # Of the weights: float32, bfloat16, int8 or int4
     num_beams: int = 1,  # Above 1 the likeliest text that a search by so many beams finds, and nothing is drawn
-    **settings: Any,  # max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed; None for the usual
+    **settings: Any,  # max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed; None: usual
 ) -> str | list[str] | Iterator[str]:  # The new text, without the prompt
     """Go on with a text; a fine-tuned GPT or T5 answers it, by its likeliest tokens unless told otherwise.
 
@@ -43,7 +43,8 @@ def generate(
     run = run if isinstance(run, Run) else Run.open(run)
     settings = {k: v for k, v in settings.items() if v is not None and not (num_beams > 1 and k in _DRAWING)}
     if num_beams > 1 and stream:
-        raise ProblemError("beams cannot be streamed: the text is known in the end", where="num_beams", hint="Leave stream off")
+        told = "beams cannot be streamed: the text is known in the end"
+        raise ProblemError(told, where="num_beams", hint="Leave stream off")
     if run.tuned:
         return _answer(run, prompt, precision, stream=stream, num_beams=num_beams, **settings)
     found = open_text_model(run, precision)

@@ -77,12 +77,15 @@ def predict_tuned(
     return Path(out)
 
 
+_NO_TABLES = {".wav", ".flac", ".ogg", ".mp3", ".txt", ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
+
+
 def _is_table(source: Any, n: int) -> bool:
     """Whether a source is a table with a row for each input, whose columns are worth keeping."""
     if isinstance(source, pd.DataFrame):
         return len(source) == n
     path = Path(source)
-    if path.is_dir() or path.suffix.lower() in {".wav", ".png", ".jpg", ".jpeg", ".txt"}:
+    if path.is_dir() or path.suffix.lower() in _NO_TABLES:
         return False
     return len(load_frame(source)) == n
 

@@ -1,4 +1,4 @@
-"""Sound in, letters out: five plain layers, one with a memory, and a loss that does not ask when each letter was spoken.
+"""Sound in, characters out: five plain layers, one with a memory, and a loss that does not ask when each character was spoken.
 
 Docs: https://aimt-dev.github.io/aimt/models/deepspeech.html.md"""
 
@@ -235,7 +235,7 @@ def speech_batch(
     frames = [mfcc(torch.as_tensor(x, dtype=torch.float32), config) for x in recordings]
     targets = [torch.tensor(alphabet.encode(t, f"transcript {i}"), dtype=torch.int64) for i, t in enumerate(texts)]
     for i, (x, y) in enumerate(zip(frames, targets, strict=True)):
-        need = len(y) + int((y[1:] == y[:-1]).sum())  # between two equal letters there must be a blank
+        need = len(y) + int((y[1:] == y[:-1]).sum())  # between two equal characters there must be a blank
         if len(x) < max(1, need):
             hint = "Cut off, or the wrong transcript? Leave it out"
             raise DataError(
@@ -633,7 +633,7 @@ def deepspeech_graph(
                 lower_frequency_limit=20.0, filterbank_channel_count=40, dct_coefficient_count=c.n_features)  # fmt: skip
     add("mfccs", "Identity", reshape("mfcc_rows", bands, -1, c.n_features), T=float32)
 
-    # coefficients to letters
+    # coefficients to characters
     frames, lengths = place("input_node", float32, 1, n_steps, width, c.n_features), place("input_lengths", int32, 1)
     before = {s: place(f"previous_state_{s}", float32, 1, h) for s in "ch"}
     turned = add("transpose", "Transpose", frames, ints("transpose/perm", 1, 0, 2, 3), T=float32, Tperm=int32)
