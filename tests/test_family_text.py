@@ -176,7 +176,7 @@ def test_a_packed_row_costs_the_same_as_its_sequences_alone(gpt_folder):
     pairs = gpt.GPT_FAMILY.read(TABLE.iloc[[0, 5, 9]])
     model = gpt.GPT_FAMILY.open(gpt_folder, pairs)
     sequences, _ = gpt.encode_examples(model, pairs)
-    batch = gpt.PackedBatches(sequences, 3).batch(sequences)
+    batch = gpt.AnswerBatches(sequences, 3).batch(sequences)
     alone = np.concatenate([n for n, _ in gpt.token_nats(model, sequences)])
     assert gpt.GPT_FAMILY.loss(model, batch).item() == pytest.approx(alone.mean(), abs=1e-5)
 

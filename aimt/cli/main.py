@@ -274,7 +274,7 @@ def generate(
     run: RunPath,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on with; - reads it from standard input.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.", min=1)] = 200,
-    temperature: Annotated[float | None, typer.Option(help="Below 1: likelier tokens; 0: always the likeliest. Default: 0.8, and 0 for a fine-tuned network.", min=0)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Below 1: likelier tokens; 0: the likeliest. Default: 0.8; fine-tuned: 0.", min=0)] = None,
     top_k: Annotated[int | None, typer.Option(help="Only among the k likeliest tokens.", min=1)] = None,
     top_p: Annotated[float | None, typer.Option(help="Only among the fewest tokens with this probability together.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Only among tokens with this share of the likeliest one's probability.")] = None,
@@ -298,7 +298,8 @@ def generate(
     if as_json:
         _print_json({"prompt": text, "text": "".join(pieces), **settings})
         return
-    print(text, end="", flush=True)
+    if not resolve("aimt.core.run:Run").open(run).tuned:  # an answer stands alone; what goes on with a text, behind it
+        print(text, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

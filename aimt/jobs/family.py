@@ -51,6 +51,10 @@ class Family(ABC):
         """The examples of a source, those that cannot be used left out with a reason in ``attrs["notes"]``."""
         return read_pairs(source, self.columns, text, target, targets=targets)
 
+    def learnable(self, pairs: pd.DataFrame) -> pd.DataFrame:
+        """Those of the examples from which something can be learned; what is left out is said in ``attrs["notes"]``."""
+        return pairs
+
     @abstractmethod
     def open(self, path: str | Path, pairs: pd.DataFrame | None = None) -> nn.Module:
         """A network in evaluation mode, with all it needs; one that is to learn `pairs` gets the head for them."""

@@ -105,13 +105,8 @@ def fit_head(
 class BERTFamily(Family):
     """Texts to classes."""
 
-    def read(
-        self, source: str | Path | pd.DataFrame, text: str | None = None, target: str | None = None, *, targets: bool = True
-    ) -> pd.DataFrame:
-        """As `Family.read`; classes with fewer than five examples are left out, and said."""
-        pairs = super().read(source, text, target, targets=targets)
-        if not targets:
-            return pairs
+    def learnable(self, pairs: pd.DataFrame) -> pd.DataFrame:
+        """Without classes of fewer than five examples. Raises `DataError` when fewer than two are left."""
         counts = pairs["target"].value_counts()
         rare = sorted(counts[counts < 5].index)
         if len(counts) - len(rare) < 2:

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/family_gpt.html.md"""
 
 # %% auto #0
 __all__ = ['PIECE', 'Sequences', 'TEMPLATE', 'GPT_FAMILY', 'to_input', 'to_messages', 'read_conversations', 'read_pieces',
-           'is_plain', 'encode_examples', 'prompt_of', 'PackedBatches', 'by_length', 'token_nats', 'ask', 'longest_of',
+           'is_plain', 'encode_examples', 'prompt_of', 'AnswerBatches', 'by_length', 'token_nats', 'ask', 'longest_of',
            'word_parts', 'most_similar', 'GPTFamily']
 
 # %% ../../nbs/jobs/62_family_gpt.ipynb #4558ac8c
@@ -188,7 +188,7 @@ def prompt_of(
     return [t for piece in (*(p for pair in pieces for p in pair), _ASSISTANT) for t in model.tokenizer.encode(piece)]
 
 
-class PackedBatches:
+class AnswerBatches:
     """Endless batches of sequences, several to a row: ids, targets (-100: not learned), documents (-1: nothing)."""
 
     def __init__(
@@ -205,7 +205,7 @@ class PackedBatches:
     def __len__(self) -> int:
         return -(-len(self.sequences) // self.batch_size)
 
-    def __iter__(self) -> "PackedBatches":
+    def __iter__(self) -> "AnswerBatches":
         return self
 
     def __next__(self) -> dict[str, Tensor]:
@@ -379,11 +379,11 @@ class GPTFamily(Family):
             model.longest = min(max(lengths) + 1 if model.chat else _LONGEST, max(1, model.config.context // 2))
         return model
 
-    def batches(self, model: Any, pairs: pd.DataFrame, batch_size: int, seed: int) -> PackedBatches:
-        """See `PackedBatches`."""
+    def batches(self, model: Any, pairs: pd.DataFrame, batch_size: int, seed: int) -> AnswerBatches:
+        """See `AnswerBatches`."""
         sequences, _ = encode_examples(model, pairs)
         sequences = [s for s in sequences if (s["targets"] != -100).any()]
-        return PackedBatches(sequences, batch_size, fill=model.tokenizer.eot_id, seed=seed)
+        return AnswerBatches(sequences, batch_size, fill=model.tokenizer.eot_id, seed=seed)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Nats for each token of the answers."""

@@ -72,7 +72,7 @@ class TuneWork:
 # %% ../../nbs/jobs/60_finetune.ipynb #f637d7d3
 def _read(work: TuneWork) -> str:
     family, o = work.family, work.options
-    pairs = family.read(work.source, o["text"], o["target"])
+    pairs = family.learnable(family.read(work.source, o["text"], o["target"]))
     classes = pairs.attrs.get("classes", family.task.endswith("classification"))
     work.parts = split_pairs(pairs, classes=classes, seed=o["seed"])
     if o["original"] is not None:

@@ -240,12 +240,16 @@ def split_heads(
     """Queries, keys and values by heads, with QK-norm and rotary positions."""
     if by_hand(qkv) and not (turn is None and eps is None):
         return _SplitHeads.apply(qkv, turn, n_head, n_kv_head, eps)
-    qk, v = qkv.unflatten(-1, (n_head + 2 * n_kv_head, -1)).split([n_head + n_kv_head, n_kv_head], dim=2)
+    heads = qkv.view(*qkv.shape[:-1], n_head + 2 * n_kv_head, -1)
+    if eps is None and turn is None:
+        q, k, v = heads.split_with_sizes((n_head, n_kv_head, n_kv_head), 2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    qk, v = heads.split_with_sizes((n_head + n_kv_head, n_kv_head), 2)
     if eps is not None:
         qk = rms_norm(qk, eps=eps)
     if turn is not None:
         qk = rotate(qk, turn)
-    q, k = qk.split([n_head, n_kv_head], dim=2)
+    q, k = qk.split_with_sizes((n_head, n_kv_head), 2)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 # %% ../../nbs/models/20_layers.ipynb #0daed39b
@@ -545,7 +549,8 @@ class Block(nn.Module):
 
     def add(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """``x + branch(norm(x))``, or ``norm(x + branch(x))`` for a post-norm block."""
-        drop = lambda h: (F.dropout(h, self.config.dropout, self.training) if self.config.dropout else h).to(x.dtype)
-        if self.config.post_norm:
-            return norm(x + drop(branch(x)))
-        return x + drop(branch(norm(x)))
+        new = branch(x if self.config.post_norm else norm(x))
+        if self.config.dropout:
+            new = F.dropout(new, self.config.dropout, self.training)
+        x = x + new.to(x.dtype)
+        return norm(x) if self.config.post_norm else x

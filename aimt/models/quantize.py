@@ -286,12 +286,14 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
-        if self.block and len(rows) < self.MANY and x.dtype == torch.bfloat16 and x.is_cpu:
-            y = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), self.packed, self.group, self.pair)
-            y = (y if y.shape[1] == self.out_features else y[:, : self.out_features]).view(*x.shape[:-1], -1)
-        else:
+        if not (self.block and len(rows) < self.MANY and x.dtype == torch.bfloat16 and x.is_cpu):
             y = F.linear(x, self.weight.to(x.dtype))
-        return y if self.bias is None else y + self.bias
+            return y if self.bias is None else y + self.bias
+        own = self._buffers  # `self.packed` would go a longer way, and this is called for every token
+        y = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), own["packed"], self.group, self._parameters["pair"])
+        y = y if y.shape[1] == self.out_features else y[:, : self.out_features]
+        y = y if own["bias"] is None else y.add_(own["bias"])
+        return y.view(*x.shape[:-1], -1)
 
 
 class Int8Embedding(nn.Module):

@@ -453,10 +453,11 @@ class Trainer(_Run):
 
     def run_evaluation(self) -> None:
         """Evaluate now. Random numbers used for it do not change the training."""
-        states = random_states()
+        states, training = random_states(), self.model.training
         with self.ema.swap(self.model) if self.ema else nullcontext():
             with self.autocast():
                 metrics = self.parallel.evaluate(self.wrapped, self.evaluate)
+                self.wrapped.train(training)  # whatever the evaluation left behind
             first = metrics.get("valid_loss", next(iter(metrics.values()), 0.0))
             if self.patience.look(self.step, first, lambda: copy_state(self.model.state_dict(), self._copy_to())):
                 self.stop("patience")
