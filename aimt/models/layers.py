@@ -240,7 +240,7 @@ def split_heads(
     """Queries, keys and values by heads, with QK-norm and rotary positions."""
     if by_hand(qkv) and not (turn is None and eps is None):
         return _SplitHeads.apply(qkv, turn, n_head, n_kv_head, eps)
-    heads = qkv.view(*qkv.shape[:-1], n_head + 2 * n_kv_head, -1)
+    heads = qkv.unflatten(-1, (n_head + 2 * n_kv_head, -1))
     if eps is None and turn is None:
         q, k, v = heads.split_with_sizes((n_head, n_kv_head, n_kv_head), 2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
