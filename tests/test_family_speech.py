@@ -211,7 +211,7 @@ def test_a_few_foreign_transcripts_do_not_change_the_alphabet(base, folder):
     assert fit_alphabet(model, list(pairs["target"]))[0] is model
     with pytest.warns(UserWarning, match="1 of 60 transcripts cannot be learned .* such as '323'"):
         batches = DEEPSPEECH_FAMILY.batches(model, pairs, 8, 0)
-    assert len(batches.frames) == 59
+    assert len(batches.examples) == 59
     scores = DEEPSPEECH_FAMILY.score(model, pairs)  # it cannot be written, and counts as an error
     assert len(scores["wer"]) == 60 and np.isfinite(scores["loss"]).all() and scores["loss"].argmax() == 0
     with warnings.catch_warnings(), pytest.raises(DataError, match="no transcript can be learned"):

@@ -16,20 +16,9 @@ from ..core.files import plain, write_text
 from ..core.machine import version_of
 from ..decide.verdict import number
 from .card import escape
-from .report import build_section, command, docs_url, save_report
+from .report import build_section, command, docs_url, one_line, save_report, section_figure, section_table
 
 # %% ../../nbs/deploy/10_text_report.ipynb #4d68a30d
-def _table(caption: str, head: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = (), strong: tuple[int, ...] = (),
-           folded: bool = False) -> dict[str, Any]:
-    cells = [["" if c is None else str(c) for c in row] for row in rows]
-    return {"caption": caption, "head": head, "rows": cells, "right": list(right), "strong": list(strong), "folded": folded,
-            "summary": caption}
-
-
-def _figure(kind: str, caption: str) -> dict[str, Any]:
-    return {"kind": kind, "index": None, "caption": caption}
-
-
 def _task(run: dict[str, Any]) -> dict[str, Any]:
     m, data, about = run["metrics"], run["metrics"].get("data") or {}, run["info"].get("data") or {}
     settings = m.get("settings") or {}
@@ -45,7 +34,7 @@ def _task(run: dict[str, Any]) -> dict[str, Any]:
     ]
     text = ["The model gives every possible next token a probability, from the tokens before it. It writes by drawing "
             "one token after the other."]
-    return {"text": text, "notes": about.get("warnings") or [], "tables": [_table("What went in", [], [r for r in rows if r[1]])]}
+    return {"text": text, "notes": about.get("warnings") or [], "tables": [section_table("What went in", [], [r for r in rows if r[1]])]}
 
 
 def _interval(scores: dict[str, Any] | None) -> str:
@@ -66,9 +55,9 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     rows.append(["Every character equally likely in plain bytes", "8", "", ""])
     text = [f"On {scores['n_characters']:,} characters of held-out text the model needs {_interval(scores)} bits for each. Bits per "
             "character compare models with any tokenizer: they are what the text would take if the model compressed it."]
-    figures = [_figure("curve", "Bits per character while training; the dashed line is the baseline that only counts."),
-               _figure("context", "Bits per character by how many tokens stood before: a falling line uses its context.")]
-    table = _table("Bits per character, with 95 % intervals from resampled rows",
+    figures = [section_figure("curve", "Bits per character while training; the dashed line is the baseline that only counts."),
+               section_figure("context", "Bits per character by how many tokens stood before: a falling line uses its context.")]
+    table = section_table("Bits per character, with 95 % intervals from resampled rows",
                    ["", "Bits per character", "Nats per token", "Perplexity per token"], rows, right=(1, 2, 3), strong=(0,))
     return {"text": text, "figures": figures, "tables": [table]}
 
@@ -82,15 +71,10 @@ def _samples(run: dict[str, Any]) -> dict[str, Any]:
     if copies.get("samples") is not None:
         text.append(f"{100 * copies['samples']:.1f} % of their windows of {copies['length']} characters stand word for word in the "
                     f"training text; of the held-out text {100 * (copies.get('held_out') or 0):.1f} % do.")
-    rows = [[f"{s['seconds']:.0f} s", f"{s['step']:,}", _one_line(s["text"])] for s in samples.get("over_time") or []]
-    tables = [_table("What it wrote while it learned", ["After", "Step", "Sample"], rows, right=(1,))] if rows else []
+    rows = [[f"{s['seconds']:.0f} s", f"{s['step']:,}", one_line(s["text"])] for s in samples.get("over_time") or []]
+    tables = [section_table("What it wrote while it learned", ["After", "Step", "Sample"], rows, right=(1,))] if rows else []
     code = "\n\n———\n\n".join(s.strip() for s in samples["final"])
     return {"text": text, "tables": tables, "code": code}
-
-
-def _one_line(text: str, most: int = 160) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[:most] + " …"
 
 # %% ../../nbs/deploy/10_text_report.ipynb #49d86b3c
 def _plan(run: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +92,10 @@ def _plan(run: dict[str, Any]) -> dict[str, Any]:
     if measured.get("mfu") is not None:
         text.append(f"{100 * measured['mfu']:.0f} % of what the hardware can calculate at its peak went into the model.")
     parts = {k: v for k, v in (plan.get("memory_mb") or {}).items() if k not in {"total", "live"}}
-    tables = [_table("Planned and measured", ["", "Planned", "Measured"], rows, right=(1, 2))]
+    tables = [section_table("Planned and measured", ["", "Planned", "Measured"], rows, right=(1, 2))]
     if parts:
         body = [[k, f"{v:,.1f} MB"] for k, v in parts.items()]
-        tables.append(_table("Where the memory was expected to go", ["Part", "Size"], body, right=(1,), folded=True))
+        tables.append(section_table("Where the memory was expected to go", ["Part", "Size"], body, right=(1,), folded=True))
     return {"text": text, "notes": plan.get("notes") or [], "tables": tables}
 
 
@@ -142,8 +126,8 @@ def _training(run: dict[str, Any]) -> dict[str, Any]:
     text = ["The loop watched gradients, rates, units that never fire, and how long it waited for data."]
     if not rows:
         text.append("It found nothing to say.")
-    notes = [_one_line(str(e.get("message") or e), 240) for e in history.get("events") or [] if isinstance(e, dict)][:8]
-    tables = [_table("What the doctor found", ["Finding", "Evidence", "What to do"], rows)] if rows else []
+    notes = [one_line(str(e.get("message") or e), 240) for e in history.get("events") or [] if isinstance(e, dict)][:8]
+    tables = [section_table("What the doctor found", ["Finding", "Evidence", "What to do"], rows)] if rows else []
     return {"text": text, "notes": notes, "tables": tables}
 
 
@@ -153,7 +137,7 @@ def _reproduce(run: dict[str, Any]) -> dict[str, Any]:
     text = ["The same command, the same text and the same versions train the same model when --steps is given; with a time "
             "limit the number of steps depends on the machine."]
     code = f"{command(settings, run['source'])}\naimt generate RUN --prompt \"...\""
-    return {"text": text, "code": code, "tables": [_table("Made with", [], versions, folded=True)]}
+    return {"text": text, "code": code, "tables": [section_table("Made with", [], versions, folded=True)]}
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[tuple[str, str]]]] = {

@@ -20,20 +20,10 @@ from ..core.machine import version_of
 from ..core.style import COLORS, new_figure
 from ..decide.verdict import number
 from .card import escape
-from .report import build_section, docs_url, save_report
+from .report import build_section, docs_url, one_line, save_report, section_figure, section_table
+from ..explain.parts import plot_parts
 
 # %% ../../nbs/deploy/15_tuned_report.ipynb #f653d8f8
-def _table(caption: str, head: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = (), strong: tuple[int, ...] = (),
-           folded: bool = False) -> dict[str, Any]:
-    cells = [["" if c is None else str(c) for c in row] for row in rows]
-    return {"caption": caption, "head": head, "rows": cells, "right": list(right), "strong": list(strong), "folded": folded,
-            "summary": caption}
-
-
-def _figure(kind: str, caption: str) -> dict[str, Any]:
-    return {"kind": kind, "index": None, "caption": caption}
-
-
 def _shown(value: float | None, percent: bool) -> str:
     if value is None or value != value:
         return ""
@@ -53,32 +43,27 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     rows = [[r["model"], _with_interval(r, percent), _with_interval(r["difference"], percent) if i else ""]
             for i, r in enumerate(table)]
     text = [f"All answered the same {scores['n']:,} held-out {run['unit']}. The last column is the paired difference: what the "
-            f"fine-tuned network has {'more' if scores['greater_is_better'] else 'more (less is better)'} than the one in the row."]
+            f"fine-tuned network has more than the one in the row{'' if scores['greater_is_better'] else ' (less is better)'}."]
     other = [[name, _with_interval(f["before"], False), _with_interval(f["after"], False)]
              for name, f in scores["figures"].items() if name != scores["metric"]]
-    tables = [_table(f"{scores['label'].capitalize()}, with 95 % intervals", ["", scores["label"].capitalize(), "Difference"], rows,
+    tables = [section_table(f"{scores['label'].capitalize()}, with 95 % intervals", ["", scores["label"].capitalize(), "Difference"], rows,
                      right=(1, 2), strong=(0,))]
     if other:
-        tables.append(_table("Other figures", ["", "Before", "After"], other, right=(1, 2), folded=True))
-    return {"text": text, "tables": tables, "figures": [_figure("tuned", "Each dot is a figure with its 95 % interval.")]}
+        tables.append(section_table("Other figures", ["", "Before", "After"], other, right=(1, 2), folded=True))
+    return {"text": text, "tables": tables, "figures": [section_figure("tuned", "Each dot is a figure with its 95 % interval.")]}
 
 
 def _examples(run: dict[str, Any]) -> dict[str, Any]:
     answers = run["metrics"].get("answers")
     if not answers:
         return {"text": ["No answers were kept."]}
-    rows = [[_one_line(e["input"]), _one_line(e["target"], 100), _one_line(e["answer"], 100)] for e in answers["examples"]]
-    tables = [_table("Held-out examples, its worst first", ["Input", "Should be", "Its answer"], rows)]
-    counts = [[_one_line(c["answer"], 60), f"{c['said']:,}", f"{c['true']:,}"] for c in answers["counts"]]
+    rows = [[one_line(e["input"], 180), one_line(e["target"], 100), one_line(e["answer"], 100)] for e in answers["examples"]]
+    tables = [section_table("Held-out examples, its worst first", ["Input", "Should be", "Its answer"], rows)]
+    counts = [[one_line(c["answer"], 60), f"{c['said']:,}", f"{c['true']:,}"] for c in answers["counts"]]
     if len({c["answer"] for c in answers["counts"]}) > 1 and max(c["true"] for c in answers["counts"]) > 1:
-        tables.append(_table("How often each answer is given, and how often it is true", ["Answer", "Given", "True"], counts,
+        tables.append(section_table("How often each answer is given, and how often it is true", ["Answer", "Given", "True"], counts,
                              right=(1, 2)))
     return {"text": ["The first half are the answers that are most wrong, the rest the first ones of the test."], "tables": tables}
-
-
-def _one_line(text: str, most: int = 180) -> str:
-    text = " ".join(str(text).split())
-    return text if len(text) <= most else text[:most] + " …"
 
 
 def _why(run: dict[str, Any]) -> dict[str, Any]:
@@ -88,10 +73,10 @@ def _why(run: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for r in reasons:
         strongest = sorted(r["parts"], key=lambda p: -p["effect"])[:4]
-        rows.append([_one_line(r["input"], 120), _one_line(r["answer"], 60), ", ".join(f"{p['part']} ({p['effect']:+.2f})" for p in strongest)])
+        rows.append([one_line(r["input"], 120), one_line(r["answer"], 60), ", ".join(f"{p['part']} ({p['effect']:+.2f})" for p in strongest)])
     text = ["Each part of an input is left out in turn: the more the belief in the answer falls, the more the part speaks for it."]
-    return {"text": text, "figures": [_figure("parts", f"What speaks for {_one_line(reasons[0]['answer'], 40)!r} in the first of them.")],
-            "tables": [_table("What spoke most for the first answers", ["Input", "Answer", "Parts"], rows)]}
+    return {"text": text, "figures": [section_figure("parts", f"What speaks for {one_line(reasons[0]['answer'], 40)!r} in the first of them.")],
+            "tables": [section_table("What spoke most for the first answers", ["Input", "Answer", "Parts"], rows)]}
 
 
 def _forgotten(run: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +85,7 @@ def _forgotten(run: dict[str, Any]) -> dict[str, Any]:
         return {"text": ["No examples of the task it was trained for were given (--original), so nobody knows what it has forgotten."]}
     rows = [[name, number(f["before"]), number(f["after"]), number(f["change"])] for name, f in lost.items()]
     return {"text": ["The same figures on examples of the task that the network was trained for."],
-            "tables": [_table("The original task", ["", "Before", "After", "Change"], rows, right=(1, 2, 3))]}
+            "tables": [section_table("The original task", ["", "Before", "After", "Change"], rows, right=(1, 2, 3))]}
 
 
 def _training(run: dict[str, Any]) -> dict[str, Any]:
@@ -113,8 +98,8 @@ def _training(run: dict[str, Any]) -> dict[str, Any]:
     if not findings:
         text.append("Gradients, rates and units were watched: nothing was found.")
     rows = [[f"{f['severity'].capitalize()}: {f['name']}", f.get("evidence"), f.get("advice")] for f in findings]
-    tables = [_table("What the doctor found", ["Finding", "Evidence", "What to do"], rows)] if rows else []
-    return {"text": text, "tables": tables, "figures": [_figure("tuning", "The loss on batches, and on the part by which it stops.")],
+    tables = [section_table("What the doctor found", ["Finding", "Evidence", "What to do"], rows)] if rows else []
+    return {"text": text, "tables": tables, "figures": [section_figure("tuning", "The loss on batches, and on the part by which it stops.")],
             "notes": [f"The recipe follows {settings['source']}"] if settings.get("source") else []}
 
 
@@ -124,7 +109,7 @@ def _task(run: dict[str, Any]) -> dict[str, Any]:
     rows = [["Source", run["source"]], ["Pretrained model", str(settings.get("model")).replace("\\", "/").split("/")[-1]],
             ["Family", settings.get("family")], ["Learned from", f"{data.get('train', 0):,} {run['unit']}"],
             ["Stopped by", f"{data.get('valid', 0):,}"], ["Tested on", f"{data.get('test', 0):,}, chosen {how}"]]
-    return {"notes": data.get("notes") or [], "tables": [_table("What went in", [], rows)]}
+    return {"notes": data.get("notes") or [], "tables": [section_table("What went in", [], rows)]}
 
 
 def _use(run: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +120,7 @@ def _use(run: dict[str, Any]) -> dict[str, Any]:
     versions = [[k, v] for k, v in (run["info"].get("versions") or {}).items() if v]
     text = [f"Training took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB at the peak. "
             "The folder model/ of the run is in the layout of Hugging Face, and other libraries read it."]
-    return {"text": text, "code": code, "tables": [_table("Made with", [], versions, folded=True)]}
+    return {"text": text, "code": code, "tables": [section_table("Made with", [], versions, folded=True)]}
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[tuple[str, str]]]] = {
@@ -186,8 +171,6 @@ def plot_reason(
     reasons: list[dict[str, Any]],  # As `finetune` writes them
 ) -> Figure:
     """What the parts of the first input do for its answer."""
-    from aimt.explain.parts import plot_parts
-
     return plot_parts(reasons[0]["parts"])
 
 # %% ../../nbs/deploy/15_tuned_report.ipynb #7d835df9

@@ -35,7 +35,7 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if run.tuned:
-        return resolve("aimt.jobs.tuned:evaluate_tuned")(run, source, seed=seed)
+        return resolve("aimt.jobs.tuned:evaluate_tuned")(run, source)
     if run.problem.task == "text-generation":
         return resolve("aimt.jobs.text_model:evaluate_text")(run, source, seed=seed)
     trained = open_model(run)

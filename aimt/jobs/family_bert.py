@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from ..core.errors import DataError
 from ..data.tokens import pack
-from .family import Family
+from .family import ExampleBatches, Family
 from ..models.bert import BERTForClassification, reading, text_batches
 from ..models.sentences import mean_vectors
 
 # %% ../../nbs/jobs/61_family_bert.ipynb #b49b62c4
-class TextBatches:
-    """Endless batches of labelled texts, packed into rows: ids, documents (-1 where there is nothing), and targets by text."""
+class TextBatches(ExampleBatches):
+    """Batches of labelled texts, packed into rows: ids, documents (-1 where there is nothing), and targets by text."""
 
     def __init__(
         self,
@@ -39,43 +39,22 @@ class TextBatches:
         pad_id: int = 0,
         seed: int = 0,
     ):
-        self.rows, self.targets, self.pad_id = [np.asarray(r, np.int64) for r in rows], np.asarray(targets, np.int64), pad_id
-        self.batch_size, self.seed, self.epoch, self.number = batch_size, seed, 0, 0
+        super().__init__(list(zip(rows, targets, strict=True)), batch_size, seed=seed)
+        self.pad_id = pad_id
 
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __iter__(self) -> "TextBatches":
-        return self
-
-    def __next__(self) -> dict[str, Tensor]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
-        few = order[self.number * self.batch_size : (self.number + 1) * self.batch_size]
-        self.number += 1
-        if self.number == len(self):
-            self.epoch, self.number = self.epoch + 1, 0
-        return self.batch(few)
-
-    def batch(self, few: np.ndarray) -> dict[str, Tensor]:
-        """A batch of chosen texts."""
-        width = max(len(self.rows[i]) for i in few)
-        packed = [[few[k] for k in row] for row in pack([len(self.rows[i]) for i in few], width)]
-        ids, documents = np.full((len(packed), width), self.pad_id, np.int64), np.full((len(packed), width), -1, np.int64)
+    def batch(self, chosen: Sequence[tuple[Sequence[int], int]]) -> dict[str, Tensor]:
+        """A batch of these texts, as wide as the longest."""
+        lengths = [len(ids) for ids, _ in chosen]
+        packed = pack(lengths, max(lengths))
+        shape = (len(packed), max(lengths))
+        ids, documents = np.full(shape, self.pad_id, np.int64), np.full(shape, -1, np.int64)
         for r, row in enumerate(packed):
             at = 0
             for number, i in enumerate(row):
-                here = slice(at, at + len(self.rows[i]))
-                ids[r, here], documents[r, here], at = self.rows[i], number, here.stop
-        targets = self.targets[[i for row in packed for i in row]]
+                here = slice(at, at + lengths[i])
+                ids[r, here], documents[r, here], at = chosen[i][0], number, here.stop
+        targets = np.array([chosen[i][1] for row in packed for i in row], np.int64)
         return {"ids": torch.from_numpy(ids), "documents": torch.from_numpy(documents), "targets": torch.from_numpy(targets)}
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-        return {"epoch": self.epoch, "number": self.number}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.epoch, self.number = int(state["epoch"]), int(state["number"])
 
 # %% ../../nbs/jobs/61_family_bert.ipynb #1baa8a92
 def fit_head(

@@ -28,7 +28,7 @@ from ..core.errors import AimtError, DataError, ModelFormatError
 from ..core.files import read_json, write_json
 from ..data.audio import Resampler, read_audio, stream_audio
 from ..generate.ctc import LMScorer, Transcript, beam_search, greedy, read_arpa, train_lm, word_times, write_arpa
-from .family import Family, load_frame, read_pairs
+from .family import ExampleBatches, Family, load_frame, read_pairs
 from ..metrics.speech import edit_distance, plain_text
 from ..models.deepspeech import Alphabet, DeepSpeech, DeepSpeechConfig, ctc_loss, mfcc, speech_loss
 
@@ -140,39 +140,24 @@ def _together(model: DeepSpeech, frames: Sequence[Tensor], size: int = 32) -> li
     return out
 
 # %% ../../nbs/jobs/65_family_deepspeech.ipynb #b0721a90
-class SpeechBatches:
-    """Endless batches of recordings and transcripts, those of like length together."""
+class SpeechBatches(ExampleBatches):
+    """Batches of recordings and transcripts, those of like length together."""
 
     def __init__(self, frames: Sequence[Tensor], targets: Sequence[Tensor], batch_size: int, *, seed: int = 0):
-        self.frames, self.targets = list(frames), list(targets)
-        self.batch_size, self.seed, self.epoch, self.number = batch_size, seed, 0, 0
+        super().__init__(list(zip(frames, targets, strict=True)), batch_size, seed=seed)
 
-    def __len__(self) -> int:
-        return -(-len(self.frames) // self.batch_size)
+    def deal(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Sorted by length, but not quite; the batches in any order."""
+        length = np.array([len(frames) for frames, _ in self.examples]) * rng.uniform(0.9, 1.1, len(self.examples))
+        order = np.argsort(length, kind="stable")
+        return [order[i * self.batch_size : (i + 1) * self.batch_size] for i in rng.permutation(len(self))]
 
-    def __iter__(self) -> "SpeechBatches":
-        return self
-
-    def __next__(self) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        length = np.array([len(f) for f in self.frames]) * rng.uniform(0.9, 1.1, len(self.frames))
-        order, which = np.argsort(length, kind="stable"), rng.permutation(len(self))[self.number]
-        few = order[which * self.batch_size : (which + 1) * self.batch_size]
-        self.number += 1
-        if self.number == len(self):
-            self.epoch, self.number = self.epoch + 1, 0
-        frames, targets = [self.frames[i] for i in few], [self.targets[i] for i in few]
+    def batch(self, chosen: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """A batch of these recordings, filled up to the longest."""
+        frames, targets = zip(*chosen, strict=True)
         pad = nn.utils.rnn.pad_sequence
         return {"frames": pad(frames, batch_first=True), "lengths": torch.tensor([len(f) for f in frames]),
                 "targets": pad(targets, batch_first=True), "target_lengths": torch.tensor([len(t) for t in targets])}
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-        return {"epoch": self.epoch, "number": self.number}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.epoch, self.number = int(state["epoch"]), int(state["number"])
 
 # %% ../../nbs/jobs/65_family_deepspeech.ipynb #1e45a2b9
 WAYS: tuple[dict[str, Any], ...] = (

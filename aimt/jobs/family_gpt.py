@@ -31,7 +31,7 @@ from ..data.tokenizer import Tokenizer
 from ..data.tokens import pack
 from ..generate.beam import beam_ids
 from ..generate.sampling import generate_ids, make_sampling, write_texts
-from .family import Family
+from .family import ExampleBatches, Family
 from ..models.gpt import GPT, gpt_loss
 from ..models.hub import find_model
 from ..train.finetune import CHAT, chat_prompt, encode_chat
@@ -188,8 +188,8 @@ def prompt_of(
     return [t for piece in (*(p for pair in pieces for p in pair), _ASSISTANT) for t in model.tokenizer.encode(piece)]
 
 
-class AnswerBatches:
-    """Endless batches of sequences, several to a row: ids, targets (-100: not learned), documents (-1: nothing)."""
+class AnswerBatches(ExampleBatches):
+    """Batches of sequences, several to a row: ids, targets (-100: not learned), documents (-1: nothing)."""
 
     def __init__(
         self,
@@ -199,22 +199,8 @@ class AnswerBatches:
         fill: int = 0,
         seed: int = 0,
     ):
-        self.sequences, self.batch_size, self.fill = sequences, batch_size, fill
-        self.seed, self.epoch, self.number = seed, 0, 0
-
-    def __len__(self) -> int:
-        return -(-len(self.sequences) // self.batch_size)
-
-    def __iter__(self) -> "AnswerBatches":
-        return self
-
-    def __next__(self) -> dict[str, Tensor]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.sequences))
-        few = order[self.number * self.batch_size : (self.number + 1) * self.batch_size]
-        self.number += 1
-        if self.number == len(self):
-            self.epoch, self.number = self.epoch + 1, 0
-        return self.batch([self.sequences[i] for i in few])
+        super().__init__(sequences, batch_size, seed=seed)
+        self.fill = fill
 
     def batch(self, chosen: Sequences) -> dict[str, Tensor]:
         """A batch of these sequences, as wide as the longest of them."""
@@ -230,14 +216,6 @@ class AnswerBatches:
                     out[name][r, here] = value
                 at = here.stop
         return {name: torch.from_numpy(x) for name, x in out.items()}
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-        return {"epoch": self.epoch, "number": self.number}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.epoch, self.number = int(state["epoch"]), int(state["number"])
 
 # %% ../../nbs/jobs/62_family_gpt.ipynb #d865effd
 def by_length(lengths: Sequence[int], most: int = 64, tokens: int = 8192) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from ..core.files import write_json
 from ..data.spans import encode_pairs, pack_pairs, pad_pairs
 from ..data.tokenizer import Tokenizer
 from ..generate.beam import check_tokenizer, generate_seq2seq
-from .family import Family
+from .family import ExampleBatches, Family
 from .family_gpt import by_length, longest_of, most_similar, word_parts
 from ..metrics.text import chrf
 from ..models.hub import find_model
@@ -34,8 +34,8 @@ from ..models.t5 import T5, t5_loss
 IdPair = tuple[Sequence[int], Sequence[int]]
 
 
-class TextPairBatches:
-    """Endless batches of pairs, several to a row, as `pack_pairs` makes them; a length is one pass."""
+class TextPairBatches(ExampleBatches):
+    """Batches of pairs, several to a row, as `pack_pairs` makes them."""
 
     def __init__(
         self,
@@ -45,31 +45,13 @@ class TextPairBatches:
         pad_id: int,
         seed: int = 0,
     ):
-        self.pairs, self.batch_size, self.pad_id = list(pairs), batch_size, pad_id
-        self.seed, self.epoch, self.number = seed, 0, 0
+        super().__init__(pairs, batch_size, seed=seed)
+        self.pad_id = pad_id
 
-    def __len__(self) -> int:
-        return -(-len(self.pairs) // self.batch_size)
-
-    def __iter__(self) -> "TextPairBatches":
-        return self
-
-    def __next__(self) -> dict[str, Tensor]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pairs))
-        few = [self.pairs[i] for i in order[self.number * self.batch_size : (self.number + 1) * self.batch_size]]
-        self.number += 1
-        if self.number == len(self):
-            self.epoch, self.number = self.epoch + 1, 0
-        longest = [max(len(pair[side]) for pair in few) for side in (0, 1)]
-        return pack_pairs(few, pad_id=self.pad_id, read_len=longest[0], write_len=longest[1])
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-        return {"epoch": self.epoch, "number": self.number}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.epoch, self.number = int(state["epoch"]), int(state["number"])
+    def batch(self, chosen: Sequence[IdPair]) -> dict[str, Tensor]:
+        """A batch of these pairs, as wide as the longest of each side."""
+        longest = [max(len(pair[side]) for pair in chosen) for side in (0, 1)]
+        return pack_pairs(chosen, pad_id=self.pad_id, read_len=longest[0], write_len=longest[1])
 
 # %% ../../nbs/jobs/63_family_t5.ipynb #c7bfa629
 def encode(

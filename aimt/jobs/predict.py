@@ -20,7 +20,7 @@ from ..core.progress import Progress
 from ..core.run import Run
 from ..core.verbs import resolve
 from ..data.load import load_table
-from ..data.stream import open_writer, read_chunks
+from ..data.stream import add_columns, open_writer, read_chunks
 from .model import SavedModel, open_model
 
 # %% ../../nbs/jobs/15_predict.ipynb #78a681f6
@@ -32,11 +32,7 @@ def add_predictions(
     inputs, warnings = saved.conform(frame)
     pred = saved.model.predict_raw(inputs)
     added = _columns(saved.problem, pred, saved.threshold)
-    names = {name: _free_name(name, frame.columns) for name in added}
-    out = frame.copy(deep=False)
-    for name, values in added.items():
-        out[names[name]] = values
-    return out, warnings
+    return add_columns(frame, added), warnings
 
 
 def _columns(problem: Problem, pred: np.ndarray, threshold: float | None) -> dict[str, Any]:
@@ -48,14 +44,6 @@ def _columns(problem: Problem, pred: np.ndarray, threshold: float | None) -> dic
         return {"prediction": prediction, "probability": pred.max(axis=1)}
     decision = pred[:, 1] >= (0.5 if threshold is None else threshold)
     return {"prediction": prediction, "probability": pred[:, 1], "decision": pd.array(labels[decision.astype(int)], dtype="str")}
-
-
-def _free_name(name: str, taken: Any) -> str:
-    """The name, or name_2 and so on when the table has such a column already: nothing is overwritten."""
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    return free
 
 # %% ../../nbs/jobs/15_predict.ipynb #3f5a927a
 def predict(

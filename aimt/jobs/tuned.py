@@ -18,9 +18,8 @@ from torch import nn
 from ..core.errors import ProblemError, RunError
 from ..core.progress import Progress
 from ..core.run import Run
-from ..data.stream import open_writer
-from ..explain.parts import leave_out
-from .family import Family, find_family, interval_of, load_frame
+from ..data.stream import add_columns, open_writer
+from .family import Family, find_family, interval_of, load_frame, reasons_for
 
 # %% ../../nbs/jobs/59_tuned.ipynb #99a82a87
 @dataclass(frozen=True)
@@ -59,7 +58,9 @@ def predict_tuned(
     """Add the network's answers to new inputs. A table keeps its columns; other sources give one row for each input."""
     found, progress = open_tuned(run), Progress(quiet=quiet)
     pairs = found.family.read(source, found.text, found.target, targets=False)
-    frame = load_frame(source) if _is_table(source, len(pairs)) else pairs[["input"]].rename(columns={"input": found.text})
+    frame = _table_of(source)
+    if frame is None or len(frame) != len(pairs):  # there are no columns that belong to the inputs
+        frame = pairs[["input"]].rename(columns={"input": found.text})
     answers: dict[str, list[Any]] = {}
     with progress.stage("Predict") as stage:
         for at in range(0, len(pairs), piece):
@@ -67,9 +68,7 @@ def predict_tuned(
                 answers.setdefault(name, []).extend(values)
             stage.update(f"{min(at + piece, len(pairs)):,} of {len(pairs):,}")
         stage.done(f"{len(pairs):,} {found.family.unit}")
-    scored = frame.reset_index(drop=True).copy(deep=False)
-    for name, values in answers.items():
-        scored[_free(name, scored.columns)] = values
+    scored = add_columns(frame.reset_index(drop=True), answers)
     if out is None:
         return scored
     with open_writer(out) as writer:
@@ -77,31 +76,19 @@ def predict_tuned(
     return Path(out)
 
 
-_NO_TABLES = {".wav", ".flac", ".ogg", ".mp3", ".txt", ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
+_NO_TABLES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".txt", ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp",
+              ".gif", ".tif", ".tiff"}
 
 
-def _is_table(source: Any, n: int) -> bool:
-    """Whether a source is a table with a row for each input, whose columns are worth keeping."""
-    if isinstance(source, pd.DataFrame):
-        return len(source) == n
-    path = Path(source)
-    if path.is_dir() or path.suffix.lower() in _NO_TABLES:
-        return False
-    return len(load_frame(source)) == n
-
-
-def _free(name: str, taken: Any) -> str:
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    return free
+def _table_of(source: Any) -> pd.DataFrame | None:
+    """The table that a source is; None for a folder, a recording, a picture, a text."""
+    path = None if isinstance(source, pd.DataFrame) else Path(source)
+    return None if path is not None and (path.is_dir() or path.suffix.lower() in _NO_TABLES) else load_frame(source)
 
 # %% ../../nbs/jobs/59_tuned.ipynb #30ef889a
 def evaluate_tuned(
     run: Run | str | Path,
     source: str | Path | pd.DataFrame,  # Inputs with what should be said
-    *,
-    seed: int = 0,
 ) -> dict[str, Any]:  # table of scores, n_rows, unit
     """Score the network on examples whose answer is known. Raises `DataError` when they cannot be read."""
     found = open_tuned(run)
@@ -129,9 +116,7 @@ def explain_tuned(
         value = pairs["input"][row]
         answers = found.family.predict(found.model, [value])
         answer = str(answers["prediction"][0])
-        names, without = found.family.parts(value)
-        belief = lambda some, said=answer: found.family.belief(found.model, some, said)
-        parts = leave_out(belief, names, without)
+        parts = reasons_for(found.family, found.model, value, answer)
         strongest = sorted(parts, key=lambda p: -abs(p["effect"]))
         contributions = [{"column": found.text, "value": p["part"], "effect": p["effect"]} for p in strongest]
         probability = answers.get("probability", [None])[0]
