@@ -139,7 +139,7 @@ def quality(path: Path, steps: int) -> None:
         before = nats(model, valid)
         spent = time.process_time() - start
         show(what="trained model", nats=before, perplexity=math.exp(before), MB=n_bytes(model) / 1e6, cpu_s=spent)
-        for kind, group in (("bf16", 32), ("int8", 32), ("int4", 32), ("int4", 64), ("int4", 128)):
+        for kind, group in (("bf16", 32), ("int8", 32), ("int4", 32), ("int4", 128), ("int4", 256)):
             small = quantize(model, kind, group=group)
             rise = math.exp(nats(small, valid) - before) - 1
             limit = {"int8": 0.01, "int4": 0.04}.get(kind)

@@ -106,7 +106,7 @@ def draw(
         _check_numbers(top.float().cpu().numpy())
         return token.tolist()
     p, ids = likeliest(z, settings)
-    cumulative = p.cpu().numpy().cumsum(axis=-1, dtype=np.float64)
+    cumulative = p.double().cpu().numpy().cumsum(axis=-1)
     total = cumulative[:, -1]
     _check_numbers(total)
     last = p.shape[-1] - 1
@@ -115,7 +115,7 @@ def draw(
 
 
 def _check_numbers(x: np.ndarray) -> None:
-    if not np.isfinite(x).all():
+    if not math.isfinite(x.sum()):
         raise RunError("the model's logits are not numbers", where="sampling", hint="Its weights hold NaN or infinity")
 
 

@@ -13,6 +13,7 @@ __all__ = ['ACTIVATIONS', 'by_hand', 'rms_norm', 'LayerNorm', 'RMSNorm', 'make_n
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,11 +64,12 @@ class LayerNorm(nn.Module):
     def __init__(self, d: int, *, eps: float = 1e-5, scale: bool = True, bias: bool = True):
         super().__init__()
         self.d, self.eps = d, eps
-        self.weight = nn.Parameter(torch.ones(d)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(d)) if scale and bias else None
+        self.register_parameter("weight", nn.Parameter(torch.ones(d)) if scale else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(d)) if scale and bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.d,), self.weight, self.bias, self.eps)
+        own = self._parameters  # `self.weight` would go a longer way, and this is called for every token
+        return torch.layer_norm(x, (self.d,), own["weight"], own["bias"], self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -242,8 +244,7 @@ def split_heads(
         return _SplitHeads.apply(qkv, turn, n_head, n_kv_head, eps)
     heads = qkv.unflatten(-1, (n_head + 2 * n_kv_head, -1))
     if eps is None and turn is None:
-        q, k, v = heads.split_with_sizes((n_head, n_kv_head, n_kv_head), 2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return heads.transpose(1, 2).split_with_sizes((n_head, n_kv_head, n_kv_head), 1)
     qk, v = heads.split_with_sizes((n_head + n_kv_head, n_kv_head), 2)
     if eps is not None:
         qk = rms_norm(qk, eps=eps)
@@ -540,17 +541,16 @@ class Block(nn.Module):
         memory: Tensor | None = None,  # Output of an encoder, (B, S, D)
         memory_mask: Tensor | None = None,
     ) -> Tensor:  # (B, L, D)
-        attend = lambda h: self.attn(h, mask=mask, turn=turn, cache=cache, layer=layer, extra_v=extra_v)
-        x = self.add(x, self.norm1, attend)
+        x = self.add(x, self.norm1, self.attn, mask=mask, turn=turn, cache=cache, layer=layer, extra_v=extra_v)
         if self.config.cross:
-            cross = lambda h: self.cross(h, memory=memory, mask=memory_mask, cache=cache, layer=layer)
-            x = self.add(x, self.norm_cross, cross)
+            x = self.add(x, self.norm_cross, self.cross, memory=memory, mask=memory_mask, cache=cache, layer=layer)
         return self.add(x, self.norm2, self.mlp)
 
-    def add(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    def add(self, x: Tensor, norm: nn.Module, branch: nn.Module, **options: Any) -> Tensor:
         """``x + branch(norm(x))``, or ``norm(x + branch(x))`` for a post-norm block."""
-        new = branch(x if self.config.post_norm else norm(x))
-        if self.config.dropout:
-            new = F.dropout(new, self.config.dropout, self.training)
-        x = x + new.to(x.dtype)
-        return norm(x) if self.config.post_norm else x
+        c = self.config
+        new = branch(x if c.post_norm else norm(x), **options)
+        if c.dropout:
+            new = F.dropout(new, c.dropout, self.training)
+        x = x + (new if new.dtype == x.dtype else new.to(x.dtype))
+        return norm(x) if c.post_norm else x

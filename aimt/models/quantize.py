@@ -312,7 +312,7 @@ class Int8Embedding(nn.Module):
         return self.q.bfloat16() * self.scale[:, None]
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.q[ids].bfloat16() * self.scale[ids][..., None]
+        return F.embedding(ids, self.q).bfloat16() * F.embedding(ids, self.scale[:, None])
 
 
 class TiedEmbedding(nn.Module):
@@ -342,7 +342,7 @@ def quantize(
     model: nn.Module,  # A `GPT`; other networks of linear layers and embeddings work too
     kind: str = "int8",  # "bf16", "int8" or "int4"
     *,
-    group: int = 128,  # For int4: weights that share a scale and a zero
+    group: int = 256,  # For int4: weights that share a scale and a zero; fewer where the width does not divide
 ) -> nn.Module:
     """A copy for inference with small weights; the rest of it works in bfloat16.
 
@@ -368,7 +368,7 @@ def _replace(layer: nn.Module, name: str, kind: str, group: int) -> nn.Module:
     if isinstance(layer, nn.Linear):
         if kind == "bf16":
             return BF16Linear(layer)
-        fits = next((g for g in (128, 64, 32) if g <= group and layer.in_features % g == 0), 0)
+        fits = next((g for g in (256, 128, 64, 32) if g <= group and layer.in_features % g == 0), 0)
         return Int4Linear(layer, fits) if kind == "int4" and fits else Int8Linear(layer)
     if isinstance(layer, nn.Embedding) and kind != "bf16" and name != "pos_embed":
         return Int8Embedding(*quantize_rows(layer.weight))
