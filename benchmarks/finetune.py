@@ -1,100 +1,171 @@
-"""Fine-tuning of BERT: tokens per second of `aimt.models.bert` and of `transformers` at equal settings, on one CPU core.
+"""Fine-tuning of BERT and T5: tokens per second of `aimt.train.finetune` and of the `Trainer` of `transformers`, on one CPU core.
 
-    python benchmarks/finetune.py [--rounds 3] [--threads 1] [--size tiny|minilm|base] [--dropout 0.1]
+    python benchmarks/finetune.py [--family bert|t5|both] [--rounds 3] [--steps 12] [--threads 1] [--size tiny|real] [--families]
 
-Both classify the same texts of uneven length (16 to 128 tokens) in batches of 16, with dropout and fused AdamW: first padded, as
-the Trainer of `transformers` does it; then ours with the same texts packed into full rows. The ways take turns, and the fastest
-step of each counts, so that another program on the machine does not decide. Prints one JSON line per measurement; a
-token is a token of a text, and padding does not count.
+Needs `pip install accelerate` for the peer. Both get the same examples of uneven length in batches of the same number, the same
+schedule, dropout, clipping and fused AdamW, and no evaluation: their `Trainer` with its collator, which pads to the
+longest of a batch; ours as `aimt finetune` runs it, several examples packed to a row. The two take turns, and the
+fastest run of each counts; with one thread its processor time, so that another program on the machine does not decide.
+A token is a token of an example, and padding does not count. With ``--families`` also the throughput of CLIP and DeepSpeech.
+Prints one JSON line per measurement.
 """
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import transformers
 
-from aimt.models.bert import BERTConfig, BERTForClassification, config_to_json
+from aimt.data.spans import pad_pairs
+from aimt.jobs.family_bert import BERT_FAMILY, TextBatches
+from aimt.jobs.family_t5 import T5_FAMILY, TextPairBatches
+from aimt.models import bert, t5
+from aimt.train.finetune import finetune
+
+BATCH, LONGEST, WRITTEN = 16, 128, 48
+SIZES = {
+    "bert": {"tiny": "tiny", "real": "minilm"},
+    "t5": {"tiny": {"n_layer": 3, "n_head": 4, "d_model": 192, "d_kv": 48, "d_ff": 768}, "real": {}},  # real: t5-small
+}
 
 
-def texts_of(n: int, vocab_size: int, longest: int) -> list[torch.Tensor]:
-    """Random texts of uneven length."""
-    lengths = torch.randint(longest // 8, longest + 1, (n,))
-    return [torch.randint(5, vocab_size, (int(m),)) for m in lengths]
+def clock() -> float:
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def padded(texts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-    return ids, torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in texts], batch_first=True).bool()
+def rows_of(n: int, vocab_size: int, longest: int, rng: np.random.Generator) -> list[list[int]]:
+    """Random examples of uneven length."""
+    return [rng.integers(5, vocab_size, rng.integers(longest // 8, longest + 1)).tolist() for _ in range(n)]
 
 
-def packed(texts: list[torch.Tensor], width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows filled first-fit, the longest first; the number of each token's text, and the order of the texts."""
-    rows: list[list[int]] = []
-    for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
-        fits = [row for row in rows if sum(len(texts[j]) for j in row) + len(texts[i]) <= width]
-        (fits[0] if fits else rows.append([]) or rows[-1]).append(i)
-    ids, documents = torch.zeros(len(rows), width, dtype=torch.int64), torch.full((len(rows), width), -1)
-    for r, row in enumerate(rows):
-        flat = torch.cat([texts[i] for i in row])
-        ids[r, : len(flat)] = flat
-        documents[r, : len(flat)] = torch.cat([torch.full((len(texts[i]),), i) for i in row])
-    return ids, documents, torch.tensor([i for row in rows for i in row])
+class Examples(torch.utils.data.Dataset):
+    """What their `Trainer` reads."""
+
+    def __init__(self, examples: list):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int):
+        return self.examples[i]
 
 
-def step_of(model: torch.nn.Module, loss_of: Callable, bf16: bool) -> Callable[[], float]:
-    """One update, and its time in seconds."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=5e-5, fused=True)
+def their_run(model: torch.nn.Module, examples: list, collate: Callable, steps: int, bf16: bool) -> float:
+    """Seconds of their `Trainer`."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=5e-5, weight_decay=0.01, warmup_steps=0.1,
+            optim="adamw_torch_fused", use_cpu=True, bf16=bf16, logging_strategy="no", save_strategy="no", report_to=[],
+            disable_tqdm=True, remove_unused_columns=False, seed=0,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, data_collator=collate, train_dataset=Examples(examples))
+        trainer.remove_callback(transformers.PrinterCallback)
+        start = clock()
+        trainer.train()
+        return clock() - start
 
-    def step() -> float:
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = loss_of(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return time.perf_counter() - start
 
-    return step
+def our_run(model: torch.nn.Module, batches, loss: Callable, family: str, steps: int, bf16: bool) -> float:
+    """Seconds of ours."""
+    start = clock()
+    finetune(model, batches, loss, family=family, steps=steps, lr=5e-5, precision="bf16" if bf16 else "fp32", device="cpu", seed=0)
+    return clock() - start
 
 
-def measure(size: str, dropout: float, rounds: int, bf16: bool) -> dict[str, float]:
-    torch.manual_seed(0)
-    config = BERTConfig.preset(size, vocab_size=8192, context=128, dropout=dropout, attn_dropout=dropout, labels=("a", "b"))
-    texts, targets = texts_of(16, config.vocab_size, 128), torch.randint(2, (16,))
-    ids, mask = padded(texts)
-    rows, documents, order = packed(texts, 128)
-    theirs = transformers.BertForSequenceClassification(
-        transformers.BertConfig(**config_to_json(config, "BertForSequenceClassification"))
-    )
-    steps = [
-        step_of(theirs, lambda m: m(input_ids=ids, attention_mask=mask.long(), labels=targets).loss, bf16),
-        step_of(BERTForClassification(config), lambda m: m(ids, mask, targets=targets), bf16),
-        step_of(BERTForClassification(config), lambda m: m(rows, documents=documents, targets=targets[order]), bf16),
-    ]
-    times = [[step() for step in steps] for _ in range(rounds + 1)][1:]
-    n_tokens = int(mask.sum())
-    return {name: n_tokens / min(t[i] for t in times) for i, name in enumerate(("transformers", "padded", "packed"))}
+def bert_ways(size: str, n: int, steps: int, bf16: bool) -> tuple[dict[str, Callable[[], float]], int]:
+    """A run of each of the two, and the tokens of the examples."""
+    rng = np.random.default_rng(0)
+    config = bert.BERTConfig.preset(SIZES["bert"][size], vocab_size=8192, context=LONGEST, dropout=0.1, attn_dropout=0.1, labels=("a", "b"))
+    rows, targets = rows_of(n, config.vocab_size, LONGEST, rng), rng.integers(0, 2, n).tolist()
+
+    def collate(some):
+        width = max(len(r) for r, _ in some)
+        ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in some])
+        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r, _ in some])
+        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([y for _, y in some])}
+
+    def theirs() -> float:
+        model = transformers.BertForSequenceClassification(
+            transformers.BertConfig(**bert.config_to_json(config, "BertForSequenceClassification"))
+        )
+        return their_run(model, list(zip(rows, targets, strict=True)), collate, steps, bf16)
+
+    def ours() -> float:
+        model = bert.BERTForClassification(config)
+        return our_run(model, TextBatches(rows, targets, BATCH), BERT_FAMILY.loss, "bert", steps, bf16)
+
+    return {"transformers": theirs, "aimt": ours}, sum(map(len, rows))
+
+
+def t5_ways(size: str, n: int, steps: int, bf16: bool) -> tuple[dict[str, Callable[[], float]], int]:
+    """The same for T5; the tokens that are read and those that are written."""
+    rng = np.random.default_rng(0)
+    config = t5.T5Config(**({"vocab_size": 8192} if size == "tiny" else {}) | SIZES["t5"][size] | {"dropout": 0.1})
+    pairs = list(zip(*(rows_of(n, config.vocab_size, longest, rng) for longest in (LONGEST, WRITTEN)), strict=True))
+
+    def collate(some):
+        batch = pad_pairs(some, pad_id=0)
+        return {"input_ids": batch["ids"], "attention_mask": batch["mask"].long(), "labels": batch["targets"]}
+
+    def theirs() -> float:
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**t5.config_to_json(config)))
+        return their_run(model, pairs, collate, steps, bf16)
+
+    def ours() -> float:
+        return our_run(t5.T5(config), TextPairBatches(pairs, BATCH, pad_id=0), T5_FAMILY.loss, "t5", steps, bf16)
+
+    return {"transformers": theirs, "aimt": ours}, sum(len(a) + len(b) for a, b in pairs)
+
+
+def compare(family: str, size: str, rounds: int, steps: int) -> None:
+    for bf16 in (False, True):
+        ways, tokens = (bert_ways if family == "bert" else t5_ways)(size, steps * BATCH, steps, bf16)  # one pass: all are read once
+        runs = [{name: run() for name, run in ways.items()} for _ in range(rounds)]
+        speed = {name: tokens / min(r[name] for r in runs) for name in ways}
+        print(json.dumps({"family": family, "size": size, "precision": "bf16" if bf16 else "fp32", "examples": steps * BATCH}
+                         | {f"{name}_tokens_per_s": round(v) for name, v in speed.items()}
+                         | {"ratio": round(speed["aimt"] / speed["transformers"], 2), "limit": 1.3}), flush=True)  # fmt: skip
+
+
+def other_families(steps: int) -> None:
+    """Training steps of small CLIP and DeepSpeech networks on random examples: how many per second."""
+    from aimt.models.clip import CLIP, CLIPConfig, Tower
+    from aimt.models.deepspeech import DeepSpeech, DeepSpeechConfig, speech_loss
+    from aimt.train.contrastive import clip_loss
+
+    config = CLIPConfig(Tower(128, 4, 4, mlp="gelu"), Tower(128, 3, 4, mlp="gelu"), width=128, image_size=64, patch_size=16, vocab_size=2000, context=24)
+    pairs = {"pixels": torch.randn(64, 3, 64, 64), "ids": torch.randint(3, 2000, (64, 24)), "group": torch.arange(64)}
+    speech = DeepSpeechConfig(n_hidden=256)
+    sounds = {"frames": torch.randn(8, 200, 26), "lengths": torch.full((8,), 200), "targets": torch.randint(0, 28, (8, 30)),
+              "target_lengths": torch.full((8,), 30)}  # fmt: skip
+    for name, model, batch, loss, unit, n in (
+        ("clip", CLIP(config), pairs, clip_loss, "pairs", 64),
+        ("deepspeech", DeepSpeech(speech), sounds, speech_loss, "seconds of sound", 8 * 200 * 0.02),
+    ):
+        seconds = our_run(model, [batch] * steps, loss, name, steps, False)
+        print(json.dumps({"family": name, "weights": sum(p.numel() for p in model.parameters()), f"{unit} per s": round(n * steps / seconds, 1)}), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--family", choices=["bert", "t5", "both"], default="both")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--size", default="minilm")
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--size", choices=["tiny", "real"], default="real")
+    parser.add_argument("--families", action="store_true", help="also CLIP and DeepSpeech")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for bf16 in (False, True):
-        speed = measure(options.size, options.dropout, options.rounds, bf16)
-        print(json.dumps({
-            "model": options.size, "dtype": "bf16" if bf16 else "fp32", "dropout": options.dropout,
-            **{f"{name}_tokens_per_s": round(v) for name, v in speed.items()},
-            "ratio_padded": round(speed["padded"] / speed["transformers"], 2),
-            "ratio_packed": round(speed["packed"] / speed["transformers"], 2),
-        }), flush=True)  # fmt: skip
+    transformers.utils.logging.set_verbosity_error()
+    for family in ("bert", "t5") if options.family == "both" else (options.family,):
+        compare(family, options.size, options.rounds, options.steps)
+    if options.families:
+        other_families(options.steps)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
 from aimt.data.tokenizer import train_wordpiece  # noqa: E402
 from aimt.jobs.family_bert import BERT_FAMILY, TextBatches, fit_head  # noqa: E402
+from aimt.jobs.family_t5 import T5_FAMILY  # noqa: E402
 from aimt.models.bert import BERT, BERTConfig, BERTForClassification  # noqa: E402
 from aimt.models.gpt import GPT, GPTConfig  # noqa: E402
 
@@ -102,6 +103,16 @@ def test_nothing_learnt_is_held(base, tmp_path):
     run = tune(base, tmp_path, TABLE.assign(label=label), steps=15)
     gates = {g["gate"]: g["status"] for g in run.read("metrics.json")["verdict"]["gates"]}
     assert gates["gain"] == "hold" and gates["forgotten"] == "not checked" and run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
+
+
+def test_balanced_classes_count_alike(base, tmp_path):
+    """One label of five, at random: whoever counts mistakes says the commoner one, whoever counts classes does not."""
+    label = np.where(np.random.default_rng(0).random(len(TABLE)) < 0.2, "damaged", "late")
+    said = [tune(base, tmp_path, TABLE.assign(label=label), steps=15, lr=1e-3, balance=b).predict(TABLE, quiet=True) for b in (False, True)]
+    plain, balanced = ((s["prediction"] == "damaged").mean() for s in said)
+    assert plain < 0.1 and balanced > 0.25
+    with pytest.raises(ProblemError, match="no classes to balance"):
+        T5_FAMILY.balance(None, None)
 
 
 def test_same_seed_same_result(base, tmp_path):

@@ -145,6 +145,7 @@ def finetune(
     unfreeze_every: Annotated[float, typer.Option(help="One block more joins every so many steps; below 1 a fraction of the run.")] = 0,
     layer_decay: Annotated[float | None, typer.Option(help="Factor of the rate per block downwards. Default: by family.")] = None,
     average: Annotated[float | None, typer.Option(help="Share of the new weights in the result. Default: by family.")] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Rare classes count as much as common ones; for bert.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, a third more time.")] = False,
     patience: Annotated[int, typer.Option(help="Evaluations without gain before it stops; 0: never.", min=0)] = 3,
     original: Annotated[Path | None, typer.Option(help="Examples of the task it was trained for: measures what it forgets.")] = None,

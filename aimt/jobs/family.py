@@ -65,6 +65,10 @@ class Family(ABC):
     def batches(self, model: nn.Module, pairs: pd.DataFrame, batch_size: int, seed: int) -> Iterable[dict[str, Tensor]]:
         """Batches to learn from, endless or repeated, with a length: the batches of one pass."""
 
+    def balance(self, batches: Any, model: Any) -> None:
+        """Let classes count alike, however rare, in the loss of these batches. Raises `ProblemError` where there are none."""
+        raise ProblemError(f"{self.name} has no classes to balance", hint="Leave --balance out")
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch."""
@@ -72,6 +76,10 @@ class Family(ABC):
     @abstractmethod
     def score(self, model: nn.Module, pairs: pd.DataFrame) -> dict[str, Any]:
         """Figures of held-out pairs, one value for each: the loss first, `metric` among them."""
+
+    def watch(self, model: nn.Module, pairs: pd.DataFrame) -> dict[str, Any]:
+        """What is measured again and again during the training: the figures of `score`, or those that take no time."""
+        return self.score(model, pairs)
 
     def baselines(self, model: nn.Module, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, np.ndarray]:
         """`metric` for each held-out pair, by something simple; `model` is the pretrained one."""

@@ -25,6 +25,7 @@ from ..data.tokens import pack
 from .family import ExampleBatches, Family
 from ..models.bert import BERTForClassification, reading, text_batches
 from ..models.sentences import mean_vectors
+from ..train.finetune import class_weights
 
 # %% ../../nbs/jobs/61_family_bert.ipynb #b49b62c4
 class TextBatches(ExampleBatches):
@@ -41,6 +42,7 @@ class TextBatches(ExampleBatches):
     ):
         super().__init__(list(zip(rows, targets, strict=True)), batch_size, seed=seed)
         self.pad_id = pad_id
+        self.class_weights: Tensor | None = None  # Goes with every batch
 
     def batch(self, chosen: Sequence[tuple[Sequence[int], int]]) -> dict[str, Tensor]:
         """A batch of these texts, as wide as the longest."""
@@ -54,7 +56,8 @@ class TextBatches(ExampleBatches):
                 here = slice(at, at + lengths[i])
                 ids[r, here], documents[r, here], at = chosen[i][0], number, here.stop
         targets = np.array([chosen[i][1] for row in packed for i in row], np.int64)
-        return {"ids": torch.from_numpy(ids), "documents": torch.from_numpy(documents), "targets": torch.from_numpy(targets)}
+        out = {"ids": torch.from_numpy(ids), "documents": torch.from_numpy(documents), "targets": torch.from_numpy(targets)}
+        return out if self.class_weights is None else out | {"class_weights": self.class_weights}
 
 # %% ../../nbs/jobs/61_family_bert.ipynb #1baa8a92
 def fit_head(
@@ -111,9 +114,16 @@ class BERTFamily(Family):
         rows = [ids[mask] for ids, mask in zip(known["ids"], known["mask"], strict=True)]
         return TextBatches(rows, _numbers(model, pairs), batch_size, pad_id=model.config.pad_id, seed=seed)
 
+    def balance(self, batches: Any, model: Any) -> None:
+        """Weights for the classes, see `class_weights`; the head begins with the prior that goes with them."""
+        batches.class_weights = class_weights([y for _, y in batches.examples], len(model.config.labels))
+        with torch.no_grad():
+            model.classifier.bias.add_(batches.class_weights.log().to(model.classifier.bias))
+
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Cross-entropy in nats."""
-        return model(batch["ids"], documents=batch["documents"], targets=batch["targets"])
+        weights = batch.get("class_weights")
+        return model(batch["ids"], documents=batch["documents"], targets=batch["targets"], class_weights=weights)
 
     def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
         """Loss, and whether each text is put into its class."""

@@ -127,6 +127,8 @@ def _train(work: TuneWork) -> str:
     family, o = work.family, work.options
     size = o["batch_size"] or FINETUNE[family.name].batch_size
     batches = family.batches(work.model, work.parts["train"], size, o["seed"])
+    if o["balance"]:
+        family.balance(batches, work.model)
     lora = {"rank": o["lora"], "nf4": o["nf4"]} if o["lora"] else None
     frozen = ["*"] if o["freeze"] else []
     valid = work.parts["valid"]
@@ -136,7 +138,7 @@ def _train(work: TuneWork) -> str:
     work.tuned = fine_tune(
         work.model, batches, family.loss, family=family.name, steps=_steps(o, batches), time_limit=o["time_limit"], lr=o["lr"],
         lora=lora, freeze=frozen, head=family.head, unfreeze_every=o["unfreeze_every"], layer_decay=o["layer_decay"],
-        average=o["average"], checkpointing=o["checkpointing"], evaluate=lambda m: family.score(m, valid), original=original,
+        average=o["average"], checkpointing=o["checkpointing"], evaluate=lambda m: family.watch(m, valid), original=original,
         hooks=[work.watch, _Say(work)], **settings)
     _save(work)
     t = work.tuned
@@ -177,7 +179,7 @@ def _curve(tuned: FineTuned, family: Family) -> dict[str, Any]:
     steps, evals = tuned.history.steps, [e for e in tuned.history.evals if "loss" in e]
     return {"train": {"steps": smooth([s["step"] for s in steps]), "loss": smooth([s["loss"] for s in steps])},
             "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals],
-                      "figure": [e.get(family.metric) for e in evals]}, "label": family.label}
+                      "figure": [e.get(family.metric) for e in evals]}, "label": family.label}  # None where only the loss is watched
 
 
 def _after(work: TuneWork) -> str:
@@ -271,6 +273,7 @@ def finetune(
     unfreeze_every: float = 0,  # Let one block more join every so many steps (below 1: a fraction of the run)
     layer_decay: float | None = None,  # Factor of the rate per block downwards; the recipe's when None
     average: float | None = None,  # Share of the new weights in the result; the recipe's when None
+    balance: bool = False,  # Let all classes count alike in the loss, however rare; for bert
     checkpointing: bool = False,  # Compute blocks twice to save memory
     patience: int = 3,  # Evaluations without gain before it stops; 0 for never
     original: str | Path | pd.DataFrame | None = None,  # Examples of the task it was trained for, to measure what it forgets
