@@ -105,6 +105,33 @@ def test_nothing_learnt_is_held(base, tmp_path):
     assert gates["gain"] == "hold" and gates["forgotten"] == "not checked" and run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
 
 
+def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path, monkeypatch):
+    whole = tune(base, tmp_path / "whole", steps=12, lora=4)
+
+    class Crash(Exception):
+        """What no one foresaw."""
+
+    def crash(self, trainer, row):
+        if row["step"] == 8:
+            raise Crash
+
+    with monkeypatch.context() as m, pytest.raises(Crash):
+        m.setattr("aimt.jobs.finetune._Say.on_step", crash)
+        tune(base, tmp_path, steps=12, lora=4, overwrite=False)
+    place = {"model": base, "out": tmp_path / "run", "quiet": True, "resume": True}
+    with pytest.raises(RunError, match="the examples have changed"):
+        aimt.finetune("bert", TABLE.iloc[1:], **place)
+    with pytest.raises(RunError, match="no fine-tuning of a gpt"):
+        aimt.finetune("gpt", TABLE, **place)
+    resumed = aimt.finetune("bert", TABLE, **place)
+    assert resumed.info["status"] == "done" and not (resumed.path / "checkpoints").exists()
+    ends = [load_file(run.path / "model" / "model.safetensors") for run in (whole, resumed)]
+    assert ends[0].keys() == ends[1].keys() and all((ends[0][k] == ends[1][k]).all() for k in ends[0])
+    assert whole.read("metrics.json")["scores"] == resumed.read("metrics.json")["scores"]
+    with pytest.raises(RunError, match="nothing to resume"):
+        aimt.finetune("bert", TABLE, **place)
+
+
 def test_balanced_classes_count_alike(base, tmp_path):
     """One label of five, at random: whoever counts mistakes says the commoner one, whoever counts classes does not."""
     label = np.where(np.random.default_rng(0).random(len(TABLE)) < 0.2, "damaged", "late")

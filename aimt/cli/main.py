@@ -149,6 +149,7 @@ def finetune(
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, a third more time.")] = False,
     patience: Annotated[int, typer.Option(help="Evaluations without gain before it stops; 0: never.", min=0)] = 3,
     original: Annotated[Path | None, typer.Option(help="Examples of the task it was trained for: measures what it forgets.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted, with its options.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same split.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same place.")] = False,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is HOLD.")] = False,

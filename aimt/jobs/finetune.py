@@ -9,6 +9,7 @@ __all__ = ['STEPS', 'N_EXAMPLES', 'TuneWork', 'model_folder', 'number_of', 'fine
 
 # %% ../../nbs/jobs/60_finetune.ipynb #0630b95b
 import inspect
+import shutil
 import time as clock
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..core.errors import ProblemError
+from ..core.errors import ProblemError, RunError
 from ..core.files import atomic_path
 from ..core.machine import peak_memory_mb
 from ..core.problem import Problem
@@ -31,7 +32,8 @@ from ..decide.tuned_verdict import Figure, tuned_verdict
 from ..deploy.tuned_report import write_tuned_card, write_tuned_report
 from ..evaluate.text import smooth
 from .family import Family, find_family, interval_of, reasons_for, split_pairs
-from .start import free_place, honest_ending
+from ..data.quality import hash_column
+from .start import find_interrupted, free_place, honest_ending
 from ..metrics.intervals import mean_interval
 from ..models.lora import lora_layers, remove_lora, save_adapters
 from ..train.doctor import Watch, diagnose_network
@@ -52,6 +54,7 @@ class TuneWork:
     options: dict[str, Any]  # what was asked for: model, text, target, lora, ...
     progress: Progress
     run: Run
+    resume: bool = False
     stage: Stage = field(init=False)
     parts: dict[str, pd.DataFrame] = field(init=False)  # train, valid, test
     model: nn.Module = field(init=False)
@@ -79,7 +82,10 @@ def _read(work: TuneWork) -> str:
         work.original = family.read(o["original"], o["text"], o["target"]).head(1000)
     counts = {name: len(part) for name, part in work.parts.items()}
     source = Path(str(work.source)).name if not isinstance(work.source, pd.DataFrame) else "a table in memory"
-    work.run.update(data={"source": source, "rows": len(pairs), "parts": counts, "unit": family.unit})
+    known = f"{int(hash_column(pairs['input'].astype(str) + chr(0) + pairs['target'].astype(str)).sum()):x}"
+    if work.resume and work.run.info.get("data", {}).get("fingerprint", known) != known:
+        raise RunError("the examples have changed since this run began", where=str(work.run.path), hint="Leave out --resume")
+    work.run.update(data={"source": source, "rows": len(pairs), "parts": counts, "unit": family.unit, "fingerprint": known})
     notes = pairs.attrs.get("notes", [])
     work.keep_result(data={**counts, "notes": notes, "given_split": "split" in pairs})
     for note in notes:
@@ -134,14 +140,17 @@ def _train(work: TuneWork) -> str:
     valid = work.parts["valid"]
     work.watch = Watch()
     original = (lambda m: family.score(m, work.original)) if work.original is not None else None
-    settings: dict[str, Any] = {"patience": o["patience"], "eval_every": 0.1, "seed": o["seed"]}
+    settings: dict[str, Any] = {"patience": o["patience"], "eval_every": 0.1, "save_every": 0.25, "keep": 1, "seed": o["seed"]}
     work.tuned = fine_tune(
         work.model, batches, family.loss, family=family.name, steps=_steps(o, batches), time_limit=o["time_limit"], lr=o["lr"],
         lora=lora, freeze=frozen, head=family.head, unfreeze_every=o["unfreeze_every"], layer_decay=o["layer_decay"],
         average=o["average"], checkpointing=o["checkpointing"], evaluate=lambda m: family.watch(m, valid), original=original,
-        hooks=[work.watch, _Say(work)], **settings)
-    _save(work)
+        hooks=[work.watch, _Say(work)], folder=work.run.path / "checkpoints", resume=work.resume, **settings)
     t = work.tuned
+    if t.history.stopped in {"SIGINT", "SIGTERM"}:
+        work.progress.say(f"        stopped, and what it had learned is saved. Go on with --resume --out {work.run.path}")
+        raise KeyboardInterrupt
+    _save(work)
     work.keep_result(
         trained=t.trained, settings={"lr": t.config.lr, "steps": len(t.history.steps), "batch_size": size, "why": t.recipe.why,
                                      "source": t.recipe.source, "schedule": t.config.schedule, "stopped": t.history.stopped},
@@ -277,6 +286,7 @@ def finetune(
     checkpointing: bool = False,  # Compute blocks twice to save memory
     patience: int = 3,  # Evaluations without gain before it stops; 0 for never
     original: str | Path | pd.DataFrame | None = None,  # Examples of the task it was trained for, to measure what it forgets
+    resume: bool = False,  # Go on with a run that was interrupted, with the options it was begun with
     seed: int = 0,
     overwrite: bool = False,  # Replace an earlier run in the same place
     quiet: bool = False,  # No progress
@@ -289,10 +299,14 @@ def finetune(
     known = find_family(family)
     if nf4 and not lora:
         raise ProblemError("nf4 without lora", hint="Weights in four bits cannot be trained: add --lora 8")
-    settings = {"job": "finetune", "family": family, "source": _shown(source), **options, "original": _shown(original)}
-    run = Run.create(out if out is not None else free_place(_name(source)), settings=settings, overwrite=overwrite)
-    run.update(seed=seed, notes=[])
-    work = TuneWork(known, source, options, Progress(len(STEPS), quiet=quiet), run)
+    if resume:
+        run = _take_up(find_interrupted(_name(source), out), family)
+        options = {name: run.info["settings"][name] for name in _OPTIONS} | {"original": original}
+    else:
+        settings = {"job": "finetune", "family": family, "source": _shown(source), **options, "original": _shown(original)}
+        run = Run.create(out if out is not None else free_place(_name(source)), settings=settings, overwrite=overwrite)
+        run.update(seed=seed, notes=[])
+    work = TuneWork(known, source, options, Progress(len(STEPS), quiet=quiet), run, resume)
     start = clock.perf_counter()
     with honest_ending(run, "network"):
         for name in STEPS:
@@ -305,7 +319,15 @@ def finetune(
     return run
 
 
-_OPTIONS = tuple(n for n in inspect.signature(finetune).parameters if n not in {"family", "source", "out", "overwrite", "quiet"})
+_NOT_KEPT = {"family", "source", "out", "overwrite", "quiet", "resume"}
+_OPTIONS = tuple(n for n in inspect.signature(finetune).parameters if n not in _NOT_KEPT)
+
+
+def _take_up(place: Path, family: str) -> Run:
+    settings = Run.open(place, unfinished=True).info["settings"]
+    if settings.get("job") != "finetune" or settings["family"] != family:
+        raise RunError(f"this run is no fine-tuning of a {family}", where=str(place))
+    return Run.resume(place)
 
 
 @contextmanager
@@ -333,6 +355,7 @@ def _finish(work: TuneWork, start: float) -> None:
     total = round(clock.perf_counter() - start, 3)
     work.run.update(timings={s.name: round(s.seconds, 3) for s in work.progress.stages} | {"total": total},
                     memory_mb=round(peak_memory_mb()))
+    shutil.rmtree(work.run.path / "checkpoints", ignore_errors=True)
     work.run.finish()
     write_tuned_card(work.run)
     write_tuned_report(work.run)

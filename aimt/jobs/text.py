@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/text.html.md"""
 
 # %% auto #0
 __all__ = ['STEPS', 'BASELINE_CHARACTERS', 'COPY_LENGTH', 'N_SAMPLES', 'SAMPLE_TOKENS', 'SHARED', 'TextWork', 'SampleHook',
-           'describe', 'find_interrupted', 'train_on_text']
+           'describe', 'train_on_text']
 
 # %% ../../nbs/jobs/08_text.ipynb #70af4e2f
 import itertools
@@ -32,7 +32,7 @@ from ..decide.text_verdict import text_verdict
 from ..deploy.text_report import write_text_card, write_text_report
 from ..evaluate.text import copied_share, score_text, smooth
 from ..generate.sampling import generate
-from .start import free_place, honest_ending, places
+from .start import find_interrupted, free_place, honest_ending
 from ..models.gpt import GPT, PRESETS, GPTConfig
 from ..models.ngram import NGram
 from ..train.doctor import Watch, diagnose_network
@@ -251,25 +251,6 @@ _ACTIONS: dict[str, Callable[[TextWork], str]] = {
     "Read": _read, "Tokens": _tokens, "Train": _train, "Evaluate": _evaluate, "Baseline": _baseline, "Write": _write,
     "Diagnose": _diagnose, "Verdict": _verdict}
 SHARED = ("Train",)  # steps that every process of a group takes part in
-
-
-def find_interrupted(
-    name: str,  # Of the source
-    out: str | Path | None = None,  # The run directory, if it is known
-) -> Path:
-    """The directory of the run to go on with: `out`, else the latest of runs/NAME that did not end."""
-    if out is not None:
-        return Path(out)
-    found = None
-    for place in places(name):
-        if not place.exists():
-            break
-        if (place / "run.json").is_file() and Run.open(place, unfinished=True).status in {"interrupted", "failed"}:
-            found = place
-    if found is None:
-        hint = "Name the run with --out, or train without --resume"
-        raise RunError(f"there is no interrupted run of '{name}' in runs/", hint=hint)
-    return found
 
 
 def train_on_text(
