@@ -19,10 +19,12 @@ from safetensors.numpy import load_file  # noqa: E402
 
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
-from aimt.data.image import CLIPImages  # noqa: E402
+from aimt.data.image import CLIPImages, read_image  # noqa: E402
+from aimt.deploy.tuned_report import plot_pictures, plot_reason  # noqa: E402
+from aimt.explain.parts import plot_squares  # noqa: E402
 from aimt.jobs import family_clip  # noqa: E402
 from aimt.jobs.family import split_pairs  # noqa: E402
-from aimt.jobs.family_clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved, plot_squares  # noqa: E402
+from aimt.jobs.family_clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved  # noqa: E402
 from aimt.models.clip import TEMPLATES, CLIPConfig, CLIPTokenizer, Tower, recall_at_k, zero_shot, zero_shot_head  # noqa: E402
 from aimt.train.contrastive import clip_loss, contrastive_loss, same_group  # noqa: E402
 
@@ -158,7 +160,7 @@ def test_explain_by_squares(run, pictures):
     assert [f["row"] for f in found] == [0, 3] and found[0]["prediction"] == "grass"
     assert [p["part"] for p in found[0]["parts"]][:8] == [f"row 1, column {c}" for c in range(1, 8)] + ["row 2, column 1"]
     assert len(found[0]["parts"]) == 49 and np.ptp([p["effect"] for p in found[0]["parts"]]) > 0
-    assert plot_squares(pictures / "grass" / "00.png", found[0]["parts"]).axes[0].images
+    assert plot_squares(read_image(pictures / "grass" / "00.png"), found[0]["parts"]).axes[0].images
     with pytest.raises(ProblemError, match="no row 50"):
         run.explain(pictures / "grass", rows=[50])
 
@@ -178,7 +180,12 @@ def test_squares_that_are_left_out_are_grey():
 
 def test_report_and_doctor(run):
     html = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "could not be" not in html and html.count("<figure>") >= 2 and "pictures" in html
+    assert "could not be" not in html and html.count("<figure>") >= 4 and "Below each picture" in html
+    metrics = run.read("metrics.json")
+    shown, reason = metrics["answers"]["examples"][:3], metrics["reasons"][0]
+    assert len(plot_reason([reason]).axes) == 3 and [len(ax.images) for ax in plot_pictures(shown).axes] == [1, 1, 1, 0]
+    gone = plot_pictures([shown[0] | {"input": "gone.png"}]).axes[0]
+    assert not gone.images and gone.texts[0].get_text() == "not found" and len(plot_reason([reason | {"input": "gone.png"}]).axes) == 1
     assert run.report() is not None
     assert all({"name", "severity", "evidence", "advice"} <= set(f) for f in aimt.doctor(run))
 

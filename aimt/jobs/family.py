@@ -41,6 +41,7 @@ class Family(ABC):
     greater_is_better: bool = True
     head: tuple[str, ...] = ()  # Patterns of parameters that are new in a fine-tuning
     unit: str = "examples"
+    kind: str = "text"  # Of the inputs: "text", "picture" or "sound"
 
     def read(
         self,

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/family_clip.html.md"""
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MIN_PICTURES', 'CHUNK', 'CLIP_FAMILY', 'pictures_in', 'are_classes', 'PictureCLIP', 'moved', 'colours',
-           'CLIPFamily', 'plot_squares']
+           'CLIPFamily']
 
 # %% ../../nbs/jobs/64_family_clip.ipynb #0dd77f4a
 import hashlib
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -30,8 +29,8 @@ from torch import Tensor, nn
 
 from ..core.errors import DataError, ModelFormatError
 from ..core.files import read_json, write_json
-from ..core.style import new_figure
 from ..data.image import CLIPImages, read_image
+from ..explain.parts import square_edges
 from .family import Family, load_frame
 from aimt.models.clip import (
     CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head,
@@ -394,10 +393,10 @@ class CLIPFamily(Family):
                 "probability": [p for _, p in found], "problem": reasons}
 
     def parts(self, value: Any) -> tuple[list[str], Callable[[np.ndarray], Any]]:
-        """Seven by seven squares of a picture; one that is left out becomes grey."""
+        """Squares of a picture, see `square_edges`; one that is left out becomes grey."""
         picture = _small(value)
-        across, down = (min(7, n) for n in picture.shape[1::-1])
-        rows, columns = np.linspace(0, len(picture), down + 1).astype(int), np.linspace(0, picture.shape[1], across + 1).astype(int)
+        rows, columns = square_edges(picture)
+        down, across = len(rows) - 1, len(columns) - 1
         names = [f"row {r + 1}, column {c + 1}" for r in range(down) for c in range(across)]
 
         def without(stay: np.ndarray) -> np.ndarray:
@@ -457,25 +456,4 @@ def _small(value: Any, most: int = 448) -> np.ndarray:
     return np.array(image)
 
 
-CLIP_FAMILY = CLIPFamily("clip", "image-to-text", ("image", "caption"), "found", "right answer found", unit="pictures")
-
-# %% ../../nbs/jobs/64_family_clip.ipynb #d1de98d8
-def plot_squares(
-    value: Any,  # A picture, as `read_image` takes it
-    parts: Sequence[dict[str, Any]],  # From `leave_out`, of `CLIPFamily.parts`
-) -> Figure:
-    """The picture, and how much the answer loses without each of its squares."""
-    picture = _small(value)
-    across, down = (min(7, n) for n in picture.shape[1::-1])
-    effects = np.array([p["effect"] for p in parts]).reshape(down, across)
-    high = max(float(np.abs(effects).max()), 1e-9)
-    fig, axes = new_figure(4.6, 2.2, columns=2)
-    axes[0].imshow(picture)
-    aspect = picture.shape[0] * across / (picture.shape[1] * down)
-    shown = axes[1].imshow(effects, cmap="RdBu", vmin=-high, vmax=high, aspect=aspect)
-    fig.colorbar(shown, ax=axes[1], fraction=0.046, label="speaks for the answer")
-    for ax in axes:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.grid(False)
-    return fig
+CLIP_FAMILY = CLIPFamily("clip", "image-to-text", ("image", "caption"), "found", "right answer found", unit="pictures", kind="picture")

@@ -200,19 +200,19 @@ def _after(work: TuneWork) -> str:
     figures = {k: {"before": interval_of(work.before[k]), "after": interval_of(v)} for k, v in work.after.items()}
     work.keep_result(scores={"label": family.label, "metric": family.metric, "percent": family.percent, "n": len(test),
                              "greater_is_better": family.greater_is_better, "table": table, "figures": figures},
-                     answers={"examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))})
+                     answers={"kind": family.kind, "examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))})
     row = table[0]
     low, high = number_of(family, row["low"]), number_of(family, row["high"])
     return f"{family.label} {number_of(family, row['value'])} [{low}, {high}] on {len(test):,} held-out {family.unit}"
 
 
 def _examples(work: TuneWork) -> list[dict[str, Any]]:
-    """The first of the worst and the first of the others, by turns."""
+    """The worst, those first of which it was surest; and some from all of the test."""
     test, figure = work.parts["test"], work.after[work.family.metric]
     badness = -figure if work.family.greater_is_better else figure
-    order = np.argsort(-badness, kind="stable")
-    half = N_EXAMPLES // 2
-    chosen = list(dict.fromkeys([*order[:half], *range(len(test))]))[:N_EXAMPLES]
+    order = np.lexsort((-work.after["loss"], -badness))
+    some = np.linspace(0, len(test) - 1, min(len(test), 2 * N_EXAMPLES)).astype(int)
+    chosen = list(dict.fromkeys([*order[: N_EXAMPLES // 2], *some[::2], *some]))[:N_EXAMPLES]
     return [{"input": str(test["input"][i]), "target": str(test["target"][i]), "answer": work.answers[i], "figure": float(figure[i]),
              "row": int(test["row"][i])} for i in chosen]
 
@@ -229,7 +229,7 @@ def _explain(work: TuneWork) -> str:
     reasons: list[dict[str, Any]] = []
     for i in range(min(3, len(test))):
         answer = work.answers[i]
-        reasons.append({"row": int(test["row"][i]), "input": str(test["input"][i]), "answer": answer,
+        reasons.append({"row": int(test["row"][i]), "kind": family.kind, "input": str(test["input"][i]), "answer": answer,
                         "parts": reasons_for(family, work.model, test["input"][i], answer)})
     work.keep_result(reasons=reasons)
     strongest = max(reasons[0]["parts"], key=lambda p: p["effect"], default=None) if reasons else None
