@@ -1,4 +1,4 @@
-"""How far does counting go? A table of what followed the last few letters is the baseline of every language model.
+"""How far does counting go? A table of what followed the last few characters is the baseline of every language model.
 
 Docs: https://aimt-dev.github.io/aimt/models/ngram.html.md"""
 
