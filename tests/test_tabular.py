@@ -268,6 +268,7 @@ def test_tiny_tables(task, n, tmp_path):
     assert np.isfinite(pred).all()
     model.save(tmp_path)
     np.testing.assert_array_equal(load_model(tmp_path).predict_raw(frame), pred)
+    assert len(model.predict(frame.iloc[:0])) == 0
 
 
 def test_a_class_with_one_member():

@@ -44,6 +44,8 @@ class Member:
     def margin(self, X: np.ndarray, threads: int = 1) -> np.ndarray:  # Shape (n,), or (n, K)
         """Margins of encoded rows; values, for a regression."""
         raw = self.booster.predict(X, raw_score=True, num_threads=threads)
+        if not len(X) and self.task == "multiclass":  # LightGBM forgets how many classes there are
+            raw = raw.reshape(0, self.booster.num_model_per_iteration())
         return np.exp(np.clip(raw, -700, 700)) if self.log_target else raw
 
 # %% ../../nbs/models/05_boosting.ipynb #bdb55900

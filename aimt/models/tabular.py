@@ -10,7 +10,7 @@ __all__ = ['LARGE_ROWS', 'MIN_WEIGHT', 'prediction_budget_ns', 'max_rounds', 're
 
 # %% ../../nbs/models/15_tabular.ipynb #194ceb99
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .bagging import Bag, Candidate, Encoded, cross_fit, pool_to_prediction, por
 from .baselines import MAX_LINEAR_CELLS, fold_pairs
 from .boosting import tree_cost_ns
 from .calibration import Calibrator, fit_calibrator
+from .conformal import Conformal, fit_conformal
 from .ensemble import Ensemble, Part, contributions, encode, load_ensemble, save_ensemble
 
 # %% ../../nbs/models/15_tabular.ipynb #5a9079ed
@@ -236,6 +237,7 @@ class _Tabular(BaseEstimator):
 
     oof_: np.ndarray  # Out-of-fold predictions of the training rows, NaN where there are none
     uncalibrated_oof_: np.ndarray
+    conformal_: Conformal | None  # Calibration rows for sets and intervals; None in models stored by older versions
     feature_names_in_: np.ndarray
 
     def __init__(
@@ -261,7 +263,10 @@ class _Tabular(BaseEstimator):
         return tags
 
     def _learn(self, frame: pd.DataFrame, y: np.ndarray, task: str, n_classes: int, start: float, limit: float | None,
-               groups: Any, folds: Any, on_update: Callable[[str], None] | None) -> None:  # fmt: skip
+               groups: Any, folds: Any, covered: Sequence[str], on_update: Callable[[str], None] | None) -> None:  # fmt: skip
+        missing = [name for name in covered if name not in frame.columns]
+        if missing:
+            raise ValueError(f"X has no column {missing[0]!r} for coverage_groups")
         seed = 0 if self.random_state is None else _seed(self.random_state)
         schema = self.schema or infer_schema(frame)
         rows = affordable_rows(len(frame), frame.shape[1], limit, seed)
@@ -279,6 +284,7 @@ class _Tabular(BaseEstimator):
             found = search(table, partitions, recipes_for(table, effort=self.effort), metric=self.metric, deadline=deadline,
                            threads=threads, seed=seed, on_update=on_update or (lambda text: None))  # fmt: skip
         self._keep(found, encoder, line, table)
+        self.conformal_ = fit_conformal(task, y, self.oof_, frame, columns=covered, seed=seed)
         if len(rows) < n_rows:
             self.oof_, self.uncalibrated_oof_ = _scatter(self.oof_, rows, n_rows), _scatter(self.uncalibrated_oof_, rows, n_rows)
             self.stopped_by_time_ = True
@@ -316,6 +322,13 @@ class _Tabular(BaseEstimator):
         check_is_fitted(self)
         return self.ensemble_.predict(self._frame(X))
 
+    def _coverage(self) -> Conformal:
+        check_is_fitted(self)
+        if self.conformal_ is None:
+            raise ModelFormatError("this model was stored without the errors that intervals and sets are made of",
+                                   hint="Train it again with this version of aimt")
+        return self.conformal_
+
     def contributions(self, X: Any, *, class_code: int | None = None) -> pd.DataFrame:
         """What each input column adds to each row's margin; see `contributions` of the ensemble."""
         check_is_fitted(self)
@@ -349,7 +362,8 @@ class _Tabular(BaseEstimator):
         params = {k: v for k, v in self.get_params(deep=False).items() if k != "schema"}
         about = {"params": params, "n_features_in": self.n_features_in_, "candidates": self.candidates_,
                  "stopped_by_time": self.stopped_by_time_, "labels": None, "label_kind": None,
-                 "columns": self.columns_, "named": hasattr(self, "feature_names_in_")}
+                 "columns": self.columns_, "named": hasattr(self, "feature_names_in_"),
+                 "conformal": self.conformal_ and self.conformal_.to_state()}
         if hasattr(self, "classes_"):
             about |= {"labels": self.classes_.tolist(), "label_kind": self.classes_.dtype.kind}
         save_ensemble(self.ensemble_, folder, kind=type(self).__name__, about=about)
@@ -449,6 +463,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         time_limit: float | None = None,  # Seconds; the constructor's when None
         groups: Any = None,  # Rows of one group stay in one fold
         folds: Any = None,  # Fold of each row, shape (n,), or (n, repeats)
+        coverage_groups: Sequence[str] = (),  # Columns whose groups must each be covered by `predict_set`
         classes: Any = None,  # All labels there are, when some are not in `y`
         on_update: Callable[[str], None] | None = None,  # Told what is happening
     ) -> "TabularClassifier":
@@ -470,7 +485,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         codes = np.searchsorted(self.classes_, y)
         n_classes = len(self.classes_)
         limit = time_limit if time_limit is not None else self.time_limit
-        self._learn(frame, codes, "binary" if n_classes == 2 else "multiclass", n_classes, start, limit, groups, folds, on_update)
+        task = "binary" if n_classes == 2 else "multiclass"
+        self._learn(frame, codes, task, n_classes, start, limit, groups, folds, coverage_groups, on_update)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -481,6 +497,21 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         """The likeliest label of each row."""
         probs = self.predict_raw(X)
         return self.classes_[probs.argmax(axis=1)]
+
+    def predict_set(
+        self,
+        X: Any,  # New rows, shape (m, d)
+        coverage: float = 0.9,  # Share of rows whose true class is to be in the set
+        *,
+        by: str | None = None,  # Keep it in every group, class, both, or none; by group when None and groups are known
+        probs: np.ndarray | None = None,  # `predict_proba(X)`, if it is there already
+    ) -> np.ndarray:  # Which of `classes_` are in the set, at least one, shape (m, K), bool
+        """Sets of classes that hold the true one as often as asked.
+
+        Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
+        """
+        conformal, frame = self._coverage(), self._frame(X)
+        return conformal.sets(self.ensemble_.predict(frame) if probs is None else probs, frame, coverage, by)
 
 
 class TabularRegressor(RegressorMixin, _Tabular):
@@ -494,6 +525,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         time_limit: float | None = None,  # Seconds; the constructor's when None
         groups: Any = None,  # Rows of one group stay in one fold
         folds: Any = None,  # Fold of each row, shape (n,), or (n, repeats)
+        coverage_groups: Sequence[str] = (),  # Columns whose groups must each be covered by `predict_interval`
         on_update: Callable[[str], None] | None = None,  # Told what is happening
     ) -> "TabularRegressor":
         """Learn from a table. Takes `time_limit` seconds at most."""
@@ -507,12 +539,27 @@ class TabularRegressor(RegressorMixin, _Tabular):
         if len(y) < 4:
             raise ValueError(f"{len(y)} rows are too few (n_samples = {len(y)}, at least 4 are needed)")
         limit = time_limit if time_limit is not None else self.time_limit
-        self._learn(frame, y, "regression", 1, start, limit, groups, folds, on_update)
+        self._learn(frame, y, "regression", 1, start, limit, groups, folds, coverage_groups, on_update)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """A number for each row, shape (n,)."""
         return self.predict_raw(X)
+
+    def predict_interval(
+        self,
+        X: Any,  # New rows, shape (m, d)
+        coverage: float = 0.9,  # Share of rows whose true value is to be inside
+        *,
+        by: str | None = None,  # Keep it in every group, or none; by group when None and groups are known
+        pred: np.ndarray | None = None,  # `predict(X)`, if it is there already
+    ) -> np.ndarray:  # Low and high, shape (m, 2); infinite where too few rows are known
+        """Intervals that hold the true value as often as asked.
+
+        Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
+        """
+        conformal, frame = self._coverage(), self._frame(X)
+        return conformal.intervals(self.ensemble_.predict(frame) if pred is None else pred, frame, coverage, by)
 
 
 def load_model(
@@ -526,6 +573,8 @@ def load_model(
         model.ensemble_, model.n_features_in_ = ensemble, int(about["n_features_in"])
         model.candidates_, model.stopped_by_time_ = list(about["candidates"]), bool(about["stopped_by_time"])
         model.columns_ = [str(n) for n in about["columns"]]
+        stored = about.get("conformal")
+        model.conformal_ = None if stored is None else Conformal.from_state(stored)
         if about["named"]:
             model.feature_names_in_ = np.array(model.columns_, dtype=object)
         if kind == "TabularClassifier":

@@ -145,12 +145,15 @@ def _fit_model(out: Trained, train: pd.DataFrame, y: np.ndarray, test: pd.DataFr
     reserve = 2e-9 * prediction_budget_ns(len(train)) * (len(sample) + len(test)) + 2e-6 * len(test)
     options: dict[str, Any] = {"metric": problem.metric, "n_threads": threads, "schema": schema, "random_state": seed}
     fold = _folds(y, problem, split, seed)
+    groups = [name for name in problem.groups if name in train]  # sets and intervals keep their promise in each
     limit = max(0.5 * left, left - reserve, 0.1)
     if problem.classification:
         model: Any = TabularClassifier(**options)
-        model.fit(train, y, time_limit=limit, folds=fold, classes=np.arange(len(problem.labels)), on_update=tell)
+        model.fit(train, y, time_limit=limit, folds=fold, coverage_groups=groups, classes=np.arange(len(problem.labels)),
+                  on_update=tell)
     else:
-        model = TabularRegressor(**options).fit(train, y, time_limit=limit, folds=fold, on_update=tell)
+        model = TabularRegressor(**options)
+        model.fit(train, y, time_limit=limit, folds=fold, coverage_groups=groups, on_update=tell)
     tell("predicting")
     raw = model.ensemble_.predict(test, calibrated=False)
     final = model.ensemble_.calibrator.apply(raw) if problem.classification else raw
