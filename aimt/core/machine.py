@@ -118,6 +118,7 @@ EXTRA_PACKAGES = {
     "tracking": ("tensorboard", "mlflow", "wandb"),
     "hub": ("huggingface_hub",),
     "audio": ("soundfile",),
+    "fair": ("fairlearn",),
 }
 
 

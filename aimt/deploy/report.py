@@ -192,6 +192,12 @@ def _audit(run: dict[str, Any]) -> dict[str, Any]:
         ]
         for c in audit.get("columns") or []
     ]
+    if labels := _dict(run["metrics"].get("label_errors")):
+        text.append(f"Labels, judged by models that had not seen the row: {labels['message']}")
+        surprising = [[f"{r['row']:,}", r["given"], r["suggested"], f"{r['probability']:.3f}"] for r in labels["rows"]]
+        if surprising:
+            heads = ["Row", "Its label", "Expected", "Probability of its label"]
+            tables.append(section_table("Labels that surprise most", heads, surprising, right=(0, 3), folded=True))
     if columns:
         tables.append(
             section_table(
@@ -483,7 +489,11 @@ def _plainly(value: Any) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[tuple[str, str]]]] = {
     "define": ("What is asked", _define, [("data/define.html", "How a problem is defined")]),
     "plan": ("What it takes", _plan, [("train/planner.html", "How effort is estimated")]),
-    "audit": ("The data", _audit, [("data/audit.html", "What the audit looks for")]),
+    "audit": (
+        "The data",
+        _audit,
+        [("data/audit.html", "What the audit looks for"), ("evaluate/labels.html", "How wrong labels are found")],
+    ),
     "split": ("The split", _split, [("data/split.html", "How rows are divided")]),
     "scores": (
         "The score",
