@@ -129,8 +129,16 @@ class Run:
         return self.info["settings"].get("job") == "finetune"
 
     @property
+    def forecasts(self) -> bool:
+        """Whether the run forecasts series."""
+        return self.info["settings"].get("job") == "forecast"
+
+    @property
     def problem(self) -> Problem:
         """The problem that the run's model solves."""
+        if self.forecasts:
+            raise RunError("this run forecasts series, and has no question about rows", where=str(self.path),
+                           hint="Its forecasts are in predictions.parquet, its figures in metrics.json")
         if "problem" not in self.info:
             raise RunError("the problem was not defined yet", where=str(self.path))
         return Problem.from_dict(self.info["problem"])

@@ -100,6 +100,8 @@ def predict(
                            hint="Leave out the coverage")
     if run.tuned:
         return resolve("aimt.jobs.tuned:predict_tuned")(run, source, out=out, quiet=quiet)
+    if run.forecasts:
+        raise ProblemError("this run forecasts series", hint="Its forecasts are in predictions.parquet; aimt.jobs.forecast.forecast_ahead makes others")
     saved = open_model(run)
     if out is None:
         frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame

@@ -277,6 +277,10 @@ def train(
     text_field: str | None = None,  # Text only: field of a JSONL file that holds the text
     steps: int | None = None,  # Text only: train this many steps instead of for a time
     resume: bool = False,  # Text only: go on with a run that was interrupted
+    series: str | None = None,  # Forecasts only: column that says which series a row belongs to
+    horizon: int | None = None,  # Forecasts only: steps ahead
+    known: str | list[str] | None = None,  # Forecasts only: columns that are known ahead
+    every: str | None = None,  # Forecasts only: bring rows together into steps of this length
     overwrite: bool = False,  # Replace an earlier run in the same place
     quiet: bool = False,  # No progress
 ) -> Run:
@@ -296,6 +300,9 @@ def train(
         return resolve("aimt.jobs.text:train_on_text")(
             source, out=out, time_limit=time_limit, seed=seed, overwrite=overwrite, quiet=quiet, **of_texts)
     _refuse(of_texts, "a text", "a table")
+    of_series = {"series": series, "horizon": horizon, "known": known, "every": every}
+    if any(of_series.values()):
+        return _forecast(source, of_tables, of_series, out=out, seed=seed, overwrite=overwrite, quiet=quiet)
     time_limit = 60.0 if time_limit is None else time_limit
     if groups is not None and not len(groups):
         groups = "none"
@@ -354,6 +361,15 @@ def _is_text(source: Any, model: str | None, of_tables: dict[str, Any]) -> bool:
         return False
     asks_table = any(of_tables[name] for name in ("target", "sql", "task"))
     return model == "gpt" or (is_text_source(source) and not asks_table)
+
+
+def _forecast(source: Any, of_tables: dict[str, Any], of_series: dict[str, Any], **options: Any) -> Run:
+    """What `series`, `horizon`, `known` and `every` ask for."""
+    needed = {name: of_tables[name] for name in ("target", "time")}
+    if missing := [name for name, column in needed.items() if not column]:
+        raise ProblemError(f"a forecast needs the column of --{missing[0]}", hint="Give --target and --time")
+    _refuse({k: v for k, v in of_tables.items() if k not in {"target", "time", "sql"}}, "a table", "a forecast")
+    return resolve("aimt.jobs.forecast:forecast")(source, sql=of_tables["sql"], **needed, **of_series, **options)
 
 
 def _refuse(options: dict[str, Any], belongs: str, asked: str) -> None:
