@@ -308,6 +308,7 @@ def test_the_command_forecasts(tmp_path, monkeypatch):
     run = aimt.train("air.csv", target=target, time=time, horizon=12, quiet=True)
     assert run.forecasts and len(pd.read_parquet(run.path / "predictions.parquet")) == 12
     page = (run.path / "report.html").read_text()
+    assert page.count("<figure>") == 1 and "could not be" not in page
     (run.path / "report.html").unlink()
     assert aimt.report(run).read_text() == page
     for call, says in [

@@ -683,6 +683,7 @@ PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tuning": ("aimt.deploy.tuned_report:plot_tuning", ("metrics", "curve")),
     "parts": ("aimt.deploy.tuned_report:plot_reason", ("metrics", "reasons")),
     "pictures": ("aimt.deploy.tuned_report:plot_pictures", ("metrics", "answers", "examples")),
+    "ahead": ("aimt.models.forecast:plot_ahead", ("metrics", "picture")),
 }
 WIDEST = 4.5  # Inches; on a phone the figure shrinks to 3.7 and its letters must stay readable
 MOST_SVG = 300_000  # Characters; a figure with thousands of marks is better left out than unreadable

@@ -24,7 +24,7 @@ from ..core.progress import Progress
 from ..core.run import Run
 from ..data.series import Panel, read_panel
 from ..decide.verdict import gate_row, number
-from ..deploy.report import build_section, docs_url, save_report, section_table
+from ..deploy.report import build_section, docs_url, save_report, section_figure, section_table
 from .audit import read_source
 from .start import free_place, honest_ending
 from ..metrics.intervals import mean_interval
@@ -99,6 +99,7 @@ def _ahead(run: dict[str, Any]) -> dict[str, Any]:
     head = list(rows[0])
     cells = [[number(v) if isinstance(v, float) else str(v).removesuffix(" 00:00:00") for v in row.values()] for row in rows]
     return {"text": ["The next steps; q5 is the value that one time in twenty is not reached. All are in predictions.parquet."],
+            "figures": [section_figure("ahead", "The latest values, the forecast and its 90 % interval.")],
             "tables": [section_table("Forecasts", head, cells, right=tuple(range(len(head) - 3, len(head))))]}
 
 
@@ -216,6 +217,17 @@ def _conduct(run: Run, model: Forecaster, panel: Panel, horizon: int | None, n_o
     run.write("metrics.json", _metrics(run, model, judged, scores | {"promised": promised, "n_origins": tests}, verdict))
 
 
+def _picture(model: Forecaster, table: pd.DataFrame, low: str, high: str, most: int = 3) -> list[dict[str, Any]]:
+    """What `plot_ahead` shows of the first series."""
+    panel, column, out = model.panel_, model.columns_["series"], []
+    length = max(3 * model.season_, 4 * model.horizon_, 40)
+    for name, values in list(zip(panel.names, panel.values, strict=True))[:most]:
+        rows = table if column is None else table[table[column].astype(str) == str(name)]
+        bounds = {key: rows[c].tolist() for key, c in (("forecast", "forecast"), ("low", low), ("high", high))}
+        out.append({"name": name if column else "", "values": values[-length:].tolist(), **bounds})
+    return out
+
+
 def _test(model: Forecaster, panel: Panel, n_origins: int) -> tuple[pd.DataFrame, int]:
     """`backtest` with as many origins as leave the longest series half of its values."""
     longest = max(map(len, panel.values))
@@ -224,17 +236,19 @@ def _test(model: Forecaster, panel: Panel, n_origins: int) -> tuple[pd.DataFrame
 
 
 def _metrics(run: Run, model: Forecaster, judged: pd.DataFrame, scores: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
-    panel, ahead = model.panel_, []
+    panel, ahead, picture = model.panel_, [], []
     if not panel.known_names:
         table = model.predict()
         table.to_parquet(run.path / "predictions.parquet")
         low, high = quantile_name(min(model.levels)), quantile_name(max(model.levels))
         shown = [c for c in (model.columns_["series"], model.columns_["time"], "forecast", low, high) if c]
         ahead = table[shown].head(30).astype({model.columns_["time"]: str}).to_dict("records")
+        picture = _picture(model, table, low, high)
     by_series = judged.groupby("series")[["mase", "naive", "coverage"]].mean().sort_values("mase", ascending=False).head(30).reset_index()
     order = np.argsort(-model.weights_.mean(0))
     return {
         "scores": scores | {"horizon": model.horizon_, "by_series": by_series.to_dict("records")}, "verdict": verdict, "ahead": ahead,
+        "picture": picture,
         "members": {model.members_[i]: float(model.weights_[:, i].mean()) for i in order},
         "data": {"n_series": len(panel.names), "n_values": sum(map(len, panel.values)), "step": str(panel.step), "season": model.season_,
                  "notes": model.notes_},

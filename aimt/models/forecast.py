@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/forecast.html.md"""
 
 # %% auto #0
 __all__ = ['POWER', 'SHRINK', 'LEVELS', 'FORMAT', 'member_weights', 'weighted_median', 'known_effects', 'member_forecasts',
-           'Spread', 'fit_spread', 'guess_spread', 'Forecaster', 'quantile_name', 'backtest', 'summarise']
+           'Spread', 'fit_spread', 'guess_spread', 'Forecaster', 'quantile_name', 'backtest', 'summarise', 'plot_ahead']
 
 # %% ../../nbs/models/16_forecast.ipynb #6d84039d
 import math
@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..core.errors import AimtError, DataError, ModelFormatError, ProblemError, closest
 from ..core.files import read_json, sha256, write_json, write_text
+from ..core.style import COLORS, new_figure
 from ..data.schema import as_text, named, show
 from ..data.series import Panel, known_columns, read_panel, read_times
 from ..metrics.forecast import coverage, mase, pinball, seasonal_error
@@ -479,3 +481,19 @@ def summarise(
     return {"mase": float(judged["mase"].mean()), "median_mase": float(judged["mase"].median()), "naive_mase": float(judged["naive"].mean()),
             "wql": float(judged["loss"].sum() / volume) if volume > 0 else float("nan"), "coverage": float(judged["coverage"].mean()),
             "n": len(judged), "not_scaled": int(judged["mase"].isna().sum())}
+
+# %% ../../nbs/models/16_forecast.ipynb #26799621
+def plot_ahead(
+    shown: Sequence[dict[str, Any]],  # For each series name, values (the latest), forecast, low and high
+) -> Figure:
+    """The latest values of each series and its forecast, with the interval."""
+    fig, axes = new_figure(5.0, 0.6 + 1.6 * len(shown), rows=len(shown))
+    for ax, s in zip(np.atleast_1d(axes), shown, strict=True):
+        past, ahead = np.arange(1 - len(s["values"]), 1), np.arange(1, len(s["forecast"]) + 1)
+        ax.plot(past, s["values"], color=COLORS["muted"], lw=1.3)
+        ax.plot([0, *ahead], [s["values"][-1], *s["forecast"]], color=COLORS["accent"])
+        ax.fill_between(ahead, s["low"], s["high"], color=COLORS["accent"], alpha=0.2, lw=0)
+        if s["name"]:
+            ax.set_title(str(s["name"])[:40].replace("$", r"\$"), fontsize=8, loc="left")
+    np.atleast_1d(axes)[-1].set_xlabel("steps from the last known value")
+    return fig
