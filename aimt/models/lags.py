@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import ModelFormatError
-from ..data.series import Panel, Step
+from ..data.series import Panel, TimeStep
 from .boosting import member_params, read_booster
 
 # %% ../../nbs/models/14_lags.ipynb #1a0e19a0
@@ -75,7 +75,7 @@ def _unit(y: np.ndarray, ends: np.ndarray, season: int) -> np.ndarray:
 # %% ../../nbs/models/14_lags.ipynb #d74fa7c3
 def calendar(
     times: pd.DatetimeIndex,
-    step: Step,  # Step of the panel
+    step: TimeStep,  # Step of the panel
 ) -> np.ndarray:  # Shape (n, 0 to 4)
     """What the date of each time tells, as numbers: month, day of the month, day of the week, time of the day."""
     if step.unit == "month":
