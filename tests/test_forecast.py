@@ -300,7 +300,7 @@ def test_job_that_cannot_work_leaves_no_done_run(tmp_path):
     assert Run.open(tmp_path / "b", unfinished=True).status == "failed"
 
 
-def test_the_command_forecasts(tmp_path, monkeypatch):
+def test_train_forecasts(tmp_path, monkeypatch):
     """From a file to a verdict, by the same verb as tables; and one line for what does not go with it."""
     monkeypatch.chdir(tmp_path)
     airline_passengers().to_csv("air.csv", index=False)
@@ -314,6 +314,7 @@ def test_the_command_forecasts(tmp_path, monkeypatch):
     for call, says in [
         (lambda: aimt.train("air.csv", target=target, horizon=12), "a forecast needs the column of --time"),
         (lambda: aimt.train("air.csv", target=target, time=time, horizon=12, groups=time), "--groups is for a table"),
+        (lambda: aimt.train("air.csv", target=target, time=time, horizon=12, time_limit=9), "--time-limit is for a table"),
         (lambda: aimt.predict(run, "air.csv"), "forecasts series"),
         (lambda: aimt.evaluate(run, "air.csv"), "forecasts series"),
     ]:

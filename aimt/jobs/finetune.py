@@ -187,8 +187,7 @@ def _save(work: TuneWork) -> None:
 def _curve(tuned: FineTuned, family: Family) -> dict[str, Any]:
     steps, evals = tuned.history.steps, [e for e in tuned.history.evals if "loss" in e]
     return {"train": {"steps": smooth([s["step"] for s in steps]), "loss": smooth([s["loss"] for s in steps])},
-            "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals],
-                      "figure": [e.get(family.metric) for e in evals]}, "label": family.label}  # None where only the loss is watched
+            "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals]}, "label": family.label}
 
 
 def _after(work: TuneWork) -> str:

@@ -264,7 +264,7 @@ def forecast_ahead(
 ) -> pd.DataFrame:
     """Forecasts of a stored run. Raises `RunError` when it is not a run of `forecast`."""
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.info["settings"].get("job") != "forecast":
+    if not run.forecasts:
         raise RunError("this run is not a forecast", where=str(run.path), hint="Use aimt predict")
     for name in ("model/forecaster.json", *(["model/trees.txt"] if (run.path / "model" / "trees.txt").exists() else [])):
         run.file(name)  # refuses a changed one

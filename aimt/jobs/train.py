@@ -302,7 +302,7 @@ def train(
     _refuse(of_texts, "a text", "a table")
     of_series = {"series": series, "horizon": horizon, "known": known, "every": every}
     if any(of_series.values()):
-        return _forecast(source, of_tables, of_series, out=out, seed=seed, overwrite=overwrite, quiet=quiet)
+        return _forecast(source, of_tables | {"time_limit": time_limit}, of_series, out=out, seed=seed, overwrite=overwrite, quiet=quiet)
     time_limit = 60.0 if time_limit is None else time_limit
     if groups is not None and not len(groups):
         groups = "none"
