@@ -154,7 +154,7 @@ def _train(work: TuneWork) -> str:
     work.keep_result(
         trained=t.trained, settings={"lr": t.config.lr, "steps": len(t.history.steps), "batch_size": size, "why": t.recipe.why,
                                      "source": t.recipe.source, "schedule": t.config.schedule, "stopped": t.history.stopped},
-        curve=_curve(t, family), forgotten=t.forgotten,
+        curve=_curve(t), forgotten=t.forgotten,
         measured={"seconds": t.seconds, "memory_mb": peak_memory_mb()})
     return f"{len(t.history.steps):,} steps, {t.trained['share']:.1%} of the weights, loss on the part to stop by " \
            f"{t.figures['loss']['before']:.3f} to {t.figures['loss']['after']:.3f}"
@@ -184,10 +184,10 @@ def _save(work: TuneWork) -> None:
     work.family.save(work.model, work.run.path / "model")
 
 
-def _curve(tuned: FineTuned, family: Family) -> dict[str, Any]:
+def _curve(tuned: FineTuned) -> dict[str, Any]:
     steps, evals = tuned.history.steps, [e for e in tuned.history.evals if "loss" in e]
     return {"train": {"steps": smooth([s["step"] for s in steps]), "loss": smooth([s["loss"] for s in steps])},
-            "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals]}, "label": family.label}
+            "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals]}}
 
 
 def _after(work: TuneWork) -> str:
