@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.base import BaseEstimator
 
 from ..core.errors import AimtError, DataError, ModelFormatError, ProblemError, closest
 from ..core.files import read_json, sha256, write_json, write_text
@@ -164,7 +165,7 @@ LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 FORMAT = {"format": "aimt-forecaster", "version": 1}
 
 
-class Forecaster:
+class Forecaster(BaseEstimator):
     """Forecasts of one or many series with quantiles: smoothing, autoregressions and trees on lags, weighed by rehearsals."""
 
     def __init__(
@@ -181,19 +182,6 @@ class Forecaster:
     ):
         self.levels, self.n_origins, self.season, self.every = levels, n_origins, season, every
         self.aggregate, self.recursive, self.trees, self.random_state = aggregate, recursive, trees, random_state
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The settings, as scikit-learn has them."""
-        names = ("levels", "n_origins", "season", "every", "aggregate", "recursive", "trees", "random_state")
-        return {name: getattr(self, name) for name in names}
-
-    def set_params(self, **settings: Any) -> "Forecaster":
-        """Change settings. Raises `ProblemError` for one that does not exist."""
-        for name, value in settings.items():
-            if name not in self.get_params():
-                raise ProblemError(f"there is no setting called {name!r}", hint=closest(name, self.get_params()))
-            setattr(self, name, value)
-        return self
 
     def fit(
         self,

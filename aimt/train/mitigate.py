@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ..core.errors import DataError, closest, require
 from ..core.files import plain
 from ..core.style import COLORS, new_figure
-from ..metrics.fairness import make_groups, share_gap
+from ..metrics.fairness import as_groups, share_gap
 
 # %% ../../nbs/train/08_mitigate.ipynb #01e0d8c4
 CRITERIA = {"demographic_parity": "selection rate", "equal_opportunity": "true positive rate"}
@@ -39,7 +39,7 @@ def fairness_gap(
     criterion: str = "equal_opportunity",  # or demographic_parity
 ) -> dict[str, Any]:  # value, low, high, highest, lowest, ratio
     """Highest minus lowest rate of the groups, with a 95 % interval; NaN with fewer than two groups of 10 rows."""
-    names, codes, y, decision = *_codes(groups), np.asarray(y), np.asarray(decision)
+    names, codes, y, decision = *as_groups(groups)[:2], np.asarray(y), np.asarray(decision)
     if not len(y) == len(decision) == len(codes):
         raise DataError(f"{len(y)} targets, {len(decision)} decisions and {len(codes)} group values")
     inside = y == 1 if _criterion(criterion) == "equal_opportunity" else np.ones(len(y), bool)
@@ -47,18 +47,13 @@ def fairness_gap(
               for i, name in enumerate(names)}  # fmt: skip
     return share_gap(counts)
 
-
-def _codes(groups: Any) -> tuple[list[str], np.ndarray]:
-    found = groups if isinstance(groups, tuple) and len(groups) == 3 else make_groups(groups)
-    return found[0], found[1]
-
 # %% ../../nbs/train/08_mitigate.ipynb #c2008ca6
 def reweigh(
     y: np.ndarray,  # Class codes, shape (n,)
     groups: Any,  # A value for each row; or the result of `make_groups`
 ) -> np.ndarray:  # Weights for training, shape (n,), mean 1
     """Weights under which the target does not depend on the group (Kamiran and Calders 2012)."""
-    names, codes = _codes(groups)
+    names, codes, _ = as_groups(groups)
     levels, y = np.unique(np.asarray(y), return_inverse=True)
     if len(y) != len(codes):
         raise DataError(f"{len(y)} targets and {len(codes)} group values")
@@ -84,13 +79,13 @@ class GroupThresholds:
         groups: Any,  # A value for each row, in the words of fitting; or the result of `make_groups`
     ) -> np.ndarray:  # 0 or 1, shape (n,)
         """Decisions by the threshold of each row's group."""
-        names, codes = _codes(groups)
+        names, codes, _ = as_groups(groups)
         limits = np.array([self.thresholds.get(name, self.common) for name in names] or [self.common])
         return (np.asarray(p, float) >= limits[codes]).astype(int)
 
 
 def _checked(y: Any, p: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
-    names, codes, y, p = *_codes(groups), np.asarray(y), np.asarray(p, float)
+    names, codes, y, p = *as_groups(groups)[:2], np.asarray(y), np.asarray(p, float)
     if p.ndim != 1 or not len(y) == len(p) == len(codes):
         raise DataError(f"{len(y)} targets, scores of shape {p.shape} and {len(codes)} group values")
     if not len(y) or not set(np.unique(y).tolist()) <= {0, 1} or not np.isfinite(p).all():
@@ -170,7 +165,7 @@ def exponentiated_gradient(
     reductions = require("fairlearn.reductions", "fair")
     kind = {"equal_opportunity": "TruePositiveRateParity", "demographic_parity": "DemographicParity"}[criterion]
     constraint = getattr(reductions, kind)(difference_bound=difference)
-    names, codes = _codes(groups)
+    names, codes, _ = as_groups(groups)
     found = reductions.ExponentiatedGradient(model, constraint, eps=difference, max_iter=rounds)
     return found.fit(X, np.asarray(y), sensitive_features=np.array(names, dtype=object)[codes])
 
