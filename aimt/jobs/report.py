@@ -11,8 +11,8 @@ __all__ = ['report']
 from pathlib import Path
 
 from ..core.run import Run
-from ..core.verbs import resolve
 from ..deploy.card import write_card
+from ..deploy.forecast_report import write_forecast_report
 from ..deploy.report import write_report
 from ..deploy.text_report import write_text_card, write_text_report
 from ..deploy.tuned_report import write_tuned_card, write_tuned_report
@@ -24,7 +24,7 @@ def report(
     """Write a run's report.html, report.json and card.md again. Raises `RunError` when the run cannot be trusted."""
     run = run if isinstance(run, Run) else Run.open(run)
     if run.forecasts:
-        return resolve("aimt.jobs.forecast:write_forecast_report")(run)
+        return write_forecast_report(run)
     if run.tuned:
         write_tuned_card(run)
         return write_tuned_report(run)
