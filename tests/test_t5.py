@@ -179,7 +179,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_single_ones(small):
         loss = t5_loss(small, batch)
         loss.backward()
         found[name] = [loss.detach(), *(p.grad.clone() for p in small.parameters())]
-    assert abs(found["single"][0] - found["packed"][0]) < 1e-6
+    assert abs(found["single"][0] - found["packed"][0]) < 1e-6 * found["single"][0]  # about 5 nats
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(found["single"], found["packed"], strict=True))
     forgotten = {k: v for k, v in packed.items() if "documents" not in k}
     assert abs(t5_loss(small, forgotten) - found["single"][0]) > 1e-3  # the numbers matter
@@ -273,7 +273,7 @@ def test_texts_in_and_out():
     tokenizer = train_tokenizer("", "byte")
     config = T5Config.for_tokenizer(tokenizer, n_layer=1, n_head=2, d_model=16, d_kv=8, d_ff=16)
     assert (config.vocab_size, config.pad_id, config.eos_id) == (384, 257, 256)
-    model = shake(T5(config), 0.5)
+    model = shake(T5(config), 0.5, seed=1)
     prompts = ["reverse: loop", "", "shout: é"]
     for options in ({}, {"num_beams": 3}, {"temperature": 0.7, "top_k": 5}):
         texts = model.generate(tokenizer, prompts, max_new_tokens=6, **options)
@@ -281,6 +281,7 @@ def test_texts_in_and_out():
         if "top_k" not in options:  # what is drawn depends on the row
             assert texts == [model.generate(tokenizer, p, max_new_tokens=6, **options) for p in prompts]
     full = model.generate(tokenizer, prompts[0], max_new_tokens=6)
+    assert len(full) > 3
     assert "".join(model.generate(tokenizer, prompts[0], max_new_tokens=6, stream=True)) == full
     assert model.generate(tokenizer, [], max_new_tokens=6) == []
     assert model.generate(tokenizer, prompts[0], max_new_tokens=6, stop=full[2:4]) == full[: full.index(full[2:4])]
