@@ -202,6 +202,25 @@ def test_evaluate_and_explain(aimt, tmp_path, finished, loans):
     assert auc["low"] <= auc["value"] <= auc["high"] and auc["value"] > 0.6
     reasons = json.loads(aimt("explain", finished, tmp_path / "labelled.csv", "--rows", "0,7", "--json").stdout)
     assert [r["row"] for r in reasons] == [0, 7] and all(r["contributions"] for r in reasons)
+    table, names = tmp_path / "labelled.csv", ["duration_months", "purpose"]
+    effects = json.loads(aimt("explain", finished, table, "--columns", ",".join(names), "--json").stdout)
+    assert [e["column"] for e in effects] == names and all(len(e["values"]) == len(e["mean"]) for e in effects)
+    assert "chance of" in aimt("explain", finished, table, "--columns", "age").stdout
+    answers = json.loads(aimt("explain", finished, table, "--rows", "0,1,2,3", "--change", "--fixed", "purpose", "--json").stdout)
+    changed = {c["column"] for a in answers for w in a["ways"] for c in w["changes"]}
+    assert [a["row"] for a in answers] == [0, 1, 2, 3] and changed and not changed & {"purpose", "age", "foreign_worker"}
+    for words, said in (("--columns age --change", "one at a time"), ("--fixed age", "--change"), ("--columns agee", "'age'"),
+                        ("--change --wanted excellent", "excellent"), ("--change --fixed agee", "'age'")):  # fmt: skip
+        done = aimt("explain", finished, table, *words.split())
+        assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
+
+
+def test_the_doctor_reads_a_run_of_a_table(aimt, finished):
+    found = json.loads(aimt("doctor", finished, "--json").stdout)
+    assert all(f["name"] and f["evidence"] and f["advice"] for f in found)
+    assert {f["severity"] for f in found} <= {"critical", "warning", "note"}
+    report = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Recipes that were tried" in report and "How an effect is drawn" in report and "How parts are compared" in report
 
 
 # -- what cannot work says so in one line, and leaves nothing behind --------------------------------------------------

@@ -268,13 +268,17 @@ def explain(
     run: RunPath,
     source: Annotated[str, typer.Argument(help="Table with the rows to explain.")],
     rows: Annotated[str, typer.Option(help="Row numbers, from 0: 0,5,12.")] = "0",
+    columns: Annotated[str | None, typer.Option(help="Instead: how the answer moves with these columns: age,income.")] = None,
+    change: Annotated[bool, typer.Option("--change", help="Instead: what would have to be different for another answer.")] = False,
+    wanted: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,
+    fixed: Annotated[str | None, typer.Option(help="With --change: columns that cannot change, besides those of groups.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say which columns moved a prediction, and how far.
 
-    Example: `aimt explain runs/churn new.csv --rows 0,5`
+    Example: `aimt explain runs/churn new.csv --rows 0,5 --change`
     """
-    reasons = resolve(VERBS["explain"])(run, source, rows=rows)
+    reasons = resolve(VERBS["explain"])(run, source, rows=rows, columns=columns, change=change, wanted=wanted, fixed=fixed)
     if as_json:
         _print_json(reasons)
     else:
@@ -344,7 +348,7 @@ def plan(
 @app.command()
 @_one_line_errors
 def doctor(run: RunPath, as_json: Json = False) -> None:
-    """What was wrong with a network's training, how that is known, and what would help.
+    """What is wrong with a run, how that is known, and what would help.
 
     Example: `aimt doctor runs/book`
     """

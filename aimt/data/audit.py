@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.problem import Problem
-from ..core.style import COLORS, new_figure
+from ..core.style import COLORS, axis_text, new_figure
 from .define import encode_target
 from .leakage import LEAK, LEAK_R2, Scorer, check_contradictions, check_leakage, check_order
 from .quality import SAMPLE, SEVERITIES, Cells, check_table, finding, merge, mix, read_cells
@@ -306,7 +306,7 @@ def plot_audit(
         text = ", ".join(dict.fromkeys(said.get(n, []))) + (" (set aside)" if n in aside else "")
         color = COLORS["bad"] if n in aside else COLORS["ink"]
         ax.text(value[n] + 0.012, i, text, va="center", fontsize=7.5, color=color)
-    ax.set_yticks(range(len(names)), [_label(n) for n in names])
+    ax.set_yticks(range(len(names)), [axis_text(n) for n in names])
     wide = max([value[n] for n in names], default=0) > 0.5
     if scored and wide:
         ax.axvline(LEAK_R2 if result.get("task") == "regression" else LEAK, color=COLORS["muted"], lw=0.8, ls=":")
@@ -314,8 +314,3 @@ def plot_audit(
     ax.set_xlim(0, 1.25 if wide else 0.7)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1] if wide else [0, 0.25, 0.5])
     return fig
-
-
-def _label(name: str, length: int = 26) -> str:
-    name = "".join(c if c.isprintable() else " " for c in name).replace("$", r"\$")
-    return name if len(name) <= length else name[: length - 1] + "…"

@@ -240,7 +240,12 @@ def _split(run: dict[str, Any]) -> dict[str, Any]:
     ]
     if _get(split, "overlap", "text"):
         text.append(f"{split['overlap']['text'].rstrip('.')}.")
-    return {"text": text, "notes": split.get("notes") or []}
+    shift, figures = _dict(run["metrics"].get("shift")), []
+    if shift.get("message"):
+        text.append(shift["message"])
+    if shift.get("shifted"):
+        figures.append(section_figure("shift", "How far the distributions of training and test rows are apart, column by column."))
+    return {"text": text, "figures": figures, "notes": split.get("notes") or []}
 
 # %% ../../nbs/deploy/00_report.ipynb #aacbf7ee
 MODELS = {"prior": "trivial answer", "linear": "linear model", "lightgbm": "LightGBM defaults", "model": "this model"}
@@ -286,7 +291,25 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     full = [[r["label"], span(r)] for r in rows if r["model"] == "model"]
     more = section_table("Every score of this model, with its 95 % interval", [], full, folded=True)
     caption = f"{scores['label']} on the test with 95 % intervals; this model in colour."
-    return {"text": text, "figures": [section_figure("scores", caption)], "tables": [table, more]}
+    tables = [table, more, *_tried(run["metrics"].get("candidates") or [])]
+    return {"text": text, "figures": [section_figure("scores", caption)], "tables": tables}
+
+
+def _tried(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the search tried, what each recipe cost, and its share in the model."""
+    rows = [
+        [
+            c.get("recipe"),
+            number(c.get("score")) if c.get("score") is not None else "",
+            f"{c.get('seconds') or 0:.1f}",
+            f"{c.get('members') or 0}",
+            f"{100 * (c.get('weight') or 0):.0f} %",
+            c.get("error") or ("" if c.get("complete") else "given up early"),
+        ]
+        for c in candidates
+    ]
+    heads = ["Recipe", "Out of fold", "Seconds", "Members", "Share", ""]
+    return [section_table("Recipes that were tried", heads, rows, right=(1, 2, 3, 4), folded=True)] if rows else []
 
 
 def _calibration(run: dict[str, Any]) -> dict[str, Any]:
@@ -368,7 +391,15 @@ def _groups(run: dict[str, Any]) -> dict[str, Any]:
     text += [
         f"By {c['column']}: {c['message'][0].lower()}{c['message'][1:]}" for c in g["columns"][:6] if c.get("message")
     ]
-    return {"text": text, "figures": [section_figure("groups", "Rates of each group with 95 % intervals.")], "tables": tables}
+    figures = [section_figure("groups", "Rates of each group with 95 % intervals.")]
+    mitigation = [m for m in run["metrics"].get("mitigation") or [] if _dict(m).get("needed")]
+    if mitigation:
+        text += [m["message"] for m in mitigation if m.get("message")]
+        text.append("Whether a threshold may depend on a group is a question of law and of what is right, not of accuracy.")
+        figures.append(
+            section_figure("mitigation", "Accuracy against the gap that is left with a threshold for each group; open: today.")
+        )
+    return {"text": text, "figures": figures, "tables": tables}
 
 # %% ../../nbs/deploy/00_report.ipynb #03185b41
 def _learning(run: dict[str, Any]) -> dict[str, Any]:
@@ -405,6 +436,8 @@ def _why(run: dict[str, Any]) -> dict[str, Any]:
                 "importance", "How much the score falls when a column is shuffled; bars show the spread over repeats."
             )
         )
+    for i, effect in enumerate((run["metrics"].get("effects") or [])[:4]):
+        figures.append(section_figure("effect", _dict(effect).get("message") or "", i))
     for i, row in enumerate(rows[:3]):
         p = row.get("probability")
         said = f"{row.get('prediction')}" + (f" ({_percent(p)})" if isinstance(p, (int, float)) else "")
@@ -494,7 +527,11 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[
         _audit,
         [("data/audit.html", "What the audit looks for"), ("evaluate/labels.html", "How wrong labels are found")],
     ),
-    "split": ("The split", _split, [("data/split.html", "How rows are divided")]),
+    "split": (
+        "The split",
+        _split,
+        [("data/split.html", "How rows are divided"), ("evaluate/shift.html", "How parts are compared")],
+    ),
     "scores": (
         "The score",
         _scores,
@@ -502,12 +539,20 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[
     ),
     "calibration": ("Calibration", _calibration, [("evaluate/calibration.html", "How calibration is measured")]),
     "overfitting": ("Overfitting", _overfitting, [("evaluate/overfitting.html", "How overfitting is found")]),
-    "groups": ("Groups", _groups, [("evaluate/groups.html", "How groups are compared")]),
+    "groups": (
+        "Groups",
+        _groups,
+        [("evaluate/groups.html", "How groups are compared"), ("train/mitigate.html", "How they are treated more alike")],
+    ),
     "learning": ("More data?", _learning, [("evaluate/learning.html", "How a learning curve is read")]),
     "why": (
         "Why it says so",
         _why,
-        [("explain/importance.html", "How importance is measured"), ("explain/rows.html", "How a row is explained")],
+        [
+            ("explain/importance.html", "How importance is measured"),
+            ("explain/effects.html", "How an effect is drawn"),
+            ("explain/rows.html", "How a row is explained"),
+        ],
     ),
     "decide": ("The decision", _decide, [("decide/threshold.html", "How the threshold is chosen")]),
     "reproduce": ("To repeat it", _reproduce, [("core/run.html", "What a run keeps")]),
@@ -669,12 +714,15 @@ def _clean(value: Any, most: int = 400) -> Any:
 # %% ../../nbs/deploy/00_report.ipynb #4e6c206f
 PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "audit": ("aimt.data.audit:plot_audit", ("audit",)),
+    "shift": ("aimt.evaluate.shift:plot_shift", ("metrics", "shift")),
     "scores": ("aimt.evaluate.scores:plot_scores", ("metrics", "scores")),
     "calibration": ("aimt.evaluate.calibration:plot_calibration", ("metrics", "calibration")),
     "overfitting": ("aimt.evaluate.overfitting:plot_overfitting", ("metrics", "overfitting")),
     "groups": ("aimt.evaluate.groups:plot_groups", ("metrics", "groups")),
+    "mitigation": ("aimt.train.mitigate:plot_mitigation", ("metrics", "mitigation")),
     "learning": ("aimt.evaluate.learning:plot_learning", ("metrics", "learning_curve")),
     "importance": ("aimt.explain.importance:plot_importance", ("metrics", "importance")),
+    "effect": ("aimt.explain.effects:plot_effect", ("metrics", "effects")),
     "row": ("aimt.explain.rows:plot_row", ("metrics", "examples")),
     "decision": ("aimt.decide.threshold:plot_decision", ("metrics", "decision")),
     "curve": ("aimt.evaluate.text:plot_curve", ("metrics", "curve")),

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ..core.errors import DataError, closest
 from ..core.files import plain
 from ..core.problem import Problem
-from ..core.style import COLORS, new_figure
+from ..core.style import COLORS, axis_text, new_figure
 from .scores import readable
 from ..metrics.classification import decide, positive
 from ..metrics.fairness import group_errors, group_rates, make_groups, range_quantile, share_gap
@@ -180,7 +180,7 @@ def plot_groups(
         ax.locator_params(axis="x", nbins=3)
         if task == "binary":
             ax.set_xlim(-0.03, 1.03)
-    axes[0].set_yticks(range(len(lines)), [f"{_short(c)}: {_short(g['group'])}" for c, g in lines])
+    axes[0].set_yticks(range(len(lines)), [f"{axis_text(c, 16)}: {axis_text(g['group'], 16)}" for c, g in lines])
     return fig
 
 
@@ -193,9 +193,3 @@ def _line(ax: Any, i: int, group: dict[str, Any], name: str) -> None:
     low, high = (v["value"] if v[k] is None else v[k] for k in ("low", "high"))
     ax.plot([low, high], [i, i], color=COLORS["accent"], lw=2, solid_capstyle="round")
     ax.plot(v["value"], i, "o", color=COLORS["accent"], ms=4.5)
-
-
-def _short(text: str, width: int = 16) -> str:
-    """A name that fits, and that matplotlib does not take for a formula."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return (text if len(text) <= width else text[: width - 1] + "…").replace("$", r"\$")

@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from ..core.errors import DataError
 from ..core.files import plain
 from ..core.problem import Problem
-from ..core.style import COLORS, new_figure
-from .importance import axis_text
+from ..core.style import COLORS, axis_text, new_figure
 from ..models.ensemble import BASE
 
 # %% ../../nbs/explain/05_rows.ipynb #4c00832a

@@ -13,17 +13,24 @@ from typing import Any
 
 from ..core.errors import ProblemError
 from ..core.run import Run
+from ..evaluate.doctor import diagnose_table
 
 # %% ../../nbs/jobs/55_doctor.ipynb #de03c7b0
 def doctor(
-    run: Run | str | Path,  # A run of a network that is done
+    run: Run | str | Path,  # A run that is done
 ) -> list[dict[str, Any]]:  # Findings: name, severity, evidence, advice
-    """What the doctor found while a run's network was trained. Raises `ProblemError` for a run of a table."""
+    """What is wrong with a run: what was seen while its network was trained, or what its figures say of its table.
+
+    Raises `ProblemError` for a run that forecasts.
+    """
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.problem.task != "text-generation" and not run.tuned:
-        raise ProblemError("the doctor looks at networks, and this run is about a table", where=str(run.path),
-                           hint="Its report names what was found: see 'The data', 'Overfitting' and 'More data?'")
-    return list(run.read("metrics.json").get("findings") or [])
+    if run.forecasts:
+        raise ProblemError("the doctor looks at tables and networks, and this run forecasts", where=str(run.path),
+                           hint="Its report has the figures of every series")
+    metrics = run.read("metrics.json")
+    if run.problem.task == "text-generation" or run.tuned:
+        return list(metrics.get("findings") or [])
+    return diagnose_table(metrics, run.read("audit.json"))
 
 
 def finding_lines(
@@ -31,7 +38,7 @@ def finding_lines(
 ) -> list[str]:
     """The findings as lines of text."""
     if not findings:
-        return ["Nothing was found: gradients, rates, units and the supply of data were watched."]
+        return ["Nothing was found."]
     lines = []
     for f in findings:
         lines += [f"{f['severity']}: {f['name']}", f"  {f['evidence']}", f"  -> {f['advice']}"]

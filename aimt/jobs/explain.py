@@ -19,8 +19,10 @@ from ..core.run import Run
 from ..core.verbs import resolve
 from ..data.define import encode_target
 from ..data.load import load_table
+from ..explain.counterfactuals import counterfactuals
+from ..explain.effects import column_effect
 from ..explain.rows import explain_rows
-from .model import open_model
+from .model import open_model, SavedModel
 
 # %% ../../nbs/jobs/25_explain.ipynb #7c2d179a
 def explain(
@@ -28,22 +30,53 @@ def explain(
     source: str | Path | pd.DataFrame,  # Table with the rows
     *,
     rows: str | list[int] = "0",  # Row numbers from 0: "0,5,12"
-) -> list[dict[str, Any]]:  # See `aimt.explain.rows.explain_rows`
-    """Which columns moved the predictions of some rows, and how far.
+    columns: str | list[str] | None = None,  # Instead: how the answer moves with each of these columns
+    change: bool = False,  # Instead: what would have to be different for another answer
+    wanted: str | tuple[float, float] | None = None,  # With `change`: the class wanted, or "100,200" for a number
+    fixed: str | list[str] | None = None,  # With `change`: columns that cannot change, besides those of groups
+) -> list[dict[str, Any]]:  # See `explain_rows`, `column_effect` and `counterfactuals` of `aimt.explain`
+    """Which columns moved the predictions of some rows, and how far; or, with `columns` or `change`, another kind of reason.
 
-    Raises `ProblemError` for a row number that is not in the table.
+    Raises `ProblemError` for a row number that is not in the table, and for options that do not belong together.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if (wanted or fixed) and not change:
+        raise ProblemError(f"--{'wanted' if wanted else 'fixed'} says what a change may be", hint="Give --change too")
+    if columns and change:
+        raise ProblemError("--columns and --change are two questions", hint="Ask one at a time")
     if run.tuned:
+        if columns or change:
+            raise ProblemError("columns and changes are for tables, and this run is a network", hint=f"aimt explain {run.path} NEW --rows 0")
         return resolve("aimt.jobs.tuned:explain_tuned")(run, source, rows=_whole_numbers(rows))
     trained = open_model(run)
     frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame
+    if columns:
+        inputs, _ = trained.conform(frame)
+        names = columns.split(",") if isinstance(columns, str) else columns
+        return [column_effect(trained.model.predict_raw, inputs, name.strip(), trained.problem) for name in names]
     numbers = _numbers(rows, len(frame))
+    if change:
+        return _changes(trained, frame, numbers, wanted, [] if fixed is None else fixed.split(",") if isinstance(fixed, str) else fixed)
     part = frame.iloc[numbers].reset_index(drop=True)
     inputs, _ = trained.conform(part)
     y = _actual(part, trained)
     reasons = explain_rows(trained.model, inputs, y, trained.problem, rows=list(range(len(numbers))))
     return [{**reason, "row": numbers[reason["row"]]} for reason in reasons]
+
+
+def _changes(trained: SavedModel, frame: pd.DataFrame, numbers: list[int], wanted: Any, fixed: list[str]) -> list[dict[str, Any]]:
+    """For each row what would have to be different; the values that a change may use are those of the table."""
+    inputs, _ = trained.conform(frame)
+    if trained.problem.task == "regression" and isinstance(wanted, str):
+        try:
+            low, high = (float(v) for v in wanted.split(","))
+        except ValueError as e:
+            raise ProblemError(f"'{wanted}' is no range", hint="Write it like 100,200") from e
+        wanted = (low, high)
+    options = {"wanted": wanted, "fixed": [name.strip() for name in fixed]}
+    if trained.threshold is not None:
+        options["threshold"] = trained.threshold
+    return [{"row": n, "ways": counterfactuals(trained.model.predict_raw, inputs, inputs.iloc[[n]], trained.problem, **options)} for n in numbers]
 
 
 def _whole_numbers(rows: str | list[int]) -> list[int]:
@@ -77,7 +110,20 @@ def reason_lines(
     """The reasons as lines of text, the strongest first."""
     lines = []
     for reason in reasons:
+        if "ways" in reason:
+            lines += [f"row {reason['row']}:" + ("" if reason["ways"] else " nothing that may change would give another answer")]
+            lines += [f"  {way['message']}" for way in reason["ways"]]
+            continue
+        if "curves" in reason:
+            lines += [reason["message"], *_curve_lines(reason)]
+            continue
         sure = "" if reason.get("probability") is None else f" (probability {reason['probability']:.3f})"
         lines.append(f"row {reason['row']}: {reason['prediction']}{sure}")
         lines += [f"  {c['effect']:+.3f}  {c['column']} = {c['value']}" for c in reason["contributions"][:8]]
     return lines
+
+
+def _curve_lines(effect: dict[str, Any]) -> list[str]:
+    """The average answer and the share of the rows at each value."""
+    return [f"  {value!s:>24}  {mean:10.4g}  {100 * share:5.1f} % of the rows"
+            for value, mean, share in zip(effect["values"], effect["mean"], effect["shares"], strict=True)]

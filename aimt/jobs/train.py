@@ -40,11 +40,15 @@ from ..evaluate.labels import find_label_errors
 from ..evaluate.learning import learning_curve
 from ..evaluate.overfitting import overfitting
 from ..evaluate.scores import readable, score_models
+from ..evaluate.shift import find_shift
+from ..explain.effects import column_effect
 from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
 from .audit import BUNDLED, read_source
 from .start import free_place, honest_ending
+from ..metrics.fairness import make_groups
 from ..metrics.registry import get_metric
+from ..train.mitigate import mitigation_report
 from ..train.planner import compare, plan
 from ..train.table import Trained, train_table
 
@@ -133,7 +137,8 @@ def _split(work: Work) -> str:
     with atomic_path(work.run.path / "splits.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     counts = {part: int((work.split.part == part).sum()) for part in ("train", "test")}
-    work.keep_result(split={"strategy": work.split.strategy, "notes": work.split.notes, "rows": counts, "overlap": shared})
+    shift = find_shift(work.frame.iloc[work.split.train], work.frame.iloc[work.split.test], work.schema, work.problem.inputs, seed=work.seed)
+    work.keep_result(split={"strategy": work.split.strategy, "notes": work.split.notes, "rows": counts, "overlap": shared}, shift=shift)
     for note in work.split.notes:
         work.progress.say(f"        {note}")
     return f"{counts['train']:,} rows to train, {counts['test']:,} to test, {work.split.strategy}"
@@ -178,9 +183,10 @@ def _evaluate(work: Work) -> str:
                                      method=work.trained.calibration, seed=work.seed)
     gaps = overfitting(problem, y_train, ours.get("train"), ours["oof"], y_test, ours["test"], seed=work.seed)
     groups = _groups(work, ours, threshold) if problem.groups else None
+    mitigation = _mitigation(work, ours, threshold, groups["columns"]) if groups and problem.task == "binary" else None
     labels = _wrong_labels(work, ours["oof"]) if problem.classification else None
     work.keep_result(scores=scores, calibration=calibration, overfitting=gaps, groups=groups, decision=decision,
-                     label_errors=labels)
+                     label_errors=labels, mitigation=mitigation)
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == problem.metric)
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y_test):,} test rows"
@@ -203,13 +209,32 @@ def _wrong_labels(work: Work, oof: np.ndarray, most: int = 20) -> dict[str, Any]
     return found
 
 
-def _groups(work: Work, ours: dict[str, np.ndarray], threshold: float) -> dict[str, Any]:
+def _unseen(work: Work, ours: dict[str, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """The columns of groups, the truth and the predictions of all rows that were predicted without having been learned from."""
     train, test = work.split.train, work.split.test
     seen = np.isfinite(ours["oof"] if ours["oof"].ndim == 1 else ours["oof"][:, 0])
     rows = np.concatenate([train[seen], test])
-    pred = np.concatenate([ours["oof"][seen], ours["test"]])
     frame = work.frame[work.problem.groups].iloc[rows].reset_index(drop=True)
-    return group_report(work.problem, frame, work.y[rows], pred, threshold) | {"part": "out-of-fold and test rows"}
+    return frame, work.y[rows], np.concatenate([ours["oof"][seen], ours["test"]])
+
+
+def _groups(work: Work, ours: dict[str, np.ndarray], threshold: float) -> dict[str, Any]:
+    return group_report(work.problem, *_unseen(work, ours), threshold) | {"part": "out-of-fold and test rows"}
+
+
+def _mitigation(work: Work, ours: dict[str, np.ndarray], threshold: float, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a threshold for each group would do, for each column whose groups surely differ in one of the judged rates."""
+    frame, y, pred = _unseen(work, ours)
+    cost = {"tp": 0.0, "fp": 1.0, "fn": 1.0, "tn": 0.0} | (work.problem.cost or {})
+    costs = (max(cost["fp"] - cost["tn"], 1e-9), max(cost["fn"] - cost["tp"], 1e-9))
+    judged, found = {"tpr": "equal_opportunity", "fpr": "predictive_equality"}, []
+    for column in columns:
+        gaps = {rate: gap["value"] for rate, gap in column["gaps"].items() if rate in judged and gap and (gap["low"] or 0) > 0}
+        if gaps:
+            criterion = judged[max(gaps, key=lambda rate: gaps[rate])]
+            groups = make_groups(frame[column["column"]].to_numpy())
+            found.append(mitigation_report(y, pred[:, 1], groups, column=column["column"], criterion=criterion, threshold=threshold, costs=costs))
+    return found
 
 # %% ../../nbs/jobs/10_train.ipynb #f72cdd3b
 def _more_data(work: Work) -> str:
@@ -232,9 +257,19 @@ def _why(work: Work) -> str:
     examples = explain_rows(model, frame, y, work.problem, threshold=work.results["decision"]["threshold"] or 0.5)
     for example in examples:
         example["row"] = int(work.rows[test[example["row"]]])
-    work.keep_result(importance=importance, examples=examples)
+    work.keep_result(importance=importance, examples=examples, effects=_effects(work, frame, importance))
     top = [c["column"] for c in importance["columns"][:3]]
     return "most important: " + ", ".join(top)
+
+
+def _effects(work: Work, frame: pd.DataFrame, importance: dict[str, Any], most: int = 4) -> list[dict[str, Any]]:
+    """How the answer moves with each of the most important columns, as far as there is time."""
+    columns = [c["column"] for c in importance["columns"] if (c["value"] or 0) > 0 and frame[c["column"]].nunique() > 1]
+    deadline, found = clock.monotonic() + max(2.0, work.time_limit / 12), []
+    for column in columns[:most]:
+        if clock.monotonic() < deadline:
+            found.append(column_effect(work.trained.model.predict_raw, frame, column, work.problem, seed=work.seed, max_rows=100))
+    return found
 
 
 def _decide(work: Work) -> str:

@@ -28,6 +28,7 @@ from .bagging import pool_to_prediction, to_pool
 from .baselines import linear_margin, to_margin
 from .boosting import Member, member_contributions, read_booster
 from .calibration import Calibrator
+from .network import Network
 
 # %% ../../nbs/models/13_ensemble.ipynb #8993b723
 CHUNK_ROWS = 50_000  # Rows predicted at a time, to bound memory
@@ -39,7 +40,7 @@ class Part:
 
     recipe: str  # Name of the candidate it comes from
     weight: float
-    model: Any  # `Member`, or weights of `fit_linear`
+    model: Any  # `Member`, `Network`, or weights of `fit_linear`
 
 
 @dataclass
@@ -60,8 +61,8 @@ class Ensemble:
 
     @property
     def lines(self) -> bool:
-        """Whether a linear member takes part."""
-        return any(isinstance(p.model, np.ndarray) for p in self.parts)
+        """Whether a member takes part that needs dense columns: a line or a network."""
+        return any(not isinstance(p.model, Member) for p in self.parts)
 
     def predict(self, frame: pd.DataFrame, *, calibrated: bool = True) -> np.ndarray:
         """Probabilities (n, K), or values (n,), of raw rows."""
@@ -83,10 +84,15 @@ class Ensemble:
         Z = self.dense.transform(X) if self.lines and self.dense else X
         total: Any = 0.0
         for part in self.parts:
-            line = isinstance(part.model, np.ndarray)
-            margin = linear_margin(Z, part.model) if line else part.model.margin(X, threads)
-            total = total + part.weight * to_pool(margin, self.task)
+            total = total + part.weight * to_pool(_margin(part.model, X, Z, threads), self.task)
         return total
+
+
+def _margin(model: Any, X: np.ndarray, Z: np.ndarray, threads: int) -> np.ndarray:
+    """What one member says of encoded rows (X) that are also given densely (Z)."""
+    if isinstance(model, np.ndarray):
+        return linear_margin(Z, model)
+    return model.margin(Z) if isinstance(model, Network) else model.margin(X, threads)
 
 
 def encode(encoder: FeatureEncoder, frame: pd.DataFrame) -> np.ndarray:
@@ -116,10 +122,12 @@ def contributions(
     for part in model.parts:
         total = total + part.weight * _part_contributions(model, part, X, Z, pair)
     if model.task != "regression":
-        total = total * model.calibrator.a
-        total[:, -1] += model.calibrator.b
+        total = model.calibrator.share(total)
     margin = to_margin(pred, model.task)
     margin = margin if pair is None else margin[np.arange(len(X)), pair[0]] - margin[np.arange(len(X)), pair[1]]
+    if pair is None and any(isinstance(p.model, Network) for p in model.parts):  # they reckon in float32: what that rounds off
+        gap = margin - total.sum(axis=1)
+        total[:, -1] += np.where(np.abs(gap) < 1e-4 * (1 + np.abs(margin)), gap, 0.0)
     out = pd.DataFrame(total, columns=[*model.encoder.inputs, BASE], index=frame.index)
     out.attrs["additivity_error"] = float(np.abs(total.sum(axis=1) - margin).max(initial=0.0))
     return out
@@ -140,6 +148,10 @@ def _part_contributions(model: Ensemble, part: Part, X: np.ndarray, Z: np.ndarra
         values, sources = member_contributions(part.model, X), model.encoder.sources
         if pair is not None:
             values = values[rows, pair[0]] - values[rows, pair[1]]
+    elif isinstance(part.model, Network):
+        each = part.model.contributions(Z)
+        values = each[..., 0] if pair is None else each[rows, :, pair[0]] - each[rows, :, pair[1]]
+        sources = model.dense.sources if model.dense else []
     else:
         W = part.model
         weights = W[:, 0] if pair is None else (W[:, pair[0]] - W[:, pair[1]]).T
@@ -153,9 +165,9 @@ def _part_contributions(model: Ensemble, part: Part, X: np.ndarray, Z: np.ndarra
     return out
 
 # %% ../../nbs/models/13_ensemble.ipynb #4380e152
-FORMAT = 1  # Version of the folder's layout
+FORMAT = 2  # Version of the folder's layout; 2 may hold networks and bent calibrations
 _KEYS = {"format", "kind", "task", "n_classes", "encoder", "dense", "parts", "calibrator", "files", "about"}
-_PART_KEYS = {"recipe", "weight", "file", "array", "log_target", "rounds", "stopped"}
+_PART_KEYS = {"recipe", "weight", "file", "array", "log_target", "rounds", "stopped", "network"}
 _LARGE = 1_000_000  # Characters of trees above which they are gzipped
 
 
@@ -195,6 +207,10 @@ def _save_part(part: Part, i: int, folder: Path, arrays: dict[str, np.ndarray]) 
     if isinstance(part.model, np.ndarray):
         arrays[f"line.{i}"] = part.model
         return {**entry, "array": f"line.{i}"}, ""
+    if isinstance(part.model, Network):
+        state, more = part.model.to_state()
+        arrays.update({f"network.{i}.{name}": a for name, a in more.items()})
+        return {**entry, "array": f"network.{i}", "network": state}, ""
     text = part.model.booster.model_to_string().encode("utf-8")
     name = f"member_{i:02d}.txt" + (".gz" if len(text) > _LARGE else "")
     with atomic_path(folder / name) as temporary:
@@ -256,6 +272,11 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
     if set(entry) - _PART_KEYS:
         raise ValueError(f"a member has an unknown entry '{sorted(set(entry) - _PART_KEYS)[0]}'")
     outputs = model.n_classes if model.task == "multiclass" else 1
+    if "network" in entry:
+        prefix = f"{entry['array']}."
+        own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+        columns = len(model.dense.names) if model.dense else 0
+        return Part(str(entry["recipe"]), float(entry["weight"]), Network.from_state(entry["network"], own, columns=columns, outputs=outputs))
     if "array" in entry:
         W = np.asarray(arrays[entry["array"]], dtype=np.float64)
         if model.dense is None or W.shape != (len(model.dense.names) + 1, outputs):

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/train/mitigate.html.md"""
 
 # %% auto #0
 __all__ = ['CRITERIA', 'fairness_gap', 'reweigh', 'GroupThresholds', 'group_thresholds', 'exponentiated_gradient',
-           'accuracy_fairness_curve', 'plot_accuracy_fairness', 'mitigation_report']
+           'accuracy_fairness_curve', 'plot_mitigation', 'plot_accuracy_fairness', 'mitigation_report']
 
 # %% ../../nbs/train/08_mitigate.ipynb #9d0d6b86
 from dataclasses import dataclass
@@ -22,13 +22,18 @@ from ..core.style import COLORS, new_figure
 from ..metrics.fairness import as_groups, share_gap
 
 # %% ../../nbs/train/08_mitigate.ipynb #01e0d8c4
-CRITERIA = {"demographic_parity": "selection rate", "equal_opportunity": "true positive rate"}
+CRITERIA = {"demographic_parity": "selection rate", "equal_opportunity": "true positive rate", "predictive_equality": "false positive rate"}
 
 
 def _criterion(name: str) -> str:
     if name not in CRITERIA:
         raise DataError(f"there is no fairness criterion '{name}'", hint=closest(name, CRITERIA))
     return name
+
+
+def _counts(y: np.ndarray, criterion: str) -> np.ndarray:
+    """Which rows a criterion looks at: all, those of class 1, or those of class 0."""
+    return {"demographic_parity": np.ones(len(y), bool), "equal_opportunity": y == 1, "predictive_equality": y == 0}[_criterion(criterion)]
 
 
 def fairness_gap(
@@ -42,7 +47,7 @@ def fairness_gap(
     names, codes, y, decision = *as_groups(groups)[:2], np.asarray(y), np.asarray(decision)
     if not len(y) == len(decision) == len(codes):
         raise DataError(f"{len(y)} targets, {len(decision)} decisions and {len(codes)} group values")
-    inside = y == 1 if _criterion(criterion) == "equal_opportunity" else np.ones(len(y), bool)
+    inside = _counts(y, criterion)
     counts = {name: (float(decision[inside & (codes == i)].sum()), float((inside & (codes == i)).sum()))
               for i, name in enumerate(names)}  # fmt: skip
     return share_gap(counts)
@@ -111,7 +116,7 @@ def group_thresholds(
     y, p, names, codes = _checked(y, p, groups)
     if not 0 <= strength <= 1:
         raise DataError(f"a strength of {strength} is not between 0 and 1")
-    counts = y == 1 if _criterion(criterion) == "equal_opportunity" else np.ones(len(y), bool)
+    counts = _counts(y, criterion)
     pools = {i: np.sort(p[counts & (codes == i)]) for i in range(len(names))}
     pools = {i: pool for i, pool in pools.items() if len(pool) >= min_size}
     if not pools or strength == 0:
@@ -163,7 +168,8 @@ def exponentiated_gradient(
     """
     _criterion(criterion)
     reductions = require("fairlearn.reductions", "fair")
-    kind = {"equal_opportunity": "TruePositiveRateParity", "demographic_parity": "DemographicParity"}[criterion]
+    kind = {"equal_opportunity": "TruePositiveRateParity", "demographic_parity": "DemographicParity",
+            "predictive_equality": "FalsePositiveRateParity"}[criterion]
     constraint = getattr(reductions, kind)(difference_bound=difference)
     names, codes, _ = as_groups(groups)
     found = reductions.ExponentiatedGradient(model, constraint, eps=difference, max_iter=rounds)
@@ -197,6 +203,13 @@ def accuracy_fairness_curve(
         lines.append({"strength": float(strength), "accuracy": float((decision == y).mean()), "cost": float(mistakes.mean()),
                       "gap": gap["value"], "low": gap["low"], "high": gap["high"]})  # fmt: skip
     return pd.DataFrame(lines)[["strength", "accuracy", "cost", "gap", "low", "high"]]
+
+
+def plot_mitigation(
+    reports: list[dict[str, Any]],  # From `mitigation_report`, one for each column of groups
+) -> Figure:
+    """Accuracy against the gap that is left, a line for each column."""
+    return plot_accuracy_fairness({f"{CRITERIA[r['criterion']]}, {r['column']}": pd.DataFrame(r["curve"]) for r in reports})
 
 
 def plot_accuracy_fairness(

@@ -61,6 +61,7 @@ def expected_rounds(
 
 
 _REAL_COLUMNS = 0.4  # Columns of real tables have far fewer than 255 bins
+_LOAD_TORCH, _EPOCHS, _NETWORK_FLOPS = 1.5, 25, 24e9  # Seconds; epochs until a network stops; operations a second in its training
 
 
 def search_seconds(
@@ -74,9 +75,11 @@ def search_seconds(
     """About what the whole search takes: every recipe once, and a third of them repeated."""
     outputs = n_classes if task == "multiclass" else 1
     members, share = (1, 1.0) if n_rows >= LARGE_ROWS else (5, 0.8)
-    total = 0.0
+    total = network = 0.0
     for recipe in portfolio(task, n_rows=n_rows):
-        if recipe.kind == "linear":
+        if recipe.kind == "network":
+            network = _LOAD_TORCH + members * _EPOCHS * share * n_rows * 4 * (5 * n_columns * 96 + 96**2) * 6 / _NETWORK_FLOPS
+        if recipe.kind != "trees":
             continue
         most = max_rounds(recipe, n_rows, n_members=members, n_outputs=outputs)
         rounds = min(expected_rounds(n_rows, task, recipe.params["learning_rate"]), most)
@@ -84,7 +87,7 @@ def search_seconds(
     if n_rows >= LARGE_ROWS:
         affordable = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
         return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in affordable.items())
-    return _REAL_COLUMNS * total * (1 + (repeats - 1) / 3)
+    return _REAL_COLUMNS * total * (1 + (repeats - 1) / 3) + network
 
 # %% ../../nbs/train/00_planner.ipynb #9ee666de
 _BASE_MB = 320.0  # Python with everything imported

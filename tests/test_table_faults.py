@@ -1,0 +1,137 @@
+"""Tables at the edge of what can be learned: `aimt.train` gives a model, or one sentence that says why not."""
+
+import os
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import aimt
+from aimt.core.errors import AimtError, DataError
+from aimt.models import bagging, tabular
+
+rng = np.random.default_rng(0)
+
+
+def train(frame, tmp_path, **options):
+    """A run of a second or two, and how long it took."""
+    start = time.perf_counter()
+    run = aimt.train(frame, target="y", out=tmp_path / "run", quiet=True, **{"time_limit": 1.5, "groups": "none", **options})
+    return run, time.perf_counter() - start
+
+
+def numbers(n, columns=3):
+    return pd.DataFrame(rng.normal(size=(n, columns)), columns=[f"x{i}" for i in range(columns)])
+
+
+def test_a_handful_among_two_hundred_thousand(tmp_path):
+    frame = numbers(200_000)
+    y = np.zeros(200_000, int)
+    y[np.argsort(-frame["x0"].to_numpy())[:8]] = 1
+    run, _ = train(frame.assign(y=y), tmp_path, time_limit=4)
+    metrics = run.read("metrics.json")
+    assert metrics["split"]["rows"]["test"] > 10_000
+    assert "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]}
+    assert metrics["verdict"]["verdict"] in {"SHIP", "HOLD"}
+
+
+def test_ten_thousand_classes(tmp_path):
+    frame = numbers(20_000)
+    with pytest.raises(AimtError) as e:
+        train(frame.assign(y=[f"k{i % 10_000}" for i in range(20_000)]), tmp_path)
+    assert "10,000" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("task, classes", [("multiclass", {"0.5", "1.5", "2.5"}), (None, None)])
+def test_fractions_as_classes(tmp_path, task, classes):
+    frame = numbers(300)
+    run, _ = train(frame.assign(y=(frame["x0"] * 1.2).round().clip(-1, 1) + 1.5), tmp_path, task=task)
+    if classes:
+        assert set(run.problem.labels) == classes and set(run.predict(frame)["prediction"].astype(str)) <= classes
+    else:
+        assert run.problem.task == "regression"
+
+
+def test_text_in_a_number_to_predict(tmp_path):
+    frame = numbers(300)
+    y = frame["x0"].round(3).astype(str)
+    y[7] = "n/a, ask Bob"
+    with pytest.raises(AimtError) as e:
+        train(frame.assign(y=y), tmp_path, task="regression")
+    assert "Bob" in str(e.value) or "7" in str(e.value)
+
+
+def test_all_rows_the_same(tmp_path):
+    frame = pd.DataFrame({"x": np.ones(200), "z": ["a"] * 200, "y": [0, 1] * 100})
+    with pytest.raises(DataError, match="no column is left"):
+        train(frame, tmp_path)
+    frame = pd.DataFrame({"x": np.tile([1.0, 2.0], 100), "y": np.repeat([0, 1], 100)})
+    run, _ = train(frame, tmp_path / "second")
+    assert run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
+
+
+def test_twenty_thousand_columns(tmp_path):
+    frame = pd.DataFrame(rng.normal(size=(60, 20_000)).astype("float32"), columns=[f"c{i}" for i in range(20_000)])
+    y = (frame["c7"] > 0).astype(int)
+    run, seconds = train(pd.concat([frame, y.rename("y")], axis=1), tmp_path, time_limit=3)
+    assert len(run.predict(frame.head(3))) == 3 and seconds < 240
+
+
+def test_fewer_people_than_folds(tmp_path):
+    frame = numbers(200).assign(who=np.repeat(["a", "b"], 100))
+    frame["y"] = (frame["x0"] > 0).astype(int)
+    try:
+        run, _ = train(frame, tmp_path, id="who")
+        assert run.read("metrics.json")["split"]["strategy"] in {"grouped", "stratified"}
+    except AimtError as e:
+        assert "who" in str(e)
+
+
+def test_every_row_at_the_same_time(tmp_path):
+    frame = numbers(200).assign(day="2024-05-01")
+    frame["y"] = (frame["x0"] > 0).astype(int)
+    try:
+        run, _ = train(frame, tmp_path, time="day")
+        assert run.read("metrics.json")["split"]["rows"]["test"] > 0
+    except AimtError as e:
+        assert "day" in str(e) and "\n" not in str(e)
+
+
+def test_times_of_several_zones(tmp_path):
+    zones = np.array(["+00:00", "+02:00", "-05:00"])[np.arange(300) % 3]
+    days = pd.date_range("2024-01-01", periods=300, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
+    frame = numbers(300).assign(at=[d + z for d, z in zip(days, zones, strict=True)])
+    frame["y"] = (frame["x0"] > 0).astype(int)
+    run, _ = train(frame, tmp_path, time="at")
+    made = pd.read_parquet(run.path / "splits.parquet")
+    utc = pd.to_datetime(frame["at"], utc=True)
+    part = made.set_index("row")["part"].reindex(range(300))
+    assert utc[part == "test"].min() >= utc[part == "train"].max()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bad day")])
+def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch, error):
+    real = tabular.cross_fit
+
+    def fails(candidate, *args, **kwargs):
+        if candidate.kind != "linear" and "31" in candidate.name:
+            raise error
+        return real(candidate, *args, **kwargs)
+
+    monkeypatch.setattr(tabular, "cross_fit", fails)
+    frame = numbers(400)
+    frame["y"] = (frame["x0"] + frame["x1"] > 0).astype(int)
+    run, _ = train(frame, tmp_path, time_limit=3)
+    tried = run.read("metrics.json")["candidates"]
+    failed = [c for c in tried if c.get("error")]
+    assert failed and all(c["weight"] == 0 for c in failed) and any(c["weight"] > 0 for c in tried)
+    assert bagging.cross_fit is real
+
+
+@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a million rows: set AIMT_SLOW=1")
+def test_a_million_categories(tmp_path):
+    frame = pd.DataFrame({"x": rng.normal(size=1_000_000), "shop": pd.Series(rng.permutation(1_000_000)).astype(str)})
+    frame["y"] = (frame["x"] + rng.normal(size=len(frame)) > 0).astype(int)
+    _, seconds = train(frame, tmp_path, time_limit=20)
+    assert seconds < 90
