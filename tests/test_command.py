@@ -212,7 +212,7 @@ def test_evaluate_and_explain(aimt, tmp_path, finished, loans):
     for words, said in (("--columns age --change", "one at a time"), ("--fixed age", "--change"), ("--columns agee", "'age'"),
                         ("--change --wanted excellent", "excellent"), ("--change --fixed agee", "'age'")):  # fmt: skip
         done = aimt("explain", finished, table, *words.split())
-        assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
+        assert done.returncode in (1, 2) and said in done.stderr, (words, done.stderr)
 
 
 def test_the_doctor_reads_a_run_of_a_table(aimt, finished):

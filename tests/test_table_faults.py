@@ -12,6 +12,7 @@ from aimt.core.errors import AimtError, DataError
 from aimt.models import bagging, tabular
 
 rng = np.random.default_rng(0)
+SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="minutes: set AIMT_SLOW=1")
 
 
 def train(frame, tmp_path, **options):
@@ -26,10 +27,10 @@ def numbers(n, columns=3):
 
 
 def test_a_handful_among_two_hundred_thousand(tmp_path):
-    frame = numbers(200_000)
+    frame = numbers(200_000, 2)
     y = np.zeros(200_000, int)
     y[np.argsort(-frame["x0"].to_numpy())[:8]] = 1
-    run, _ = train(frame.assign(y=y), tmp_path, time_limit=4)
+    run, _ = train(frame.assign(y=y), tmp_path, time_limit=2)
     metrics = run.read("metrics.json")
     assert metrics["split"]["rows"]["test"] > 10_000
     assert "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]}
@@ -57,9 +58,9 @@ def test_text_in_a_number_to_predict(tmp_path):
     frame = numbers(300)
     y = frame["x0"].round(3).astype(str)
     y[7] = "n/a, ask Bob"
-    with pytest.raises(AimtError) as e:
-        train(frame.assign(y=y), tmp_path, task="regression")
-    assert "Bob" in str(e.value) or "7" in str(e.value)
+    run, _ = train(frame.assign(y=y), tmp_path, task="regression")
+    assert any("n/a, ask Bob" in note for note in run.info["notes"])
+    assert sum(run.read("metrics.json")["split"]["rows"].values()) == 299
 
 
 def test_all_rows_the_same(tmp_path):
@@ -71,8 +72,9 @@ def test_all_rows_the_same(tmp_path):
     assert run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
 
 
-def test_twenty_thousand_columns(tmp_path):
-    frame = pd.DataFrame(rng.normal(size=(60, 20_000)).astype("float32"), columns=[f"c{i}" for i in range(20_000)])
+@pytest.mark.parametrize("n", [4_000, pytest.param(20_000, marks=SLOW)])
+def test_thousands_of_columns(tmp_path, n):
+    frame = pd.DataFrame(rng.normal(size=(60, n)).astype("float32"), columns=[f"c{i}" for i in range(n)])
     y = (frame["c7"] > 0).astype(int)
     run, seconds = train(pd.concat([frame, y.rename("y")], axis=1), tmp_path, time_limit=3)
     assert len(run.predict(frame.head(3))) == 3 and seconds < 240
@@ -95,7 +97,7 @@ def test_every_row_at_the_same_time(tmp_path):
         run, _ = train(frame, tmp_path, time="day")
         assert run.read("metrics.json")["split"]["rows"]["test"] > 0
     except AimtError as e:
-        assert "day" in str(e) and "\n" not in str(e)
+        assert "different times" in str(e) and "\n" not in str(e)
 
 
 def test_times_of_several_zones(tmp_path):
@@ -129,7 +131,7 @@ def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch, error):
     assert bagging.cross_fit is real
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a million rows: set AIMT_SLOW=1")
+@SLOW
 def test_a_million_categories(tmp_path):
     frame = pd.DataFrame({"x": rng.normal(size=1_000_000), "shop": pd.Series(rng.permutation(1_000_000)).astype(str)})
     frame["y"] = (frame["x"] + rng.normal(size=len(frame)) > 0).astype(int)

@@ -15,6 +15,7 @@ from aimt.data.datasets import load_dataset
 from aimt.data.define import define_problem, encode_target
 from aimt.data.schema import infer_schema
 from aimt.data.split import split_rows
+from aimt.models.ensemble import FORMAT
 from aimt.models.tabular import TabularClassifier, TabularRegressor, load_model
 from aimt.train.table import train_table
 
@@ -97,7 +98,7 @@ def test_every_file_is_needed_and_checked(stored, tmp_path):
 
 
 CHANGES = {
-    "newer format": lambda s: s.update(format=2),
+    "newer format": lambda s: s.update(format=FORMAT + 1),
     "format is text": lambda s: s.update(format="1"),
     "unknown key": lambda s: s.update(on_load="import os"),
     "missing key": lambda s: s.pop("task"),
@@ -221,11 +222,11 @@ def test_large_table_uses_one_holdout_and_few_trees():
 def test_same_seed_same_model(kind):
     frame, y = loans()
     y = y if kind is TabularClassifier else frame.pop("credit_amount_dm")
-    options = {"n_repeats": 2, "random_state": 7}
-    one, two = (kind(**options).fit(frame[:500], y[:500]) for _ in range(2))
+    options = {"n_repeats": 1, "random_state": 7}
+    one, two = (kind(**options).fit(frame[:300], y[:300]) for _ in range(2))
     np.testing.assert_array_equal(one.predict_raw(frame), two.predict_raw(frame))
     np.testing.assert_array_equal(one.oof_, two.oof_)
-    other = kind(n_repeats=2, random_state=8).fit(frame[:500], y[:500])
+    other = kind(n_repeats=1, random_state=8, time_limit=2).fit(frame[:300], y[:300])
     assert not np.array_equal(one.predict_raw(frame), other.predict_raw(frame))
 
 
@@ -275,7 +276,7 @@ def test_a_class_with_one_member():
     frame, y = loans()
     labels = y.astype(object).to_numpy(copy=True)
     labels[17] = "only once"
-    model = TabularClassifier(n_repeats=1).fit(frame, labels)
+    model = TabularClassifier(n_repeats=1).fit(frame[:400], labels[:400])
     probs = model.predict_proba(frame)
     assert probs.shape == (1000, 3) and np.isfinite(probs).all()
     assert probs[:, list(model.classes_).index("only once")].mean() < 0.05
@@ -347,10 +348,10 @@ def test_regression_target_must_be_finite():
 
 def test_groups_stay_in_one_fold():
     frame, y = loans()
-    groups = np.arange(1000) // 10
-    noise = np.random.default_rng(0).normal(size=100)[groups]  # tells the group, and nothing else
+    groups = np.arange(600) // 10
+    noise = np.random.default_rng(0).normal(size=60)[groups]  # tells the group, and nothing else
     member = pd.DataFrame({"noise": noise})
-    target = np.random.default_rng(1).integers(0, 2, 100)[groups]
+    target = np.random.default_rng(1).integers(0, 2, 60)[groups]
     free = TabularClassifier(n_repeats=1).fit(member, target)
     kept = TabularClassifier(n_repeats=1).fit(member, target, groups=groups)
     accuracy = [(m.oof_.argmax(1) == target).mean() for m in (free, kept)]
@@ -369,7 +370,7 @@ def test_scikit_learn_checks(estimator):
 
 def test_contributions_add_up():
     frame, y = loans()
-    model = TabularClassifier(n_repeats=1).fit(frame, y)
+    model = TabularClassifier(n_repeats=1).fit(frame[:500], y[:500])
     parts = model.contributions(frame)
     p = model.predict_proba(frame)[:, 1]
     np.testing.assert_allclose(parts.sum(axis=1), np.log(p / (1 - p)), atol=1e-8)

@@ -264,6 +264,7 @@ def _why(work: Work) -> str:
 
 def _effects(work: Work, frame: pd.DataFrame, importance: dict[str, Any], most: int = 4) -> list[dict[str, Any]]:
     """How the answer moves with each of the most important columns, as far as there is time."""
+    frame, _ = work.schema.conform(frame, work.problem.inputs)  # numbers that are written as text are numbers
     columns = [c["column"] for c in importance["columns"] if (c["value"] or 0) > 0 and frame[c["column"]].nunique() > 1]
     deadline, found = clock.monotonic() + max(2.0, work.time_limit / 12), []
     for column in columns[:most]:

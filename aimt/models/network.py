@@ -177,7 +177,9 @@ def fit_network(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _train(Z, y, Z_valid, y_valid, task, n_classes, o, deadline, seed)
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the seed, and others' random numbers stay as they were
+            torch.manual_seed(seed)
+            return _train(Z, y, Z_valid, y_valid, task, n_classes, o, deadline, seed)
     finally:
         torch.set_num_threads(before)
 
@@ -218,9 +220,8 @@ def _train(
     size = min(o.batch, max(16, len(t) // 8))
     per_epoch = -(-len(t) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda s: _rate(s / (per_epoch * o.epochs)))
-    best, kept, stopped, epoch, worse = np.inf, {}, "rounds", 0, 0
-    torch.manual_seed(seed)  # dropout
-    for epoch in range(1, o.epochs + 1):
+    best, kept, stopped, worse = np.inf, {}, "rounds", 0
+    for epoch in range(o.epochs):
         order = torch.randperm(len(t), generator=draw)
         for i in range(0, len(t), size):
             rows = order[i : i + size]
@@ -236,12 +237,12 @@ def _train(
             worse += 1
         if worse >= o.patience or not np.isfinite(held_out):
             stopped = "early"
-            break
-        if deadline is not None and time.perf_counter() > deadline:
+        elif deadline is not None and time.perf_counter() > deadline:
             stopped = "time"
+        if stopped != "rounds":
             break
     arrays = {name: p.numpy() for name, p in (kept or {k: v.detach() for k, v in w.items()}).items()}
-    return Network(edges, arrays | {"base": E.mean(0).numpy()}, center, spread, stopped, epoch)
+    return Network(edges, arrays | {"base": E.mean(0).numpy()}, center, spread, stopped, epoch + 1)
 
 
 def _rate(progress: float) -> float:
