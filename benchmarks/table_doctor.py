@@ -127,7 +127,7 @@ def constant(f: pd.DataFrame, y: np.ndarray, target: str, rng: np.random.Generat
 
 
 FAULTS = {  # fault -> (what plants it, names that count as a hit)
-    "leak": (leak, {"leakage"}), "written afterwards": (afterwards, {"leakage"}), "copies": (copies, {"copies on both sides", "duplicate rows"}),
+    "leak": (leak, {"leakage", "possible leakage"}), "written afterwards": (afterwards, {"leakage", "possible leakage"}), "copies": (copies, {"copies on both sides", "duplicate rows"}),
     "contradictions": (contradictions, {"contradictory labels"}), "shuffled answers": (shuffled, {"nothing to learn"}), "few rows": (few, {"too little data"}),
     "rare class": (rare, {"too few of a class"}), "shift": (shift, {"shift"}), "other share of positives": (prior_shift, {"shift", "bad calibration"}),
     "label noise": (noise, {"label noise"}), "sentinel": (sentinel, {"sentinel"}), "units": (units, {"outlier"}), "spelling": (spelling, {"spelling"}),

@@ -16,7 +16,7 @@ from .scores import readable
 # %% ../../nbs/evaluate/30_doctor.ipynb #2ab9c758
 SEVERITY = ("critical", "warning", "note")
 _NAMES = {"leak": "leakage", "contradictions": "contradictory labels", "few of a class": "too few of a class", "class imbalance": "imbalance",
-          "order": "sorted by the answer", "fill": "missing values"}
+          "order": "sorted by the answer", "suspicious": "possible leakage"}
 Finding = dict[str, Any]
 
 

@@ -51,10 +51,9 @@ def find_shift(
     for c in columns:
         c["changed"] = bool(c["p"] * len(columns) < ALPHA)
     columns.sort(key=lambda c: (not c["changed"], -c["distance"]))
-    found = {"rows": [len(p) for p in parts], "columns": columns, "auc": None, "shifted": any(c["changed"] for c in columns)}
-    if min(found["rows"]) >= 30:
-        found["auc"] = _told_apart(*parts, schema, list(inputs), seed, threads)
-        found["shifted"] = found["shifted"] or found["auc"]["low"] > 0.5
+    auc = _told_apart(parts[0], parts[1], schema, list(inputs), seed, threads) if min(map(len, parts)) >= 30 else None
+    shifted = any(c["changed"] for c in columns) or (auc is not None and auc["low"] > 0.5)
+    found = {"rows": [len(p) for p in parts], "columns": columns, "auc": auc, "shifted": shifted}
     return plain(found | {"message": _message(found)})
 
 

@@ -70,8 +70,8 @@ class Calibrator:
     def from_dict(cls, data: dict[str, Any]) -> "Calibrator":
         """A calibrator from plain data. Raises `ModelFormatError` when it is not one."""
         try:
-            steps = [tuple(float(v) for v in data.get(k, ())) for k in ("knots", "values")]
-            out = cls(str(data["kind"]), *(float(data[k]) for k in ("a", "b", "gain")), float(data.get("c", 1.0)), *steps)
+            knots, values = (tuple(float(v) for v in data.get(k, ())) for k in ("knots", "values"))
+            out = cls(str(data["kind"]), float(data["a"]), float(data["b"]), float(data["gain"]), float(data.get("c", 1.0)), knots, values)
         except (KeyError, TypeError, ValueError) as e:
             raise ModelFormatError("the calibrator is damaged") from e
         known = {"kind", "a", "b", "gain", "c", "knots", "values"}

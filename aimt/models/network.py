@@ -220,8 +220,9 @@ def _train(
     size = min(o.batch, max(16, len(t) // 8))
     per_epoch = -(-len(t) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda s: _rate(s / (per_epoch * o.epochs)))
-    best, kept, stopped, worse = np.inf, {}, "rounds", 0
-    for epoch in range(o.epochs):
+    best, kept, stopped, worse, epochs = np.inf, {}, "rounds", 0, 0
+    while epochs < o.epochs and stopped == "rounds":
+        epochs += 1
         order = torch.randperm(len(t), generator=draw)
         for i in range(0, len(t), size):
             rows = order[i : i + size]
@@ -239,10 +240,8 @@ def _train(
             stopped = "early"
         elif deadline is not None and time.perf_counter() > deadline:
             stopped = "time"
-        if stopped != "rounds":
-            break
     arrays = {name: p.numpy() for name, p in (kept or {k: v.detach() for k, v in w.items()}).items()}
-    return Network(edges, arrays | {"base": E.mean(0).numpy()}, center, spread, stopped, epoch + 1)
+    return Network(edges, arrays | {"base": E.mean(0).numpy()}, center, spread, stopped, epochs)
 
 
 def _rate(progress: float) -> float:

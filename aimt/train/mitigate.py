@@ -223,7 +223,7 @@ def plot_accuracy_fairness(
         ax.plot(100 * curve["gap"].iloc[0], 100 * curve["accuracy"].iloc[0], "o", ms=8, mfc="white", color=color)
     ax.set(xlabel="gap between groups (points)", ylabel="accuracy (%)")
     ax.set_xlim(left=0)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     return fig
 
 # %% ../../nbs/train/08_mitigate.ipynb #fdad9185

@@ -91,6 +91,7 @@ def search_seconds(
 
 # %% ../../nbs/train/00_planner.ipynb #9ee666de
 _BASE_MB = 320.0  # Python with everything imported
+_TORCH_MB = 250.0  # What a network's training loads besides
 _CELL_BYTES = 60.0  # Table as loaded, its pieces, and its encoded copies, per cell
 
 
@@ -126,7 +127,8 @@ def plan(
         "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search),
         "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed),
     }
-    memory = _BASE_MB + min(100.0, cells * 5e-4) + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
+    torch = _TORCH_MB if train_rows < LARGE_ROWS and time_limit > 3 else 0.0
+    memory = _BASE_MB + torch + min(100.0, cells * 5e-4) + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
     notes = _notes(memory, machine, search + baselines, time_limit, train_rows)
     return {
         "seconds": round(sum(seconds.values()), 2), "memory_mb": round(memory), "threads": threads, "speed": round(speed, 2),
