@@ -2,7 +2,7 @@
 
     python benchmarks/table_doctor.py FOLDER [--seeds 20] [--first 0] [--only FAULT] [--time-limit 2]
 
-FOLDER holds telco_churn.csv.gz, framingham_chd.csv.gz and vehicle_fraud.csv.gz (see shared tables of the documentation); the
+FOLDER holds telco_churn.csv.gz, framingham_chd.csv.gz and vehicle_fraud.csv.gz, the same tables as in the stories of `nbs/apps`; the
 bundled loans stand in for one that is missing. Each run takes 1,500 random rows of a table, plants one fault, trains for some
 seconds with all default options, and asks. A hit: a finding has the fault's name. "named anyway" is how often the same name is
 given for the untouched tables, which for real tables may be the truth: they have outliers, rare classes and drift of their own.
@@ -24,7 +24,7 @@ import pandas as pd
 import aimt
 from aimt.metrics.intervals import wilson
 
-TABLES = {"telco_churn": ("Churn", 1), "framingham_chd": ("TenYearCHD", 1), "vehicle_fraud": ("FraudFound_P", 1)}
+TABLES = {"telco_churn": "Churn", "framingham_chd": "TenYearCHD", "vehicle_fraud": "FraudFound_P"}  # name -> target
 Table = tuple[pd.DataFrame, dict[str, str]]
 
 
@@ -141,7 +141,7 @@ def load(folder: Path, name: str) -> tuple[pd.DataFrame, str]:
     if not path.exists():
         loans = aimt.load_dataset("german-credit").frame
         return loans.assign(credit_risk=(loans["credit_risk"] == "bad").astype(int)), "credit_risk"
-    frame, target = pd.read_csv(path), TABLES[name][0]
+    frame, target = pd.read_csv(path), TABLES[name]
     values = frame[target]
     return frame.assign(**{target: (values == values.value_counts().index[-1]).astype(int)}), target
 

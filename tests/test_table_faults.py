@@ -9,7 +9,7 @@ import pytest
 
 import aimt
 from aimt.core.errors import AimtError, DataError
-from aimt.models import bagging, tabular
+from aimt.models import tabular
 
 rng = np.random.default_rng(0)
 SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="minutes: set AIMT_SLOW=1")
@@ -34,7 +34,7 @@ def test_a_handful_among_two_hundred_thousand(tmp_path):
     metrics = run.read("metrics.json")
     assert metrics["split"]["rows"]["test"] > 10_000
     assert "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]}
-    assert metrics["verdict"]["verdict"] in {"SHIP", "HOLD"}
+    assert metrics["verdict"]["gates"] and len(run.predict(frame.head(5))) == 5
 
 
 def test_ten_thousand_classes(tmp_path):
@@ -83,21 +83,15 @@ def test_thousands_of_columns(tmp_path, n):
 def test_fewer_people_than_folds(tmp_path):
     frame = numbers(200).assign(who=np.repeat(["a", "b"], 100))
     frame["y"] = (frame["x0"] > 0).astype(int)
-    try:
-        run, _ = train(frame, tmp_path, id="who")
-        assert run.read("metrics.json")["split"]["strategy"] in {"grouped", "stratified"}
-    except AimtError as e:
-        assert "who" in str(e)
+    with pytest.raises(DataError, match="'who' has 2 different values"):
+        train(frame, tmp_path, id="who")
 
 
 def test_every_row_at_the_same_time(tmp_path):
     frame = numbers(200).assign(day="2024-05-01")
     frame["y"] = (frame["x0"] > 0).astype(int)
-    try:
-        run, _ = train(frame, tmp_path, time="day")
-        assert run.read("metrics.json")["split"]["rows"]["test"] > 0
-    except AimtError as e:
-        assert "different times" in str(e) and "\n" not in str(e)
+    with pytest.raises(AimtError, match="only 1 different times"):
+        train(frame, tmp_path, time="day")
 
 
 def test_times_of_several_zones(tmp_path):
@@ -128,7 +122,7 @@ def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch, error):
     tried = run.read("metrics.json")["candidates"]
     failed = [c for c in tried if c.get("error")]
     assert failed and all(c["weight"] == 0 for c in failed) and any(c["weight"] > 0 for c in tried)
-    assert bagging.cross_fit is real
+    assert "a recipe failed" in {f["name"] for f in aimt.doctor(run)}
 
 
 @SLOW

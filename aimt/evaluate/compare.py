@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
-from sklearn.model_selection import GroupKFold, GroupShuffleSplit, KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
 from ..core.errors import DataError
 from ..core.files import plain
@@ -25,6 +25,8 @@ from ..core.problem import Problem
 from ..core.style import COLORS, new_figure
 from ..metrics.intervals import bootstrap_weights, weighted_scores
 from ..metrics.registry import get_metric
+from ..models.baselines import fold_pairs
+from ..models.tabular import deal_folds
 
 # %% ../../nbs/evaluate/12_compare.ipynb #3bbafd15
 Learn = Callable[[pd.DataFrame, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]  # Rows and answers -> what predicts
@@ -34,9 +36,7 @@ def _folds(y: np.ndarray, problem: Problem, groups: np.ndarray | None, n: int, s
     """Cross-validation: classes in their shares, and rows of a group together."""
     if groups is not None:
         return list(GroupKFold(n, shuffle=True, random_state=seed).split(y, groups=groups))
-    if problem.classification and np.bincount(y).min() >= n:
-        return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(y, y))
-    return list(KFold(n, shuffle=True, random_state=seed).split(y))
+    return fold_pairs(deal_folds(y, n, classification=problem.classification, seed=seed))
 
 
 def out_of_fold(

@@ -45,7 +45,7 @@ def find_shift(
     With fewer than 30 rows in a part nothing is said: `auc` is None.
     """
     rng = np.random.default_rng(seed)
-    parts = [p.iloc[np.sort(rng.permutation(len(p))[:max_rows])][list(inputs)] for p in (before, after)]
+    parts = [schema.conform(p.iloc[np.sort(rng.permutation(len(p))[:max_rows])], list(inputs))[0] for p in (before, after)]
     some = [inputs[i] for i in np.sort(rng.permutation(len(inputs))[:MOST_COLUMNS])]
     columns = [_distance(parts[0][c], parts[1][c], c, schema) for c in some]
     for c in columns:

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 
 from ..core.errors import DataError, ProblemError, closest
 from ..core.files import plain
 from ..core.problem import Problem
+from .rows import cell_value
 
 # %% ../../nbs/explain/15_counterfactuals.ipynb #767105ad
 BEAM, EACH = 10, 12  # States kept in each round, and values offered for a column
@@ -74,10 +76,9 @@ def _goal(problem: Problem, wanted: Any, threshold: float) -> Callable[[np.ndarr
         return lambda pred: np.minimum(pred - low, high - pred)
     k = problem.labels.index(wanted)
     if problem.task == "binary":
-        odds = lambda p: np.log(np.clip(p, 1e-9, None) / np.clip(1 - p, 1e-9, None))
         sign = 1 if k == 1 else -1
         tiny = 0 if k == 1 else 1e-12  # from the threshold on it is the positive class
-        return lambda pred: sign * (odds(pred[:, 1]) - odds(np.float64(threshold))) - tiny
+        return lambda pred: sign * (logit(pred[:, 1].clip(1e-9, 1 - 1e-9)) - logit(threshold)) - tiny
     others = [i for i in range(len(problem.labels)) if i != k]
     return lambda pred: pred[:, k] - pred[:, others].max(axis=1)
 
@@ -274,7 +275,7 @@ def _told(
 ) -> dict[str, Any]:  # fmt: skip
     row = search.frame([state])
     after = np.asarray(predict(row), float)
-    changes = [{"column": c, "before": _cell(search.row[c].iloc[0]), "after": _cell(row[c].iloc[0])} for c in state]
+    changes = [{"column": c, "before": cell_value(search.row[c].iloc[0]), "after": cell_value(row[c].iloc[0])} for c in state]
     found = {"changes": changes, "cost": search.cost(state), "plausible": near.plausible(row[near.columns])}
     if problem.task == "regression":
         found |= {"prediction": after[0], "chance": None, "before": before[0]}
@@ -282,12 +283,6 @@ def _told(
         k = problem.labels.index(wanted)
         found |= {"prediction": wanted, "chance": after[0, k], "before": before[0, k]}
     return plain(found | {"message": _sentence(found)})
-
-
-def _cell(value: Any) -> Any:
-    if pd.isna(value):
-        return None
-    return value.isoformat() if isinstance(value, pd.Timestamp) else value.item() if isinstance(value, np.generic) else value
 
 
 def _sentence(found: dict[str, Any]) -> str:

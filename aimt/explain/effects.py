@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.special import logit
 
 from ..core.errors import DataError, closest
 from ..core.files import plain
 from ..core.problem import Problem
 from ..core.style import COLORS, axis_text, new_figure
+from .rows import cell_value
 
 # %% ../../nbs/explain/02_effects.ipynb #9b031ea2
 POINTS, CATEGORIES = 15, 10  # Values of a grid: of numbers and dates at most, of categories at most
@@ -49,9 +51,9 @@ def column_effect(
     most = max(20, min(max_rows, 3_000_000 // (len(grid) * max(len(problem.labels), 1))))
     rows = frame.iloc[np.sort(np.random.default_rng(seed).permutation(len(frame))[:most])]
     curves, label = _curves(predict, rows, frame[column].take(grid), column, problem, label)
-    d, weights = _centred(curves if label is None else _log_odds(curves), shares)
+    d, weights = _centred(curves if label is None else logit(curves.clip(1e-4, 1 - 1e-4)), shares)
     interaction = _spread(d - d.mean(0), weights) / max(_spread(d, weights), 1e-12)
-    values = [_value(v) for v in frame[column].take(grid)]
+    values = [cell_value(v) for v in frame[column].take(grid)]
     found = {
         "column": column, "kind": kind, "label": label, "target": problem.target, "values": values, "mean": curves.mean(0),
         "curves": [[float(f"{v:.4g}") for v in curve] for curve in curves[:30]], "shares": shares, "others": 1 - shares.sum(), "span": np.ptp(curves.mean(0)),
@@ -98,18 +100,7 @@ def _curves(
     k = problem.labels.index(label) if label is not None else 1 if problem.task == "binary" else int(moved.argmax())
     return pred[:, :, k].T, problem.labels[k]
 
-
-def _value(value: Any) -> Any:
-    if pd.isna(value):
-        return None
-    return value.isoformat() if isinstance(value, pd.Timestamp) else value.item() if isinstance(value, np.generic) else value
-
 # %% ../../nbs/explain/02_effects.ipynb #603ab6e4
-def _log_odds(p: np.ndarray) -> np.ndarray:
-    p = p.clip(1e-4, 1 - 1e-4)
-    return np.log(p / (1 - p))
-
-
 def _centred(curves: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weights = shares / shares.sum()
     return curves - (curves @ weights)[:, None], weights

@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.errors import DataError, ProblemError
 from ..core.run import Run
 from ..core.verbs import resolve
-from ..data.define import encode_target
+from ..data.define import column_names, encode_target
 from ..data.load import load_table
 from ..explain.counterfactuals import counterfactuals
 from ..explain.effects import column_effect
@@ -52,11 +52,11 @@ def explain(
     frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame
     if columns:
         inputs, _ = trained.conform(frame)
-        names = columns.split(",") if isinstance(columns, str) else columns
-        return [column_effect(trained.model.predict_raw, inputs, name.strip(), trained.problem) for name in names]
+        names = column_names(columns, trained.schema, "to show")
+        return [column_effect(trained.model.predict_raw, inputs, name, trained.problem) for name in names]
     numbers = _numbers(rows, len(frame))
     if change:
-        return _changes(trained, frame, numbers, wanted, [] if fixed is None else fixed.split(",") if isinstance(fixed, str) else fixed)
+        return _changes(trained, frame, numbers, wanted, column_names(fixed, trained.schema, "to keep fixed"))
     part = frame.iloc[numbers].reset_index(drop=True)
     inputs, _ = trained.conform(part)
     y = _actual(part, trained)
@@ -73,7 +73,7 @@ def _changes(trained: SavedModel, frame: pd.DataFrame, numbers: list[int], wante
         except ValueError as e:
             raise ProblemError(f"'{wanted}' is no range", hint="Write it like 100,200") from e
         wanted = (low, high)
-    options = {"wanted": wanted, "fixed": [name.strip() for name in fixed]}
+    options = {"wanted": wanted, "fixed": fixed}
     if trained.threshold is not None:
         options["threshold"] = trained.threshold
     return [{"row": n, "ways": counterfactuals(trained.model.predict_raw, inputs, inputs.iloc[[n]], trained.problem, **options)} for n in numbers]

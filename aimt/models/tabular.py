@@ -34,6 +34,7 @@ from .bagging import Bag, Candidate, Encoded, cross_fit, pool_to_prediction, por
 from .baselines import MAX_LINEAR_CELLS, fold_pairs
 from .boosting import tree_cost_ns
 from .calibration import Calibrator, fit_calibrator
+from .network import epoch_seconds
 from .conformal import Conformal, fit_conformal
 from .ensemble import Ensemble, Part, contributions, encode, load_ensemble, save_ensemble
 
@@ -241,7 +242,7 @@ def network_seconds(
 ) -> float:
     """Seconds that must be left for a network to be worth beginning: to load torch, and some twenty epochs."""
     columns = table.Z.shape[1] if table.Z is not None else 0
-    return 3.0 + 20 * len(table.y) * (12 * columns + 128) * 128 * 4 * 6 / 4e10
+    return 3.0 + 20 * epoch_seconds(len(table.y), 10 * columns)
 
 
 FAILURES = (MemoryError, RuntimeError, ValueError, ArithmeticError, LightGBMError)  # What a recipe may fail with

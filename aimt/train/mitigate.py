@@ -41,7 +41,7 @@ def fairness_gap(
     decision: np.ndarray,  # Decisions, 0 or 1, shape (n,)
     groups: Any,  # A value for each row; or the result of `make_groups`
     *,
-    criterion: str = "equal_opportunity",  # or demographic_parity
+    criterion: str = "equal_opportunity",  # or another of `CRITERIA`
 ) -> dict[str, Any]:  # value, low, high, highest, lowest, ratio
     """Highest minus lowest rate of the groups, with a 95 % interval; NaN with fewer than two groups of 10 rows."""
     names, codes, y, decision = *as_groups(groups)[:2], np.asarray(y), np.asarray(decision)
@@ -103,7 +103,7 @@ def group_thresholds(
     p: np.ndarray,  # Probability of class 1, shape (n,)
     groups: Any,  # A value for each row; or the result of `make_groups`
     *,
-    criterion: str = "equal_opportunity",  # or demographic_parity
+    criterion: str = "equal_opportunity",  # or another of `CRITERIA`
     threshold: float = 0.5,  # Today's threshold, the same for all
     strength: float = 1.0,  # Share of the way to equal rates, 0 to 1
     costs: tuple[float, float] = (1.0, 1.0),  # Of a false positive and a false negative
@@ -158,7 +158,7 @@ def exponentiated_gradient(
     y: np.ndarray,  # True codes, 0 or 1, shape (n,)
     groups: Any,  # A value for each row; or the result of `make_groups`
     *,
-    criterion: str = "equal_opportunity",  # or demographic_parity
+    criterion: str = "equal_opportunity",  # or another of `CRITERIA`
     difference: float = 0.01,  # Gap allowed on the training rows
     rounds: int = 50,  # At most so many fits of the outer loop
 ) -> Any:  # Fitted; `predict(X, random_state=0)` gives decisions
@@ -181,7 +181,7 @@ def accuracy_fairness_curve(
     p: np.ndarray,  # Out-of-fold or held-out probability of class 1, shape (n,)
     groups: Any,  # A value for each row; or the result of `make_groups`
     *,
-    criterion: str = "equal_opportunity",  # or demographic_parity
+    criterion: str = "equal_opportunity",  # or another of `CRITERIA`
     threshold: float = 0.5,  # Today's threshold
     costs: tuple[float, float] = (1.0, 1.0),  # Of a false positive and a false negative
     steps: int = 6,  # Strengths from 0 to 1
@@ -233,7 +233,7 @@ def mitigation_report(
     groups: Any,  # A value for each row; or the result of `make_groups`
     *,
     column: str = "group",  # Name of the groups' column
-    criterion: str = "equal_opportunity",  # or demographic_parity
+    criterion: str = "equal_opportunity",  # or another of `CRITERIA`
     threshold: float = 0.5,  # Today's threshold
     costs: tuple[float, float] = (1.0, 1.0),  # Of a false positive and a false negative
     target: float = 0.8,  # Share of the gap that ought to go

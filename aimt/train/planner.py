@@ -18,6 +18,7 @@ from ..core.machine import machine as this_machine
 from ..core.machine import threads_for
 from ..models.bagging import MANY_ROWS, portfolio
 from ..models.boosting import tree_cost_ns
+from ..models.network import epoch_seconds
 from ..models.tabular import LARGE_ROWS, max_rounds, prediction_budget_ns
 
 # %% ../../nbs/train/00_planner.ipynb #a2100101
@@ -61,7 +62,7 @@ def expected_rounds(
 
 
 _REAL_COLUMNS = 0.4  # Columns of real tables have far fewer than 255 bins
-_LOAD_TORCH, _EPOCHS, _NETWORK_FLOPS = 1.5, 25, 24e9  # Seconds; epochs until a network stops; operations a second in its training
+_LOAD_TORCH, _EPOCHS = 1.5, 25  # Seconds to load torch, and epochs until a network stops
 
 
 def search_seconds(
@@ -78,7 +79,7 @@ def search_seconds(
     total = network = 0.0
     for recipe in portfolio(task, n_rows=n_rows):
         if recipe.kind == "network":
-            network = _LOAD_TORCH + members * _EPOCHS * share * n_rows * 4 * (5 * n_columns * 96 + 96**2) * 6 / _NETWORK_FLOPS
+            network = _LOAD_TORCH + members * _EPOCHS * epoch_seconds(int(share * n_rows), 5 * n_columns)
         if recipe.kind != "trees":
             continue
         most = max_rounds(recipe, n_rows, n_members=members, n_outputs=outputs)
