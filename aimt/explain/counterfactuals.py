@@ -114,10 +114,13 @@ def counterfactuals(
     if goal(before)[0] > 0:
         raise ProblemError("the answer is already the wanted one", hint="Ask for another")
     unchanging = {*fixed, *problem.groups, problem.time, problem.id}
-    free = [c for c in problem.inputs if c not in unchanging and c in known]
-    search = _Search(predict, goal, row.reset_index(drop=True), offers(known, free), only)
+    offered = offers(known, problem.inputs)
+    free = {column: offer for column, offer in offered.items() if column not in unchanging}
+    search = _Search(predict, goal, row.reset_index(drop=True), free, only)
     found = [search.settle(state) for state in search.run(most_changes, answers)]
-    near = _Nearness(known[problem.inputs], offers(known, problem.inputs))
+    if not found:
+        return []
+    near = _Nearness(known[problem.inputs], offered)
     told = [_told(predict, search, state, near, problem, wanted, before) for state in found]
     told.sort(key=lambda t: (not t["plausible"], t["cost"]))
     return _different(told, answers)
