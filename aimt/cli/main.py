@@ -104,13 +104,14 @@ def train(
     metric: Annotated[str | None, typer.Option(help="Main metric, such as roc_auc, log_loss, rmse.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same split.", min=0)] = 0,
     sql: Sql = None,
+    cluster: Annotated[str | None, typer.Option(help="Train a table on several machines: dask://HOST:PORT, ray://HOST:PORT, local:PROCESSES.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     model: Annotated[str | None, typer.Option(help="gpt: a model that writes. Default: by the kind of file.", rich_help_panel=TEXT)] = None,
     size: Annotated[str | None, typer.Option(help="nano, tiny, small, medium, large. Default: chosen for text and time.", rich_help_panel=TEXT)] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte or bpe. Default: chosen for the text.", rich_help_panel=TEXT)] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Different tokens of a bpe tokenizer.", min=258, rich_help_panel=TEXT)] = None,
     text_field: Annotated[str | None, typer.Option(help="Field of a JSONL file that holds the text.", rich_help_panel=TEXT)] = None,
     steps: Annotated[int | None, typer.Option(help="Train this many steps instead of for a time.", min=1, rich_help_panel=TEXT)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.", rich_help_panel=TEXT)] = False,
     series: Annotated[str | None, typer.Option(help="Column that says which series a row belongs to.", rich_help_panel=SERIES)] = None,
     horizon: Annotated[int | None, typer.Option(help="Steps ahead. Default: a season.", min=1, rich_help_panel=SERIES)] = None,
     known: Annotated[str | None, typer.Option(help="Columns that are known ahead: promo,price.", rich_help_panel=SERIES)] = None,
@@ -272,13 +273,17 @@ def explain(
     change: Annotated[bool, typer.Option("--change", help="Instead: what would have to be different for another answer.")] = False,
     wanted: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,
     fixed: Annotated[str | None, typer.Option(help="With --change: columns that cannot change, besides those of groups.")] = None,
+    rules: Annotated[int, typer.Option(help="Instead: at most so many rules that stand for the whole model, such as 8.", min=0)] = 0,
+    stability: Annotated[bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been drawn anew?")] = False,
+    time_limit: Annotated[float | None, typer.Option(help="With --stability: seconds. Default: 60.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
     """Say which columns moved a prediction, and how far.
 
-    Example: `aimt explain runs/churn new.csv --rows 0,5 --change`
+    Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --rules 8`
     """
-    reasons = resolve(VERBS["explain"])(run, source, rows=rows, columns=columns, change=change, wanted=wanted, fixed=fixed)
+    reasons = resolve(VERBS["explain"])(run, source, rows=rows, columns=columns, change=change, wanted=wanted, fixed=fixed,
+                                        rules=rules, stability=stability, time_limit=time_limit)
     if as_json:
         _print_json(reasons)
     else:

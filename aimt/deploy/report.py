@@ -11,6 +11,7 @@ __all__ = ['MODELS', 'RATES', 'SECTIONS', 'DOCS', 'PLOTS', 'WIDEST', 'MOST_SVG',
 
 # %% ../../nbs/deploy/00_report.ipynb #30e378d1
 import importlib.metadata
+import math
 import re
 import shlex
 import unicodedata
@@ -248,7 +249,13 @@ def _split(run: dict[str, Any]) -> dict[str, Any]:
     return {"text": text, "figures": figures, "notes": split.get("notes") or []}
 
 # %% ../../nbs/deploy/00_report.ipynb #aacbf7ee
-MODELS = {"prior": "trivial answer", "linear": "linear model", "lightgbm": "LightGBM defaults", "model": "this model"}
+MODELS = {
+    "prior": "trivial answer",
+    "linear": "linear model",
+    "additive": "readable model",
+    "lightgbm": "LightGBM defaults",
+    "model": "this model",
+}
 
 
 def _name(model: Any) -> str:
@@ -403,9 +410,9 @@ def _groups(run: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../../nbs/deploy/00_report.ipynb #03185b41
 def _learning(run: dict[str, Any]) -> dict[str, Any]:
-    c = _dict(run["metrics"].get("learning_curve"))
+    c, helps = _dict(run["metrics"].get("learning_curve")), _helps(run)
     if not c.get("sizes"):
-        return {"text": [c.get("message") or "No learning curve was made."]}
+        return {**helps, "text": [c.get("message") or "No learning curve was made.", *helps["text"]]}
     text = [
         "The model was trained again on parts of the rows. If the curve still rises at the end, more rows would help."
     ]
@@ -414,10 +421,21 @@ def _learning(run: dict[str, Any]) -> dict[str, Any]:
         text.append(c["message"])
     elif forecast and forecast.get("value") is not None:
         text.append(f"With {forecast['rows']:,.0f} rows the score is expected to be {span(forecast)}.")
-    return {
-        "text": text,
-        "figures": [section_figure("learning", "Score against the number of rows learned from, and the forecast.")],
-    }
+    curve = section_figure("learning", "Score against the number of rows learned from, and the forecast.")
+    return {"text": [*text, *helps["text"]], "figures": [curve, *helps["figures"]], "tables": helps["tables"]}
+
+
+def _helps(run: dict[str, Any]) -> dict[str, Any]:
+    """What would help most: rows, labels, columns, a longer search."""
+    found = _dict(run["metrics"].get("what_helps"))
+    levers = found.get("levers") or []
+    if not levers:
+        return {"text": [found["message"]] if found.get("message") else [], "figures": [], "tables": []}
+    rows = [[v["what"], v["status"], v["message"]] for v in levers]
+    caption = "What each would bring, with 95 % intervals; open bars are ceilings."
+    figures = [section_figure("helps", caption)] if any(v.get("value") is not None for v in levers) else []
+    table = section_table("What would help, best first", ["what", "verdict", "measured and assumed"], rows, folded=True)
+    return {"text": [found["message"]], "figures": figures, "tables": [table]}
 
 
 def _why(run: dict[str, Any]) -> dict[str, Any]:
@@ -445,7 +463,58 @@ def _why(run: dict[str, Any]) -> dict[str, Any]:
             f"Row {row.get('row')} ({row.get('why', 'an example')}): predicted {said}, in truth {row.get('actual')}."
         )
         figures.append(section_figure("row", caption, i))
+    rules = _dict(run["metrics"].get("rules"))
+    text += [str(m) for m in rules.get("messages") or []]
+    if rules.get("told"):
+        figures.append(section_figure("rules", "A few rules that stand for the whole model: its average answer in each, the spread, and the share of the rows."))
+        tables.append(section_table("The rules", ["rule"], [[r["text"]] for r in rules["rules"]], folded=True))
     return {"text": text, "figures": figures, "tables": tables}
+
+
+def _reading(run: dict[str, Any]) -> dict[str, Any]:
+    """A model that can be read, and the price of using it."""
+    found, scores = _dict(run["metrics"].get("additive")), run["scores"]
+    if not found.get("terms"):
+        return {"text": ["No model that can be read was trained beside this one."]}
+    pairs = f", and {_count(found['n_pairs'], 'map of two columns', 'maps of two columns')}" if found["n_pairs"] else ""
+    text = [
+        f"Beside the best model, a simple one was trained on the same rows: {_count(found['n_curves'], 'curve')}, one for each "
+        f"column that says something{pairs}. It adds up what they say, and knows nothing else: who has seen them all has seen the model."
+    ]
+    text += [_price(scores)] if scores.get("table") else []
+    shown, rest = len(found["terms"]), found.get("rest") or 0.0
+    if len(found["parts"]) > shown:
+        text.append(f"Here are the {shown} parts that matter most; of what moves its predictions, {_percent(rest)} is left to the others.")
+    if any(any(t.get("error") or []) for t in found["terms"]):
+        text.append("Bands are two standard errors to each side.")
+    if found.get("cut"):
+        text.append("The clock cut its training short: with a higher --time-limit, reading may cost less.")
+    odds = bool(found["odds"])
+    rows = [[" × ".join(p["columns"]), _effect_size(p["importance"], odds)] for p in found["parts"]]
+    head = ["Column", "Typical factor of the odds" if odds else "Typical step up or down"]
+    return {
+        "text": text,
+        "figures": [section_figure("reading", t["message"], i) for i, t in enumerate(found["terms"])],
+        "tables": [section_table("All parts of the readable model", head, rows, right=(1,), folded=True)],
+    }
+
+
+def _effect_size(value: float, odds: bool) -> str:
+    return f"{math.exp(min(value, 50)):.2f}" if odds else number(value)
+
+
+def _price(scores: dict[str, Any]) -> str:
+    """What reading costs: the paired difference between the best model and the readable one, and what follows."""
+    own = next((r for r in scores["table"] if r.get("model") == "additive" and r.get("metric") == scores.get("metric")), None)
+    d = next((d for d in scores.get("differences") or [] if d.get("baseline") == "additive"), None)
+    if not own or not d or d.get("low") is None:
+        return "It was not compared with this model."
+    text = f"Its {scores['label']} on the test is {span(own)}. The price of reading, what this model is better by on the same rows, is {span(d)}"
+    if d["high"] < 0:
+        return text + ": below zero, so the readable model is the better one. Use it."
+    if d["low"] <= 0:
+        return text + ", which includes zero: no price was shown. Where decisions must be explained, the readable model may be the one to use."
+    return text + ": it is surely there, and whether it is worth paying depends on who has to understand the decisions."
 
 
 def _decide(run: dict[str, Any]) -> dict[str, Any]:
@@ -544,7 +613,11 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[
         _groups,
         [("evaluate/groups.html", "How groups are compared"), ("train/mitigate.html", "How they are treated more alike")],
     ),
-    "learning": ("More data?", _learning, [("evaluate/learning.html", "How a learning curve is read")]),
+    "learning": (
+        "More data?",
+        _learning,
+        [("evaluate/learning.html", "How a learning curve is read"), ("evaluate/improve.html", "How it is found what helps most")],
+    ),
     "why": (
         "Why it says so",
         _why,
@@ -552,7 +625,13 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[
             ("explain/importance.html", "How importance is measured"),
             ("explain/effects.html", "How an effect is drawn"),
             ("explain/rows.html", "How a row is explained"),
+            ("explain/rules.html", "How rules are made that stand for a model"),
         ],
+    ),
+    "reading": (
+        "A model that can be read",
+        _reading,
+        [("models/additive.html", "How it is made and read"), ("evaluate/scores.html", "How the price is measured")],
     ),
     "decide": ("The decision", _decide, [("decide/threshold.html", "How the threshold is chosen")]),
     "reproduce": ("To repeat it", _reproduce, [("core/run.html", "What a run keeps")]),
@@ -721,8 +800,11 @@ PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "groups": ("aimt.evaluate.groups:plot_groups", ("metrics", "groups")),
     "mitigation": ("aimt.train.mitigate:plot_mitigation", ("metrics", "mitigation")),
     "learning": ("aimt.evaluate.learning:plot_learning", ("metrics", "learning_curve")),
+    "helps": ("aimt.evaluate.improve:plot_helps", ("metrics", "what_helps")),
+    "rules": ("aimt.explain.rules:plot_rules", ("metrics", "rules")),
     "importance": ("aimt.explain.importance:plot_importance", ("metrics", "importance")),
     "effect": ("aimt.explain.effects:plot_effect", ("metrics", "effects")),
+    "reading": ("aimt.models.additive:plot_term", ("metrics", "additive", "terms")),
     "row": ("aimt.explain.rows:plot_row", ("metrics", "examples")),
     "decision": ("aimt.decide.threshold:plot_decision", ("metrics", "decision")),
     "curve": ("aimt.evaluate.text:plot_curve", ("metrics", "curve")),

@@ -45,9 +45,11 @@ def _nothing(m: dict[str, Any]) -> Finding | None:
 
 def _underfit(m: dict[str, Any]) -> Finding | None:
     d = (m.get("scores") or {}).get("difference")
-    if not d or d["baseline"] != "linear" or d["high"] >= 0:
+    simple = {"linear": "A straight line", "additive": "A sum of curves"}
+    if not d or d["baseline"] not in simple or d["high"] >= 0:
         return None
-    return _case("underfitting", "warning", f"A straight line is better: {m['scores']['label']} {_span(d)} against it.", "Give more --time-limit")
+    evidence = f"{simple[d['baseline']]} is better: {m['scores']['label']} {_span(d)} against it."
+    return _case("underfitting", "warning", evidence, "Give more --time-limit")
 
 
 def _hurried(m: dict[str, Any]) -> Finding | None:
@@ -74,8 +76,10 @@ def _overfit(m: dict[str, Any]) -> Finding | None:
 
 def _starved(m: dict[str, Any]) -> Finding | None:
     curve, rows = m.get("learning_curve") or {}, ((m.get("split") or {}).get("rows") or {}).get("train", 0)
+    helps = m.get("what_helps") or {}
     if curve.get("status") == "helps":
-        return _case("too little data", "warning", curve["message"], "Collect more rows, most of all of the rarer class")
+        other = helps.get("first") not in (None, "rows")
+        return _case("too little data", "warning", curve["message"], helps["message"] if other else "Collect more rows, most of all of the rarer class")
     if 0 < rows < 100:
         return _case("too little data", "warning", f"{rows} rows to learn from.", "Collect more; until then trust only what the intervals exclude")
     return None

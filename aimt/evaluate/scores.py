@@ -23,7 +23,7 @@ from ..metrics.intervals import bootstrap
 from ..metrics.registry import Metric, get_metric, metrics_for
 
 # %% ../../nbs/evaluate/00_scores.ipynb #4e967761
-BASELINES = ("prior", "linear", "lightgbm")
+BASELINES = ("prior", "linear", "additive", "lightgbm")
 _AT_THRESHOLD = ("accuracy", "balanced_accuracy", "f1", "matthews")  # these judge decisions, not probabilities
 
 
@@ -104,7 +104,9 @@ def readable(
     return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 or 0 < size < 0.001 else f"{value:.3f}"
 
 
-_SHOWN = {"prior": "base rate", "linear": "linear", "lightgbm": "LightGBM defaults", "model": "this model"}
+_SHOWN = {
+    "prior": "base rate", "linear": "linear", "additive": "readable curves", "lightgbm": "LightGBM defaults", "model": "this model",
+}  # fmt: skip
 
 
 def plot_scores(

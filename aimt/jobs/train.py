@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/train.html.md"""
 __all__ = ['STEPS', 'MOST_CELLS', 'Work', 'train', 'summary_lines']
 
 # %% ../../nbs/jobs/10_train.ipynb #498fd1e5
+import shutil
 import time as clock
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import DataError, ProblemError
-from ..core.files import atomic_path
+from ..core.cluster import on_cluster
+from ..core.errors import DataError, ProblemError, RunError
+from ..core.files import atomic_path, plain
 from ..core.machine import machine, peak_memory_mb, threads_for
 from ..core.problem import Problem
 from ..core.progress import Progress, Stage
@@ -36,6 +38,7 @@ from ..deploy.report import write_report
 from ..deploy.card import write_card
 from ..evaluate.calibration import calibration_report
 from ..evaluate.groups import group_report
+from ..evaluate.improve import what_helps
 from ..evaluate.labels import find_label_errors
 from ..evaluate.learning import learning_curve
 from ..evaluate.overfitting import overfitting
@@ -44,10 +47,12 @@ from ..evaluate.shift import find_shift
 from ..explain.effects import column_effect
 from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
+from ..explain.rules import rule_set
 from .audit import BUNDLED, read_source
-from .start import free_place, honest_ending
+from .start import find_interrupted, free_place, honest_ending
 from ..metrics.fairness import make_groups
 from ..metrics.registry import get_metric
+from ..models.additive import additive_report
 from ..train.mitigate import mitigation_report
 from ..train.planner import compare, plan
 from ..train.table import Trained, train_table
@@ -66,6 +71,7 @@ class Work:
     seed: int
     time_limit: float  # seconds for training
     progress: Progress
+    cluster: str | None = None  # address of a cluster to train on
     threads: int = 1
     run: Run = field(init=False)
     notes: list[str] = field(default_factory=list)  # what was inferred
@@ -145,8 +151,9 @@ def _split(work: Work) -> str:
 
 # %% ../../nbs/jobs/10_train.ipynb #9d9f2989
 def _train(work: Work) -> str:
-    work.trained = train_table(work.frame, work.y, work.problem, work.schema, work.split, time_limit=work.time_limit,
-                               seed=work.seed, threads=work.threads, on_update=work.stage.update)
+    with on_cluster(work.cluster):
+        work.trained = train_table(work.frame, work.y, work.problem, work.schema, work.split, time_limit=work.time_limit, seed=work.seed,
+                                   threads=work.threads, checkpoints=work.run.path / "checkpoints", on_update=work.stage.update)
     work.trained.model.save(work.run.path / "model")
     _save_predictions(work)
     work.keep_result(candidates=work.trained.candidates, seconds=work.trained.seconds)
@@ -186,7 +193,7 @@ def _evaluate(work: Work) -> str:
     mitigation = _mitigation(work, ours, threshold, groups["columns"]) if groups and problem.task == "binary" else None
     labels = _wrong_labels(work, ours["oof"]) if problem.classification else None
     work.keep_result(scores=scores, calibration=calibration, overfitting=gaps, groups=groups, decision=decision,
-                     label_errors=labels, mitigation=mitigation)
+                     label_errors=labels, mitigation=mitigation, additive=additive_report(work.trained.models["additive"], problem))
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == problem.metric)
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y_test):,} test rows"
@@ -240,7 +247,10 @@ def _mitigation(work: Work, ours: dict[str, np.ndarray], threshold: float, colum
 def _more_data(work: Work) -> str:
     curve = learning_curve(work.frame, work.y, work.problem, work.schema, work.split, seed=work.seed,
                            time_limit=max(2.0, work.time_limit / 4), threads=work.threads)
-    work.keep_result(learning_curve=curve)
+    helps = what_helps(work.frame, work.y, work.problem, work.schema, work.split, curve=curve, label_errors=work.results.get("label_errors"),
+                       pred=work.trained.predictions["model"]["oof"], time_limit=max(2.0, 0.06 * work.time_limit), threads=work.threads,
+                       seed=work.seed)  # fmt: skip
+    work.keep_result(learning_curve=curve, what_helps=helps)
     twice = ""
     if curve["forecast"]:
         now, then = readable(curve["scores"][-1]), readable(curve["forecast"]["value"])
@@ -257,9 +267,20 @@ def _why(work: Work) -> str:
     examples = explain_rows(model, frame, y, work.problem, threshold=work.results["decision"]["threshold"] or 0.5)
     for example in examples:
         example["row"] = int(work.rows[test[example["row"]]])
-    work.keep_result(importance=importance, examples=examples, effects=_effects(work, frame, importance))
+    work.keep_result(importance=importance, examples=examples, effects=_effects(work, frame, importance), rules=_rules(work))
     top = [c["column"] for c in importance["columns"][:3]]
     return "most important: " + ", ".join(top)
+
+
+def _rules(work: Work) -> dict[str, Any] | None:
+    """A few rules that stand for the model, checked on the test rows; none where there are too few rows to make some."""
+    rows = np.sort(np.random.default_rng(work.seed).permutation(len(work.frame))[:8000])
+    inputs, _ = work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.inputs)
+    try:
+        return rule_set(work.trained.model.predict_raw, inputs, work.problem, work.y[rows], held_out=work.split.part[rows] == "test", max_rows=2000,
+                        threshold=work.results["decision"]["threshold"] or 0.5, seed=work.seed)
+    except DataError:
+        return None
 
 
 def _effects(work: Work, frame: pd.DataFrame, importance: dict[str, Any], most: int = 4) -> list[dict[str, Any]]:
@@ -306,13 +327,14 @@ def train(
     metric: str | None = None,  # Main metric; the usual one for the task when None
     seed: int = 0,  # Same seed, same split
     sql: str | None = None,  # Database URL; `source` is then a query or a table name
+    cluster: str | None = None,  # Train on several machines: dask://HOST:PORT, ray://HOST:PORT, or local:PROCESSES
+    resume: bool = False,  # Go on with a run that was interrupted
     model: str | None = None,  # gpt: learn to write; chosen by the kind of file when None
     size: str | None = None,  # Text only: nano, tiny, small, ...; chosen for the time and the text when None
     tokenizer: str | None = None,  # Text only: char, byte or bpe; chosen for the text when None
     vocab_size: int | None = None,  # Text only: different tokens of a bpe tokenizer
     text_field: str | None = None,  # Text only: field of a JSONL file that holds the text
     steps: int | None = None,  # Text only: train this many steps instead of for a time
-    resume: bool = False,  # Text only: go on with a run that was interrupted
     series: str | None = None,  # Forecasts only: column that says which series a row belongs to
     horizon: int | None = None,  # Forecasts only: steps ahead
     known: str | list[str] | None = None,  # Forecasts only: columns that are known ahead
@@ -328,35 +350,39 @@ def train(
     if time_limit is not None and not 1 <= time_limit < float("inf"):
         raise ProblemError(f"a time limit of {time_limit} seconds is too short", hint="Give at least 1")
     of_tables = {"target": target, "groups": groups, "cost": cost, "time": time, "id": id, "drop": drop, "keep": keep,
-                 "task": task, "positive": positive, "metric": metric, "sql": sql}
-    of_texts = {"size": size, "tokenizer": tokenizer, "vocab_size": vocab_size, "text_field": text_field, "steps": steps,
-                "resume": resume}
+                 "task": task, "positive": positive, "metric": metric, "sql": sql, "cluster": cluster}
+    of_texts = {"size": size, "tokenizer": tokenizer, "vocab_size": vocab_size, "text_field": text_field, "steps": steps}
     if _is_text(source, model, of_tables):
         _refuse(of_tables, "a table", "a text")
         return resolve("aimt.jobs.text:train_on_text")(
-            source, out=out, time_limit=time_limit, seed=seed, overwrite=overwrite, quiet=quiet, **of_texts)
+            source, out=out, time_limit=time_limit, seed=seed, resume=resume, overwrite=overwrite, quiet=quiet, **of_texts)
     _refuse(of_texts, "a text", "a table")
     of_series = {"series": series, "horizon": horizon, "known": known, "every": every}
     if any(of_series.values()):
+        _refuse({"resume": resume}, "a table or a text", "a forecast")
         return _forecast(source, of_tables | {"time_limit": time_limit}, of_series, out=out, seed=seed, overwrite=overwrite, quiet=quiet)
-    time_limit = 60.0 if time_limit is None else time_limit
     if groups is not None and not len(groups):
         groups = "none"
     options = {"target": target, "groups": groups, "cost": parse_cost(cost) if cost else None, "time": time,
                "id": id, "drop": drop, "task": task, "positive": positive, "metric": metric}
     options = {k: v for k, v in options.items() if v}
-    settings = {**options, "keep": keep, "time_limit": time_limit, "seed": seed}
-    start = clock.perf_counter()
+    with on_cluster(cluster):  # somebody answers there, before anything is begun
+        start = clock.perf_counter()
     table, defaults = read_source(source, sql)
-    settings |= {"source": None if source is None and sql is None else table.source, "sql": sql and hide_password(sql)}
     progress = Progress(len(STEPS), quiet=quiet)
+    if resume:
+        before = _interrupted(table, out, options | {k: v for k, v in (("keep", keep), ("time_limit", time_limit), ("seed", seed)) if v})
+        options = {k: before.info["settings"][k] for k in _OPTIONS if before.info["settings"].get(k)}
+        keep, time_limit, seed = (before.info["settings"][k] for k in ("keep", "time_limit", "seed"))
+    settings = {**options, "keep": keep, "time_limit": 60.0 if time_limit is None else time_limit, "seed": seed,
+                "source": None if source is None and sql is None else table.source, "sql": sql and hide_password(sql)}
     progress.say(f"{table.source}: {len(table.frame):,} rows, {table.frame.shape[1]:,} columns, read in {table.seconds:.1f} s")
     for warning in table.warnings:
         progress.say(f"        {warning}")
-    work = Work(table, {**defaults, **options}, keep, seed, float(time_limit), progress)
+    work = Work(table, {**defaults, **options}, keep, seed, float(settings["time_limit"]), progress, cluster)
     with progress.stage("Define") as work.stage:
         work.stage.done(_define(work))
-    work.run = Run.create(out or free_place(table.name), settings=settings, overwrite=overwrite)
+    work.run = Run.resume(before.path) if resume else Run.create(out or free_place(table.name), settings=settings, overwrite=overwrite)
     with honest_ending(work.run):
         work.run.update(seed=seed, data=_about(table), problem=work.problem.to_dict(),
                         notes=[*table.warnings, *work.schema.notes, *work.notes])
@@ -376,11 +402,30 @@ def _conduct(work: Work, start: float) -> None:
     measured = {"seconds": clock.perf_counter() - start, "memory_mb": peak_memory_mb(), "stages": seconds}
     work.keep_result(plan=compare(work.plan, measured))
     work.run.update(timings=seconds | {"total": round(clock.perf_counter() - start, 3)}, memory_mb=round(peak_memory_mb()))
+    shutil.rmtree(work.run.path / "checkpoints", ignore_errors=True)
     work.run.finish()
     write_card(work.run)
     write_report(work.run)
     work.progress.say(f"planned {work.plan['seconds']:.0f} s and {work.plan['memory_mb']:.0f} MB, took "
                       f"{measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB. Report: {work.run.path / 'report.html'}")
+
+
+_OPTIONS = ("target", "groups", "cost", "time", "id", "drop", "task", "positive", "metric")  # of `train`, about the question
+
+
+def _interrupted(table: Table, out: Any, given: dict[str, Any]) -> Run:
+    """The run to go on with. Raises `RunError` when it is about something else, `ProblemError` for options that it was not begun with."""
+    run = Run.open(find_interrupted(table.name, out), unfinished=True)
+    settings, where = run.info["settings"], str(run.path)
+    if settings.get("model") or settings.get("job"):
+        raise RunError("this run is not about a table", where=where)
+    if (run.info.get("data") or {}).get("fingerprint", table.fingerprint) != table.fingerprint:
+        raise RunError("the table has changed since this run began", where=where, hint="Train again without --resume")
+    for name, value in given.items():
+        if plain(value) != settings.get(name):
+            raise ProblemError(f"this run was begun with another --{name.replace('_', '-')}", where=where,
+                               hint="Leave the options out: those of the run hold")
+    return run
 
 
 def _note_end(work: Work) -> None:

@@ -73,7 +73,7 @@ def search_seconds(
     n_classes: int = 1,
     repeats: int = 4,  # Most bags of one recipe
 ) -> float:  # Seconds of one core of the reference machine, if nothing cuts it short
-    """About what the whole search takes: every recipe once, and a third of them repeated."""
+    """About what the whole search takes: every recipe once, a third of them repeated, and the chosen ones grown once more on all rows."""
     outputs = n_classes if task == "multiclass" else 1
     members, share = (1, 1.0) if n_rows >= LARGE_ROWS else (5, 0.8)
     total = network = 0.0
@@ -88,7 +88,8 @@ def search_seconds(
     if n_rows >= LARGE_ROWS:
         affordable = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
         return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in affordable.items())
-    return _REAL_COLUMNS * total * (1 + (repeats - 1) / 3) + network
+    again = 0.17 if n_rows < MANY_ROWS else 0.0
+    return _REAL_COLUMNS * total * (1 + (repeats - 1) / 3 + again) + network
 
 # %% ../../nbs/train/00_planner.ipynb #9ee666de
 _BASE_MB = 320.0  # Python with everything imported
@@ -115,7 +116,7 @@ def plan(
     faster = speed * (1 + 0.7 * (threads - 1))
     train_rows = max(1, int(0.75 * n_rows))
     search = search_seconds(train_rows, width, task=task, n_classes=n_classes) / faster
-    baselines = (0.3 + 4e-7 * cells) / speed
+    baselines = min((0.45 + (4e-6 if task == "binary" else 3e-5) * min(cells, LARGE_ROWS * n_columns)) / speed, 0.15 * time_limit) + 4e-7 * cells / speed
     train = min(time_limit, search + baselines)
     tests, cost = min(n_rows - train_rows, 2000), prediction_budget_ns(train_rows) * 1e-9
     curve = 0.12 if task == "binary" else 0.4  # of the search: a few quick models on each of five sizes
@@ -125,8 +126,8 @@ def plan(
         "Split": (0.02 + 4e-7 * n_rows) / speed,
         "Train": train,
         "Evaluate": (0.3 + 5e-5 * min(n_rows, 50_000)) / speed,
-        "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search),
-        "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed),
+        "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search) + min(max(2.0, 0.06 * time_limit), 0.6 / speed),
+        "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed) + (0.4 + 4000 * cost) / speed,
     }
     torch = _TORCH_MB if train_rows < LARGE_ROWS and time_limit > 3 else 0.0
     memory = _BASE_MB + torch + min(100.0, cells * 5e-4) + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
