@@ -15,6 +15,7 @@ from aimt.data.datasets import load_dataset
 from aimt.data.define import define_problem, encode_target
 from aimt.data.schema import infer_schema
 from aimt.data.split import split_rows
+from aimt.models.boosting import Member
 from aimt.models.ensemble import FORMAT
 from aimt.models.tabular import TabularClassifier, TabularRegressor, load_model
 from aimt.train.table import train_table
@@ -214,6 +215,23 @@ def test_large_table_uses_one_holdout_and_few_trees():
     assert known.sum() == 12_000
     assert len(model.ensemble_.parts) == 1
     assert model.n_trees_ < 1500
+
+
+@pytest.mark.parametrize("n", [1200, 10_500])
+def test_below_ten_thousand_rows_half_of_the_trees_weight_has_seen_all_rows(n, tmp_path):
+    frame, y = bigger(n, 6)
+    model = TabularClassifier(effort="fast", n_threads=1).fit(frame, (y > 0).astype(int))
+    trees = [p for p in model.ensemble_.parts if isinstance(p.model, Member)]
+    whole = [p for p in trees if p.model.stopped == "whole"]
+    assert len(trees) - len(whole) == 3 and sum(p.weight for p in model.ensemble_.parts) == pytest.approx(1)
+    if n > 10_000:
+        assert not whole
+        return
+    assert sum(p.weight for p in whole) == pytest.approx(sum(p.weight for p in trees) / 2)
+    rounds = np.mean([p.model.rounds for p in trees if p not in whole])
+    assert {p.model.rounds for p in whole} == {round(1.1 * rounds)} and len({p.model.booster.model_to_string() for p in whole}) == 2
+    model.save(tmp_path)
+    assert [p.model.stopped for p in load_model(tmp_path).ensemble_.parts] == [p.model.stopped for p in model.ensemble_.parts]
 
 
 # ---------------------------------------------------------------------------------------------------- the same again

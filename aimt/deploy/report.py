@@ -466,7 +466,7 @@ def _why(run: dict[str, Any]) -> dict[str, Any]:
     rules = _dict(run["metrics"].get("rules"))
     text += [str(m) for m in rules.get("messages") or []]
     if rules.get("told"):
-        figures.append(section_figure("rules", "A few rules that stand for the whole model: its average answer in each, the spread, and the share of the rows."))
+        figures.append(section_figure("rules", "Rules that stand for the model: its average answer in each, the spread, the share of the rows."))
         tables.append(section_table("The rules", ["rule"], [[r["text"]] for r in rules["rules"]], folded=True))
     return {"text": text, "figures": figures, "tables": tables}
 
