@@ -382,13 +382,13 @@ def _stop_at(step: str, how: signal.Signals, folder: Path) -> tuple[int, Path]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS if os.environ.get("AIMT_SLOW") else ("Define", "Train", "More data"))  # AIMT_SLOW=1: in all ten
 def test_killed_or_stopped_in_every_step(step, tmp_path, loans, aimt):
     loans.head(250).to_csv(tmp_path / "t.csv", index=False)
     _, place = _stop_at(step, signal.SIGKILL, tmp_path)
     if (status := Run.open(place, unfinished=True).status) != "done":  # a step may be over before the signal arrives
         assert status == "interrupted"
-        mends(aimt("report", place), 1, "interrupted", "--overwrite")
+        mends(aimt("report", place), 1, "interrupted", "--resume" if (place / "checkpoints").is_dir() else "--overwrite")
     code, place = _stop_at(step, signal.SIGINT, tmp_path)
     if (status := Run.open(place, unfinished=True).status) != "done":
         assert status == "failed" and code == 130

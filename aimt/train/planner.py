@@ -126,7 +126,7 @@ def plan(
         "Split": (0.02 + 4e-7 * n_rows) / speed,
         "Train": train,
         "Evaluate": (0.3 + 5e-5 * min(n_rows, 50_000)) / speed,
-        "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search) + min(max(2.0, 0.06 * time_limit), 0.6 / speed),
+        "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search) + min(max(0.5, 0.06 * time_limit), 0.6 / speed),
         "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed) + (0.4 + 4000 * cost) / speed,
     }
     torch = _TORCH_MB if train_rows < LARGE_ROWS and time_limit > 3 else 0.0
