@@ -149,7 +149,7 @@ def _isotonic(margin: np.ndarray, y: np.ndarray) -> Calibrator:
     return Calibrator("isotonic", knots=tuple(map(float, found.X_thresholds_)), values=tuple(map(float, values)))
 
 
-def _venn_abers(margin: np.ndarray, y: np.ndarray, most: int = 400) -> Calibrator:
+def _venn_abers(margin: np.ndarray, y: np.ndarray, most: int = 200) -> Calibrator:
     bins = [b for b in np.array_split(np.argsort(margin, kind="stable"), min(most, len(y))) if len(b)]
     sums, sizes = np.array([y[b].sum() for b in bins], float), np.array([len(b) for b in bins], float)
     values = []
