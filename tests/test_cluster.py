@@ -82,10 +82,10 @@ def test_two_dask_workers_give_the_model_of_one(table, alone):
 def test_ray_gives_the_model_of_one(table, alone):
     ray = pytest.importorskip("ray")
     with subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", "--port=6399",
-                           "--ray-client-server-port=10099", "--include-dashboard=false", "--block"]) as head:
+                           "--ray-client-server-port=10001", "--include-dashboard=false", "--block"]) as head:
         try:
             time.sleep(20)
-            with on_cluster("ray://127.0.0.1:10099"):
+            with on_cluster("ray://127.0.0.1:10001"):
                 assert joblib.effective_n_jobs(None) == 2
                 same(alone, TabularClassifier(n_repeats=2).fit(table[0], table[1]), table[0])
             assert not ray.is_initialized()
