@@ -8,6 +8,7 @@ is the Python of an environment with `autogluon.tabular[all]` (it brings CatBoos
 A quarter of the rows is the test, the same for all. Every tool gets the raw training rows and runs in a process of its own
 on one core with one thread. The error is 1 - AUC for two classes, the log loss for more, the RMSE for numbers; the two
 boosters get categories as such and stop on a fifth of the rows. With `--append`, lines that FILE already has are not run again.
+Seconds of the processor and memory are those of a tool's own process: AutoGluon's best preset works in others besides.
 Prints one JSON line per table, seed and tool, and a summary at the end: wins against the better of the two AutoGluon presets.
 """
 
@@ -34,7 +35,7 @@ ONE_THREAD = {n: "1" for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_N
 # --- in the process of a tool: pandas and the tool alone ---------------------------------------------------------------
 
 
-def by_aimt(X: pd.DataFrame, y: pd.Series, test: pd.DataFrame, task: str, seconds: float, seed: int) -> tuple[Any, Any]:
+def by_aimt(X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int) -> tuple[Any, Any]:
     from aimt.models.tabular import TabularClassifier, TabularRegressor
 
     kind = TabularRegressor if task == "regression" else TabularClassifier
@@ -43,7 +44,7 @@ def by_aimt(X: pd.DataFrame, y: pd.Series, test: pd.DataFrame, task: str, second
 
 
 def by_autogluon(
-    X: pd.DataFrame, y: pd.Series, test: pd.DataFrame, task: str, seconds: float, seed: int, preset: str
+    X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int, preset: str
 ) -> tuple[Any, Any]:
     from autogluon.tabular import TabularPredictor
 
@@ -54,7 +55,7 @@ def by_autogluon(
 
 
 def by_booster(
-    X: pd.DataFrame, y: pd.Series, test: pd.DataFrame, task: str, seconds: float, seed: int, tool: str
+    X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int, tool: str
 ) -> tuple[Any, Any]:
     """CatBoost or LightGBM with default options, categories as such, stopped early on a fifth of the rows."""
     words = [c for c in X if not pd.api.types.is_numeric_dtype(X[c]) or pd.api.types.is_bool_dtype(X[c])]
@@ -91,11 +92,11 @@ def work(folder: str, tool: str, task: str, seconds: float, seed: int) -> None:
     y = train.pop("target")
     begin = time.perf_counter()
     if tool.startswith("aimt"):
-        model, predict = by_aimt(train, y, test, task, seconds, seed)
+        model, predict = by_aimt(train, y, task, seconds, seed)
     elif tool.startswith("autogluon"):
-        _, predict = by_autogluon(train, y, test, task, seconds, seed, tool.split("-")[1] + "_quality")
+        _, predict = by_autogluon(train, y, task, seconds, seed, tool.split("-")[1] + "_quality")
     else:
-        _, predict = by_booster(train, y, test, task, seconds, seed, tool)
+        _, predict = by_booster(train, y, task, seconds, seed, tool)
     fit = time.perf_counter() - begin
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])

@@ -79,3 +79,14 @@ def test_a_limit_gives_up_members_and_recipes(train):
     assert took[1] <= took[0] <= len(small.ensemble_.parts)
     with pytest.raises(ProblemError, match="1,000 rows take"):
         compact(model, train[0], y, max_latency_ms=0)
+
+
+def test_labels_and_recipes_that_do_not_belong(train):
+    y = train[1] > 0
+    model = TabularClassifier(effort="fast").fit(train[0], np.where(y, "yes", "no"))
+    with pytest.raises(ProblemError, match="does not know the label.*maybe"):
+        compact(model, train[0], np.where(y, "yes", "maybe"))
+    for part in model.ensemble_.parts:
+        part.recipe = "trees of yore"
+    with pytest.raises(ProblemError, match="trees of yore"):
+        compact(model, train[0], np.where(y, "yes", "no"))

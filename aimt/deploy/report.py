@@ -432,7 +432,7 @@ def _helps(run: dict[str, Any]) -> dict[str, Any]:
     if not levers:
         return {"text": [found["message"]] if found.get("message") else [], "figures": [], "tables": []}
     rows = [[v["what"], v["status"], v["message"]] for v in levers]
-    caption = "What each would bring, with 95 % intervals; open bars are ceilings."
+    caption = "What each would bring, as far as can be told from inside the table; lines: scatter between folds. Open bars: at most."
     figures = [section_figure("helps", caption)] if any(v.get("value") is not None for v in levers) else []
     table = section_table("What would help, best first", ["what", "verdict", "measured and assumed"], rows, folded=True)
     return {"text": [found["message"]], "figures": figures, "tables": [table]}
@@ -486,7 +486,7 @@ def _reading(run: dict[str, Any]) -> dict[str, Any]:
     if len(found["parts"]) > shown:
         text.append(f"Here are the {shown} parts that matter most; of what moves its predictions, {_percent(rest)} is left to the others.")
     if any(any(t.get("error") or []) for t in found["terms"]):
-        text.append("Bands are two standard errors to each side.")
+        text.append("Bands are two standard errors to each side: where a band includes no effect, there may be none.")
     if found.get("cut"):
         text.append("The clock cut its training short: with a higher --time-limit, reading may cost less.")
     odds = bool(found["odds"])

@@ -23,9 +23,9 @@ from ..core.style import COLORS, new_figure
 from ..data.features import FeatureEncoder, dense
 from ..data.schema import Schema
 from ..data.split import Split
-from .compare import corrected_difference
 from .labels import LabelErrors, find_label_errors
 from .learning import HARDLY, drawing_order, fit_power_law, forecast_error, power_law
+from ..metrics.intervals import corrected_difference
 from ..metrics.registry import Metric, get_metric
 from ..models.bagging import Candidate, Encoded, cross_fit, pool_to_prediction, to_pool
 from ..models.baselines import to_margin
@@ -392,14 +392,13 @@ def _marked_again(bench: _Bench, pred: np.ndarray, found: LabelErrors) -> list[t
 # %% ../../nbs/evaluate/26_improve.ipynb #c9eeea08
 def _cleaned(
     bench: _Bench, train: np.ndarray, valid: np.ndarray, matrix: np.ndarray, k: int
-) -> tuple[float, float, float]:
-    """Errors with the noise put in again, without the suspicious rows, and with suggested labels."""
+) -> tuple[float, float]:
+    """Errors with the noise put in again, and without the suspicious rows."""
     y = bench.table.y
     soiled = [bench.error(train, valid, y=_soil(y, train, matrix, 1000 * k + draw)) for draw in range(bench.draws)]
     found = find_label_errors(y[train], _out_of_sample(bench, train), seed=bench.seed)
-    flagged, better = train[found.table["row"].to_numpy(int)], y.copy()
-    better[flagged] = found.table["suggested"].to_numpy(int)
-    return _mean(soiled), bench.error(np.setdiff1d(train, flagged), valid), bench.error(train, valid, y=better)
+    flagged = train[found.table["row"].to_numpy(int)]
+    return _mean(soiled), bench.error(np.setdiff1d(train, flagged), valid)
 
 
 def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndarray | None) -> dict[str, Any]:
@@ -416,7 +415,7 @@ def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndar
     for k, (train, valid) in enumerate(bench.folds):
         if time.perf_counter() < bench.deadline:
             lines.append((base[k], *_cleaned(bench, train, valid, found.noise_matrix, k)))
-    start, soiled, removed, relabelled = np.array([line for line in lines if np.isfinite(line).all()]).reshape(-1, 4).T
+    start, soiled, removed = np.array([line for line in lines if np.isfinite(line).all()]).reshape(-1, 3).T
     text = f"held-out rows judged by what their labels probably should be, {_span(exam)}"
     if len(start) < 3:
         return _lever(
@@ -432,7 +431,7 @@ def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndar
             automatic=None,
         )
     learning = _paired(bench, soiled * shrink, start * shrink)
-    automatic = {"removed": _paired(bench, start, removed), "relabelled": _paired(bench, start, relabelled)}
+    automatic = {"removed": _paired(bench, start, removed)}
     text += (
         f"; the same noise ({rate['value']:.1%}) put into the training rows once more, {_span(learning)}. "
         "Without suspicious rows in training, and all "

@@ -24,6 +24,7 @@ from ..core.files import plain
 from ..core.problem import Problem
 from ..core.style import COLORS, axis_text, new_figure
 from .stability import selection_stability
+from ..metrics.classification import decide
 from ..metrics.intervals import bootstrap, wilson
 from ..metrics.registry import get_metric
 
@@ -328,9 +329,9 @@ def _meets(c: dict[str, Any], x: np.ndarray, known: np.ndarray) -> np.ndarray:
     if not c["known"]:
         return ~known
     if c["kind"] == "category":
-        others = set(c["others"])
+        others, levels = set(c["others"]), set(c["levels"] or ())
         inside = (
-            np.array([v in set(c["levels"]) or (c["rest"] and v not in others) for v in x], bool)
+            np.array([v in levels or (c["rest"] and v not in others) for v in x], bool)
             if c["levels"] is not None
             else np.ones(len(x), bool)
         )
@@ -462,9 +463,7 @@ def explained_share(
 
 
 def _decisions(pred: np.ndarray, problem: Problem, threshold: float) -> np.ndarray | None:
-    if problem.task == "regression":
-        return None
-    return (pred[:, 1] >= threshold).astype(int) if problem.task == "binary" else pred.argmax(axis=1)
+    return None if problem.task == "regression" else decide(pred, threshold)
 
 
 def _checked(pred: np.ndarray, by_rules: np.ndarray, problem: Problem, threshold: float, seed: int) -> dict[str, Any]:
@@ -540,7 +539,7 @@ def rule_set(
     told = bool(same or found["fidelity"]["value"] >= min_fidelity)
     found |= {"told": told, "rules": rules if told else [], "n_rules": len(rules), "min_fidelity": min_fidelity, "rows": n}
     found |= {"checked": len(check), "task": problem.task, "target": problem.target, "average": _average(pred[:n], problem)}
-    found["stability"] = made.again(answers, max_rules, n_samples, seed) if len(rules) > 1 and n_samples > 1 else None
+    found["stability"] = made.again(answers, max_rules, n_samples, seed) if told and len(rules) > 1 and n_samples > 1 else None
     return plain(found | {"messages": _sentences(found, bool(same))})
 
 

@@ -358,12 +358,8 @@ def _places(columns: list[str], draws: np.ndarray, told: list[dict[str, Any]]) -
             groups[-1].append(column)
         else:
             groups.append([column])
-    ends = np.cumsum([len(group) for group in groups]).tolist()
-    found = [
-        {"columns": g, "first": end - len(g) + 1, "last": end} for g, end in zip(groups, ends, strict=True) if len(g) > 1
-    ]
-    words = "{} share places {} to {}: these rows cannot tell which matters more."
-    return [one | {"message": words.format(_quoted(one["columns"]), one["first"], one["last"])} for one in found]
+    words = "{} share places: which of them matters more cannot be told."
+    return [{"columns": group, "message": words.format(_quoted(group))} for group in groups if len(group) > 1]
 
 
 def _exchangeable(
@@ -527,7 +523,7 @@ def stability_sentences(
     shaky = [c["column"] for c in found["columns"] if not c["stable"]]
     if shaky:
         names = _quoted(shaky) if len(shaky) <= 8 else ", ".join(f"'{c}'" for c in shaky[:7]) + f" and {len(shaky) - 7} more"
-        said.append(f"Unstable, do not read much into their places: {names}.")
+        said.append(f"Unstable (above zero in less than {100 * SURE:.0f} % of the samples), do not read much into their places: {names}.")
     return said + [p["message"] for p in found["places"]] + [p["message"] for p in found["exchangeable"]]
 
 # %% ../../nbs/explain/18_stability.ipynb #da32bde2

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/metrics/intervals.html.md"""
 
 # %% auto #0
 __all__ = ['CELLS', 'ROWS', 'bootstrap_weights', 'weighted_scores', 'deal_blocks', 'jackknife_weights', 'bca_interval',
-           'bootstrap', 'paired_difference', 'wilson', 'mean_interval']
+           'bootstrap', 'paired_difference', 'wilson', 'mean_interval', 'corrected_difference']
 
 # %% ../../nbs/metrics/10_intervals.ipynb #47160e91
 import inspect
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student_t
+
+from ..core.errors import DataError
 
 # %% ../../nbs/metrics/10_intervals.ipynb #5e73b540
 _CHUNK = 2_000_000  # Cells (rows x resamples) worked on at a time
@@ -214,3 +216,22 @@ def mean_interval(
         return {"value": float(values.mean()) if n else np.nan, "low": np.nan, "high": np.nan}
     mean, half = values.mean(), student_t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return {"value": float(mean), "low": float(mean - half), "high": float(mean + half)}
+
+# %% ../../nbs/metrics/10_intervals.ipynb #b0ffd42e
+def corrected_difference(
+    scores: np.ndarray,  # Scores of one way on k splits
+    other: np.ndarray,  # Scores of the other on the same splits
+    *,
+    test: float = 0.2,  # Share of the rows that were tested on
+    level: float = 0.95,  # Coverage
+) -> dict[str, float]:  # value, low, high, p
+    """Mean difference with the interval and the two-sided p of the corrected resampled t test (Nadeau and Bengio 2003)."""
+    d = np.asarray(scores, float) - np.asarray(other, float)
+    k = len(d)
+    if k < 2:
+        raise DataError(f"{k} split is too few to compare", hint="Take at least 2, better 10")
+    error = float(np.sqrt((1 / k + test / (1 - test)) * d.var(ddof=1)))
+    half = float(student_t.ppf(0.5 + level / 2, k - 1)) * error
+    value = float(d.mean())
+    p = 1.0 if value == 0 else float(2 * student_t.sf(abs(value) / max(error, 1e-300), k - 1))
+    return {"value": value, "low": value - half, "high": value + half, "p": p}

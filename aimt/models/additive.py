@@ -1,4 +1,4 @@
-"""One curve for each column, and a few maps for pairs: all that this model knows can be drawn, and the drawing is the model.
+"""One curve for each column, and a few maps for pairs: all that this model knows stands in tables that can be drawn.
 
 Docs: https://aimt-dev.github.io/aimt/models/additive.html.md"""
 

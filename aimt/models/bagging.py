@@ -110,23 +110,18 @@ class Bag:
     oof: np.ndarray  # Out-of-fold pool, NaN where there is none
     seconds: float = 0.0
     complete: bool = True  # Whether every fold was fitted, and none cut short by the clock
-    added: list["Bag"] = field(default_factory=list, repr=False)  # Bags with other folds that it took in
+    repeats: int = 1
     whole: list[Any] = field(default_factory=list, repr=False)  # Members grown again on all rows
-
-    @property
-    def repeats(self) -> int:
-        """Bags it is made of."""
-        return 1 + len(self.added)
-
     @property
     def cost_ns(self) -> float:
         """About the nanoseconds that all members take for one row."""
         return sum(member_cost_ns(m, self.candidate) for m in [*self.members, *self.whole])
 
     def add(self, other: "Bag") -> None:
-        """Take in another bag of the same recipe, made with other folds."""
-        self.oof = (self.oof * self.repeats + other.oof) / (self.repeats + 1)
-        self.members, self.seconds, self.added = self.members + other.members, self.seconds + other.seconds, [*self.added, other]
+        """Take in another bag of the same recipe."""
+        total = self.repeats + other.repeats
+        self.oof = (self.oof * self.repeats + other.oof * other.repeats) / total
+        self.members, self.repeats, self.seconds = self.members + other.members, total, self.seconds + other.seconds
 
     def weighted(self, weight: float) -> list[tuple[Any, float]]:
         """All members with their shares of a weight: half of it for those that have seen all rows, if there are such."""

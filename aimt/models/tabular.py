@@ -29,17 +29,8 @@ from ..core.machine import threads_for
 from ..data.features import FeatureEncoder, dense
 from ..data.schema import Schema, infer_schema
 from ..metrics.registry import get_metric
-from aimt.models.bagging import (
-    MANY_ROWS,
-    Bag,
-    Candidate,
-    Encoded,
-    cross_fit,
-    grow_whole,
-    pool_to_prediction,
-    portfolio,
-    select_weights,
-)
+from .bagging import MANY_ROWS, Bag, Candidate, Encoded, cross_fit, grow_whole
+from .bagging import pool_to_prediction, portfolio, select_weights
 from .baselines import MAX_LINEAR_CELLS, fold_pairs
 from .boosting import tree_cost_ns
 from .calibration import Calibrator, fit_calibrator
@@ -52,7 +43,7 @@ from .together import FAILURES, Request, fit_together, n_workers
 # %% ../../nbs/models/15_tabular.ipynb #5a9079ed
 LARGE_ROWS = 50_000  # From here on, one holdout instead of folds
 MIN_WEIGHT = 0.02  # Bags of a lower weight are dropped
-NETWORK_AGAIN = 2000  # Rows from which a second bag of networks is worth its time
+NETWORK_AGAIN = 2000  # Rows from which networks may get a second bag
 
 
 def prediction_budget_ns(
@@ -203,7 +194,7 @@ class _Maker:
 
     def make(self, candidates: Sequence[Candidate], folds: Any, repeat: int = 0, **options: Any) -> list[Bag | Exception]:
         """A bag of each candidate on these folds, or why there is none. What was on the shelf has cost its time before."""
-        found = [self.shelf.get(c, repeat) if self.shelf else None for c in candidates]
+        found = [self._kept(c, len(folds), repeat) for c in candidates]
         if self.deadline is not None:
             self.deadline -= sum(bag.seconds for bag in found if bag)
         missing = [c for c, bag in zip(candidates, found, strict=True) if not bag]
@@ -214,16 +205,21 @@ class _Maker:
                 self.shelf.put(bag, repeat, self.table)
         return bags
 
+    def _kept(self, candidate: Candidate, n_folds: int, repeat: int) -> Bag | None:
+        """The bag on the shelf, if it was made on as many folds."""
+        bag = self.shelf.get(candidate, repeat) if self.shelf else None
+        return bag if bag and len(bag.members) == n_folds else None
+
     def _fit(self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None,
              go_on: Callable[[np.ndarray, int], bool] | None = None) -> list[Bag | Exception]:  # fmt: skip
         self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else ""))
         outputs, seed = self.table.n_classes if self.table.task == "multiclass" else 1, self.seed + 1000 * repeat
         caps = [max_rounds(c, len(self.table.y), n_members=len(folds), n_outputs=outputs) for c in candidates]
-        common: dict[str, Any] = {"threads": self.threads, "deadline": self.deadline, "start_by": start_by}
-        if n_workers() > 1:
+        common: dict[str, Any] = {"deadline": self.deadline, "start_by": start_by}
+        if n_workers() > 1:  # a worker is a core
             return fit_together([Request(c, folds, seed, cap) for c, cap in zip(candidates, caps, strict=True)], self.table, **common)
         try:
-            return [cross_fit(c, self.table, folds, seed=seed, max_rounds=cap, go_on=go_on, **common)
+            return [cross_fit(c, self.table, folds, seed=seed, threads=self.threads, max_rounds=cap, go_on=go_on, **common)
                     for c, cap in zip(candidates, caps, strict=True)]  # fmt: skip
         except FAILURES as e:
             return [e]

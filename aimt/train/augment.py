@@ -30,6 +30,7 @@ from ..core.problem import Problem
 from ..core.style import COLORS, new_figure
 from ..data.features import FeatureEncoder, dense
 from ..data.schema import Schema
+from ..metrics.intervals import corrected_difference
 from ..metrics.registry import get_metric
 from ..models.boosting import member_params
 
@@ -252,13 +253,12 @@ def _apply(
 
 # %% ../../nbs/train/06_augment.ipynb #c88de40a
 def _corrected(d: np.ndarray, test: float, level: float) -> dict[str, float]:
-    """Mean, interval and one-sided p of the corrected resampled t test (Nadeau and Bengio 2003); and the usual test's p."""
-    k, value = len(d), float(d.mean())
-    error = float(np.sqrt((1 / k + test / (1 - test)) * d.var(ddof=1)))
-    half = float(student_t.ppf(1 - level, k - 1)) * error
-    usual = float(d.std(ddof=1) / np.sqrt(k))
-    p, plainly = (float(student_t.sf(value / max(e, 1e-300), k - 1)) if value else 0.5 for e in (error, usual))
-    return {"value": value, "low": value - half, "high": value + half, "p": p, "p_uncorrected": plainly}
+    """Mean, interval of coverage 1 - 2 level, and one-sided p of the corrected resampled t test; and the usual test's p."""
+    found = corrected_difference(d, np.zeros(len(d)), test=test, level=1 - 2 * level)
+    usual = float(d.std(ddof=1) / np.sqrt(len(d)))
+    p = found["p"] / 2 if found["value"] >= 0 else 1 - found["p"] / 2
+    plainly = float(student_t.sf(found["value"] / max(usual, 1e-300), len(d) - 1)) if found["value"] else 0.5
+    return found | {"p": p, "p_uncorrected": plainly}
 
 
 def _splits(
@@ -310,7 +310,7 @@ def try_augmentation(
     groups: np.ndarray | None = None,  # Rows that belong together
     repeats: int = 10,  # Splits
     test: float = 0.25,  # Share of the rows to test on
-    level: float = 0.05,  # Chance, at most, that any recipe is taken that does nothing
+    level: float = 0.05,  # Chance that is aimed at, that any recipe is taken that does nothing
     time_limit: float = np.inf,  # Seconds
     seed: int = 0,  # Same seed, same splits
 ) -> dict[str, Any]:  # metric, score, accepted, message, and ways: name, value, low, high, p, accepted, setting
