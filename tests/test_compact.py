@@ -83,7 +83,7 @@ def test_a_limit_gives_up_members_and_recipes(train):
 
 def test_labels_and_recipes_that_do_not_belong(train):
     y = train[1] > 0
-    model = TabularClassifier(effort="fast").fit(train[0], np.where(y, "yes", "no"))
+    model = TabularClassifier(n_repeats=1).fit(train[0], np.where(y, "yes", "no"))
     with pytest.raises(ProblemError, match="does not know the label.*maybe"):
         compact(model, train[0], np.where(y, "yes", "maybe"))
     for part in model.ensemble_.parts:
