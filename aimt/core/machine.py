@@ -119,6 +119,7 @@ EXTRA_PACKAGES = {
     "hub": ("huggingface_hub",),
     "audio": ("soundfile",),
     "fair": ("fairlearn",),
+    "catboost": ("catboost",),
 }
 
 

@@ -37,7 +37,7 @@ def _details(d: dict[str, Any]) -> list[str]:
         f"- Predicts: {escape(p.get('target', 'unknown'))} ({p.get('task', 'unknown task')})",
         f"- Classes: {_list(p['labels'])}" if p.get("labels") else "",
         f"- Inputs ({len(p.get('inputs') or [])}): {_list(p.get('inputs'))}",
-        "- Kind of model: bagged gradient-boosted trees and linear models, selected and calibrated out of fold",
+        "- Kind of model: bagged gradient-boosted trees, forests, networks and linear models, selected and calibrated out of fold",
         f"- Made with aimt {d['version']} on {escape(d['created'])}, seed {escape((d['settings']).get('seed', 0))}",
         "- To be filled in: who is responsible, and whom to write to",
     ]

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ProblemError
+from ..core.errors import ProblemError, require
 from ..core.machine import threads_for
-from .bagging import Encoded, grow_whole
-from .boosting import Member
+from .bagging import GROWN, Encoded, grow_whole
 from .network import Network
+from .symmetric import SymmetricTrees
 from .ensemble import Ensemble, Part, encode
 from .tabular import TabularClassifier, TabularRegressor, recipes_for
 
@@ -36,21 +36,24 @@ def compact(
 ) -> Any:  # A model of the same kind; the given one stays as it is
     """A model that predicts many times faster: each chosen recipe grown again on all rows, instead of one member for each fold.
 
-    Of the networks three stay, the lines all do. Raises `ProblemError` when no part of it is as fast as asked.
+    Of the networks three stay, the lines all do. Raises `ProblemError` when no part of it is as fast as asked, `MissingExtraError` when
+    CatBoost is not there to grow symmetric trees.
     """
     frame, ensemble = model._frame(X), model.ensemble_
     codes = _codes(model, np.asarray(y))
     table = Encoded(encode(ensemble.encoder, frame), codes, ensemble.task, ensemble.n_classes, ensemble.encoder.categorical,
                     loss="mae" if model.metric in ("mae", "median_absolute_error") else "")  # fmt: skip
+    if any(isinstance(p.model, SymmetricTrees) for p in ensemble.parts):
+        require("catboost", "catboost")
     recipes = {c.name: c for c in recipes_for(table, effort=model.effort)}
-    if unknown := {p.recipe for p in ensemble.parts if isinstance(p.model, Member)} - set(recipes):
+    if unknown := {p.recipe for p in ensemble.parts if isinstance(p.model, GROWN)} - set(recipes):
         raise ProblemError(f"the recipe '{min(unknown)}' is not one for these rows", hint="Give the rows the model was fitted on, or train it again")
     groups: dict[str, list[Part]] = {}
     for part in ensemble.parts:
         groups.setdefault(part.recipe, []).append(part)
     threads = model.n_threads or threads_for(*table.X.shape)
     grown = {name: grow_whole(recipes[name], _judged(parts), table, n=members, threads=threads, seed=int(model.random_state or 0))
-             for name, parts in groups.items() if isinstance(parts[0].model, Member)}  # fmt: skip
+             for name, parts in groups.items() if isinstance(parts[0].model, GROWN)}  # fmt: skip
     small = copy.copy(model)
     small.ensemble_ = _assemble(ensemble, {name: grown.get(name) or _kept(parts) for name, parts in groups.items()}, groups)
     return small if max_latency_ms is None else _hasten(small, groups, frame, max_latency_ms)
@@ -70,7 +73,7 @@ def _kept(parts: list[Part]) -> list[Any]:
     return [p.model for p in parts][: NETWORKS if isinstance(parts[0].model, Network) else None]
 
 
-def _judged(parts: list[Part]) -> list[Member]:
+def _judged(parts: list[Part]) -> list[Any]:
     """The members that had held-out rows to stop by, if there are any."""
     return [p.model for p in parts if p.model.stopped != "whole"] or [p.model for p in parts]
 

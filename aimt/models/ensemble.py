@@ -24,11 +24,12 @@ from ..core.errors import ModelFormatError, RunError
 from ..core.files import atomic_path, read_json, sha256, write_json
 from ..core.machine import threads_for
 from ..data.features import DenseEncoder, FeatureEncoder
-from .bagging import pool_to_prediction, to_pool
+from .bagging import GROWN, pool_to_prediction, to_pool
 from .baselines import linear_margin, to_margin
 from .boosting import Member, member_contributions, read_booster
 from .calibration import Calibrator
 from .network import Network
+from .symmetric import SymmetricTrees
 
 # %% ../../nbs/models/13_ensemble.ipynb #8993b723
 CHUNK_ROWS = 50_000  # Rows predicted at a time, to bound memory
@@ -40,7 +41,7 @@ class Part:
 
     recipe: str  # Name of the candidate it comes from
     weight: float
-    model: Any  # `Member`, `Network`, or weights of `fit_linear`
+    model: Any  # `Member`, `SymmetricTrees`, `Network`, or weights of `fit_linear`
 
 
 @dataclass
@@ -57,12 +58,12 @@ class Ensemble:
     @property
     def n_trees(self) -> int:
         """Trees of all members."""
-        return sum(p.model.n_trees for p in self.parts if isinstance(p.model, Member))
+        return sum(p.model.n_trees for p in self.parts if isinstance(p.model, GROWN))
 
     @property
     def lines(self) -> bool:
         """Whether a member takes part that needs dense columns: a line or a network."""
-        return any(not isinstance(p.model, Member) for p in self.parts)
+        return any(not isinstance(p.model, GROWN) for p in self.parts)
 
     def predict(self, frame: pd.DataFrame, *, calibrated: bool = True) -> np.ndarray:
         """Probabilities (n, K), or values (n,), of raw rows."""
@@ -144,8 +145,9 @@ def _class_pair(probs: np.ndarray, class_code: int | None) -> tuple[np.ndarray, 
 def _part_contributions(model: Ensemble, part: Part, X: np.ndarray, Z: np.ndarray, pair: Any) -> np.ndarray:
     """Contributions of one member, added up by input column: shape (n, inputs + 1)."""
     rows = np.arange(len(X))
-    if isinstance(part.model, Member):
-        values, sources = member_contributions(part.model, X), model.encoder.sources
+    if isinstance(part.model, GROWN):
+        values = part.model.contributions(X) if isinstance(part.model, SymmetricTrees) else member_contributions(part.model, X)
+        sources = model.encoder.sources
         if pair is not None:
             values = values[rows, pair[0]] - values[rows, pair[1]]
     elif isinstance(part.model, Network):
@@ -165,9 +167,9 @@ def _part_contributions(model: Ensemble, part: Part, X: np.ndarray, Z: np.ndarra
     return out
 
 # %% ../../nbs/models/13_ensemble.ipynb #4380e152
-FORMAT = 2  # Version of the folder's layout; 2 may hold networks and bent calibrations
+FORMAT = 3  # Version of the folder's layout; 2 may hold networks and bent calibrations, 3 symmetric trees and forests
 _KEYS = {"format", "kind", "task", "n_classes", "encoder", "dense", "parts", "calibrator", "files", "about"}
-_PART_KEYS = {"recipe", "weight", "file", "array", "log_target", "rounds", "stopped", "network"}
+_PART_KEYS = {"recipe", "weight", "file", "array", "log_target", "averages", "rounds", "stopped", "network", "symmetric"}
 _LARGE = 1_000_000  # Characters of trees above which they are gzipped
 
 
@@ -211,12 +213,16 @@ def _save_part(part: Part, i: int, folder: Path, arrays: dict[str, np.ndarray]) 
         state, more = part.model.to_state()
         arrays.update({f"network.{i}.{name}": a for name, a in more.items()})
         return {**entry, "array": f"network.{i}", "network": state}, ""
+    if isinstance(part.model, SymmetricTrees):
+        state, more = part.model.to_state()
+        arrays.update({f"symmetric.{i}.{name}": a for name, a in more.items()})
+        return {**entry, "array": f"symmetric.{i}", "symmetric": state}, ""
     text = part.model.booster.model_to_string().encode("utf-8")
     name = f"member_{i:02d}.txt" + (".gz" if len(text) > _LARGE else "")
     with atomic_path(folder / name) as temporary:
         temporary.write_bytes(gzip.compress(text, 6, mtime=0) if name.endswith(".gz") else text)
     m = part.model
-    return {**entry, "file": name, "log_target": m.log_target, "rounds": m.rounds, "stopped": m.stopped}, name
+    return {**entry, "file": name, "log_target": m.log_target, "averages": m.averages, "rounds": m.rounds, "stopped": m.stopped}, name
 
 # %% ../../nbs/models/13_ensemble.ipynb #9555eee9
 def load_ensemble(
@@ -272,9 +278,12 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
     if set(entry) - _PART_KEYS:
         raise ValueError(f"a member has an unknown entry '{sorted(set(entry) - _PART_KEYS)[0]}'")
     outputs = model.n_classes if model.task == "multiclass" else 1
+    prefix = f"{entry.get('array')}."
+    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    if "symmetric" in entry:
+        trees = SymmetricTrees.from_state(entry["symmetric"], own, task=model.task, columns=max(1, len(model.encoder.names)), outputs=outputs)
+        return Part(str(entry["recipe"]), float(entry["weight"]), trees)
     if "network" in entry:
-        prefix = f"{entry['array']}."
-        own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         columns = len(model.dense.names) if model.dense else 0
         return Part(str(entry["recipe"]), float(entry["weight"]), Network.from_state(entry["network"], own, columns=columns, outputs=outputs))
     if "array" in entry:
@@ -286,7 +295,7 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
     booster = read_booster(text, n_columns=max(1, len(model.encoder.names)), n_outputs=outputs, where=str(path))
-    member = Member(booster, model.task, int(entry["rounds"]), str(entry["stopped"]), bool(entry["log_target"]))
+    member = Member(booster, model.task, int(entry["rounds"]), str(entry["stopped"]), bool(entry["log_target"]), averages=bool(entry.get("averages")))
     return Part(str(entry["recipe"]), float(entry["weight"]), member)
 
 

@@ -19,6 +19,8 @@ from ..core.machine import threads_for
 from ..models.bagging import MANY_ROWS, portfolio
 from ..models.boosting import tree_cost_ns
 from ..models.network import epoch_seconds
+from ..models.forest import can_grow_forest, forest_seconds
+from ..models.symmetric import can_grow_symmetric, symmetric_round_seconds
 from ..models.tabular import LARGE_ROWS, max_rounds, prediction_budget_ns
 
 # %% ../../nbs/train/00_planner.ipynb #a2100101
@@ -77,14 +79,18 @@ def search_seconds(
     outputs = n_classes if task == "multiclass" else 1
     members, share = (1, 1.0) if n_rows >= LARGE_ROWS else (5, 0.8)
     total = network = 0.0
-    for recipe in portfolio(task, n_rows=n_rows):
+    for recipe in portfolio(task, n_rows=n_rows, symmetric=can_grow_symmetric(n_rows, n_columns, n_classes), forest=can_grow_forest(n_rows, n_classes)):
         if recipe.kind == "network":
             network = _LOAD_TORCH + members * _EPOCHS * epoch_seconds(int(share * n_rows), 5 * n_columns)
-        if recipe.kind != "trees":
+        size = int(share * n_rows), n_columns
+        if recipe.kind == "forest":
+            total += members * forest_seconds(*size)
+        if "learning_rate" not in recipe.params:
             continue
         most = max_rounds(recipe, n_rows, n_members=members, n_outputs=outputs)
         rounds = min(expected_rounds(n_rows, task, recipe.params["learning_rate"]), most)
-        total += members * rounds * round_seconds(int(share * n_rows), n_columns, recipe.leaves, n_outputs=outputs)
+        total += members * rounds * (symmetric_round_seconds(*size, n_outputs=outputs) if recipe.kind == "symmetric"
+                                     else round_seconds(*size, recipe.leaves, n_outputs=outputs))
     if n_rows >= LARGE_ROWS:
         affordable = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
         return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in affordable.items())
