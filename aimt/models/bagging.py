@@ -38,7 +38,7 @@ GROWERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # With ro
     "trees": (fit_member, grow_member), "symmetric": (fit_symmetric, grow_symmetric), "forest": (fit_forest, grow_forest),
 }  # fmt: skip
 GROWN = (Member, SymmetricTrees)
-_LEAVES = {"symmetric": 64, "forest": 1000}  # About, where the options do not say
+_FOREST_LEAVES = 1000  # About
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Candidate:
 
     @property
     def leaves(self) -> int:
-        """Leaves of a tree."""
-        return int(self.params.get("num_leaves", _LEAVES.get(self.kind, 31)))
+        """Leaves of a tree; about, for a forest."""
+        return _FOREST_LEAVES if self.kind == "forest" else int(self.params.get("num_leaves", 31))
 
     def round_cost_ns(self, n_outputs: int = 1) -> float:
         """About the nanoseconds that one round adds to the prediction of one row."""

@@ -73,8 +73,13 @@ def fit_forest(
     return Member(to_lightgbm(trees, views, X.shape[1]), task, len(trees), stopped, log_target, averages=True)
 
 
-def grow_forest(X: np.ndarray, y: np.ndarray, rounds: int = FOREST_TREES, **options: Any) -> Member:
-    """Grow a forest on all rows; options as for `fit_forest`. It has as many trees as any other, for more rows do not ask for more."""
+def grow_forest(
+    X: np.ndarray,  # Encoded rows, shape (n, d)
+    y: np.ndarray,  # Class codes or numbers, shape (n,)
+    rounds: int = FOREST_TREES,  # Not needed, for more rows do not ask for more trees; there for the convention
+    **options: Any,  # Those of `fit_forest`
+) -> Member:
+    """Grow a forest on all rows."""
     member = fit_forest(X, y, **options)
     member.stopped = "whole"
     return member

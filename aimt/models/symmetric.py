@@ -199,11 +199,11 @@ def fit_symmetric(
     Raises `MissingExtraError` when CatBoost is not installed.
     """
     patience = patience or int(20 + 3 / (params or {}).get("learning_rate", 0.1))
-    views, table = _seen(X, y, categorical, task, n_classes, seed, log_target)
-    held_out = np.column_stack([view.read(X_valid) for view in views])
-    valid = (held_out, np.log(y_valid) if log_target else y_valid)
+    change = np.log if log_target else np.asarray
+    views, table = _seen(X, change(y), categorical, task, n_classes, seed)
+    valid = (np.column_stack([view.read(X_valid) for view in views]), change(y_valid))
     clock = _Clock(deadline)
-    model = _grow(table, np.log(y) if log_target else y, max_rounds, task, n_classes, params, threads, seed, loss,
+    model = _grow(table, change(y), max_rounds, task, n_classes, params, threads, seed, loss,
                   eval_set=valid, early_stopping_rounds=patience, callbacks=[clock])  # fmt: skip
     stopped = "time" if clock.late else "rounds" if clock.rounds >= max_rounds else "early"
     return _read(model, views, X.shape[1], task, n_classes, stopped, log_target)
@@ -224,15 +224,15 @@ def grow_symmetric(
     loss: str = "",  # "mae" for absolute errors
 ) -> SymmetricTrees:
     """Grow a booster of a known number of rounds on all rows. Raises `MissingExtraError` when CatBoost is not installed."""
-    views, table = _seen(X, y, categorical, task, n_classes, seed, log_target)
-    model = _grow(table, np.log(y) if log_target else y, rounds, task, n_classes, params, threads, seed, loss)
+    target = np.log(y) if log_target else np.asarray(y)
+    views, table = _seen(X, target, categorical, task, n_classes, seed)
+    model = _grow(table, target, rounds, task, n_classes, params, threads, seed, loss)
     return _read(model, views, X.shape[1], task, n_classes, "whole", log_target)
 
 
-def _seen(X: np.ndarray, y: np.ndarray, categorical: Sequence[int], task: str, n_classes: int, seed: int,
-          log_target: bool) -> tuple[list[View], np.ndarray]:  # fmt: skip
-    target = np.eye(n_classes)[y] if task == "multiclass" else np.asarray(np.log(y) if log_target else y, float)[:, None]
-    return category_views(X, target, categorical, seed=seed)
+def _seen(X: np.ndarray, target: np.ndarray, categorical: Sequence[int], task: str, n_classes: int, seed: int) -> tuple[list[View], np.ndarray]:
+    columns = np.eye(n_classes)[target] if task == "multiclass" else target[:, None].astype(float)
+    return category_views(X, columns, categorical, seed=seed)
 
 
 class _Clock:
