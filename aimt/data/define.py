@@ -81,7 +81,7 @@ def order_labels(
     if positive is not None:
         if str(positive) not in labels:
             raise ProblemError(f"the positive class {show(positive)} does not occur", hint=closest(positive, ordered))
-        return [v for v in ordered if v != str(positive)] + [str(positive)], "you said so"
+        return [v for v in ordered if v != str(positive)] + [str(positive)], "it was given"
     if len(ordered) != 2:
         return ordered, ""
     if all(_number(v) is not None for v in ordered):
