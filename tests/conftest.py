@@ -16,11 +16,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """Tests of a file share what they set up, so they stay in one worker; notebooks go wherever there is room."""
-    for item in items:
-        if item.path.name != "test_notebooks.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return nodeid if file.endswith("test_notebooks.py") else file
+
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,5 +54,24 @@ def aimt():
             command, cwd=cwd, timeout=timeout, env=os.environ | env, stdin=subprocess.DEVNULL,
             capture_output=True, encoding="utf-8",
         )
+
+    return run
+
+
+@pytest.fixture
+def aimt_here(monkeypatch):
+    """The same command in this process: for the many mistakes that end before any work, a fifth of the time."""
+    from typer.testing import CliRunner
+
+    from aimt.cli.main import app
+
+    def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        words = [*map(str, args)]
+        with monkeypatch.context() as place:
+            if cwd is not None:
+                place.chdir(cwd)
+            place.setattr(sys, "argv", ["aimt", *words])
+            done = CliRunner().invoke(app, words)
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
     return run

@@ -230,7 +230,7 @@ def test_round_trip_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    lambda s: s.pop("weights"), lambda s: s.update(version=2), lambda s: s["weights"].pop(), lambda s: s["panel"]["values"].pop(),
+    lambda s: s.pop("weights"), lambda s: s.update(version=3), lambda s: s["weights"].pop(), lambda s: s["panel"]["values"].pop(),
     lambda s: s["panel"]["step"].update(count=0), lambda s: s["spread"].update(scores=[]), lambda s: s.update(horizon="7"),
     lambda s: s["settings"].update(levels=[2]), lambda s: s["settings"].update(evil=1), lambda s: s["panel"]["values"][0].append("x"),
 ])  # fmt: skip

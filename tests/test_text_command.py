@@ -88,8 +88,8 @@ def test_generate_streams(trained):
     (("train", "missing.txt"), "missing.txt"),
     (("plan",), "--size"),
 ])
-def test_a_mistake_is_one_line(aimt, trained, words, message):
-    done = aimt(*words, cwd=trained)
+def test_a_mistake_is_one_line(aimt_here, trained, words, message):
+    done = aimt_here(*words, cwd=trained)
     assert done.returncode in (1, 2), done.stdout
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("error: ") and message in lines[-1], done.stderr

@@ -31,7 +31,7 @@ from .smoothing import local_forecasts, seasonal_naive
 
 # %% ../../nbs/models/16_forecast.ipynb #be1c1151
 POWER = 4.0  # How strongly errors tell on the weights
-SHRINK = 3.0  # k: the record of all series counts as so many origins
+SHRINK = 10.0  # k: the record of all series counts as so many origins
 
 
 def member_weights(
@@ -134,21 +134,22 @@ class Spread:
 def fit_spread(
     misses: np.ndarray,  # What came minus the forecast at each rehearsal, shape (N, H)
     owner: np.ndarray,  # Series of each rehearsal, shape (N,)
-    unit: np.ndarray,  # Usual change of each series, shape (B,)
+    then: np.ndarray,  # Usual change of its series up to the origin of each rehearsal, shape (N,)
+    now: np.ndarray,  # Usual change of each series, shape (B,)
 ) -> Spread:
     """Sizes, growth and scores from rehearsals."""
     H, N = misses.shape[1], len(misses)
     steps = np.arange(1, H + 1)
-    relative = np.abs(misses) / unit[owner][:, None]
+    relative = np.abs(misses) / then[:, None]
     profile = np.maximum(np.median(relative, 0), 1e-9 + 0.05 * np.median(relative))
     slope = np.polyfit(np.log(steps), np.log(np.maximum(profile, 1e-12)), 1)[0] if H > 1 else 0.0
     growth = steps ** float(np.clip(slope, 0, 1))
     mine = (relative / growth).mean(1)
-    total, count = np.zeros(len(unit)), np.bincount(owner, minlength=len(unit))
+    total, count = np.zeros(len(now)), np.bincount(owner, minlength=len(now))
     np.add.at(total, owner, mine)
-    size = (total + SHRINK * mine.mean()) / (count + SHRINK) * unit
+    size = (total + SHRINK * mine.mean()) / (count + SHRINK) * now
     others = (mine.sum() - mine) / (N - 1) if N > 1 else mine
-    blind = (total[owner] - mine + SHRINK * others) / (count[owner] - 1 + SHRINK) * unit[owner]
+    blind = (total[owner] - mine + SHRINK * others) / (count[owner] - 1 + SHRINK) * then
     scores = misses / np.where(blind > 0, blind, 1)[:, None] / growth
     return Spread(size, float(np.clip(slope, 0, 1)), np.sort(scores.ravel()))
 
@@ -162,7 +163,7 @@ def guess_spread(
 
 # %% ../../nbs/models/16_forecast.ipynb #9257f0be
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-FORMAT = {"format": "aimt-forecaster", "version": 1}
+FORMAT = {"format": "aimt-forecaster", "version": 2}
 
 
 class Forecaster(BaseEstimator):
@@ -172,7 +173,7 @@ class Forecaster(BaseEstimator):
         self,
         *,
         levels: Sequence[float] = LEVELS,  # Quantile levels to forecast
-        n_origins: int = 4,  # Rehearsals for each series; more when there are few and short series
+        n_origins: int = 8,  # Rehearsals for each series; more when there are few and short series
         season: int | None = None,  # Steps in a season; from the step when None
         every: str | None = None,  # Bring rows together into steps of this length, such as "day"
         aggregate: str = "sum",  # With `every`: sum, mean or last
@@ -241,9 +242,7 @@ class Forecaster(BaseEstimator):
 
     def _rehearse(self, extra: list[np.ndarray]) -> None:
         panel, B = self.panel_, len(self.panel_.values)
-        unit = np.array([seasonal_error(v, season=self.season_) for v in panel.values])
-        usual = np.median(unit[unit > 0]) if (unit > 0).any() else 1.0
-        unit = np.where(np.isnan(unit), usual, unit)  # one value alone: as hard as the others
+        unit, usual = self._units(panel.values)
         owner, cut = self._plan()
         if not owner:
             self.notes_.append("too short to rehearse: all members weigh the same, and the intervals are those of a random walk")
@@ -262,7 +261,14 @@ class Forecaster(BaseEstimator):
         forecasts = np.array(list(made.values()))
         self.weights_ = member_weights(errors, ask.owner, B)
         blind = weighted_median(forecasts, member_weights(errors, ask.owner, B, leave_out=True))
-        self.spread_ = fit_spread(came - blind, ask.owner, np.where(unit > 0, unit, 1e-12 * usual))
+        then, _ = self._units(ask.values)
+        self.spread_ = fit_spread(came - blind, ask.owner, np.maximum(then, 1e-12 * usual), np.maximum(unit, 1e-12 * usual))
+
+    def _units(self, values: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+        """Usual change of each series over a season, and the median of those that change; the median for one value alone."""
+        unit = np.array([seasonal_error(v, season=self.season_) for v in values])
+        usual = float(np.median(unit[unit > 0])) if (unit > 0).any() else 1.0
+        return np.where(np.isnan(unit), usual, unit), usual
 
     def predict(
         self,
