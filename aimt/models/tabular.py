@@ -79,7 +79,7 @@ def recipes_for(
         return [_large(leaves, n, outputs) for leaves in ((31,) if effort == "fast" else (31, 127, 63))]
     positive = table.task == "regression" and not table.loss and n and float(np.min(table.y)) > 0
     skewed = bool(positive and _skewness(np.asarray(table.y)) > 1)
-    recipes = portfolio(table.task, n_rows=n, categories=bool(len(table.categorical)), skewed=skewed, effort=effort,
+    recipes = portfolio(table.task, n_rows=n, n_classes=table.n_classes, categories=bool(len(table.categorical)), skewed=skewed, effort=effort,
                         symmetric=can_grow_symmetric(n, table.X.shape[1], table.n_classes), forest=can_grow_forest(n, table.n_classes))
     return [c for c in recipes if c.grown or table.Z is not None]
 
@@ -149,7 +149,8 @@ def search(
         todo = [c for c in batch if c.kind != "network" or not maker.late(now + network_seconds(table))]
         half = None if bags or maker.deadline is None else now + 0.5 * (maker.deadline - now)
         race = _race(bags, table, metric) if _short(bags, log, recipes, maker.deadline) and len(folds) > 2 else None
-        made = maker.make(todo, folds, start_by=half, go_on=race)
+        leads = _leads(bags, table, metric)
+        made = maker.make(todo, folds, start_by=half, leads=leads, go_on=race)
         cut = cut or race is not None or len(todo) < len(batch)
         for recipe, bag in zip(todo, made, strict=True):
             if isinstance(bag, Exception):  # one recipe that fails does not stop the others
@@ -158,10 +159,11 @@ def search(
                 continue
             cut = cut or not bag.complete
             log.append(_entry(bag, table, metric))
-            if not bags:
+            if not bags or (_in_part(bag) and leads(bag.oof)):  # better than all before by far: with the folds it has
                 folds = folds[: len(bag.members)]
-            if bag.complete or not bags:
-                bags.append(bag)
+            elif not bag.complete:
+                continue
+            bags.append(bag)
     if not bags and failure is not None:
         raise failure
     weights = _select(bags, table, metric)
@@ -213,8 +215,7 @@ class _Maker:
         bag = self.shelf.get(candidate, repeat) if self.shelf else None
         return bag if bag and len(bag.members) == n_folds else None
 
-    def _fit(self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None,
-             go_on: Callable[[np.ndarray, int], bool] | None = None) -> list[Bag | Exception]:  # fmt: skip
+    def _fit(self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None, **ask: Any) -> list[Bag | Exception]:
         self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else ""))
         outputs, seed = self.table.n_classes if self.table.task == "multiclass" else 1, self.seed + 1000 * repeat
         caps = [max_rounds(c, len(self.table.y), n_members=len(folds), n_outputs=outputs) for c in candidates]
@@ -222,7 +223,7 @@ class _Maker:
         if n_workers() > 1:  # a worker is a core
             return fit_together([Request(c, folds, seed, cap) for c, cap in zip(candidates, caps, strict=True)], self.table, **common)
         try:
-            return [cross_fit(c, self.table, folds, seed=seed, threads=self.threads, max_rounds=cap, go_on=go_on, **common)
+            return [cross_fit(c, self.table, folds, seed=seed, threads=self.threads, max_rounds=cap, **ask, **common)
                     for c, cap in zip(candidates, caps, strict=True)]  # fmt: skip
         except FAILURES as e:
             return [e]
@@ -242,16 +243,32 @@ def _short(bags: list[Bag], log: list[dict[str, Any]], recipes: list[Candidate],
     return bool(mean * (len(recipes) - len(log)) > deadline - time.perf_counter())
 
 
+def _in_part(bag: Bag) -> bool:
+    """Whether a bag lacks folds that there was no time to begin, while those it has are whole."""
+    return not bag.complete and bag.candidate.kind != "linear" and n_workers() == 1 and all(m.stopped != "time" for m in bag.members)
+
+
+def _leads(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.ndarray], bool]:
+    """Asks of a recipe that has used its half of the time whether it would get most of the weight: then it may have the rest."""
+
+    def leads(oof: np.ndarray) -> bool:
+        return bool(bags) and bool(_trial(bags, oof, table, metric)[-1] > 0.5)
+
+    return leads
+
+
+def _trial(bags: list[Bag], oof: np.ndarray, table: Encoded, metric: str | None) -> np.ndarray:
+    """Weights of the bags and of one more that has some of its folds."""
+    trial = [*bags, Bag(bags[0].candidate, [], oof)]
+    rows = _have(trial)
+    return select_weights([b.oof[rows] for b in trial], error_of(table.y[rows], table.task, metric))
+
+
 def _race(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.ndarray, int], bool]:
     """Asks, after two folds, whether a recipe would be selected; if not, the other folds are not worth their time."""
 
     def go_on(oof: np.ndarray, members: int) -> bool:
-        if members != 2:
-            return True
-        trial = [*bags, Bag(bags[0].candidate, [], oof)]
-        rows = _have(trial)
-        weights = select_weights([b.oof[rows] for b in trial], error_of(table.y[rows], table.task, metric))
-        return bool(weights[-1] >= 2 * MIN_WEIGHT)
+        return members != 2 or bool(_trial(bags, oof, table, metric)[-1] >= 2 * MIN_WEIGHT)
 
     return go_on
 
