@@ -63,6 +63,13 @@ def test_round_trip_is_exact(stored):
     pd.testing.assert_frame_equal(again.contributions(frame[:20]), model.contributions(frame[:20]))
 
 
+def test_an_empty_table_has_predictions_and_reasons_of_no_rows(stored):
+    frame, _ = loans()
+    assert stored[0].predict(frame[:0]).shape == (0,) and stored[0].predict_proba(frame[:0]).shape == (0, 2)
+    reasons = stored[0].contributions(frame[:0])
+    assert reasons.shape == (0, frame.shape[1] + 1) and reasons.attrs["additivity_error"] == 0
+
+
 def test_nothing_stored_executes(stored):
     kinds = {p.name.split(".", 1)[1] for p in stored[1].iterdir()}
     assert kinds <= {"json", "safetensors", "txt", "txt.gz"}

@@ -120,6 +120,7 @@ EXTRA_PACKAGES = {
     "audio": ("soundfile",),
     "fair": ("fairlearn",),
     "catboost": ("catboost",),
+    "cluster": ("distributed", "ray"),
 }
 
 

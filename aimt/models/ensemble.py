@@ -115,6 +115,10 @@ def contributions(
 
     Log-odds are those of the positive class; of several classes, those of one against the likeliest other.
     """
+    if not len(frame):  # LightGBM divides by their number
+        empty = pd.DataFrame(columns=[*model.encoder.inputs, BASE], index=frame.index, dtype=float)
+        empty.attrs["additivity_error"] = 0.0
+        return empty
     X = encode(model.encoder, frame)
     Z = model.dense.transform(X) if model.lines and model.dense else X
     pred = model.predict_encoded(X)
