@@ -159,7 +159,7 @@ def search(
                 continue
             cut = cut or not bag.complete
             log.append(_entry(bag, table, metric))
-            if not bags or (_in_part(bag) and leads(bag.oof)):  # better than all before by far: with the folds it has
+            if not bags or (_in_part(bag, len(folds)) and leads(bag.oof)):  # better than all before by far: with the folds it has
                 folds = folds[: len(bag.members)]
             elif not bag.complete:
                 continue
@@ -243,9 +243,11 @@ def _short(bags: list[Bag], log: list[dict[str, Any]], recipes: list[Candidate],
     return bool(mean * (len(recipes) - len(log)) > deadline - time.perf_counter())
 
 
-def _in_part(bag: Bag) -> bool:
-    """Whether a bag lacks folds that there was no time to begin, while those it has are whole."""
-    return not bag.complete and bag.candidate.kind != "linear" and n_workers() == 1 and all(m.stopped != "time" for m in bag.members)
+def _in_part(bag: Bag, n_folds: int) -> bool:
+    """Whether a bag lacks folds that there was no time to begin, but has most, and those whole."""
+    if bag.complete or bag.candidate.kind == "linear" or n_workers() > 1:
+        return False
+    return 2 * len(bag.members) > n_folds and all(m.stopped != "time" for m in bag.members)
 
 
 def _leads(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.ndarray], bool]:
