@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--rows 10000 100000 1000000] [--time-limit 60]
 
 The table is made up: 38 numbers (some missing), 8 categories of 3 to 2,000 values, 2 dates, 2 yes-or-no columns, and an answer that
-depends on ten of them. For each number of rows two processes of their own: one recipe of trees with a fixed number of rounds
-(`effort="fast"`), whose CPU time says how the work grows; and the whole job, `aimt.train` from a Parquet file to the report with a
+depends on seven of them. For each number of rows two processes of their own: one recipe of trees to its end (`effort="fast"`: five
+folds below fifty thousand rows, then one holdout, and fewer rounds the more rows there are); and the whole job, `aimt.train` from a Parquet file to the report with a
 limit for the search. CPU seconds, wall seconds and the peak of resident memory are those of the process, its start and imports included.
 Prints one JSON line for each process.
 """
@@ -30,7 +30,7 @@ TabularClassifier(effort="fast", n_threads=1).fit(frame, y)
 """
 JOB = """
 import sys, aimt
-run = aimt.train(sys.argv[1], target="y", out=sys.argv[2], time_limit=float(sys.argv[3]), groups="none", quiet=True)
+aimt.train(sys.argv[1], target="y", out=sys.argv[2], time_limit=float(sys.argv[3]), groups="none", quiet=True)
 """
 
 

@@ -60,7 +60,7 @@ def aimt():
 
 @pytest.fixture
 def aimt_here(monkeypatch):
-    """The same command in this process: for the many mistakes that end before any work, a fifth of the time."""
+    """The same command in this process, without a start of its own: for the many mistakes that end before any work."""
     from typer.testing import CliRunner
 
     from aimt.cli.main import app

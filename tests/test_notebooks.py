@@ -28,7 +28,7 @@ VOLATILE = {"volatile", "slow", "gpu"}  # directives of cells whose output may c
 NOTEBOOK_TIMEOUT = 900  # seconds
 FORKS = sys.platform == "linux" and "AIMT_TEST_MODULE" not in os.environ  # coverage follows processes that are started, not forked
 LIBRARIES = ["pytest", "execnb.shell", "nbdev.test", "torch", "pandas", "sklearn.ensemble", "lightgbm", "matplotlib.pyplot"]
-if FORKS:  # a process that has imported these is forked for each notebook: 3 seconds less, 150 times
+if FORKS:  # a process that has imported these, which takes seconds, is forked for each notebook
     multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
 NUMBER = re.compile(r"-?\d+\.\d+(?:[eE][-+]?\d+)?")
 

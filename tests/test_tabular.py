@@ -15,9 +15,11 @@ from aimt.data.datasets import load_dataset
 from aimt.data.define import define_problem, encode_target
 from aimt.data.schema import infer_schema
 from aimt.data.split import split_rows
+from aimt.models.bagging import Candidate, Encoded, cross_fit
+from aimt.models.baselines import fold_pairs
 from aimt.models.boosting import Member
 from aimt.models.ensemble import FORMAT
-from aimt.models.tabular import TabularClassifier, TabularRegressor, load_model
+from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, load_model
 from aimt.train.table import train_table
 
 
@@ -206,6 +208,20 @@ def test_time_limit_covers_baselines_and_predictions():
     trained = train_table(frame, y, problem, schema, split, time_limit=8, threads=1)
     assert time.process_time() - start < 8.8
     assert all(np.isfinite(made["test"]).all() for made in trained.predictions.values())
+
+
+def test_a_recipe_that_leads_may_go_on_when_its_time_is_over():
+    frame, y = bigger(300, 3)
+    table, folds = Encoded(frame.to_numpy(), y, "regression"), fold_pairs(np.arange(300) % 5)
+    tree = Candidate("tree", "trees", {"num_leaves": 3, "learning_rate": 0.3})
+    over, asked = time.perf_counter(), []
+    for leads, members in ((None, 1), (lambda oof: False, 1), (lambda oof: asked.append(np.isfinite(oof).sum()) or len(asked) < 3, 3)):
+        bag = cross_fit(tree, table, folds, start_by=over, leads=leads, max_rounds=5)
+        assert len(bag.members) == members and not bag.complete
+    assert asked == [60, 120, 180]  # what is known of the rows so far
+    assert _in_part(bag, 5) and not _in_part(bag, 6)  # three are most of five, not of six
+    whole = cross_fit(tree, table, folds, start_by=over, leads=lambda oof: True, max_rounds=5)
+    assert whole.complete and not _in_part(whole, 5)
 
 
 def test_a_limit_far_too_short_still_gives_a_model():

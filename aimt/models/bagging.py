@@ -75,7 +75,7 @@ def portfolio(
     task: str,  # binary, multiclass or regression
     *,
     n_rows: int = 0,  # Training rows
-    n_classes: int = 1,
+    n_classes: int = 1,  # 1 for numbers
     categories: bool = True,  # Whether there are category columns
     skewed: bool = False,  # Whether the target is positive with a long tail
     symmetric: bool = False,  # Whether symmetric trees can be grown; see `can_grow_symmetric`
@@ -105,7 +105,7 @@ def portfolio(
     old = [Candidate("forest", "forest")] if forest else []
     if many:
         return [medium, fine, *even, *log, *small, random, linear, network, *old]
-    first = [small[0], linear, network, medium] if n_classes >= MANY_CLASSES else [medium, small[0], linear, *even, network]
+    first = [small[0], linear, network, medium, *even] if n_classes >= MANY_CLASSES else [medium, small[0], linear, *even, network]
     return [*first, *old, *log, *small[1:], random, trees("trees-3", 3, 0.1), plain, fine]
 
 # %% ../../nbs/models/12_bagging.ipynb #adb02733

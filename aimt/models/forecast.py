@@ -134,22 +134,22 @@ class Spread:
 def fit_spread(
     misses: np.ndarray,  # What came minus the forecast at each rehearsal, shape (N, H)
     owner: np.ndarray,  # Series of each rehearsal, shape (N,)
-    then: np.ndarray,  # Usual change of its series up to the origin of each rehearsal, shape (N,)
-    now: np.ndarray,  # Usual change of each series, shape (B,)
+    unit_then: np.ndarray,  # Usual change of its series up to the origin of each rehearsal, shape (N,)
+    unit_now: np.ndarray,  # Usual change of each series, shape (B,)
 ) -> Spread:
     """Sizes, growth and scores from rehearsals."""
     H, N = misses.shape[1], len(misses)
     steps = np.arange(1, H + 1)
-    relative = np.abs(misses) / then[:, None]
+    relative = np.abs(misses) / unit_then[:, None]
     profile = np.maximum(np.median(relative, 0), 1e-9 + 0.05 * np.median(relative))
     slope = np.polyfit(np.log(steps), np.log(np.maximum(profile, 1e-12)), 1)[0] if H > 1 else 0.0
     growth = steps ** float(np.clip(slope, 0, 1))
     mine = (relative / growth).mean(1)
-    total, count = np.zeros(len(now)), np.bincount(owner, minlength=len(now))
+    total, count = np.zeros(len(unit_now)), np.bincount(owner, minlength=len(unit_now))
     np.add.at(total, owner, mine)
-    size = (total + SHRINK * mine.mean()) / (count + SHRINK) * now
+    size = (total + SHRINK * mine.mean()) / (count + SHRINK) * unit_now
     others = (mine.sum() - mine) / (N - 1) if N > 1 else mine
-    blind = (total[owner] - mine + SHRINK * others) / (count[owner] - 1 + SHRINK) * then
+    blind = (total[owner] - mine + SHRINK * others) / (count[owner] - 1 + SHRINK) * unit_then
     scores = misses / np.where(blind > 0, blind, 1)[:, None] / growth
     return Spread(size, float(np.clip(slope, 0, 1)), np.sort(scores.ravel()))
 

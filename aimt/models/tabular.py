@@ -254,7 +254,7 @@ def _leads(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.
     """Asks of a recipe that has used its half of the time whether it would get most of the weight: then it may have the rest."""
 
     def leads(oof: np.ndarray) -> bool:
-        return bool(bags) and bool(_trial(bags, oof, table, metric)[-1] > 0.5)
+        return bool(_trial(bags, oof, table, metric)[-1] > 0.5)
 
     return leads
 
