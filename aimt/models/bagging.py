@@ -179,7 +179,6 @@ def cross_fit(
     threads: int = 1,
     deadline: float | None = None,  # Stop at this `time.perf_counter()`
     start_by: float | None = None,  # Begin no further member after this one; the deadline when None
-    leads: Callable[[np.ndarray], bool] | None = None,  # Asked of the pool so far when `start_by` is over: whether to go on even so
     max_rounds: int = 5000,  # Cap on the rounds of a member
     go_on: Callable[[np.ndarray, int], bool] | None = None,  # Asked after each member: (pool so far, members)
 ) -> Bag:  # With at least one member
@@ -197,7 +196,7 @@ def cross_fit(
     members: list[Any] = []
     for i, (train, valid) in enumerate(folds):
         ends = time.perf_counter() + 0.9 * (time.perf_counter() - start) / max(i, 1)
-        if i and start_by is not None and ends > start_by and not (leads and leads(oof)):
+        if i and start_by is not None and ends > start_by:
             break
         if i and deadline is not None and ends > deadline:
             break

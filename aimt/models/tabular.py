@@ -149,8 +149,7 @@ def search(
         todo = [c for c in batch if c.kind != "network" or not maker.late(now + network_seconds(table))]
         half = None if bags or maker.deadline is None else now + 0.5 * (maker.deadline - now)
         race = _race(bags, table, metric) if _short(bags, log, recipes, maker.deadline) and len(folds) > 2 else None
-        leads = _leads(bags, table, metric)
-        made = maker.make(todo, folds, start_by=half, leads=leads, go_on=race)
+        made = maker.make(todo, folds, start_by=half, go_on=race)
         cut = cut or race is not None or len(todo) < len(batch)
         for recipe, bag in zip(todo, made, strict=True):
             if isinstance(bag, Exception):  # one recipe that fails does not stop the others
@@ -159,7 +158,8 @@ def search(
                 continue
             cut = cut or not bag.complete
             log.append(_entry(bag, table, metric))
-            if not bags or (_in_part(bag, len(folds)) and leads(bag.oof)):  # better than all before by far: with the folds it has
+            far_ahead = bags and _in_part(bag, len(folds)) and _trial(bags, bag.oof, table, metric)[-1] > 0.5
+            if not bags or far_ahead:  # with the folds it has
                 folds = folds[: len(bag.members)]
             elif not bag.complete:
                 continue
@@ -248,15 +248,6 @@ def _in_part(bag: Bag, n_folds: int) -> bool:
     if bag.complete or bag.candidate.kind == "linear" or n_workers() > 1:
         return False
     return 2 * len(bag.members) > n_folds and all(m.stopped != "time" for m in bag.members)
-
-
-def _leads(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.ndarray], bool]:
-    """Asks of a recipe that has used its half of the time whether it would get most of the weight: then it may have the rest."""
-
-    def leads(oof: np.ndarray) -> bool:
-        return bool(_trial(bags, oof, table, metric)[-1] > 0.5)
-
-    return leads
 
 
 def _trial(bags: list[Bag], oof: np.ndarray, table: Encoded, metric: str | None) -> np.ndarray:
