@@ -13,8 +13,10 @@ from aimt.core.errors import DataError, ModelFormatError
 from aimt.core.files import sha256
 from aimt.data.datasets import load_dataset
 from aimt.data.define import define_problem, encode_target
+from aimt.data.features import FeatureEncoder, dense
 from aimt.data.schema import infer_schema
 from aimt.data.split import split_rows
+from aimt.models import tabular
 from aimt.models.bagging import Candidate, Encoded, cross_fit
 from aimt.models.baselines import fold_pairs
 from aimt.models.boosting import Member
@@ -403,9 +405,82 @@ def test_groups_stay_in_one_fold():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("estimator", [TabularClassifier(effort="fast"), TabularRegressor(effort="fast")], ids=lambda e: type(e).__name__)
 def test_scikit_learn_checks(estimator):
-    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    folds = {"check_sample_weight_equivalence_on_dense_data": "a row of weight two lies in one fold, two rows may lie in two"}
+    results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks=folds)
     assert [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"] == []
     assert len(results) > 40
+
+
+def two_regimes(n: int = 1500) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Rows where y follows x, and about as many where it follows -x; which they are is not told."""
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"x": rng.normal(size=n), "shop": rng.choice([f"s{i}" for i in range(40)], n)})
+    first = rng.random(n) < 0.5
+    return frame, np.where(first, frame["x"], -frame["x"]) + 0.1 * rng.normal(size=n), first
+
+
+@pytest.mark.parametrize("kind", ["trees", "means", "symmetric", "forest", "linear", "network"])
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_every_learner_hears_weights(kind, task):
+    frame, y, first = two_regimes()
+    encoder = FeatureEncoder(infer_schema(frame), ["x", "shop"]).fit(frame)
+    X = encoder.transform(frame)
+    line = dense(encoder).fit(X)
+    target = y if task == "regression" else np.digitize(y, [0.0] if task == "binary" else [-0.4, 0.4])
+    made = {}
+    for heavy in (True, False):
+        weight = np.where(first == heavy, 1.9, 0.1)
+        table = Encoded(X, target, task, {"binary": 2, "multiclass": 3}.get(task, 1), encoder.categorical, line.transform(X), weight=weight)
+        bag = cross_fit(Candidate(kind, kind), table, fold_pairs(np.arange(len(y)) % 2), max_rounds=40)
+        score = bag.oof if bag.oof.ndim == 1 else bag.oof[:, -1] - bag.oof[:, 0]
+        made[heavy] = np.corrcoef(score, frame["x"])[0, 1]
+    assert made[True] > 0.5 and made[False] < -0.5
+
+
+def test_weights_decide_the_whole_model():
+    frame, y, first = two_regimes()
+    model = TabularRegressor(effort="fast", n_threads=1).fit(frame, y, np.where(first, 9.0, 1.0))
+    assert np.polyfit(frame["x"], model.predict(frame), 1)[0] == pytest.approx(0.8, abs=0.1)
+    model = TabularClassifier(n_threads=1, n_repeats=1).fit(frame, y > 0, np.where(first, 9.0, 1.0), time_limit=4)
+    assert model.predict_proba(frame[frame["x"] > 1])[:, 1].mean() == pytest.approx(0.9, abs=0.04)  # calibrated to the weights
+
+
+def test_a_row_of_weight_zero_is_not_there():
+    frame, y, first = two_regimes(600)
+    some = TabularRegressor(effort="fast", n_threads=1).fit(frame[first], y[first])
+    weighted = TabularRegressor(effort="fast", n_threads=1).fit(frame, y, 3.0 * first)
+    np.testing.assert_array_equal(weighted.predict(frame), some.predict(frame))
+    np.testing.assert_array_equal(np.isnan(weighted.oof_), ~first)
+    assert not weighted.stopped_by_time_
+
+
+@pytest.mark.parametrize("weight, message", [([1.0, 2.0], "expected"), ([0.0] * 60, "zero"), ([-1.0] * 60, "row 0"), ([np.nan] * 60, "NaN")])
+def test_weights_that_are_none(weight, message):
+    frame, y, _ = two_regimes(60)
+    with pytest.raises(ValueError, match=message):
+        TabularRegressor(effort="fast").fit(frame, y, weight)
+
+
+def test_thousands_of_levels():
+    rng = np.random.default_rng(0)
+    code, effect = rng.integers(0, 900, 4000), rng.normal(size=900)
+    frame = pd.DataFrame({"item": [f"item {c}" for c in code], "x": rng.normal(size=4000)})
+    y = effect[code] + frame["x"].to_numpy() + 0.5 * rng.normal(size=4000)
+    model = TabularRegressor(n_threads=1, n_repeats=1).fit(frame[:3000], y[:3000], time_limit=4)
+    error = np.mean((y[3000:] - model.predict(frame[3000:])) ** 2) / np.var(y[3000:])
+    assert error < 0.4  # what is noise is 0.11, what 'x' leaves is 0.55
+    assert sum(c["weight"] for c in model.candidates_ if c["recipe"].startswith(("means", "symmetric", "forest"))) > 0.8
+
+
+def test_memory_that_ends_while_trees_grow_once_more(monkeypatch):
+    def fails(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(tabular, "grow_whole", fails)
+    frame, y = bigger(300, 3)
+    model = TabularRegressor(n_threads=1, n_repeats=1).fit(frame, y, time_limit=3)
+    assert np.isfinite(model.predict(frame)).all()
+    assert any(c["recipe"].endswith("on all rows") and "MemoryError" in c["error"] for c in model.candidates_)
 
 
 def test_contributions_add_up():

@@ -146,7 +146,7 @@ class FeatureEncoder:
         schema: Schema,  # Of the training table
         inputs: Sequence[str],  # Columns to encode, in order
         *,
-        max_levels: int = 255,  # Levels of a category with a code of their own
+        max_levels: int = 5000,  # Levels of a category with a code of their own
         text_dimensions: int = 24,  # Numbers per text column
     ):
         self.schema, self.inputs = schema, list(inputs)

@@ -20,6 +20,7 @@ from scipy.special import softmax
 from .baselines import Folds, cross_fit_linear, linear_margin, to_prediction
 from .boosting import Member, fit_member, grow_member, tree_cost_ns
 from .forest import fit_forest, grow_forest
+from .means import MANY_LEVELS, can_use_means, fit_means, grow_means
 from .network import Network, fit_network
 from .symmetric import SymmetricTrees, fit_symmetric, grow_symmetric, symmetric_cost_ns
 
@@ -35,7 +36,8 @@ def pool_to_prediction(pool: np.ndarray, task: str) -> np.ndarray:
 
 # %% ../../nbs/models/12_bagging.ipynb #c3b03490
 GROWERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # With rows that say when to stop; for a known number of rounds
-    "trees": (fit_member, grow_member), "symmetric": (fit_symmetric, grow_symmetric), "forest": (fit_forest, grow_forest),
+    "trees": (fit_member, grow_member), "means": (fit_means, grow_means), "symmetric": (fit_symmetric, grow_symmetric),
+    "forest": (fit_forest, grow_forest),
 }  # fmt: skip
 GROWN = (Member, SymmetricTrees)
 _FOREST_LEAVES = 1000  # About
@@ -46,7 +48,7 @@ class Candidate:
     """A recipe for a bag."""
 
     name: str
-    kind: str = "trees"  # trees, symmetric, forest, linear or network
+    kind: str = "trees"  # trees, means, symmetric, forest, linear or network
     params: dict[str, Any] = field(default_factory=dict)  # Options of LightGBM; of CatBoost or scikit-learn for symmetric trees or a forest
     categorical: bool = True  # Give category codes to the trees as categories, not as numbers
     log_target: bool = False  # Fit the logarithm of a positive target
@@ -76,7 +78,7 @@ def portfolio(
     *,
     n_rows: int = 0,  # Training rows
     n_classes: int = 1,  # 1 for numbers
-    categories: bool = True,  # Whether there are category columns
+    levels: int = 2,  # Levels of the category with the most of them; 0 when there is no category
     skewed: bool = False,  # Whether the target is positive with a long tail
     symmetric: bool = False,  # Whether symmetric trees can be grown; see `can_grow_symmetric`
     forest: bool = False,  # Whether a forest can be grown; see `can_grow_forest`
@@ -88,15 +90,17 @@ def portfolio(
 
     def trees(name: str, leaves: int, rate: float = rate, **more: Any) -> Candidate:
         options = {k: more.pop(k) for k in ("categorical", "log_target") if k in more}
-        return Candidate(name, "trees", {"num_leaves": leaves, "learning_rate": rate} | _SAMPLED | more, **options)
+        return Candidate(name, more.pop("kind", "trees"), {"num_leaves": leaves, "learning_rate": rate} | _SAMPLED | more, **options)
 
+    means = [trees("means-15", 15, kind="means")] if can_use_means(levels, n_classes) else []
+    early, late = (means, []) if levels > MANY_LEVELS else ([], means)
     if effort == "fast":
-        return [trees("trees-31" if many else "trees-15", 31 if many else 15, 0.1), Candidate("linear", "linear")]
+        return [*early, trees("trees-31" if many else "trees-15", 31 if many else 15, 0.1), Candidate("linear", "linear")]
     medium = trees("trees-31", 31)
     fine = trees("trees-127", 127, feature_fraction=0.5, min_data_in_leaf=5)
     log = [trees("log-63", 63, log_target=True, feature_fraction=0.5, min_data_in_leaf=10)] if skewed else []
-    numbered = [trees("numbered-7", 7, categorical=False)] if categories else []
-    small = [trees("trees-7", 7), trees("trees-15", 15, feature_fraction=0.6, lambda_l2=1.0 if task == "multiclass" else 5.0), *numbered]
+    numbered = [trees("numbered-7", 7, categorical=False)] if levels else []
+    small = [trees("trees-7", 7), trees("trees-15", 15, feature_fraction=0.6, lambda_l2=1.0 if task == "multiclass" else 5.0), *late, *numbered]
     random = trees("random-15", 15, 0.1, extra_trees=True, min_data_in_leaf=10, feature_fraction=1.0)
     linear, network = Candidate("linear", "linear"), Candidate("network", "network")
     plain = trees("plain-31", 31, 0.1, feature_fraction=1.0, bagging_fraction=1.0)
@@ -104,8 +108,8 @@ def portfolio(
     even = [Candidate(f"symmetric-{depth}", "symmetric", {"depth": depth, "learning_rate": 0.15 if depth == 4 else 0.12})] if symmetric else []
     old = [Candidate("forest", "forest")] if forest else []
     if many:
-        return [medium, fine, *even, *log, *small, random, linear, network, *old]
-    first = [small[0], linear, network, medium, *even] if n_classes >= MANY_CLASSES else [medium, small[0], linear, *even, network]
+        return [medium, *early, fine, *even, *log, *small, random, linear, network, *old]
+    first = [small[0], linear, network, medium, *even] if n_classes >= MANY_CLASSES else [medium, *early, small[0], linear, *even, network]
     return [*first, *old, *log, *small[1:], random, trees("trees-3", 3, 0.1), plain, fine]
 
 # %% ../../nbs/models/12_bagging.ipynb #adb02733
@@ -120,6 +124,7 @@ class Encoded:
     categorical: Sequence[int] = ()  # Columns of X that hold category codes
     Z: np.ndarray | None = None  # For lines and networks, shape (n, e)
     loss: str = ""  # "mae" for absolute errors
+    weight: np.ndarray | None = None  # What each row counts, shape (n,); all the same when None
 
     @property
     def pool_shape(self) -> tuple[int, ...]:
@@ -187,7 +192,7 @@ def cross_fit(
     oof = np.full(table.pool_shape, np.nan)
     if candidate.kind == "linear":
         _, margin, weights = cross_fit_linear(
-            table.Z, table.y, folds, task=table.task, n_classes=table.n_classes, deadline=deadline
+            table.Z, table.y, folds, task=table.task, n_classes=table.n_classes, weight=table.weight, deadline=deadline
         )
         have = np.isfinite(margin.reshape(len(margin), -1)[:, 0])
         oof[have] = to_pool(margin[have], table.task)
@@ -214,13 +219,15 @@ def _margin(member: Any, table: Encoded, rows: np.ndarray, threads: int) -> np.n
 
 def _fit_fold(c: Candidate, table: Encoded, train: np.ndarray, valid: np.ndarray, seed: int, threads: int,
               deadline: float | None, max_rounds: int) -> Any:  # fmt: skip
+    w = table.weight
+    counts = {} if w is None else {"weight": w[train], "weight_valid": w[valid]}
     if c.kind == "network":
         return fit_network(table.Z[train], table.y[train], table.Z[valid], table.y[valid], task=table.task, n_classes=table.n_classes,
-                           deadline=deadline, threads=threads, seed=seed)  # fmt: skip
+                           deadline=deadline, threads=threads, seed=seed, **counts)  # fmt: skip
     return GROWERS[c.kind][0](
         table.X[train], table.y[train], table.X[valid], table.y[valid], task=table.task, n_classes=table.n_classes,
         params=c.params, categorical=table.categorical if c.categorical else (), max_rounds=max_rounds,
-        deadline=deadline, threads=threads, seed=seed, log_target=c.log_target, loss=table.loss,
+        deadline=deadline, threads=threads, seed=seed, log_target=c.log_target, loss=table.loss, **counts,
     )  # fmt: skip
 
 
@@ -242,7 +249,7 @@ def grow_whole(
     grow = GROWERS[candidate.kind][1]
     return [grow(table.X, table.y, rounds, task=table.task, n_classes=table.n_classes, params=candidate.params,
                         categorical=table.categorical if candidate.categorical else (), threads=threads, seed=100 * seed + 7919 + s,
-                        log_target=candidate.log_target, loss=table.loss) for s in range(n)]  # fmt: skip
+                        log_target=candidate.log_target, loss=table.loss, weight=table.weight) for s in range(n)]  # fmt: skip
 
 
 # %% ../../nbs/models/12_bagging.ipynb #0e8e214d

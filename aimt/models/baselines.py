@@ -77,6 +77,7 @@ def fit_linear(
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
     l2: float = 1e-3,  # Weight of the penalty
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     start: np.ndarray | None = None,  # Weights to start from, as returned
     deadline: float | None = None,  # Stop at this `time.perf_counter()`
     max_iter: int = 200,  # L-BFGS steps
@@ -89,7 +90,7 @@ def fit_linear(
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         W = flat.reshape(d + 1, M)
-        value, slope = _loss(Z @ W[:-1] + W[-1], truth, task)
+        value, slope = _loss(Z @ W[:-1] + W[-1], truth, task, weight)
         gradient = np.vstack([Z.T @ slope / n + l2 * W[:-1], slope.mean(axis=0)])
         return value + l2 / 2 * float((W[:-1] ** 2).sum()), gradient.ravel()
 
@@ -103,14 +104,15 @@ def fit_linear(
     return found.x.reshape(d + 1, M)
 
 
-def _loss(margin: np.ndarray, truth: np.ndarray, task: str) -> tuple[float, np.ndarray]:
+def _loss(margin: np.ndarray, truth: np.ndarray, task: str, weight: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """Average loss and its slope by the margin, both for margins of shape (n, M)."""
+    w = 1.0 if weight is None else weight[:, None]
     if task == "regression":
-        return float(((margin - truth) ** 2).mean() / 2), margin - truth
+        return float((w * (margin - truth) ** 2).mean() / 2), w * (margin - truth)
     if task == "binary":
-        return float(-(truth * log_expit(margin) + (1 - truth) * log_expit(-margin)).mean()), expit(margin) - truth
+        return float(-(w * (truth * log_expit(margin) + (1 - truth) * log_expit(-margin))).mean()), w * (expit(margin) - truth)
     logs = log_softmax(margin, axis=1)
-    return float(-(truth * logs).sum(axis=1).mean()), np.exp(logs) - truth
+    return float(-(w * truth * logs).sum(axis=1).mean()), w * (np.exp(logs) - truth)
 
 
 def linear_margin(
@@ -133,6 +135,7 @@ def cross_fit_linear(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     penalties: Sequence[float] = PENALTIES,  # Strongest first
     deadline: float | None = None,  # Stop at this `time.perf_counter()`
 ) -> tuple[float, np.ndarray, list[np.ndarray]]:  # Best penalty, out-of-fold margins (NaN where none), weights per fold
@@ -145,10 +148,10 @@ def cross_fit_linear(
         start, Z_train = None, Z[train]
         for i, l2 in enumerate(penalties):
             start = fit_linear(Z_train, y[train], task=task, n_classes=n_classes, l2=l2, start=start, deadline=deadline,
-                               max_iter=60, tolerance=1e-3)  # fmt: skip
+                               weight=None if weight is None else weight[train], max_iter=60, tolerance=1e-3)  # fmt: skip
             margins[i][valid] = linear_margin(Z[valid], start)
             weights[i].append(_in_units(start, center, scale))
-    best = int(np.argmin([_held_out_loss(m, y, task) for m in margins]))
+    best = int(np.argmin([_held_out_loss(m, y, task, weight) for m in margins]))
     return penalties[best], margins[best] * scale + center, weights[best]
 
 
@@ -164,10 +167,10 @@ def _in_units(W: np.ndarray, center: float, scale: float) -> np.ndarray:
     return out
 
 
-def _held_out_loss(margin: np.ndarray, y: np.ndarray, task: str) -> float:
+def _held_out_loss(margin: np.ndarray, y: np.ndarray, task: str, weight: np.ndarray | None = None) -> float:
     have = np.isfinite(margin if margin.ndim == 1 else margin[:, 0])
     truth = np.eye(margin.shape[1])[y[have]] if task == "multiclass" else np.asarray(y[have], np.float64)[:, None]
-    return _loss(margin[have].reshape(len(truth), -1), truth, task)[0] if have.any() else 0.0
+    return _loss(margin[have].reshape(len(truth), -1), truth, task, None if weight is None else weight[have])[0] if have.any() else 0.0
 
 # %% ../../nbs/models/00_baselines.ipynb #090baf3e
 MAX_LINEAR_CELLS = 20_000_000  # Dense numbers that a linear model is fitted on

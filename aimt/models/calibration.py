@@ -86,6 +86,7 @@ def fit_calibrator(
     y: np.ndarray,  # Class codes, shape (n,)
     oof: np.ndarray,  # Out-of-fold probabilities, shape (n, K); rows with NaN are left out
     *,
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     seed: int = 0,  # Of the five parts
     min_gain: float = MIN_GAIN,
 ) -> Calibrator:
@@ -96,62 +97,63 @@ def fit_calibrator(
     have = np.isfinite(oof[:, 0])
     task = "binary" if oof.shape[1] == 2 else "multiclass"
     y, margin = np.asarray(y, np.int64)[have], to_margin(oof[have], task)
+    w = np.ones(len(y)) if weight is None else np.asarray(weight, float)[have]
     if len(y) < 50 or len(np.unique(y)) < 2:
         return Calibrator()
     part = np.random.default_rng(seed).permutation(len(y)) % 5
     ways = _WAYS if task == "binary" and len(y) >= MANY else {"platt": _platt} if task == "binary" else {"temperature": _temperature}
-    losses = {name: _cross_fitted(way, margin, y, part, task) for name, way in ways.items()}
-    first, before = next(iter(ways)), _losses(margin, y, task)
+    losses = {name: w * _cross_fitted(way, margin, y, w, part, task) for name, way in ways.items()}
+    first, before = next(iter(ways)), w * _losses(margin, y, task)
     best = min(losses, key=lambda name: losses[name].mean())
     edge = losses[first] - losses[best]
     best = best if edge.mean() > max(2 * edge.std() / np.sqrt(len(y)), MIN_GAIN * before.mean()) else first
     gain = float((before.mean() - losses[best].mean()) / before.mean())
-    found = ways[best](margin, y)
+    found = ways[best](margin, y, w)
     if gain <= min_gain or found.a <= 0:
         return Calibrator(gain=gain)
     return Calibrator.from_dict(found.to_dict() | {"gain": gain})
 
 
 MANY = 2000  # Rows from which curves with more than two numbers are tried
-_Way = Callable[[np.ndarray, np.ndarray], Calibrator]
+_Way = Callable[[np.ndarray, np.ndarray, np.ndarray], Calibrator]  # Of margins, classes and weights
 
 
-def _cross_fitted(way: _Way, margin: np.ndarray, y: np.ndarray, part: np.ndarray, task: str) -> np.ndarray:
+def _cross_fitted(way: _Way, margin: np.ndarray, y: np.ndarray, w: np.ndarray, part: np.ndarray, task: str) -> np.ndarray:
     """The loss of each row under a correction that was fitted without its part."""
     corrected = np.empty_like(margin)
     for i in range(5):
-        corrected[part == i] = way(margin[part != i], y[part != i]).margin(margin[part == i])
+        corrected[part == i] = way(margin[part != i], y[part != i], w[part != i]).margin(margin[part == i])
     return _losses(corrected, y, task)
 
 
-def _platt(margin: np.ndarray, y: np.ndarray) -> Calibrator:
-    W = fit_linear(margin[:, None], y, task="binary", l2=1e-6, start=np.array([[1.0], [0.0]]))
+def _platt(margin: np.ndarray, y: np.ndarray, w: np.ndarray) -> Calibrator:
+    W = fit_linear(margin[:, None], y, task="binary", l2=1e-6, weight=w, start=np.array([[1.0], [0.0]]))
     return Calibrator("platt", float(W[0, 0]), float(W[1, 0]))
 
 
-def _temperature(margin: np.ndarray, y: np.ndarray) -> Calibrator:
-    loss = lambda s: _losses(np.exp(s) * margin, y, "multiclass").mean()
+def _temperature(margin: np.ndarray, y: np.ndarray, w: np.ndarray) -> Calibrator:
+    loss = lambda s: (w * _losses(np.exp(s) * margin, y, "multiclass")).mean()
     return Calibrator("temperature", float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)))
 
 
-def _beta(margin: np.ndarray, y: np.ndarray) -> Calibrator:
+def _beta(margin: np.ndarray, y: np.ndarray, w: np.ndarray) -> Calibrator:
     sides = np.column_stack([log_expit(margin), -log_expit(-margin)])
-    W = fit_linear(sides, y, task="binary", l2=1e-6, start=np.array([[1.0], [1.0], [0.0]]))[:, 0]
+    W = fit_linear(sides, y, task="binary", l2=1e-6, weight=w, start=np.array([[1.0], [1.0], [0.0]]))[:, 0]
     if min(W[0], W[1]) <= 0:  # the order of the rows would change
-        return _platt(margin, y)
+        return _platt(margin, y, w)
     return Calibrator("beta", float(W[0]), float(W[2]), c=float(W[1]))
 
 
-def _isotonic(margin: np.ndarray, y: np.ndarray) -> Calibrator:
-    found = IsotonicRegression().fit(margin, y)
+def _isotonic(margin: np.ndarray, y: np.ndarray, w: np.ndarray) -> Calibrator:
+    found = IsotonicRegression().fit(margin, y, sample_weight=w)
     least = 1 / (len(y) + 2)  # never 0 or 1: such a certainty costs infinitely much when it is wrong
     values = logit(np.clip(found.y_thresholds_, least, 1 - least))
     return Calibrator("isotonic", knots=tuple(map(float, found.X_thresholds_)), values=tuple(map(float, values)))
 
 
-def _venn_abers(margin: np.ndarray, y: np.ndarray, most: int = 200) -> Calibrator:
+def _venn_abers(margin: np.ndarray, y: np.ndarray, w: np.ndarray, most: int = 200) -> Calibrator:
     bins = [b for b in np.array_split(np.argsort(margin, kind="stable"), min(most, len(y))) if len(b)]
-    sums, sizes = np.array([y[b].sum() for b in bins], float), np.array([len(b) for b in bins], float)
+    sums, sizes = np.array([(w[b] * y[b]).sum() for b in bins]), np.array([w[b].sum() for b in bins])
     values = []
     for i in range(len(bins)):  # a new row in each bin, once as a 0 and once as a 1
         one = np.arange(len(bins)) == i

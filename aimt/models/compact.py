@@ -30,6 +30,7 @@ def compact(
     model: TabularClassifier | TabularRegressor,  # Fitted, or loaded
     X: Any,  # The rows it was fitted on, shape (n, d)
     y: Any,  # Their labels or values
+    sample_weight: Any = None,  # Their weights
     *,
     members: int = 2,  # Trees are grown with so many seeds for each recipe
     max_latency_ms: float | None = None,  # Most milliseconds for 1,000 rows; members and recipes are given up until it holds
@@ -40,9 +41,12 @@ def compact(
     CatBoost is not there to grow symmetric trees.
     """
     frame, ensemble = model._frame(X), model.ensemble_
-    codes = _codes(model, np.asarray(y))
+    codes, weight = _codes(model, np.asarray(y)), None
+    if sample_weight is not None:
+        weight = np.asarray(sample_weight, float)
+        frame, codes, weight = frame[weight > 0], codes[weight > 0], weight[weight > 0] / weight[weight > 0].mean()
     table = Encoded(encode(ensemble.encoder, frame), codes, ensemble.task, ensemble.n_classes, ensemble.encoder.categorical,
-                    loss="mae" if model.metric in ("mae", "median_absolute_error") else "")  # fmt: skip
+                    loss="mae" if model.metric in ("mae", "median_absolute_error") else "", weight=weight)  # fmt: skip
     if any(isinstance(p.model, SymmetricTrees) for p in ensemble.parts):
         require("catboost", "catboost")
     recipes = {c.name: c for c in recipes_for(table, effort=model.effort)}

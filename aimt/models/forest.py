@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from .boosting import Member
-from .views import PlainTree, category_views, to_lightgbm
+from .views import PlainTree, category_views, target_columns, to_lightgbm
 
 # %% ../../nbs/models/07_forest.ipynb #e5e97bb4
 FOREST_TREES = 60  # Of a member
@@ -48,6 +48,8 @@ def fit_forest(
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # Options of scikit-learn's ExtraTrees
     categorical: Sequence[int] = (),  # Columns that hold category codes
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
+    weight_valid: np.ndarray | None = None,  # Not needed; there for the convention
     max_rounds: int = FOREST_TREES,  # Cap on the trees
     deadline: float | None = None,  # Stop at this `time.perf_counter()`; ten trees are always grown
     threads: int = 1,
@@ -57,15 +59,14 @@ def fit_forest(
 ) -> Member:
     """Grow a forest, ten trees at a time, until all are there or time is up."""
     target = np.log(y) if log_target else np.asarray(y)
-    columns = np.eye(n_classes)[y] if task == "multiclass" else target[:, None].astype(float)
-    views, table = category_views(X, columns, categorical, seed=seed)
+    views, table = category_views(X, target_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
     kind = ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier
     options = {"min_samples_leaf": 2, "max_features": 0.5, "max_depth": 15} | (params or {})
     forest = kind(warm_start=True, random_state=seed, n_jobs=threads, **options)
     total, stopped = min(FOREST_TREES, max_rounds), "rounds"
     with joblib.parallel_config(backend="threading"):
         for n in [*range(10, total, 10), total]:
-            forest.set_params(n_estimators=n).fit(np.clip(table, -_BOUND, _BOUND), target)
+            forest.set_params(n_estimators=n).fit(np.clip(table, -_BOUND, _BOUND), target, sample_weight=weight)
             if deadline is not None and time.perf_counter() > deadline and n < total:
                 stopped = "time"
                 break

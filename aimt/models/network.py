@@ -174,6 +174,8 @@ def fit_network(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
+    weight_valid: np.ndarray | None = None,  # What each of the rows that say when to stop counts
     options: NetworkOptions | None = None,
     deadline: float | None = None,  # Stop at this `time.perf_counter()`; one epoch is always trained
     threads: int = 1,
@@ -188,14 +190,14 @@ def fit_network(
     try:
         with torch.random.fork_rng(devices=[]):  # dropout draws from the seed, and others' random numbers stay as they were
             torch.manual_seed(seed)
-            return _train(Z, y, Z_valid, y_valid, task, n_classes, o, deadline, seed)
+            return _train(Z, y, weight, Z_valid, y_valid, weight_valid, task, n_classes, o, deadline, seed)
     finally:
         torch.set_num_threads(before)
 
 
 def _train(
-    Z: np.ndarray, y: np.ndarray, Z_valid: np.ndarray, y_valid: np.ndarray, task: str, n_classes: int, o: NetworkOptions,
-    deadline: float | None, seed: int,
+    Z: np.ndarray, y: np.ndarray, weight: np.ndarray | None, Z_valid: np.ndarray, y_valid: np.ndarray, weight_valid: np.ndarray | None,
+    task: str, n_classes: int, o: NetworkOptions, deadline: float | None, seed: int,
 ) -> Network:  # fmt: skip
     import torch
     from torch.nn import functional as F
@@ -206,6 +208,7 @@ def _train(
     center, spread = (float(np.mean(y)), float(np.std(y)) or 1.0) if task == "regression" else (0.0, 1.0)
     kind = torch.float32 if task == "regression" else torch.int64
     t, t_valid = (torch.as_tensor((np.asarray(v) - center) / spread if task == "regression" else v, dtype=kind) for v in (y, y_valid))
+    counts, counts_valid = (None if v is None else torch.as_tensor(v, dtype=torch.float32) for v in (weight, weight_valid))
     draw = torch.Generator().manual_seed(seed)
     w = _fresh(E.shape[1], M, o, draw)
     decayed = [p for name, p in w.items() if name.startswith(("hidden", "out")) and p.ndim > 1]
@@ -218,12 +221,15 @@ def _train(
             h = F.dropout(F.relu(h @ w[f"hidden.{i}"] + w[f"bias.{i}"]), dropout, training=dropout > 0)
         return torch.einsum("bkh,khm->bkm", h, w["out"]) + w["out_bias"]
 
-    def loss(margin: Any, truth: Any) -> Any:  # (b, k, M), (b,): each copy is judged by itself
+    def loss(margin: Any, truth: Any, w: Any) -> Any:  # (b, k, M), (b,): each copy is judged by itself
+        how = "mean" if w is None else "none"
         if task == "regression":
-            return F.mse_loss(margin[..., 0], truth[:, None].expand(margin.shape[:2]))
-        if task == "binary":
-            return F.binary_cross_entropy_with_logits(margin[..., 0], truth[:, None].expand(margin.shape[:2]).float())
-        return F.cross_entropy(margin.flatten(0, 1), truth.repeat_interleave(margin.shape[1]))
+            each = F.mse_loss(margin[..., 0], truth[:, None].expand(margin.shape[:2]), reduction=how)
+        elif task == "binary":
+            each = F.binary_cross_entropy_with_logits(margin[..., 0], truth[:, None].expand(margin.shape[:2]).float(), reduction=how)
+        else:
+            each = F.cross_entropy(margin.flatten(0, 1), truth.repeat_interleave(margin.shape[1]), reduction=how)
+        return each if w is None else (each.reshape(margin.shape[:2]) * w[:, None]).mean()
 
     size = min(o.batch, max(16, len(t) // 8))
     per_epoch = -(-len(t) // size)
@@ -235,11 +241,11 @@ def _train(
         for i in range(0, len(t), size):
             rows = order[i : i + size]
             adam.zero_grad(set_to_none=True)
-            loss(forward(E[rows], o.dropout), t[rows]).backward()
+            loss(forward(E[rows], o.dropout), t[rows], None if counts is None else counts[rows]).backward()
             adam.step()
             schedule.step()
         with torch.no_grad():
-            held_out = float(loss(torch.cat([forward(part, 0.0).mean(1, keepdim=True) for part in E_valid.split(4096)]), t_valid))
+            held_out = float(loss(torch.cat([forward(part, 0.0).mean(1, keepdim=True) for part in E_valid.split(4096)]), t_valid, counts_valid))
         if held_out < best - 1e-5:
             best, worse, kept = held_out, 0, {name: p.detach().clone() for name, p in w.items()}
         else:

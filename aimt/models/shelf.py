@@ -29,7 +29,7 @@ def search_fingerprint(
 ) -> str:
     """A digest of all that decides how a recipe turns out."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in (table.X, table.y, *partitions, *([] if table.Z is None else [table.Z])):
+    for array in (table.X, table.y, *partitions, *(a for a in (table.Z, table.weight) if a is not None)):
         digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"-")
         digest.update(repr((array.shape, array.dtype.str)).encode())
     about = (table.task, table.n_classes, list(table.categorical), table.loss, seed, version_of("aimt"))

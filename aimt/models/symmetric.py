@@ -23,7 +23,7 @@ import numpy as np
 
 from ..core.errors import ModelFormatError, require
 from .boosting import Member, member_contributions
-from .views import PlainTree, View, category_views, to_lightgbm
+from .views import PlainTree, View, category_views, target_columns, to_lightgbm
 
 # %% ../../nbs/models/07_symmetric.ipynb #5db8a5fb
 CHUNK = 5000  # Rows predicted at a time
@@ -186,6 +186,8 @@ def fit_symmetric(
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # CatBoost options
     categorical: Sequence[int] = (),  # Columns that hold category codes
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
+    weight_valid: np.ndarray | None = None,  # What each of the rows that say when to stop counts
     max_rounds: int = 5000,  # Cap on the rounds
     patience: int | None = None,  # Rounds without gain before stopping; by default 20 + 3 / learning rate
     deadline: float | None = None,  # Stop at this `time.perf_counter()`; one round is always grown
@@ -200,11 +202,11 @@ def fit_symmetric(
     """
     patience = patience or int(20 + 3 / (params or {}).get("learning_rate", 0.1))
     change = np.log if log_target else np.asarray
-    views, table = _seen(X, change(y), categorical, task, n_classes, seed)
-    valid = (np.column_stack([view.read(X_valid) for view in views]), change(y_valid))
+    views, table = category_views(X, target_columns(change(y), task, n_classes), categorical, weight=weight, seed=seed)
+    valid = require("catboost", "catboost").Pool(np.column_stack([view.read(X_valid) for view in views]), change(y_valid), weight=weight_valid)
     clock = _Clock(deadline)
     model = _grow(table, change(y), max_rounds, task, n_classes, params, threads, seed, loss,
-                  eval_set=valid, early_stopping_rounds=patience, callbacks=[clock])  # fmt: skip
+                  sample_weight=weight, eval_set=valid, early_stopping_rounds=patience, callbacks=[clock])  # fmt: skip
     stopped = "time" if clock.late else "rounds" if clock.rounds >= max_rounds else "early"
     return _read(model, views, X.shape[1], task, n_classes, stopped, log_target)
 
@@ -218,6 +220,7 @@ def grow_symmetric(
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # CatBoost options
     categorical: Sequence[int] = (),  # Columns that hold category codes
+    weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     threads: int = 1,
     seed: int = 0,
     log_target: bool = False,  # Grow on the logarithm of y, which must be positive
@@ -225,14 +228,9 @@ def grow_symmetric(
 ) -> SymmetricTrees:
     """Grow a booster of a known number of rounds on all rows. Raises `MissingExtraError` when CatBoost is not installed."""
     target = np.log(y) if log_target else np.asarray(y)
-    views, table = _seen(X, target, categorical, task, n_classes, seed)
-    model = _grow(table, target, rounds, task, n_classes, params, threads, seed, loss)
+    views, table = category_views(X, target_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
+    model = _grow(table, target, rounds, task, n_classes, params, threads, seed, loss, sample_weight=weight)
     return _read(model, views, X.shape[1], task, n_classes, "whole", log_target)
-
-
-def _seen(X: np.ndarray, target: np.ndarray, categorical: Sequence[int], task: str, n_classes: int, seed: int) -> tuple[list[View], np.ndarray]:
-    columns = np.eye(n_classes)[target] if task == "multiclass" else target[:, None].astype(float)
-    return category_views(X, columns, categorical, seed=seed)
 
 
 class _Clock:

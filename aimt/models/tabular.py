@@ -37,6 +37,7 @@ from .network import epoch_seconds
 from .conformal import Conformal, fit_conformal
 from .ensemble import Ensemble, Part, contributions, encode, load_ensemble, save_ensemble
 from .forest import can_grow_forest
+from .means import MANY_LEVELS, can_use_means
 from .shelf import Shelf, search_fingerprint
 from .symmetric import can_grow_symmetric
 from .together import FAILURES, Request, fit_together, n_workers
@@ -73,22 +74,24 @@ def recipes_for(
     effort: str = "full",  # full or fast
 ) -> list[Candidate]:
     """The recipes to try on a table: `portfolio`, or three boosters of different trees from `LARGE_ROWS` on."""
-    n = len(table.y)
+    n, levels = len(table.y), 1 + int(max((np.nan_to_num(table.X[:, j], nan=-1).max(initial=-1) for j in table.categorical), default=-1))
     if n >= LARGE_ROWS:
         outputs = table.n_classes if table.task == "multiclass" else 1
-        return [_large(leaves, n, outputs) for leaves in ((31,) if effort == "fast" else (31, 127, 63))]
+        means = [_large(63, n, outputs, "means")] if levels > MANY_LEVELS and can_use_means(levels, table.n_classes) else []
+        trees = [_large(leaves, n, outputs) for leaves in ((31,) if effort == "fast" else (31, 127, 63))]
+        return [trees[0], *means, *trees[1:]]
     positive = table.task == "regression" and not table.loss and n and float(np.min(table.y)) > 0
     skewed = bool(positive and _skewness(np.asarray(table.y)) > 1)
-    recipes = portfolio(table.task, n_rows=n, n_classes=table.n_classes, categories=bool(len(table.categorical)), skewed=skewed, effort=effort,
+    recipes = portfolio(table.task, n_rows=n, n_classes=table.n_classes, levels=levels, skewed=skewed, effort=effort,
                         symmetric=can_grow_symmetric(n, table.X.shape[1], table.n_classes), forest=can_grow_forest(n, table.n_classes))
     return [c for c in recipes if c.grown or table.Z is not None]
 
 
-def _large(leaves: int, n_rows: int, outputs: int) -> Candidate:
+def _large(leaves: int, n_rows: int, outputs: int, kind: str = "trees") -> Candidate:
     params = {"num_leaves": leaves, "feature_fraction": 0.9, "min_data_in_leaf": 100}
     rounds = max_rounds(Candidate("", params=params), n_rows, n_members=1, n_outputs=outputs)
     rate = float(np.clip(14 / rounds, 0.05, 0.3))
-    return Candidate(f"large-{leaves}", "trees", params | {"learning_rate": round(rate, 3)})
+    return Candidate(f"large-{leaves}" if kind == "trees" else f"{kind}-{leaves}", kind, params | {"learning_rate": round(rate, 3)})
 
 
 def _skewness(y: np.ndarray) -> float:
@@ -102,13 +105,15 @@ def error_of(
     y: np.ndarray,  # Class codes or numbers
     task: str,
     metric: str | None = None,  # Name of a metric; the task's default when None
+    *,
+    weight: np.ndarray | None = None,  # What each row counts; all the same when None
 ) -> Callable[[np.ndarray], float]:  # Error of a pool on these rows
     """The error that selection minimises."""
     found = get_metric(metric, task)
     if found.name not in _SMOOTH or (task != "regression" and len(np.unique(y)) < 2):
         found = get_metric("rmse" if task == "regression" else "log_loss", task)
     sign = -1.0 if found.higher_is_better else 1.0
-    return lambda pool: sign * float(found(y, pool_to_prediction(pool, task)))
+    return lambda pool: sign * float(found(y, pool_to_prediction(pool, task), weight=weight))
 
 
 @dataclass
@@ -153,7 +158,7 @@ def search(
         cut = cut or race is not None or len(todo) < len(batch)
         for recipe, bag in zip(todo, made, strict=True):
             if isinstance(bag, Exception):  # one recipe that fails does not stop the others
-                log.append(_failed(recipe, bag, time.perf_counter() - now, metric, table.task))
+                log.append(_failed(recipe.name, bag, time.perf_counter() - now, metric, table.task))
                 failure = bag
                 continue
             cut = cut or not bag.complete
@@ -171,7 +176,9 @@ def search(
         cut = _repeat(maker, bags, weights, partitions[1:], metric) or cut
         weights = _select(bags, table, metric)
     if len(table.y) < (LARGE_ROWS if table.task == "regression" else MANY_ROWS) and len(folds) > 1:
-        cut = _regrow(maker, [b for b, w in zip(bags, weights, strict=True) if w > 0]) or cut
+        chosen = [b for b, w in zip(bags, weights, strict=True) if w > 0]
+        cut = _regrow(maker, chosen, log, metric) or cut
+        _thin(chosen, 1.3 * prediction_budget_ns(len(table.y)))
     return _finish(bags, weights, log, cut)
 
 
@@ -254,7 +261,7 @@ def _trial(bags: list[Bag], oof: np.ndarray, table: Encoded, metric: str | None)
     """Weights of the bags and of one more that has some of its folds."""
     trial = [*bags, Bag(bags[0].candidate, [], oof)]
     rows = _have(trial)
-    return select_weights([b.oof[rows] for b in trial], error_of(table.y[rows], table.task, metric))
+    return select_weights([b.oof[rows] for b in trial], _error_on(rows, table, metric))
 
 
 def _race(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.ndarray, int], bool]:
@@ -266,10 +273,13 @@ def _race(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.n
     return go_on
 
 
+def _error_on(rows: np.ndarray, table: Encoded, metric: str | None) -> Callable[[np.ndarray], float]:
+    return error_of(table.y[rows], table.task, metric, weight=None if table.weight is None else table.weight[rows])
+
+
 def _select(bags: list[Bag], table: Encoded, metric: str | None) -> np.ndarray:
     rows = _have(bags)
-    error = error_of(table.y[rows], table.task, metric)
-    weights = select_weights([b.oof[rows] for b in bags], error, costs=[b.cost_ns for b in bags],
+    weights = select_weights([b.oof[rows] for b in bags], _error_on(rows, table, metric), costs=[b.cost_ns for b in bags],
                              budget=prediction_budget_ns(len(table.y)))
     weights = np.where(weights >= MIN_WEIGHT, weights, 0)
     return weights / weights.sum()
@@ -285,7 +295,7 @@ def _repeat(maker: "_Maker", bags: list[Bag], weights: np.ndarray, partitions: l
 
     for i, fold in enumerate(partitions, start=1):
         order = [bags[j] for j in np.argsort(-weights, kind="stable") if weights[j] > 0]
-        kinds = ("trees", "symmetric", "network") if i == 1 and len(maker.table.y) >= NETWORK_AGAIN else ("trees", "symmetric")
+        kinds = ("trees", "means", "symmetric", *(["network"] if i == 1 and len(maker.table.y) >= NETWORK_AGAIN else []))
         again = [b for b in order if b.complete and b.candidate.kind in kinds]
         for batch in _batches(again, int(fold.max()) + 1):
             batch = [b for b in batch if affordable(b)]
@@ -301,7 +311,7 @@ def _repeat(maker: "_Maker", bags: list[Bag], weights: np.ndarray, partitions: l
     return False
 
 
-def _regrow(maker: "_Maker", chosen: list[Bag]) -> bool:
+def _regrow(maker: "_Maker", chosen: list[Bag], log: list[dict[str, Any]], metric: str | None) -> bool:
     """Let a part of the weight of chosen trees go to members grown on all rows; True when there was no time for it."""
     n, share = WHOLE_OF_NUMBERS if maker.table.task == "regression" else WHOLE
     for bag in chosen:
@@ -309,10 +319,21 @@ def _regrow(maker: "_Maker", chosen: list[Bag]) -> bool:
             continue
         if maker.late(time.perf_counter() + 0.3 * n * bag.seconds / bag.repeats):
             return True
-        maker.on_update(f"{bag.candidate.name}, on all rows")
-        bag.whole = grow_whole(bag.candidate, bag.members, maker.table, n=n, seed=maker.seed, threads=maker.threads)
+        name, begun = f"{bag.candidate.name}, on all rows", time.perf_counter()
+        maker.on_update(name)
+        try:
+            bag.whole = grow_whole(bag.candidate, bag.members, maker.table, n=n, seed=maker.seed, threads=maker.threads)
+        except FAILURES as e:  # its members of folds are there
+            log.append(_failed(name, e, time.perf_counter() - begun, metric, maker.table.task))
         bag.whole_share = share
     return False
+
+
+def _thin(chosen: list[Bag], most: float) -> None:
+    """Give up members of folds while a prediction costs more nanoseconds than it may, where members grown on all rows hold the weight."""
+    while sum(bag.cost_ns for bag in chosen) > most and (able := [b for b in chosen if b.whole and len(b.members) > 2]):
+        dear = max(able, key=lambda bag: bag.cost_ns)
+        dear.members = dear.members[:-1]
 
 
 def _finish(bags: list[Bag], weights: np.ndarray, log: list[dict[str, Any]], cut: bool) -> Search:
@@ -333,16 +354,17 @@ def network_seconds(
     return 3.0 + 20 * epoch_seconds(len(table.y), 10 * columns)
 
 
-def _failed(recipe: Candidate, e: Exception, seconds: float, metric: str | None, task: str) -> dict[str, Any]:
+def _failed(name: str, e: Exception, seconds: float, metric: str | None, task: str) -> dict[str, Any]:
     error = f"{type(e).__name__}: {e}".rstrip(": ")
-    return {"recipe": recipe.name, "metric": get_metric(metric, task).name, "score": None, "members": 0,
+    return {"recipe": name, "metric": get_metric(metric, task).name, "score": None, "members": 0,
             "seconds": round(seconds, 3), "complete": False, "error": error}
 
 
 def _entry(bag: Bag, table: Encoded, metric: str | None) -> dict[str, Any]:
     rows = _have([bag])
     found = get_metric(metric, table.task)
-    score = float(found(table.y[rows], pool_to_prediction(bag.oof[rows], table.task)))
+    weight = None if table.weight is None else table.weight[rows]
+    score = float(found(table.y[rows], pool_to_prediction(bag.oof[rows], table.task), weight=weight))
     return {"recipe": bag.candidate.name, "metric": found.name, "score": round(score, 6), "members": len(bag.members),
             "seconds": round(bag.seconds, 3), "complete": bag.complete}
 
@@ -378,7 +400,7 @@ class _Tabular(BaseEstimator):
         return tags
 
     def _learn(self, frame: pd.DataFrame, y: np.ndarray, task: str, n_classes: int, start: float, limit: float | None,
-               groups: Any, folds: Any, covered: Sequence[str], checkpoints: str | Path | None,
+               weight: np.ndarray | None, groups: Any, folds: Any, covered: Sequence[str], checkpoints: str | Path | None,
                on_update: Callable[[str], None] | None) -> None:  # fmt: skip
         missing = [name for name in covered if name not in frame.columns]
         if missing:
@@ -386,11 +408,15 @@ class _Tabular(BaseEstimator):
         seed = 0 if self.random_state is None else _seed(self.random_state)
         schema = self.schema or infer_schema(frame)
         rows = affordable_rows(len(frame), frame.shape[1], limit, seed)
+        self.stopped_by_time_ = len(rows) < len(frame)
+        if weight is not None:
+            rows = rows[weight[rows] > 0]
+            weight = weight[rows] / weight[rows].mean() if np.ptp(weight[rows]) > 0 else None
         n_rows, frame, y = len(frame), frame.iloc[rows] if len(rows) < len(frame) else frame, y[rows]
         groups, folds = (a if a is None else np.asarray(a)[rows] for a in (groups, folds))
         inputs = [n for n in frame.columns if n in schema.columns]
         encoder = FeatureEncoder(schema, inputs).fit(frame)
-        table, line = _encoded(encoder, frame, y, task, n_classes, self.metric)
+        table, line = _encoded(encoder, frame, y, task, n_classes, self.metric, weight)
         threads = self.n_threads or threads_for(*table.X.shape)
         few = self.effort == "fast" and len(y) < LARGE_ROWS
         n_folds, repeats = (3, 1) if few else (self.n_folds, self.n_repeats)
@@ -404,7 +430,6 @@ class _Tabular(BaseEstimator):
         self.conformal_ = fit_conformal(task, y, self.oof_, frame, columns=covered, seed=seed)
         if len(rows) < n_rows:
             self.oof_, self.uncalibrated_oof_ = _scatter(self.oof_, rows, n_rows), _scatter(self.uncalibrated_oof_, rows, n_rows)
-            self.stopped_by_time_ = True
 
     def _keep(self, found: Search, encoder: FeatureEncoder, line: Any, table: Encoded) -> None:
         oof = np.full((len(table.y), table.n_classes) if table.task != "regression" else len(table.y), np.nan)
@@ -412,14 +437,14 @@ class _Tabular(BaseEstimator):
         oof[rows] = pool_to_prediction(found.oof[rows], table.task)
         calibrator = Calibrator()
         if table.task != "regression" and self.calibrate and self.effort != "fast":
-            calibrator = fit_calibrator(table.y, oof)
+            calibrator = fit_calibrator(table.y, oof, weight=table.weight)
         parts = [Part(b.candidate.name, v, m) for b, w in zip(found.bags, found.weights, strict=True) for m, v in b.weighted(float(w))]
         self.uncalibrated_oof_, self.oof_ = oof, oof
         if calibrator.kind != "none":
             self.oof_ = np.full_like(oof, np.nan)
             self.oof_[rows] = calibrator.apply(oof[rows])
         self.ensemble_ = Ensemble(table.task, table.n_classes, encoder, line, parts, calibrator)
-        self.candidates_, self.stopped_by_time_ = found.log, found.stopped_by_time
+        self.candidates_, self.stopped_by_time_ = found.log, found.stopped_by_time or self.stopped_by_time_
 
     @property
     def n_trees_(self) -> int:
@@ -507,6 +532,21 @@ def affordable_rows(
 _CELL_SECONDS = 6e-7  # Encoding and binning of one cell, on one core of a modest machine
 
 
+def _row_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
+    """Checked weights, or None when all rows count the same."""
+    weight = np.ones(n_rows) if sample_weight is None else check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weight.shape != (n_rows,):
+        raise ValueError(f"sample_weight.shape == {weight.shape}, expected {(n_rows,)}")
+    if (weight < 0).any():
+        raise ValueError(f"sample_weight holds {weight.min():g} in row {int(weight.argmin())}: weights must not be negative")
+    n = int((weight > 0).sum())
+    if not n and len(weight):
+        raise ValueError("every sample weight is zero")
+    if n < 4:
+        raise ValueError(f"{n} rows are too few (n_samples = {n}, at least 4 are needed)")
+    return weight if np.ptp(weight) > 0 else None
+
+
 def _scatter(values: np.ndarray, rows: np.ndarray, n_rows: int) -> np.ndarray:
     out = np.full((n_rows, *values.shape[1:]), np.nan)
     out[rows] = values
@@ -518,10 +558,10 @@ def _seed(random_state: Any) -> int:
 
 
 def _encoded(encoder: FeatureEncoder, frame: pd.DataFrame, y: np.ndarray, task: str, n_classes: int,
-             metric: str | None) -> tuple[Encoded, Any]:  # fmt: skip
+             metric: str | None, weight: np.ndarray | None) -> tuple[Encoded, Any]:  # fmt: skip
     X = encode(encoder, frame)
     loss = "mae" if task == "regression" and get_metric(metric, task).name in ("mae", "median_absolute_error") else ""
-    table = Encoded(X, y, task, n_classes, encoder.categorical, None, loss)
+    table = Encoded(X, y, task, n_classes, encoder.categorical, None, loss, weight)
     if len(y) >= LARGE_ROWS or not encoder.names:
         return table, None
     line = dense(encoder).fit(X)
@@ -575,6 +615,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         self,
         X: Any,  # Raw table or array, shape (n, d)
         y: Any,  # Labels of any type, shape (n,)
+        sample_weight: Any = None,  # What each row counts, shape (n,); all the same when None
         *,
         time_limit: float | None = None,  # Seconds; the constructor's when None
         groups: Any = None,  # Rows of one group stay in one fold
@@ -595,15 +636,15 @@ class TabularClassifier(ClassifierMixin, _Tabular):
             raise ValueError("Input y contains NaN")
         check_classification_targets(y)
         self.classes_ = np.unique(np.asarray(y) if classes is None else np.asarray(classes))
-        if len(self.classes_) < 2 or len(np.unique(y)) < 2:
-            raise ValueError(f"y has one class only, {self.classes_[0]!r}: there is nothing to tell apart (1 class)")
-        if len(y) < 4:
-            raise ValueError(f"{len(y)} rows are too few (n_samples = {len(y)}, at least 4 are needed)")
+        weight = _row_weights(sample_weight, len(y))
+        counted = y if weight is None else y[weight > 0]
+        if len(self.classes_) < 2 or len(np.unique(counted)) < 2:
+            raise ValueError(f"y has one class only, {counted[0]!r}: there is nothing to tell apart (1 class)")
         codes = np.searchsorted(self.classes_, y)
         n_classes = len(self.classes_)
         limit = time_limit if time_limit is not None else self.time_limit
         task = "binary" if n_classes == 2 else "multiclass"
-        self._learn(frame, codes, task, n_classes, start, limit, groups, folds, coverage_groups, checkpoints, on_update)
+        self._learn(frame, codes, task, n_classes, start, limit, weight, groups, folds, coverage_groups, checkpoints, on_update)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -638,6 +679,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         self,
         X: Any,  # Raw table or array, shape (n, d)
         y: Any,  # Numbers, shape (n,)
+        sample_weight: Any = None,  # What each row counts, shape (n,); all the same when None
         *,
         time_limit: float | None = None,  # Seconds; the constructor's when None
         groups: Any = None,  # Rows of one group stay in one fold
@@ -654,10 +696,9 @@ class TabularRegressor(RegressorMixin, _Tabular):
         y = column_or_1d(y, warn=True)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
         check_consistent_length(frame, y)
-        if len(y) < 4:
-            raise ValueError(f"{len(y)} rows are too few (n_samples = {len(y)}, at least 4 are needed)")
+        weight = _row_weights(sample_weight, len(y))
         limit = time_limit if time_limit is not None else self.time_limit
-        self._learn(frame, y, "regression", 1, start, limit, groups, folds, coverage_groups, checkpoints, on_update)
+        self._learn(frame, y, "regression", 1, start, limit, weight, groups, folds, coverage_groups, checkpoints, on_update)
         return self
 
     def predict(self, X: Any) -> np.ndarray:

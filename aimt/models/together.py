@@ -16,13 +16,12 @@ from typing import Any
 
 import joblib
 import numpy as np
-from lightgbm.basic import LightGBMError
 
 from .bagging import Bag, Candidate, Encoded, cross_fit
 from .baselines import Folds
 
 # %% ../../nbs/models/14_together.ipynb #92d2546a
-FAILURES = (MemoryError, RuntimeError, ValueError, ArithmeticError, LightGBMError)  # What a recipe may fail with
+FAILURES = Exception  # What a recipe may fail with, and the others go on: memory, a library's error, a worker that died
 
 
 @dataclass
@@ -53,7 +52,7 @@ def fit_together(
     answers: list[list[Any]] = [[] for _ in requests]
     limit, begin, waves = deadline if start_by is None else start_by, time.perf_counter(), 0
     remaining = iter(tasks)
-    about, arrays = replace(table, X=table.X[:0], y=table.y[:0], Z=None), (table.X, table.y, table.Z)  # arrays travel to a worker once
+    about, arrays = replace(table, X=table.X[:0], y=table.y[:0], Z=None, weight=None), (table.X, table.y, table.Z, table.weight)  # these travel to a worker once
     while wave := list(islice(remaining, n_workers())):
         now = time.perf_counter()
         if waves and limit is not None and now + 0.9 * (now - begin) / waves > limit:
@@ -79,9 +78,9 @@ def _parts(request: Request) -> list[tuple[int, Folds]]:
 
 
 def _fit_part(request: Request, first: int, folds: Folds, threads: int, left: float | None, about: Encoded, X: np.ndarray, y: np.ndarray,
-              Z: np.ndarray | None) -> Bag | Exception:  # fmt: skip
+              Z: np.ndarray | None, weight: np.ndarray | None) -> Bag | Exception:  # fmt: skip
     deadline = None if left is None else time.perf_counter() + left
-    table = replace(about, X=X, y=y, Z=Z)
+    table = replace(about, X=X, y=y, Z=Z, weight=weight)
     try:
         return cross_fit(request.candidate, table, folds, seed=request.seed, first=first, threads=threads, deadline=deadline,
                          max_rounds=request.max_rounds)  # fmt: skip
