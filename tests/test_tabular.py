@@ -21,7 +21,7 @@ from aimt.models.bagging import Candidate, Encoded, cross_fit
 from aimt.models.baselines import fold_pairs
 from aimt.models.boosting import Member
 from aimt.models.ensemble import FORMAT
-from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, load_model
+from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, _race, _short, load_model
 from aimt.train.table import train_table
 
 
@@ -272,6 +272,17 @@ def test_same_seed_same_model(kind):
     assert not np.array_equal(one.predict_raw(frame), other.predict_raw(frame))
 
 
+def test_a_budget_in_recipes_and_rounds_is_repeatable():
+    frame, y = bigger(600, 4)
+    options = {"n_recipes": 4, "rounds": 30, "n_repeats": 2, "n_threads": 1}
+    one, two = (TabularRegressor(**options).fit(frame, y) for _ in range(2))
+    np.testing.assert_array_equal(one.predict(frame), two.predict(frame))
+    assert len(one.candidates_) == 4 and not one.stopped_by_time_
+    assert all(p.model.rounds <= 33 for p in one.ensemble_.parts if isinstance(p.model, Member))  # on all rows a tenth more
+    with pytest.raises(ValueError, match="n_recipes is 0"):
+        TabularRegressor(n_recipes=0).fit(frame, y)
+
+
 def test_order_of_columns_does_not_matter_at_prediction(stored):
     model, _ = stored
     frame, _ = loans()
@@ -506,3 +517,29 @@ def test_train_table_on_every_task_and_strategy():
             assert len(made["oof"]) == len(split.train) and len(made["test"]) == len(split.test)
             assert np.isfinite(made["test"]).all()
         assert trained.summary and kept.all() and frame is not None
+
+
+def test_days_between_two_dates(tmp_path):
+    rng = np.random.default_rng(1)
+    ordered = pd.Timestamp("2023-01-01") + pd.to_timedelta(rng.integers(0, 700, 1500), "D")
+    days = rng.integers(0, 21, 1500)
+    frame = pd.DataFrame({"ordered": ordered, "sent": ordered + pd.to_timedelta(days, "D")})
+    model = TabularClassifier(effort="fast", n_threads=1).fit(frame[:1000], days[:1000] > 10)
+    assert (model.predict(frame[1000:]) == (days[1000:] > 10)).mean() > 0.98
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(load_model(tmp_path / "model").predict_proba(frame), model.predict_proba(frame))
+    about = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert '"since": ["ordered"]' in json.dumps(about)
+
+
+def test_a_hopeless_recipe_is_left_after_two_folds():
+    frame, y = bigger(600, 4)
+    table, folds = Encoded(frame.to_numpy(), y, "regression"), fold_pairs(np.arange(600) % 5)
+    good = cross_fit(Candidate("good", "trees", {"num_leaves": 15}), table, folds, max_rounds=80)
+    race = _race([good], table, None)
+    hopeless = cross_fit(Candidate("hopeless", "trees", {"num_leaves": 2, "learning_rate": 0.001}), table, folds, max_rounds=5, go_on=race)
+    assert len(hopeless.members) == 2 and not hopeless.complete
+    other = cross_fit(Candidate("other", "trees", {"num_leaves": 15, "extra_trees": True}), table, folds, max_rounds=80, go_on=race)
+    assert other.complete
+    assert _short([good], [{}], [good.candidate] * 100, time.perf_counter() + good.seconds)
+    assert not _short([good], [{}], [good.candidate] * 2, time.perf_counter() + 100 * good.seconds)

@@ -26,13 +26,14 @@ def search_fingerprint(
     table: Encoded,
     partitions: list[np.ndarray],  # Fold of each row, one array for each repeat
     seed: int,
+    rounds: int | None = None,  # Most rounds of a booster
 ) -> str:
     """A digest of all that decides how a recipe turns out."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (table.X, table.y, *partitions, *(a for a in (table.Z, table.weight) if a is not None)):
         digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"-")
         digest.update(repr((array.shape, array.dtype.str)).encode())
-    about = (table.task, table.n_classes, list(table.categorical), table.loss, seed, version_of("aimt"))
+    about = (table.task, table.n_classes, list(table.categorical), table.loss, seed, rounds, version_of("aimt"))
     digest.update(repr(about).encode())
     return digest.hexdigest()
 

@@ -134,6 +134,7 @@ def search(
     *,
     metric: str | None = None,
     deadline: float | None = None,  # `time.perf_counter()` by which it is over
+    rounds: int | None = None,  # Most rounds of a booster
     threads: int = 1,
     seed: int = 0,
     shelf: Shelf | None = None,  # Keeps finished bags, and has those of a search that was interrupted
@@ -142,7 +143,7 @@ def search(
     """Fit recipes fold by fold, select, and repeat the selected ones while there is time; with several workers, see `n_workers`, several at a time."""
     folds = fold_pairs(partitions[0])
     folds = folds[-1:] if len(table.y) >= LARGE_ROWS else folds
-    maker = _Maker(table, deadline, threads, seed, shelf, on_update)
+    maker = _Maker(table, deadline, rounds, threads, seed, shelf, on_update)
     bags: list[Bag] = []
     log: list[dict[str, Any]] = []
     cut, failure = False, None
@@ -196,6 +197,7 @@ class _Maker:
 
     table: Encoded
     deadline: float | None
+    rounds: int | None
     threads: int
     seed: int
     shelf: Shelf | None
@@ -226,6 +228,7 @@ class _Maker:
         self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else ""))
         outputs, seed = self.table.n_classes if self.table.task == "multiclass" else 1, self.seed + 1000 * repeat
         caps = [max_rounds(c, len(self.table.y), n_members=len(folds), n_outputs=outputs) for c in candidates]
+        caps = caps if self.rounds is None else [min(cap, self.rounds) for cap in caps]
         common: dict[str, Any] = {"deadline": self.deadline, "start_by": start_by}
         if n_workers() > 1:  # a worker is a core
             return fit_together([Request(c, folds, seed, cap) for c, cap in zip(candidates, caps, strict=True)], self.table, **common)
@@ -385,6 +388,8 @@ class _Tabular(BaseEstimator):
         effort: str = "full",  # full, or fast: two recipes on three folds, for many fits in a row
         n_folds: int = 5,  # Folds of a bag
         n_repeats: int = 4,  # Most bags of one recipe
+        n_recipes: int | None = None,  # The first so many recipes only
+        rounds: int | None = None,  # Most rounds of a booster; the budget for predictions alone when None
         calibrate: bool = True,  # Correct probabilities where that helps
         n_threads: int | None = None,  # Threads; one for small tables when None
         schema: Schema | None = None,  # What the columns mean; inferred when None
@@ -392,6 +397,7 @@ class _Tabular(BaseEstimator):
     ):
         self.time_limit, self.metric, self.effort = time_limit, metric, effort
         self.n_folds, self.n_repeats, self.calibrate = n_folds, n_repeats, calibrate
+        self.n_recipes, self.rounds = n_recipes, rounds
         self.n_threads, self.schema, self.random_state = n_threads, schema, random_state
 
     def __sklearn_tags__(self) -> Any:
@@ -405,6 +411,9 @@ class _Tabular(BaseEstimator):
         missing = [name for name in covered if name not in frame.columns]
         if missing:
             raise ValueError(f"X has no column {missing[0]!r} for coverage_groups")
+        for name in ("n_recipes", "rounds"):
+            if (asked := getattr(self, name)) is not None and asked < 1:
+                raise ValueError(f"{name} is {asked}, and must be at least 1")
         seed = 0 if self.random_state is None else _seed(self.random_state)
         schema = self.schema or infer_schema(frame)
         rows = affordable_rows(len(frame), frame.shape[1], limit, seed)
@@ -422,10 +431,11 @@ class _Tabular(BaseEstimator):
         n_folds, repeats = (3, 1) if few else (self.n_folds, self.n_repeats)
         partitions = _partitions(y, task, n_folds, repeats, groups, folds, seed)
         deadline = None if limit is None else start + 0.97 * limit - 0.02
-        shelf = None if checkpoints is None else Shelf(Path(checkpoints), encoder, line, search_fingerprint(table, partitions, seed))
+        shelf = None if checkpoints is None else Shelf(Path(checkpoints), encoder, line, search_fingerprint(table, partitions, seed, self.rounds))
         with threadpool_limits(threads):
-            found = search(table, partitions, recipes_for(table, effort=self.effort), metric=self.metric, deadline=deadline,
-                           threads=threads, seed=seed, shelf=shelf, on_update=on_update or (lambda text: None))  # fmt: skip
+            recipes = recipes_for(table, effort=self.effort)[: self.n_recipes]
+            found = search(table, partitions, recipes, metric=self.metric, deadline=deadline, rounds=self.rounds, threads=threads,
+                           seed=seed, shelf=shelf, on_update=on_update or (lambda text: None))  # fmt: skip
         self._keep(found, encoder, line, table)
         self.conformal_ = fit_conformal(task, y, self.oof_, frame, columns=covered, seed=seed)
         if len(rows) < n_rows:
