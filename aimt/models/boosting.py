@@ -50,9 +50,9 @@ class Member:
         """Margins of encoded rows; values, for a regression."""
         per_round = self.booster.num_model_per_iteration()
         step = max(1, BLOCK // per_round) if len(X) >= BLOCK_ROWS and not self.averages else self.n_trees
-        blocks = [self.booster.predict(X, raw_score=True, num_threads=threads, start_iteration=i, num_iteration=step)
-                  for i in range(0, self.n_trees // per_round, step)]  # fmt: skip
-        raw = np.sum(blocks, axis=0)
+        raw: Any = 0.0
+        for i in range(0, self.n_trees // per_round, step):
+            raw = raw + self.booster.predict(X, raw_score=True, num_threads=threads, start_iteration=i, num_iteration=step)
         if not len(X) and self.task == "multiclass":  # LightGBM forgets how many classes there are
             raw = raw.reshape(0, per_round)
         return self.link(raw)

@@ -66,7 +66,7 @@ class Network:
         shared = sum(w.size for name, w in self.arrays.items() if name.startswith("hidden."))
         return k * (P + shared) + self.arrays["out"].size
 
-    def margin(self, Z: np.ndarray, chunk: int = 8192) -> np.ndarray:  # (n, d) -> (n,), or (n, K)
+    def margin(self, Z: np.ndarray, chunk: int = 1024) -> np.ndarray:  # (n, d) -> (n,), or (n, K)
         """Margins of dense rows; values, for a regression."""
         parts = [self._forward(bend(Z[i : i + chunk], self.edges))[0] for i in range(0, max(len(Z), 1), chunk)]
         out = np.concatenate(parts) * self.spread + self.center
