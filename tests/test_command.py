@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aimt.core.errors import ProblemError
 from aimt.core.files import read_json
 from aimt.core.run import Run
 from aimt.data.datasets import load_dataset
+from aimt.jobs.train import train as aimt_train
 
 FAST = ("--time-limit", 2, "--quiet")
 SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a minute: set AIMT_SLOW=1")
@@ -33,8 +35,9 @@ def finished(aimt, tmp_path_factory, loans) -> Path:
     table = loans.sample(400, random_state=1).reset_index(drop=True)
     table["loan number"] = [f"L{i:05d}" for i in range(len(table))]
     table.to_csv(folder / "loans.csv", index=False)
+    (folder / "shares.csv").write_text("column,value,share\nhousing,own,40%\nhousing,rent,50%\nhousing,for free,10%\n")
     done = aimt("train", folder / "loans.csv", "--target", "credit_risk", "--out", folder / "run", "--groups", "age",
-                "--cost", "fn=5,fp=1", *FAST)
+                "--cost", "fn=5,fp=1", "--population", folder / "shares.csv", *FAST)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -75,6 +78,19 @@ def test_each_step_is_one_plain_line(aimt, tmp_path, loans):
     assert "\x1b" not in done.stderr and "\r" not in done.stderr
 
 
+def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
+    """The whole run stays, with a compact one beside it; that no model is as fast as asked is said when the run is there."""
+    options = {"target": "credit_risk", "groups": "none", "time_limit": 1, "quiet": True}
+    monkeypatch.setattr("aimt.jobs.train.latency_ms", lambda model, rows: 2e6)
+    small = aimt_train(loans.head(300), out=tmp_path / "run", max_latency_ms=1e6, **options)
+    whole = Run.open(tmp_path / "run")
+    assert small.path == tmp_path / "run-compact" and small.info["settings"]["compact"]["max_latency_ms"] == 1e6
+    assert len(small.model.ensemble_.parts) <= len(whole.model.ensemble_.parts)
+    with pytest.raises(ProblemError, match="1,000 rows take"):
+        aimt_train(loans.head(300), out=tmp_path / "again", max_latency_ms=1e-3, **options)
+    assert Run.open(tmp_path / "again").status == "done" and not (tmp_path / "again-compact").exists()
+
+
 def test_same_seed_same_predictions(aimt, tmp_path, loans):
     loans.head(150).to_csv(tmp_path / "loans.csv", index=False)
     for name in ("a", "b"):
@@ -92,12 +108,18 @@ def test_gate_exits_with_3_on_hold(aimt, tmp_path):
     assert aimt("train", "noise.csv", "--target", "y", *FAST, cwd=tmp_path).returncode == 0
 
 
-def test_regression_and_many_classes(aimt, tmp_path, loans):
+def test_regression_and_many_classes(aimt, aimt_here, tmp_path, loans):
     loans.to_csv(tmp_path / "loans.csv", index=False)
-    for target, task in {"credit_amount_dm": "regression", "property": "multiclass"}.items():
-        done = aimt("train", "loans.csv", "--target", target, "--out", target, *FAST, cwd=tmp_path)
+    for target, task in {"credit_amount_dm": "regression", "property": "multiclass"}.items():  # fast enough by a wide margin: nothing is made compact
+        done = aimt("train", "loans.csv", "--target", target, "--out", target, "--max-latency-ms", 1e6, *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert Run.open(tmp_path / target).problem.task == task
+        done = aimt_here("compact", target, "--json", "--quiet", cwd=tmp_path)
+        found = json.loads(done.stdout)
+        assert found["models"]["compact"]["members"] <= found["models"]["original"]["members"] and found["times_faster"] > 0
+        done = aimt_here("compare", target, f"{target}-compact", "--json", cwd=tmp_path)
+        pair = json.loads(done.stdout)["pairs"][0]
+        assert (pair["mcnemar"] is None) == (task == "regression") and pair["gain"] == pytest.approx(found["gain"])
 
 
 def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
@@ -215,6 +237,66 @@ def test_evaluate_and_explain(aimt, aimt_here, tmp_path, finished, loans):
                         ("--change --wanted excellent", "excellent"), ("--change --fixed agee", "'age'")):  # fmt: skip
         done = aimt_here("explain", finished, table, *words.split())
         assert done.returncode in (1, 2) and said in done.stderr, (words, done.stderr)
+
+
+def test_a_compact_run_beside_the_old_one(aimt_here, tmp_path, finished, loans):
+    """Made, measured, used and compared; the old run stays as it is; what cannot be says so in a line."""
+    run, table = tmp_path / "run", finished.parent / "loans.csv"
+    shutil.copytree(finished, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    moved = shutil.copy(table, tmp_path / "moved.csv")
+    done = aimt_here("compact", "run", "--data", "moved.csv", "--members", 1, cwd=tmp_path)
+    assert done.returncode == 0 and "times as fast" in done.stdout, done.stderr
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    small = Run.open(tmp_path / "run-compact")
+    for name in ("report.html", "card.md", "metrics.json", "model/model.json", "predictions.parquet"):
+        assert (small.path / name).stat().st_size > 0
+    assert "could not be" not in (small.path / "report.html").read_text(encoding="utf-8")
+    loans.tail(20).to_csv(tmp_path / "new.csv", index=False)
+    for verb, *words in (["predict", "-o", "scored.csv", "--coverage", 0.9], ["evaluate"], ["explain"]):
+        done = aimt_here(verb, small.path, "new.csv", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "scored.csv")) == 20
+    done = aimt_here("compare", "run", "run-compact", cwd=tmp_path)
+    assert done.returncode == 0 and "McNemar" in done.stdout and "100 common test rows" in done.stdout, done.stderr
+    (tmp_path / "other.csv").write_text(Path(moved).read_text().replace("good", "bad", 1))
+    for words, code, said in (
+        ("compact run --data other.csv", 1, "it has changed since. Give the same table with --data: 400 rows"),
+        ("compact run --data gone.csv", 1, "gone.csv"),
+        ("compact run --max-latency-ms 0.001", 2, "1,000 rows take"),
+        ("compact run --out run --overwrite", 1, "the run itself stays as it is"),
+        ("compact run-compact", 2, "compact already"),
+        ("compare run run", 2, "compared with itself"),
+        ("compare run runs", 1, "runs"),
+        ("compare run run-compact --metric rmse", 2, "rmse"),
+    ):
+        mends(aimt_here(*words.split(), "--quiet", cwd=tmp_path) if words.startswith("compact") else aimt_here(*words.split(), cwd=tmp_path), code, said)
+
+
+def test_a_population_and_shuffled_outcomes(aimt_here, tmp_path, finished, loans):
+    shares, table = finished.parent / "shares.csv", tmp_path / "labelled.csv"
+    loans.tail(80).assign(credit_risk=lambda d: np.where(d["duration_months"] > 18, "bad", "good")).to_csv(table, index=False)
+    found = json.loads(aimt_here("audit", table, "--population", shares, "--json", "--quiet").stdout)
+    assert found["population"]["n_rows"] == 80 and any(f["check"] == "sampling bias" for f in found["findings"])
+    assert "stated 50.0%" in aimt_here("audit", table, "--population", shares, "--quiet").stdout
+    kept = Run.open(finished).read("audit.json")
+    assert kept["population"]["columns"][0]["column"] == "housing" and any(f["check"] == "sampling bias" for f in kept["findings"])
+    done = aimt_here("evaluate", finished, table, "--population", shares, "--permutations", 19, "--json")
+    scores = json.loads(done.stdout)
+    assert scores["population"]["scores"][0]["metric"] == "roc_auc" and scores["permutation"]["p"] == 0.05
+    short = aimt_here("evaluate", finished, table, "--permutations", 19, "--time-limit", 1)
+    assert "trainings on shuffled answers 0 were as good" in short.stdout, short.stderr
+    (tmp_path / "wrong.csv").write_text("column,value,share\nhousing,own,0.4\nhousing,rent,0.4\n")
+    (tmp_path / "strange.csv").write_text("column,value,share\nhouse,own,0.4\nhouse,rent,0.6\n")
+    for words, code, said in (
+        (("audit", table, "--population", tmp_path / "wrong.csv"), 1, "add up to 0.8"),
+        (("evaluate", finished, table, "--population", tmp_path / "strange.csv"), 1, "housing"),
+        (("train", table, "--target", "credit_risk", "--population", tmp_path / "strange.csv", "--out", tmp_path / "run"), 1, "housing"),
+        (("evaluate", finished, table, "--permutations", 5), 2, "at least 19"),
+        (("evaluate", finished, table, "--time-limit", 5), 2, "--permutations"),
+    ):
+        mends(aimt_here(*words), code, said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_doctor_reads_a_run_of_a_table(aimt, finished):

@@ -1,6 +1,7 @@
 """Forecasts: what no single notebook shows. Odd tables, odd series, files that must not load, no leak from the future."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -315,8 +316,60 @@ def test_train_forecasts(tmp_path, monkeypatch):
         (lambda: aimt.train("air.csv", target=target, horizon=12), "a forecast needs the column of --time"),
         (lambda: aimt.train("air.csv", target=target, time=time, horizon=12, groups=time), "--groups is for a table"),
         (lambda: aimt.train("air.csv", target=target, time=time, horizon=12, time_limit=9), "--time-limit is for a table"),
-        (lambda: aimt.predict(run, "air.csv"), "forecasts series"),
+        (lambda: aimt.predict(run, "air.csv"), "1949-01-01 is not ahead: the last known value is of 1960-12-01"),
+        (lambda: aimt.predict(run, coverage=0.9, by="group"), "--by is for models of tables"),
         (lambda: aimt.evaluate(run, "air.csv"), "forecasts series"),
     ]:
         with pytest.raises(AimtError, match=says):
             call()
+
+
+def test_what_is_known_ahead_carries_through_by_the_command(tmp_path, aimt_here):
+    """Train with a plan, fill in the table that the run left, forecast it; a wrong row is one line."""
+    frame = stores(70).assign(promo=lambda d: (d.day.dt.day % 5 == 0).astype(int), sales=lambda d: d.sales + 100 * d.promo)
+    frame.to_csv(tmp_path / "sales.csv", index=False)
+    words = "train sales.csv --target sales --time day --series store --known promo --horizon 6 --recursive --out run"
+    done = aimt_here(*words.split(), cwd=tmp_path)
+    assert done.returncode == 0 and "aimt predict run future.csv" in done.stderr and "aimt predict RUN future.csv" in done.stdout, done.stderr
+    run = Run.open(tmp_path / "run")
+    assert run.info["settings"]["recursive"] and run.read("metrics.json")["scores"]["ets_mase"] > 0
+    future = pd.read_csv(run.file("future.csv"))
+    assert future.columns.tolist() == ["store", "day", "promo"] and len(future) == 18 and future.promo.isna().all()
+    future.to_csv(tmp_path / "empty.csv", index=False)
+    filled = future.assign(promo=[0, 1, 0, 0, 0, 0] * 3)
+    filled.sample(frac=1, random_state=0).to_csv(tmp_path / "future.csv", index=False)
+    for name in ("ahead.csv", "ahead.parquet"):
+        done = aimt_here("predict", "run", "future.csv", "-o", name, "--coverage", 0.8, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    made = pd.read_csv(tmp_path / "ahead.csv")
+    assert made.columns.tolist() == ["store", "day", "promo", "forecast", "low", "high"]
+    pd.testing.assert_frame_equal(made.drop(columns="day"), pd.read_parquet(tmp_path / "ahead.parquet").drop(columns="day"), check_dtype=False)
+    direct = forecast_ahead(run, future=filled).set_index(["store", "day"]).forecast
+    direct.index = direct.index.set_levels(direct.index.levels[1].astype(str), level=1)
+    np.testing.assert_allclose(made.forecast, direct.loc[list(zip(made.store, made.day.str[:10], strict=True))])
+    with_promo = made.promo == 1
+    assert made.forecast[with_promo].min() > 70 and (made.forecast[with_promo].mean() - made.forecast[~with_promo].mean()) > 60
+    for words, code, says in [
+        ("predict run -o x.csv", 2, "Fill in a copy of run/future.csv"),
+        ("predict run empty.csv -o x.csv", 1, "row 1, column 'promo': no value"),
+        ("predict run sales.csv -o x.csv", 1, "row 1, column 'day': 2024-01-01 is not ahead: the last known value of 'a' is of 2024-03-10"),
+        ("predict run future.csv -o x.csv --coverage 1.5", 2, "is not between 0 and 1"),
+    ]:
+        done = aimt_here(*words.split(), cwd=tmp_path)
+        assert done.returncode == code and says.replace("/", os.sep) in done.stderr and not (tmp_path / "x.csv").exists(), done.stderr
+
+
+def test_weekdays_and_rows_of_a_finer_step_ahead(tmp_path):
+    days = pd.date_range("2024-01-01", periods=60, freq="B")
+    run = forecast(pd.DataFrame({"day": days, "y": np.arange(60.0)}), target="y", time="day", horizon=5, out=tmp_path / "b", quiet=True)
+    ahead = pd.DataFrame({"day": pd.date_range(days[-1], periods=6, freq="B")[1:]})
+    made = aimt.predict(run, ahead, quiet=True)
+    assert made.day.equals(ahead.day) and np.abs(made.forecast - np.arange(60, 65)).max() < 3
+    with pytest.raises(DataError, match="2024-03-23 lies between two steps"):
+        aimt.predict(run, pd.DataFrame({"day": ["2024-03-23"]}), quiet=True)
+    hours = pd.date_range("2024-01-01", periods=24 * 40, freq="h")
+    frame = pd.DataFrame({"hour": hours, "y": 1.0 + (hours.day % 2), "open": (hours.hour > 8).astype(int)})
+    run = forecast(frame, target="y", time="hour", every="day", known="open", horizon=2, out=tmp_path / "h", quiet=True)
+    with pytest.raises(DataError, match="step 1 is there twice. Give one row for each series and day"):
+        aimt.predict(run, pd.DataFrame({"hour": hours[-2:] + pd.Timedelta(days=1), "open": 1}), quiet=True)
+    assert len(aimt.predict(run, pd.DataFrame({"hour": ["2024-02-11", "2024-02-10"], "open": 1}), quiet=True)) == 2

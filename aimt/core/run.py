@@ -28,7 +28,7 @@ from .verbs import VERBS, resolve
 
 # %% ../../nbs/core/30_run.ipynb #4938b28a
 RUN_FORMAT = 1  # of the directory; a newer one is refused
-UNSEALED = ("run.json", "events.jsonl", "report.html", "report.json", "card.md")  # rewritten after the run is done
+UNSEALED = ("run.json", "events.jsonl", "report.html", "report.json", "card.md", "future.csv")  # rewritten, or filled in, after the run is done
 UNSEALED_FOLDERS = ("checkpoints",)  # these carry checksums of their own, and go when the run is done with them
 REQUIRED = ("format", "status", "settings", "versions", "created")
 
@@ -138,7 +138,7 @@ class Run:
         """The problem that the run's model solves."""
         if self.forecasts:
             raise RunError("this run forecasts series, and has no question about rows", where=str(self.path),
-                           hint="Its forecasts are in predictions.parquet, its figures in metrics.json")
+                           hint="aimt predict RUN -o forecasts.csv writes its forecasts; its figures are in metrics.json")
         if "problem" not in self.info:
             raise RunError("the problem was not defined yet", where=str(self.path))
         return Problem.from_dict(self.info["problem"])

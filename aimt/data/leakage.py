@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .encoded import LEFT, LEFT_ROW, EncodingWatch
 from .quality import SAMPLE, Cells, canonical, digest, finding, read_cells, repeated
 from .schema import Column, Schema, infer_schema, show
 
@@ -121,6 +122,7 @@ class Scorer:
         keep: np.ndarray | None = None,  # Positions of the usable rows in the table; None: all of them
         n_columns: int = 20,  # Columns that will be scored: the more, the fewer rows are looked at
         limit: int = SAMPLE // 2,  # Rows to look at, about, at most
+        encoded: bool = True,  # Also look for columns that were computed from the target
     ):
         limit = int(np.clip(5_000_000 // max(n_columns, 1), 2_000, limit))
         sample = target_sample(y, classification, limit)
@@ -129,17 +131,18 @@ class Scorer:
         self.judge = _Judge(y[sample], classification)
         self.form = _form(_as_cells(y[sample], classification), slice(None))
         self.distinct = len(pd.unique(y))
+        self.watch = EncodingWatch(y, classification, keep=keep, n_columns=n_columns) if encoded else lambda cells: []
 
     def __call__(
         self,
         cells: Cells,  # A column of the whole table
-    ) -> dict[str, Any]:  # column, score, auc, by_missing, by_missing_auc, copy
+    ) -> dict[str, Any]:  # column, score, auc, by_missing, by_missing_auc, copy, encodings
         """How much of the target this column explains alone."""
         score, auc = self.judge(bins_of(cells, self.rows), None if cells.numbers is None else cells.numbers[self.rows])
         known = cells.known[self.rows]
         gaps = self.judge(known.astype(int), None) if 0 < known.mean() < 1 else (0.0, None)
         return {"column": cells.column.name, "score": score, "auc": auc, "by_missing": gaps[0],
-                "by_missing_auc": gaps[1], "copy": self._copy(cells)}
+                "by_missing_auc": gaps[1], "copy": self._copy(cells), "encodings": self.watch(cells)}
 
     def _copy(self, cells: Cells) -> bool:
         """Whether the column is the target in other words or units: a sample proposes, all rows decide."""
@@ -156,10 +159,11 @@ def column_scores(
     classification: bool,  # Which of the two
     columns: list[str],  # Columns to score
 ) -> list[dict[str, Any]]:  # One dict per column, in order of the columns
-    """How much of the target each column explains alone: column, score, auc, by_missing, by_missing_auc, copy.
+    """How much of the target each column explains alone: column, score, auc, by_missing, by_missing_auc, copy, encodings.
 
     `score` is a share of information (classes) or of the variance of ranks (numbers), validated on other rows; `auc` is
-    None unless there are two classes; `by_missing` is the score of merely knowing whether a value is there.
+    None unless there are two classes; `by_missing` is the score of merely knowing whether a value is there; `encodings`
+    are columns that were computed from the target, as far as this column brings them to light.
     """
     scorer = Scorer(y, classification, n_columns=len(columns))
     return [scorer(read_cells(frame, schema, name)) for name in columns]
@@ -244,6 +248,12 @@ def check_leakage(
                       "Would you know it before the outcome? If so, keep it with --keep; if not, it must go",
                       value=s["score"] if s["auc"] is None else s["auc"],
                       limit=(LEAK if s["auc"] is None else LEAK_AUC) if classification else LEAK_R2, action="set aside")
+    made = _encodings(scores, {s["column"] for s in leaks})
+    for e in made.values():
+        yield finding("leak", "critical", [e["column"]], _encoded_text(e, target),
+                      "Make such a column from other rows: out of fold, or from the past. If it was, keep it with --keep",
+                      value=e["left"], limit=LEFT if e["form"] == "mean" else LEFT_ROW, action="set aside")
+    rest = [s for s in rest if s["column"] not in made]
     others = [s for s in rest[1:] if abs(s["score"] - rest[0]["score"]) > 1e-9]  # a recoding scores exactly the same
     if rest and rest[0]["score"] >= (STRONG if classification else STRONG_R2) and (
         not others or others[0]["score"] <= ALONE * rest[0]["score"]
@@ -253,6 +263,25 @@ def check_leakage(
                       f"{show(rest[0]['column'])} alone explains {rest[0]['score']:.0%} of {show(target)}{second}",
                       "Make sure that it is known before the outcome, and not computed from it",
                       value=rest[0]["score"], limit=STRONG if classification else STRONG_R2)
+
+
+def _encodings(scores: list[dict[str, Any]], known: set[str]) -> dict[str, dict[str, Any]]:
+    """Columns computed from the target, each once: of the category that leaves least, a named one if there is one."""
+    out: dict[str, dict[str, Any]] = {}
+    found = [e for s in scores for e in s.get("encodings", ()) if e["column"] not in known]
+    for e in sorted(found, key=lambda e: (e["level"] is None, e["left"])):
+        out.setdefault(e["column"], e)
+    return out
+
+
+def _encoded_text(e: dict[str, Any], target: str) -> str:
+    name, target, level = show(e["column"]), show(target), "group of rows that share its value"
+    level = level if e["level"] is None else show(e["level"])
+    if e["form"] == "left out":
+        return (f"{name} is computed from {target} of the other rows of each {level}: inside it, high means a low outcome, "
+                f"and {1 - e['left']:.0%} of the outcome can be read off")
+    return (f"{name} is computed from {target} in each {level}, these very rows included: it holds {1 - e['left']:.0%} of "
+            "what chance did there")
 
 
 def _gives_away(score: float, auc: float | None, classification: bool) -> bool:

@@ -24,10 +24,11 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
             "all. MASE is the mean error, divided by the mean change of the past from one season to the next."]
     if m["not_scaled"]:
         text.append(f"{m['not_scaled']} of them are about constant series, which have no MASE, and were left out of its means.")
-    rows = [["MASE, mean", number(m["mase"]), number(m["naive_mase"])], ["MASE, median", number(m["median_mase"]), ""],
-            ["Weighted quantile loss", number(m["wql"]), ""], [f"Inside the {100 * m['promised']:.0f} % interval", f"{100 * m['coverage']:.0f} %", ""]]
+    rows = [["MASE, mean", number(m["mase"]), number(m.get("ets_mase")), number(m["naive_mase"])],
+            ["MASE, median", number(m["median_mase"]), "", ""], ["Weighted quantile loss", number(m["wql"]), "", ""],
+            [f"Inside the {100 * m['promised']:.0f} % interval", f"{100 * m['coverage']:.0f} %", "", ""]]
     each = [[s["series"], number(s["mase"]), number(s["naive"]), f"{100 * s['coverage']:.0f} %"] for s in m["by_series"]]
-    tables = [section_table("In the test", ["", "Forecast", "Last season's values"], rows, right=(1, 2), strong=(0,))]
+    tables = [section_table("In the test", ["", "Forecast", "Smoothing alone", "Last season's values"], rows, right=(1, 2, 3), strong=(0,))]
     if len(each) > 1:
         tables.append(section_table("Series, worst first", ["Series", "MASE", "Last season's", "Inside"], each, right=(1, 2, 3), folded=True))
     return {"text": text, "tables": tables}
@@ -36,7 +37,8 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
 def _ahead(run: dict[str, Any]) -> dict[str, Any]:
     rows = run["metrics"].get("ahead")
     if not rows:
-        return {"text": ["Columns known ahead are needed for a forecast: give them with the call that predicts."]}
+        return {"text": ["A forecast needs the columns known ahead. Fill them in, in a copy of future.csv, which lies in the run, and give it: "
+                         "aimt predict RUN future.csv -o forecasts.csv"]}
     head = list(rows[0])
     cells = [[number(v) if isinstance(v, float) else str(v).removesuffix(" 00:00:00") for v in row.values()] for row in rows]
     return {"text": ["The next steps; q5 is the value that one time in twenty is not reached. All are in predictions.parquet."],

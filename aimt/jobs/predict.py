@@ -78,7 +78,7 @@ def coverage_columns(
 # %% ../../nbs/jobs/15_predict.ipynb #3f5a927a
 def predict(
     run: Run | str | Path,  # A run that is done
-    source: str | Path | pd.DataFrame,  # New rows; for a fine-tuned network what its family reads
+    source: str | Path | pd.DataFrame | None = None,  # New rows; for a fine-tuned network what its family reads; None: all coming steps of a forecast
     *,
     out: str | Path | None = None,  # File to write, .csv or .parquet; None returns a table
     coverage: float | None = None,  # Add low and high, or a set, that hold so many of the true values, such as 0.9
@@ -95,13 +95,17 @@ def predict(
         check_coverage(coverage)
     elif by is not None:
         raise ProblemError("what the coverage is kept in says nothing without a coverage", hint="Give a coverage such as 0.9")
+    if run.forecasts:
+        if by is not None:
+            raise ProblemError("--by is for models of tables, and this run forecasts series", hint="Leave it out")
+        return resolve("aimt.jobs.forecast:predict_series")(run, source, out=out, coverage=coverage, quiet=quiet)
+    if source is None:
+        raise ProblemError("a table with the new rows is needed", hint=f"aimt predict {run.path} NEW.csv -o scored.csv")
     if run.tuned and coverage is not None:
         raise ProblemError("sets and intervals are for models of tables, and this run is a fine-tuned network",
                            hint="Leave out the coverage")
     if run.tuned:
         return resolve("aimt.jobs.tuned:predict_tuned")(run, source, out=out, quiet=quiet)
-    if run.forecasts:
-        raise ProblemError("this run forecasts series", hint="Its forecasts are in predictions.parquet; aimt.jobs.forecast.forecast_ahead makes others")
     saved = open_model(run)
     if out is None:
         frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame

@@ -24,7 +24,7 @@ from ..core.machine import machine, peak_memory_mb, threads_for
 from ..core.problem import Problem
 from ..core.progress import Progress, Stage
 from ..core.run import Run
-from ..core.verbs import resolve
+from ..core.verbs import VERBS, resolve
 from ..data.audit import audit as audit_table
 from ..data.datasets import load_dataset
 from ..data.define import column_names, define_problem, encode_target, parse_cost
@@ -42,17 +42,20 @@ from ..evaluate.improve import what_helps
 from ..evaluate.labels import find_label_errors
 from ..evaluate.learning import learning_curve
 from ..evaluate.overfitting import overfitting
+from ..evaluate.population import population_margins, read_population
 from ..evaluate.scores import readable, score_models
 from ..evaluate.shift import find_shift
+from ..evaluate.suspects import weigh_suspects
 from ..explain.effects import column_effect
 from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
 from ..explain.rules import rule_set
-from .audit import BUNDLED, read_source
+from .audit import BUNDLED, against_population, read_source
 from .start import find_interrupted, free_place, honest_ending
 from ..metrics.fairness import make_groups
 from ..metrics.registry import get_metric
 from ..models.additive import additive_report
+from ..models.compact import latency_ms
 from ..train.mitigate import mitigation_report
 from ..train.planner import compare, plan
 from ..train.table import Trained, train_table
@@ -72,6 +75,7 @@ class Work:
     time_limit: float  # seconds for training
     progress: Progress
     cluster: str | None = None  # address of a cluster to train on
+    population: dict[str, dict[str, float]] | None = None  # shares of groups where the model is to be used
     threads: int = 1
     run: Run = field(init=False)
     notes: list[str] = field(default_factory=list)  # what was inferred
@@ -110,6 +114,9 @@ def _define(work: Work) -> str:
 
 def _audit(work: Work) -> str:
     work.audit = audit_table(work.frame, work.schema, work.problem)
+    work.audit = weigh_suspects(work.frame, work.schema, work.problem, work.audit, threads=work.threads, seed=work.seed)
+    if work.population is not None:
+        work.audit = against_population(work.audit, work.frame, work.population)
     aside = [entry for entry in work.audit["set_aside"] if entry["column"] not in work.keep]
     work.audit |= {"set_aside": aside, "kept": work.keep}
     work.run.write("audit.json", work.audit)
@@ -329,6 +336,8 @@ def train(
     task: str | None = None,  # binary, multiclass or regression; inferred when None
     positive: str | None = None,  # The class that the decision looks for
     metric: str | None = None,  # Main metric; the usual one for the task when None
+    population: str | Path | dict[str, dict[str, float]] | None = None,  # Shares of groups where the model is to be used, to compare with
+    max_latency_ms: float | None = None,  # Most milliseconds for 1,000 rows; a slower model is made compact, in a run of its own
     seed: int = 0,  # Same seed, same split
     sql: str | None = None,  # Database URL; `source` is then a query or a table name
     cluster: str | None = None,  # Train on several machines: dask://HOST:PORT, ray://HOST:PORT, or local:PROCESSES
@@ -343,6 +352,7 @@ def train(
     horizon: int | None = None,  # Forecasts only: steps ahead
     known: str | list[str] | None = None,  # Forecasts only: columns that are known ahead
     every: str | None = None,  # Forecasts only: bring rows together into steps of this length
+    recursive: bool = False,  # Forecasts only: trees that forecast one step at a time
     overwrite: bool = False,  # Replace an earlier run in the same place
     quiet: bool = False,  # No progress
 ) -> Run:
@@ -354,14 +364,15 @@ def train(
     if time_limit is not None and not 1 <= time_limit < float("inf"):
         raise ProblemError(f"a time limit of {time_limit} seconds is too short", hint="Give at least 1")
     of_tables = {"target": target, "groups": groups, "cost": cost, "time": time, "id": id, "drop": drop, "keep": keep,
-                 "task": task, "positive": positive, "metric": metric, "sql": sql, "cluster": cluster}
+                 "task": task, "positive": positive, "metric": metric, "sql": sql, "cluster": cluster, "population": population,
+                 "max_latency_ms": max_latency_ms}
     of_texts = {"size": size, "tokenizer": tokenizer, "vocab_size": vocab_size, "text_field": text_field, "steps": steps}
     if _is_text(source, model, of_tables):
         _refuse(of_tables, "a table", "a text")
         return resolve("aimt.jobs.text:train_on_text")(
             source, out=out, time_limit=time_limit, seed=seed, resume=resume, overwrite=overwrite, quiet=quiet, **of_texts)
     _refuse(of_texts, "a text", "a table")
-    of_series = {"series": series, "horizon": horizon, "known": known, "every": every}
+    of_series = {"series": series, "horizon": horizon, "known": known, "every": every, "recursive": recursive}
     if any(of_series.values()):
         _refuse({"resume": resume}, "a table or a text", "a forecast")
         return _forecast(source, of_tables | {"time_limit": time_limit}, of_series, out=out, seed=seed, overwrite=overwrite, quiet=quiet)
@@ -378,12 +389,17 @@ def train(
         before = _interrupted(table, out, options | {k: v for k, v in (("keep", keep), ("time_limit", time_limit), ("seed", seed)) if v})
         options = {k: before.info["settings"][k] for k in _OPTIONS if before.info["settings"].get(k)}
         keep, time_limit, seed = (before.info["settings"][k] for k in ("keep", "time_limit", "seed"))
+        population = population or before.info["settings"].get("population")
+    shares = None if population is None else read_population(population)
+    if shares is not None:
+        population_margins(table.frame, shares)  # a column or a group that is not there is said before anything is begun
     settings = {**options, "keep": keep, "time_limit": 60.0 if time_limit is None else time_limit, "seed": seed,
-                "source": None if source is None and sql is None else table.source, "sql": sql and hide_password(sql)}
+                "source": None if source is None and sql is None else table.source, "sql": sql and hide_password(sql),
+                "population": None if isinstance(population, dict) or population is None else str(population)}
     progress.say(f"{table.source}: {len(table.frame):,} rows, {table.frame.shape[1]:,} columns, read in {table.seconds:.1f} s")
     for warning in table.warnings:
         progress.say(f"        {warning}")
-    work = Work(table, {**defaults, **options}, keep, seed, float(settings["time_limit"]), progress, cluster)
+    work = Work(table, {**defaults, **options}, keep, seed, float(settings["time_limit"]), progress, cluster, shares)
     with progress.stage("Define") as work.stage:
         work.stage.done(_define(work))
     work.run = Run.resume(before.path) if resume else Run.create(out or free_place(table.name), settings=settings, overwrite=overwrite)
@@ -393,7 +409,15 @@ def train(
         work.run.write("schema.json", work.schema.to_dict())
         _note_end(work)
         _conduct(work, start)
-    return work.run
+    return work.run if max_latency_ms is None else _fast_enough(work, source, sql, max_latency_ms)
+
+
+def _fast_enough(work: Work, source: Any, sql: str | None, most: float) -> Run:
+    """The run, or one with a compact model when its own takes longer than asked."""
+    thousand = work.frame.iloc[np.arange(1000) % len(work.frame)]
+    if latency_ms(work.trained.model, thousand) <= most:
+        return work.run
+    return resolve(VERBS["compact"])(work.run, data=source, sql=sql, max_latency_ms=most, quiet=work.progress.quiet)
 
 
 def _conduct(work: Work, start: float) -> None:
@@ -449,7 +473,7 @@ def _is_text(source: Any, model: str | None, of_tables: dict[str, Any]) -> bool:
 
 
 def _forecast(source: Any, of_tables: dict[str, Any], of_series: dict[str, Any], **options: Any) -> Run:
-    """What `series`, `horizon`, `known` and `every` ask for."""
+    """What `series`, `horizon`, `known`, `every` and `recursive` ask for."""
     needed = {name: of_tables[name] for name in ("target", "time")}
     if missing := [name for name, column in needed.items() if not column]:
         raise ProblemError(f"a forecast needs the column of --{missing[0]}", hint="Give --target and --time")

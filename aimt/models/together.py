@@ -52,7 +52,7 @@ def fit_together(
     answers: list[list[Any]] = [[] for _ in requests]
     limit, begin, waves = deadline if start_by is None else start_by, time.perf_counter(), 0
     remaining = iter(tasks)
-    about, arrays = replace(table, X=table.X[:0], y=table.y[:0], Z=None, weight=None), (table.X, table.y, table.Z, table.weight)  # these travel to a worker once
+    about, arrays = replace(table, X=table.X[:0], y=table.y[:0], Z=None, weight=None), (table.X, table.y, table.Z, table.weight)  # sent once
     while wave := list(islice(remaining, n_workers())):
         now = time.perf_counter()
         if waves and limit is not None and now + 0.9 * (now - begin) / waves > limit:

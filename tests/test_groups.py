@@ -1,0 +1,278 @@
+"""Gaps between groups and where groups cross, probabilities in each group, and whom a table speaks for."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aimt.core.errors import DataError
+from aimt.core.problem import Problem
+from aimt.decide.verdict import Limits, groups_gate
+from aimt.deploy.report import _groups as groups_section
+from aimt.evaluate.groups import JUDGED, group_report
+from aimt.evaluate.population import (
+    compare_population,
+    effective_rows,
+    population_findings,
+    population_lines,
+    population_report,
+    population_weights,
+    rake,
+    read_population,
+)
+from aimt.metrics.fairness import cross_groups, equalized_odds, group_calibration, group_rates
+
+PROBLEM = Problem(task="binary", target="y", inputs=["x"], metric="accuracy", labels=["no", "yes"], groups=["sex", "region"])
+
+
+def people(n: int, extra: float, seed: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Two of the four crossings are wrongly accused more often; every single column is fair."""
+    rng = np.random.default_rng([seed, n])
+    frame = pd.DataFrame({"sex": rng.choice(["man", "woman"], n), "region": rng.choice(["north", "south"], n)})
+    y = (rng.random(n) < 0.4).astype(int)
+    hit = (frame["sex"] == "man") == (frame["region"] == "north")
+    return frame, y, np.where(rng.random(n) < np.where(y == 1, 0.8, 0.2 + extra * hit), 0.8, 0.2)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_gaps_equal_those_of_fairlearn(groups):
+    metrics = pytest.importorskip("fairlearn.metrics")
+    from sklearn.metrics import precision_score
+
+    for seed in range(5):
+        rng = np.random.default_rng([seed, groups])
+        code = rng.integers(0, groups, 2000)
+        p = 1 / (1 + np.exp(-rng.normal(0.4 * code, 1.2)))
+        y, d, g = (rng.random(2000) < p).astype(int), (p >= 0.45).astype(int), code.astype(str)
+        gaps = group_rates(y, d, g)["gaps"]
+        fixed = {"y_true": y, "y_pred": d, "sensitive_features": g}
+        assert gaps["equalized_odds"]["value"] == pytest.approx(metrics.equalized_odds_difference(**fixed), abs=1e-9)
+        assert gaps["equalized_odds"]["ratio"] == pytest.approx(metrics.equalized_odds_ratio(**fixed), abs=1e-9)
+        precision = metrics.MetricFrame(metrics=precision_score, **fixed)
+        assert gaps["precision"]["value"] == pytest.approx(precision.difference(), abs=1e-9)
+        assert gaps["selection_rate"]["value"] == pytest.approx(metrics.demographic_parity_difference(**fixed), abs=1e-9)
+        parity = np.where(np.arange(2000) % 2, "odd", "even")
+        crossing = cross_groups(g, parity)
+        by_two = {**fixed, "sensitive_features": pd.DataFrame({"g": g, "parity": parity})}
+        crossed = group_rates(y, d, crossing)["gaps"]["equalized_odds"]
+        assert crossed["value"] == pytest.approx(metrics.equalized_odds_difference(**by_two), abs=1e-9)
+
+
+def test_equalized_odds_covers_and_stays_silent():
+    rng, covered, false = np.random.default_rng(0), [], []
+    for _ in range(300):
+        n = {"a": 200, "b": 300, "c": 150}
+        tpr = {g: (rng.binomial(k, t), k) for (g, k), t in zip(n.items(), (0.8, 0.7, 0.75), strict=True)}
+        fpr = {g: (rng.binomial(k, t), k) for (g, k), t in zip(n.items(), (0.2, 0.4, 0.3), strict=True)}
+        gap = equalized_odds(tpr, fpr)
+        covered.append(gap["low"] <= 0.2 <= gap["high"])
+        same = equalized_odds(*({g: (rng.binomial(k, t), k) for g, k in n.items()} for t in (0.7, 0.3)))
+        false.append(same["low"] > 0)
+    assert np.mean(covered) > 0.95 and np.mean(false) <= 0.06
+    assert np.isnan(equalized_odds({"a": (1, 2), "b": (1, 2)}, {"a": (5, 20), "b": (9, 20)})["value"])
+
+
+def test_calibration_inside_groups():
+    off, clean, bias = [], [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(2, 3, 1500)
+        code = np.repeat([0, 1, 2], 500)
+        y = (rng.random(1500) < p).astype(int)
+        said = np.where(code == 2, np.clip(p + 0.12, 0, 1), p)
+        found = group_calibration(y, said, (["a", "b", "c"], code, False))
+        off.append(found["groups"][2]["ece"]["off"])
+        clean += [g["ece"]["off"] for g in found["groups"][:2]]
+        bias.append(found["gaps"]["bias"]["low"] > 0 and found["gaps"]["bias"]["highest"] == "c")
+        assert found["groups"][2]["bias"]["low"] > 0
+        assert all(g["ece"]["low"] <= g["ece"]["value"] <= g["ece"]["high"] for g in found["groups"])
+    assert np.mean(off) > 0.9 and np.mean(bias) > 0.9 and np.mean(clean) <= 0.12
+    few = group_calibration(y[:60], p[:60], ["x"] * 40 + ["y"] * 20, min_size=30)["groups"]
+    assert few[0]["ece"] and few[1]["ece"] is None and few[1]["bias"] is None
+
+
+def test_a_gap_that_only_the_crossing_has_is_found():
+    for seed in range(3):
+        report = group_report(PROBLEM, *people(4000, 0.2, seed))
+        first = report["ranked"][0]
+        assert (first["column"], first["rate"]) == ("sex × region", "fpr") and first["low"] > 0.08
+        assert report["crossings"][0]["parts"] == ["sex", "region"]
+        assert all(c["gaps"]["fpr"]["value"] < 0.1 for c in report["columns"])
+
+
+def test_without_a_gap_the_ranked_list_stays_silent():
+    sure = [any(r["low"] > 0 for r in group_report(PROBLEM, *people(800, 0.0, seed))["ranked"]) for seed in range(25)]
+    assert np.mean(sure) <= 0.08
+
+
+def test_a_crossing_can_be_named_and_small_ones_stay_empty():
+    frame, y, pred = people(3000, 0.0, 1)
+    frame["sex, old"] = "a name with a comma"
+    for columns in (["sex,region"], ["sex, region"], [("sex", "region")]):
+        report = group_report(PROBLEM, frame, y, pred, columns=columns)
+        assert [c["column"] for c in report["columns"]] == ["sex × region"] and report["crossings"] == []
+        found = {g["group"] for g in report["columns"][0]["groups"]}
+        assert found == {"man & north", "man & south", "woman & north", "woman & south"}
+    assert group_report(PROBLEM, frame, y, pred, columns=["sex, old"])["columns"][0]["column"] == "sex, old"
+    with pytest.raises(DataError, match="no column 'regoin'"):
+        group_report(PROBLEM, frame, y, pred, columns=["sex,regoin"])
+    assert group_report(PROBLEM, frame[:150], y[:150], pred[:150])["crossings"] == []
+    few = group_report(PROBLEM, frame[:150], y[:150], pred[:150], columns=["sex,region"])["columns"][0]
+    small = [g for g in few["groups"] if not g["enough"]]
+    assert small and all(g["fpr"] is None and g["bias"] is None for g in small)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_every_task_has_crossings_that_are_plain_data(task):
+    frame, y, pred = people(1200, 0.0, 2)
+    three = np.arange(1200) % 3, np.full((1200, 3), 1 / 3)
+    given = {"binary": (y, pred), "multiclass": three, "regression": (y * 2.0, pred)}[task]
+    labels = {"binary": ["a", "b"], "multiclass": ["a", "b", "c"], "regression": []}[task]
+    metric = {"binary": "accuracy", "multiclass": "accuracy", "regression": "mae"}[task]
+    problem = Problem(task=task, target="y", inputs=["x"], metric=metric, labels=labels, groups=["sex", "region"])
+    report = group_report(problem, frame, *given)
+    json.dumps(report, allow_nan=False)
+    assert {r["rate"] for r in report["ranked"]} <= set(JUDGED[task]) and len(report["crossings"]) == 1
+    lows = [(r["low"], r["value"]) for r in report["ranked"]]
+    assert lows == sorted(lows, reverse=True)
+
+
+def test_the_gate_judges_what_it_judged_before():
+    report = group_report(PROBLEM, *people(4000, 0.25, 3))
+    before = ("selection_rate", "tpr", "fpr")  # the gaps there were
+    columns = [{**c, "gaps": {r: g for r, g in c["gaps"].items() if r in before}} for c in report["columns"]]
+    alone = {**report, "crossings": [], "ranked": [], "columns": columns}
+    assert groups_gate(PROBLEM, report, None, Limits()) == groups_gate(PROBLEM, alone, None, Limits())
+
+
+def test_the_report_shows_crossings_gaps_and_calibration():
+    report = group_report(PROBLEM, *people(4000, 0.2, 0))
+    section = groups_section({"metrics": {"groups": report}, "audit": {}})
+    captions = " ".join(t["caption"] for t in section["tables"])
+    assert "sex × region" in captions and "surest first" in captions
+    heads = {h for t in section["tables"] for h in t["head"]}
+    assert {"Precision", "Calibration error", "By chance up to"} <= heads
+    old = {"columns": [{k: v for k, v in c.items() if k != "gaps"} for c in report["columns"]]}  # of an earlier version
+    assert groups_section({"metrics": {"groups": old}, "audit": {}})["tables"]
+
+
+# ---- the population ------------------------------------------------------------------------------------------------
+
+
+def drawn(n: int, seed: int, p: tuple[float, ...] = (0.5, 0.3, 0.2)) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Rows of three regions, and decisions that are right in 60, 75 and 90 % of them."""
+    rng = np.random.default_rng([seed, n])
+    code = rng.choice(3, n, p=p)
+    right, y = rng.random(n) < np.array([0.6, 0.75, 0.9])[code], rng.integers(0, 2, n)
+    return pd.DataFrame({"region": np.array(["north", "middle", "south"])[code]}), y, np.where(right, y, 1 - y).astype(float)
+
+
+STATED = {"region": {"north": 0.2, "middle": 0.3, "south": 0.5}}
+TRUE = 0.2 * 0.6 + 0.3 * 0.75 + 0.5 * 0.9
+
+
+def test_a_biased_sample_is_found_and_its_score_mended():
+    nearer, holds = [], []
+    for seed in range(25):
+        frame, y, pred = drawn(500, seed)
+        report = population_report(PROBLEM, frame, y, pred, read_population(STATED))
+        score = report["scores"][0]
+        assert [g["status"] for g in report["columns"][0]["groups"]] == ["over", "as stated", "under"]
+        assert [f["severity"] for f in population_findings(report)] == ["warning"]
+        nearer.append(abs(score["population"]["value"] - TRUE) < abs(score["found"]["value"] - TRUE))
+        holds.append(score["population"]["low"] <= TRUE <= score["population"]["high"])
+        assert score["difference"]["low"] > 0
+    assert np.mean(nearer) > 0.95 and np.mean(holds) > 0.85
+
+
+def test_a_fair_sample_is_silent():
+    found = []
+    for seed in range(60):
+        frame, *_ = drawn(800, seed, (0.2, 0.3, 0.5))
+        found += population_findings(compare_population(frame, read_population(STATED)))
+    assert len(found) <= 4 and all(f["severity"] == "note" for f in found)
+
+
+def test_many_rows_do_not_make_a_trifle_a_finding():
+    frame, *_ = drawn(200_000, 0, (0.205, 0.30, 0.495))
+    compared = compare_population(frame, read_population(STATED))
+    assert compared["columns"][0]["p"] < 0.01 and population_findings(compared) == []
+
+
+def test_raking_meets_every_margin_and_joint_shares_are_exact():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"sex": rng.choice(["f", "m"], 900, p=[0.7, 0.3]), "age": rng.integers(18, 90, 900)})
+    stated = read_population({"sex": {"f": 0.5, "m": 0.5}, "age": {"18-39": "30%", "40-64": "45%", "65+": "25%"}})
+    w = population_weights(frame, stated)
+    assert w.mean() == pytest.approx(1) and effective_rows(w) < 900
+    assert w[frame.sex == "f"].sum() / 900 == pytest.approx(0.5) and w[frame.age >= 65].sum() / 900 == pytest.approx(0.25)
+    joint = read_population({"sex,age": {"f,18-39": 0.1, "f,40+": 0.4, "m,18-39": 0.3, "m,40+": 0.2}})
+    w = population_weights(frame, joint)
+    assert w[(frame.sex == "m") & (frame.age < 40)].sum() / 900 == pytest.approx(0.3)
+    codes = (frame.sex == "m").to_numpy().astype(int)
+    raked, miss = rake(np.ones((2, 900)), [(codes, np.array([0.5, 0.5]))])
+    assert raked[:, codes == 1].sum(1) / 900 == pytest.approx([0.5, 0.5]) and miss < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("column,value,share\nregion,north,0.2\nregion,middle,0.3\nregion,south,0.5\n", "s.csv"),
+     ("\ufeffColumn;Value;Share\nregion;north;20\nregion;middle;30\nregion;south;50\n\n", "s.csv"),
+     ("column;value;share\nregion;north;0,2\nregion;middle;0,3\nregion;south;0,5\n", "s.txt"),
+     (json.dumps(STATED), "s.json")],
+)  # fmt: skip
+def test_shares_are_read_from_files(tmp_path, text, name):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert read_population(path)["region"] == pytest.approx(STATED["region"])
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [({"region": {"north": 0.5, "south": 0.4}}, r"add up to 0\.9, not to 1"),
+     ({"region": {"north": -0.5, "south": 1.5}}, "is no share"),
+     ({"region": {"north": "much", "south": 0.5}}, "'much' is no share"),
+     ({"region": 0.5}, "no table of value and share"),
+     ({}, "no share is stated"),
+     (pd.DataFrame({"column": ["a"], "value": ["b"]}), "no column 'share'"),
+     (pd.DataFrame({"column": ["a", "a"], "value": ["b", "b"], "share": [0.5, 0.5]}), "stated twice"),
+     ("no such file.csv", "cannot be read"),
+     ({"town": {"a": 0.5, "b": 0.5}}, "no column 'town'"),
+     ({"region": {"nort": 0.2, "middle": 0.3, "south": 0.5}}, "holds no 'nort'"),
+     ({"age": {"18-40": 0.5, "30-90": 0.5}}, "overlap"),
+     ({"age": {"young": 0.5, "old": 0.5}}, "no range"),
+     ({"age": {"200-300": 0.5, "300+": 0.5}}, "no row has a stated value"),
+     ({"region,age": {"north": 0.5, "south": 0.5}}, "does not have 2 parts"),
+     ({"region": STATED["region"], "twin": {"north": 0.6, "middle": 0.2, "south": 0.2}}, "no weights give these shares")],
+)  # fmt: skip
+def test_what_makes_no_sense_is_said(stated, says):
+    frame, *_ = drawn(300, 0)
+    frame = frame.assign(age=np.arange(300) % 70 + 18, twin=frame["region"])
+    with pytest.raises(DataError, match=says):
+        compare_population(frame, read_population(stated))
+
+
+def test_an_absent_group_is_reported_and_missing_values_are_left_out():
+    frame, y, pred = drawn(400, 1)
+    stated = read_population({"region": {"north": 0.2, "middle": 0.3, "south": 0.4, "islands": 0.1}})
+    compared = compare_population(frame, stated)
+    assert compared["columns"][0]["groups"][3]["status"] == "absent" and "absent" in compared["message"]
+    assert population_findings(compared)[0]["severity"] == "warning"
+    frame.loc[:49, "region"] = None
+    report = population_report(PROBLEM, frame, y, pred, read_population(STATED))
+    assert report["n_used"] == 350 and report["columns"][0]["n_unknown"] == 50
+    assert np.all(population_weights(frame, read_population(STATED))[:50] == 0)
+    json.dumps(report, allow_nan=False)
+    assert any("as found" in line for line in population_lines(report)) and "under" in "\n".join(population_lines(compared))
+
+
+def test_the_report_shows_the_population_whoever_asked_for_it():
+    frame, y, pred = drawn(400, 2)
+    stated = read_population(STATED)
+    scored, compared = population_report(PROBLEM, frame, y, pred, stated), compare_population(frame, stated)
+    for run, kind, tables in (({"metrics": {"population": scored}, "audit": {}}, "population", 2),
+                              ({"metrics": {}, "audit": {"population": compared}}, "sample", 1)):  # fmt: skip
+        section = groups_section(run)
+        assert [f["kind"] for f in section["figures"]] == [kind] and len(section["tables"]) == tables
+        assert any("Under-represented: region 'south'" in t for t in section["text"])
+    assert groups_section({"metrics": {}, "audit": {}})["tables"] == []
