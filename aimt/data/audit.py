@@ -259,7 +259,7 @@ class _Watch:
             rates = group_rates((names, codes[self.rows]), self.y, problem)
             self.groups.append({"column": column, "groups": rates})
             if self.scorer and len(rates) > 1 and len(problem.groups) <= 5:
-                self.group_scorers[column] = Scorer(pd.factorize(codes)[0], True, limit=5_000)
+                self.group_scorers[column] = Scorer(pd.factorize(codes)[0], True, limit=5_000, encoded=False)
 
     def __call__(self, cells: Cells, hashes: np.ndarray) -> None:
         name = cells.column.name

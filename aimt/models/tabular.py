@@ -179,7 +179,7 @@ def search(
     if len(table.y) < (LARGE_ROWS if table.task == "regression" else MANY_ROWS) and len(folds) > 1:
         chosen = [b for b, w in zip(bags, weights, strict=True) if w > 0]
         cut = _regrow(maker, chosen, log, metric) or cut
-        _thin(chosen, 1.3 * prediction_budget_ns(len(table.y)))
+        _thin(chosen, 1.1 * prediction_budget_ns(len(table.y)))
     return _finish(bags, weights, log, cut)
 
 
