@@ -41,7 +41,7 @@ def compact_run(
     data: str | Path | pd.DataFrame | None = None,  # The table of the run, if it is not where it was
     sql: str | None = None,  # Database URL, when the table comes from one
     max_latency_ms: float | None = None,  # Most milliseconds for 1,000 rows on this machine
-    members: int = 2,  # Trees are grown with so many seeds for each recipe
+    members: int | None = None,  # Trees are grown with so many seeds for each recipe; two, or one where two are dear, when None
     out: str | Path | None = None,  # Directory of the new run; RUN-compact when None
     overwrite: bool = False,  # Replace an earlier run in that place
     quiet: bool = False,  # No progress
@@ -90,7 +90,7 @@ def _place_for(run: Run, out: str | Path | None, overwrite: bool) -> Path:
 def _keep(new: Run, saved: SavedModel, small: Any) -> None:
     """What does not change, and the model."""
     old, asked = saved.run, new.info["settings"]["compact"]
-    words = [f" --{name.replace('_', '-')} {asked[name]:g}" for name in ("max_latency_ms", "members") if asked[name] not in (None, 2)]
+    words = [f" --{name.replace('_', '-')} {asked[name]:g}" for name in ("max_latency_ms", "members") if asked[name] is not None]
     for name in ("schema.json", "splits.parquet", "audit.json"):
         shutil.copyfile(old.file(name), new.path / name)
     note = (f"Made of the run '{old.path.name}' by growing its recipes on all training rows. The threshold, and what validation promised, "

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, logit
-from sklearn.isotonic import IsotonicRegression, isotonic_regression
+from sklearn.isotonic import IsotonicRegression
 
 from ..core.errors import ModelFormatError
 from .baselines import fit_linear, to_margin, to_prediction
@@ -157,7 +157,7 @@ def _venn_abers(margin: np.ndarray, y: np.ndarray, w: np.ndarray, most: int = 20
     values = []
     for i in range(len(bins)):  # a new row in each bin, once as a 0 and once as a 1
         one = np.arange(len(bins)) == i
-        low, high = (isotonic_regression((sums + z * one) / (sizes + one), sample_weight=sizes + one)[i] for z in (0, 1))
+        low, high = (isotonic_regression((sums + z * one) / (sizes + one), weights=sizes + one).x[i] for z in (0, 1))
         values.append(high / (1 - low + high))
     knots, first = np.unique([margin[b].mean() for b in bins], return_index=True)
     return Calibrator("venn-abers", knots=tuple(map(float, knots)), values=tuple(map(float, logit(np.array(values)[first]))))
