@@ -296,7 +296,7 @@ def compare(
 def compact(
     run: RunPath,
     max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds for 1,000 rows on this machine.", min=0)] = None,
-    members: Annotated[int | None, typer.Option(help="Trees are grown with so many seeds for each recipe. Default: two, or one where two are dear.", min=1)] = None,
+    members: Annotated[int | None, typer.Option(help="Seeds for each recipe of trees. Default: two, or one where two are dear.", min=1)] = None,
     data: Annotated[str | None, typer.Option(help="The table of the run, if it is not where it was.")] = None,
     sql: Sql = None,
     out: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Directory of the new run. Default: RUN-compact.")] = None,
