@@ -422,7 +422,7 @@ def test_scikit_learn_checks(estimator):
     assert len(results) > 40
 
 
-def two_regimes(n: int = 1500) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def two_regimes(n: int = 900) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Rows where y follows x, and about as many where it follows -x; which they are is not told."""
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"x": rng.normal(size=n), "shop": rng.choice([f"s{i}" for i in range(40)], n)})
@@ -449,7 +449,7 @@ def test_every_learner_hears_weights(kind, task):
 
 
 def test_weights_decide_the_whole_model():
-    frame, y, first = two_regimes()
+    frame, y, first = two_regimes(1500)
     model = TabularRegressor(effort="fast", n_threads=1).fit(frame, y, np.where(first, 9.0, 1.0))
     assert np.polyfit(frame["x"], model.predict(frame), 1)[0] == pytest.approx(0.8, abs=0.1)
     model = TabularClassifier(n_threads=1, n_repeats=1).fit(frame, y > 0, np.where(first, 9.0, 1.0), time_limit=4)
