@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from .boosting import Member
-from .views import PlainTree, category_views, target_columns, to_lightgbm
+from .views import PlainTree, averaged_columns, borders_of, category_views, to_lightgbm
 
 # %% ../../nbs/models/07_forest.ipynb #e5e97bb4
 FOREST_TREES = 60  # Of a member
@@ -59,7 +59,7 @@ def fit_forest(
 ) -> Member:
     """Grow a forest, ten trees at a time, until all are there or time is up."""
     target = np.log(y) if log_target else np.asarray(y)
-    views, table = category_views(X, target_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(X, averaged_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
     kind = ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier
     options = {"min_samples_leaf": 2, "max_features": 0.5, "max_depth": 15} | (params or {})
     forest = kind(warm_start=True, random_state=seed, n_jobs=threads, **options)
@@ -90,14 +90,11 @@ def _plain(tree: Any, forest: Any, task: str, n_classes: int) -> PlainTree:
     """A tree of scikit-learn as its share of the mean."""
     inner = tree.children_left >= 0
     number = np.where(inner, np.cumsum(inner) - 1, -np.cumsum(~inner))  # of a node, or -1 - leaf
-    threshold = tree.threshold[inner]
-    border = threshold.astype(np.float32)  # the largest 32-bit number that is not above
-    border = np.where(border > threshold, np.nextafter(border, np.float32(-np.inf)), border)
     value = tree.value[:, 0, :] / len(forest.estimators_)
     if task != "regression":
         every = np.zeros((len(inner), max(n_classes, 2)))
         every[:, forest.classes_.astype(int)] = value
         value = every if task == "multiclass" else every[:, 1:]
     rows = tree.n_node_samples
-    return PlainTree(tree.feature[inner], border, number[tree.children_left[inner]], number[tree.children_right[inner]],
+    return PlainTree(tree.feature[inner], borders_of(tree.threshold[inner]), number[tree.children_left[inner]], number[tree.children_right[inner]],
                      ~tree.missing_go_to_left[inner].astype(bool), rows[inner], value[inner], value[~inner], rows[~inner])  # fmt: skip

@@ -15,7 +15,7 @@ import lightgbm as lgb
 import numpy as np
 
 from .boosting import Member, fit_member, grow_member
-from .views import PlainTree, View, category_views, target_columns, to_lightgbm
+from .views import PlainTree, View, averaged_columns, borders_of, category_views, to_lightgbm
 
 # %% ../../nbs/models/07_means.ipynb #1a2073f2
 MEANS_LEVELS = 10  # Levels from which a category is worth it; those with fewer become a column for each
@@ -43,7 +43,7 @@ def fit_means(
     **options: Any,  # Others of `fit_member`
 ) -> Member:
     """Grow a booster on means until the held-out loss stops falling; options as in `fit_member`."""
-    views, table = category_views(X, target_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed)
     valid = np.column_stack([view.read(X_valid) for view in views])
     member = fit_member(table, y, valid, y_valid, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options)
     return _about_codes(member, views, X.shape[1])
@@ -63,7 +63,7 @@ def grow_means(
     **options: Any,  # Others of `grow_member`
 ) -> Member:
     """Grow a booster of a known number of rounds on the means of all rows."""
-    views, table = category_views(X, target_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed)
     member = grow_member(table, y, rounds, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options)
     return _about_codes(member, views, X.shape[1])
 
@@ -83,12 +83,9 @@ def _plain_tree(block: str) -> PlainTree:
         return np.array(lines.get(name, "").split(), dtype=kind)
 
     threshold, told = read("threshold"), read("decision_type", int)
-    with np.errstate(over="ignore"):
-        border = threshold.astype(np.float32)  # the largest 32-bit number that is not above
-    border = np.where(border > threshold, np.nextafter(border, np.float32(-np.inf)), border)
     gaps = (told >> 2) == 2  # missing numbers have a side of their own; elsewhere they count as zero
     missing_yes = np.where(gaps, (told & 2) == 0, threshold < 0)
     values = read("leaf_value")
     counts = read("leaf_count") if "leaf_count" in lines else np.ones(len(values))
-    return PlainTree(read("split_feature", int), border, read("left_child", int), read("right_child", int), missing_yes,
+    return PlainTree(read("split_feature", int), borders_of(threshold), read("left_child", int), read("right_child", int), missing_yes,
                      read("internal_count"), read("internal_value")[:, None], values[:, None], counts)  # fmt: skip

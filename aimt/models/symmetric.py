@@ -23,7 +23,7 @@ import numpy as np
 
 from ..core.errors import ModelFormatError, require
 from .boosting import Member, member_contributions
-from .views import PlainTree, View, category_views, target_columns, to_lightgbm
+from .views import PlainTree, View, averaged_columns, category_views, to_lightgbm
 
 # %% ../../nbs/models/07_symmetric.ipynb #5db8a5fb
 CHUNK = 5000  # Rows predicted at a time
@@ -202,7 +202,7 @@ def fit_symmetric(
     """
     patience = patience or int(20 + 3 / (params or {}).get("learning_rate", 0.1))
     change = np.log if log_target else np.asarray
-    views, table = category_views(X, target_columns(change(y), task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(X, averaged_columns(change(y), task, n_classes), categorical, weight=weight, seed=seed)
     valid = require("catboost", "catboost").Pool(np.column_stack([view.read(X_valid) for view in views]), change(y_valid), weight=weight_valid)
     clock = _Clock(deadline)
     model = _grow(table, change(y), max_rounds, task, n_classes, params, threads, seed, loss,
@@ -228,7 +228,7 @@ def grow_symmetric(
 ) -> SymmetricTrees:
     """Grow a booster of a known number of rounds on all rows. Raises `MissingExtraError` when CatBoost is not installed."""
     target = np.log(y) if log_target else np.asarray(y)
-    views, table = category_views(X, target_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(X, averaged_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
     model = _grow(table, target, rounds, task, n_classes, params, threads, seed, loss, sample_weight=weight)
     return _read(model, views, X.shape[1], task, n_classes, "whole", log_target)
 
