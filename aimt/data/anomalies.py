@@ -42,10 +42,10 @@ def mend_text(
     return None
 
 
-def _levels(cells: Cells) -> tuple[pa.Array, np.ndarray] | None:
-    """Distinct texts of a column (in long columns the first of them) and the rows of each."""
-    if cells.levels is None or not len(cells.levels):
-        return None
+def _levels(cells: Cells) -> tuple[pa.Array, np.ndarray]:
+    """Distinct texts of a column (in long columns the first of them) and the rows of each; none of a column of numbers."""
+    if cells.levels is None:
+        return pa.array([], pa.string()), np.empty(0, np.int64)
     levels = cells.levels.slice(0, SAMPLE)
     return levels, cells.counts[: len(levels)]
 
@@ -77,10 +77,7 @@ def check_broken(
     cells: Cells,  # A column
 ) -> Iterator[dict[str, Any]]:
     """Characters that were read in the wrong code."""
-    found = _levels(cells)
-    if not found:
-        return
-    levels, counts = found
+    levels, counts = _levels(cells)
     hit = np.flatnonzero(_hits(levels, BROKEN) & (counts > 0))
     if len(hit):
         text = levels[int(hit[0])].as_py()
@@ -113,10 +110,7 @@ def check_placeholders(
     cells: Cells,  # A column
 ) -> Iterator[dict[str, Any]]:
     """Texts that stand for nothing."""
-    found = _levels(cells)
-    if not found:
-        return
-    levels, counts = found
+    levels, counts = _levels(cells)
     hit = _hits(levels, PLACEHOLDER)
     if (counts > 0).sum() > FORM:
         hit |= _hits(levels, MEANINGLESS)
@@ -133,10 +127,8 @@ def check_placeholders(
         )
 
 # %% ../../nbs/data/17_anomalies.ipynb #d5cab7da
-LONG, LONG_FAR = (
-    500,
-    5.0,
-)  # A text with fewer characters is not long; distance on the logarithmic scale, in units of that of the 95 % quantile
+LONG = 500  # A text with fewer characters is not long
+LONG_FAR = 5.0  # Distance on the logarithmic scale, in units of that of the 95 % quantile
 STOCK = 10  # Rows from which a repeated text may be a stock phrase ...
 STOCK_SHARE, UNIQUE = 0.005, 0.7  # ... and share of the rows; when so many of the other rows have a text of their own
 
@@ -145,16 +137,16 @@ def check_lengths(
     cells: Cells,  # A column
 ) -> Iterator[dict[str, Any]]:
     """A few texts that are far longer than the others."""
-    found = _levels(cells)
-    if not found or len(found[0]) < 20:
+    levels, counts = _levels(cells)
+    if len(levels) < 20:
         return
-    length = pc.utf8_length(found[0]).to_numpy(zero_copy_only=False)
+    length = pc.utf8_length(levels).to_numpy(zero_copy_only=False)
     longest = int(length.max())
     if longest < LONG:
         return
     middle, high = np.log(np.maximum(np.quantile(length, [0.5, 0.95]), 1))
     limit = max(LONG, np.exp(middle + LONG_FAR * max(high - middle, np.log(1.5))))
-    hit = np.flatnonzero((length > limit) & (found[1] > 0))
+    hit = np.flatnonzero((length > limit) & (counts > 0))
     if len(hit) and len(hit) <= 0.03 * len(length):
         yield _odd(
             "long text",
