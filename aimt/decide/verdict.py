@@ -85,7 +85,7 @@ def span(
     if not _known(d) or high == low:
         return number(value) if low == high else f"{number(value)} [{number(low)}, {number(high)}]"
     digits = max(0, 1 - floor(log10(abs(high - low)))) if isfinite(high - low) else 2
-    return f"{value:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
+    return f"{value:z,.{digits}f} [{low:z,.{digits}f}, {high:z,.{digits}f}]"  # z: no minus before a zero
 
 
 def _known(d: dict[str, Any] | None) -> bool:
