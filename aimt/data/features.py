@@ -318,11 +318,12 @@ class DenseEncoder:
         names: Sequence[str],  # Names of the encoded columns
         sources: Sequence[str],  # Source column of each
         levels: dict[int, int],  # Position of each categorical column, and its number of codes
+        cycles: dict[int, float] | None = None,  # Position of each column that recurs, and after how many
         *,
         max_one_hot: int = 30,  # Codes with a column of their own; the others share one
     ):
         self.in_names, self.in_sources = list(names), list(sources)
-        self.levels, self.max_one_hot = dict(levels), max_one_hot
+        self.levels, self.cycles, self.max_one_hot = dict(levels), dict(cycles or {}), max_one_hot
         self.table: dict[str, np.ndarray] = {}
 
     def fit(self, X: np.ndarray, y: Any = None) -> "DenseEncoder":
@@ -357,6 +358,10 @@ class DenseEncoder:
                 z = _bend((np.where(missing, t["median"][i], X[:, i]) - t["median"][i]) / t["spread"][i], t["bent"][i])
                 out[:, place] = np.clip((z - t["center"][i]) / t["scale"][i], -10, 10)
                 place += 1
+            if i in self.cycles:  # a missing one is in the middle of the circle
+                angle = 2 * np.pi * X[~missing, i] / self.cycles[i]
+                out[~missing, place : place + 2] = np.column_stack([np.sin(angle), np.cos(angle)])
+                place += 2
             if t["gaps"][i]:
                 out[:, place] = missing
                 place += 1
@@ -369,6 +374,7 @@ class DenseEncoder:
         for i, name in enumerate(self.in_names):
             width = min(self.levels.get(i, 0), self.max_one_hot + 1)
             out += [(f"{name} = {code}", i) for code in range(width)] if i in self.levels else [(name, i)]
+            out += [(f"{name}, {side}", i) for side in ("sine", "cosine")] if i in self.cycles else []
             out += [(f"{name} missing", i)] if self.table["gaps"][i] else []
         return out
 
@@ -384,8 +390,8 @@ class DenseEncoder:
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """All that was learnt: a JSON-ready dict and arrays."""
-        levels = {str(i): n for i, n in self.levels.items()}
-        state = {"names": self.in_names, "sources": self.in_sources, "levels": levels, "max_one_hot": self.max_one_hot}
+        levels, cycles = ({str(i): n for i, n in numbers.items()} for numbers in (self.levels, self.cycles))
+        state = {"names": self.in_names, "sources": self.in_sources, "levels": levels, "cycles": cycles, "max_one_hot": self.max_one_hot}
         return state, {f"dense.{k}": v for k, v in self.table.items()}
 
     @classmethod
@@ -393,11 +399,14 @@ class DenseEncoder:
         """The encoder from its state. Raises `ModelFormatError` when the state does not hold together."""
         try:
             levels = {int(i): int(n) for i, n in state["levels"].items()}
-            out = cls(_texts(state["names"]), _texts(state["sources"]), levels, max_one_hot=int(state["max_one_hot"]))
+            cycles = {int(i): float(period) for i, period in state.get("cycles", {}).items()}
+            out = cls(_texts(state["names"]), _texts(state["sources"]), levels, cycles, max_one_hot=int(state["max_one_hot"]))
             kinds = {"gaps": bool, "median": float, "spread": float, "bent": bool, "center": float, "scale": float}
             out.table = {k: np.asarray(arrays[f"dense.{k}"]).astype(kind) for k, kind in kinds.items()}
             if {v.shape for v in out.table.values()} != {(len(out.in_names),)}:
                 raise ValueError("names and numbers do not fit together")
+            if not all(0 <= i < len(out.in_names) and period > 0 for i, period in cycles.items()):
+                raise ValueError("a circle that no column goes round")
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ModelFormatError(f"the dense encoder is damaged or from another version ({e})") from e
         return out
@@ -412,6 +421,9 @@ def _bend(z: np.ndarray, bent: bool) -> np.ndarray:
     return np.arcsinh(z) if bent else z
 
 
+_PERIODS = {"month": 12, "day": 31, "weekday": 7, "hour": 24}  # Part of a date -> after how many it begins again
+
+
 def dense(
     encoder: FeatureEncoder,  # A fitted encoder
     *,
@@ -419,4 +431,6 @@ def dense(
 ) -> DenseEncoder:  # Not fitted yet: call ``fit`` with the encoded training rows
     """A `DenseEncoder` for the matrix of this encoder."""
     levels = {i: encoder.n_levels(i) for i in encoder.categorical}
-    return DenseEncoder(encoder.names, encoder.sources, levels, max_one_hot=max_one_hot)
+    dates = [(i, part) for i, (name, part) in enumerate(encoder.columns) if isinstance(encoder.parts[name], _Date)]
+    cycles = {i: _PERIODS[part] for i, part in dates if part in _PERIODS}
+    return DenseEncoder(encoder.names, encoder.sources, levels, cycles, max_one_hot=max_one_hot)
