@@ -239,13 +239,14 @@ def predict(
     source: Annotated[str | None, typer.Argument(help="Table with new rows. A forecast needs one only for what is known ahead.")] = None,
     coverage: Coverage = None,
     by: CoveredBy = None,
+    thresholds: Annotated[str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Add prediction, probability and decision to new rows, any number of them; or forecast the coming steps of series.
 
     Examples: `aimt predict runs/churn new.csv -o scored.csv --coverage 0.9`, `aimt predict runs/sales future.csv -o forecasts.csv`
     """
-    resolve(VERBS["predict"])(run, source, out=out, coverage=coverage, by=by, quiet=quiet)
+    resolve(VERBS["predict"])(run, source, out=out, coverage=coverage, by=by, thresholds=thresholds, quiet=quiet)
 
 
 @app.command()

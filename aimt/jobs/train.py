@@ -52,10 +52,10 @@ from ..explain.rows import explain_rows
 from ..explain.rules import rule_set
 from .audit import BUNDLED, against_population, read_source
 from .start import find_interrupted, free_place, honest_ending
-from ..metrics.fairness import make_groups
 from ..metrics.registry import get_metric
 from ..models.additive import additive_report
 from ..models.compact import latency_ms
+from ..models.conformal import group_codes, group_rule
 from ..train.mitigate import mitigation_report
 from ..train.planner import compare, plan
 from ..train.table import Trained, train_table
@@ -240,6 +240,7 @@ def _groups(work: Work, ours: dict[str, np.ndarray], threshold: float) -> dict[s
 def _mitigation(work: Work, ours: dict[str, np.ndarray], threshold: float, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a threshold for each group would do, for each column whose groups surely differ in one of the judged rates."""
     frame, y, pred = _unseen(work, ours)
+    frame = work.schema.conform(frame, list(frame.columns), report=False)[0]
     cost = {"tp": 0.0, "fp": 1.0, "fn": 1.0, "tn": 0.0} | (work.problem.cost or {})
     costs = (max(cost["fp"] - cost["tn"], 1e-9), max(cost["fn"] - cost["tp"], 1e-9))
     judged, found = {"tpr": "equal_opportunity", "fpr": "predictive_equality"}, []
@@ -247,8 +248,11 @@ def _mitigation(work: Work, ours: dict[str, np.ndarray], threshold: float, colum
         gaps = {rate: gap["value"] for rate, gap in column["gaps"].items() if rate in judged and gap and (gap["low"] or 0) > 0}
         if gaps:
             criterion = judged[max(gaps, key=lambda rate: gaps[rate])]
-            groups = make_groups(frame[column["column"]].to_numpy())
-            found.append(mitigation_report(y, pred[:, 1], groups, column=column["column"], criterion=criterion, threshold=threshold, costs=costs))
+            values = frame[column["column"]].to_numpy()
+            rule = group_rule(values)
+            groups = (rule["names"], group_codes(rule, values), "cuts" in rule)
+            report = mitigation_report(y, pred[:, 1], groups, column=column["column"], criterion=criterion, threshold=threshold, costs=costs)
+            found.append(report | {"rule": rule, "common": threshold})
     return found
 
 # %% ../../nbs/jobs/10_train.ipynb #f72cdd3b
