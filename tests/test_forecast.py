@@ -13,7 +13,7 @@ from aimt.core.run import Run
 from aimt.data.series import Panel, airline_passengers, read_panel
 from aimt.jobs.forecast import forecast, forecast_ahead
 from aimt.metrics.forecast import coverage, mase, seasonal_error, smape, wql
-from aimt.models.forecast import Forecaster, backtest, member_weights, quantile_name, summarise, weighted_median
+from aimt.models.forecast import Forecaster, backtest, member_weights, quantile_name, summarise, weighted_midmean
 from aimt.models.lags import fit_lags, known_ahead, lag_rows
 from aimt.models.smoothing import local_forecasts, seasonal_naive
 
@@ -190,14 +190,14 @@ def test_a_plan_that_is_known_ahead_pays():
 
 # ---------------------------------------------------------------------------------------------------- parts
 
-def test_weights_and_their_median():
+def test_weights_and_their_midmean():
     errors, owner = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]]), np.array([0, 0, 1])
     w = member_weights(errors, owner, 3)
     assert w[0, 0] > w[2, 0] > w[1, 0] and np.allclose(w.sum(1), 1)  # own record, all, own record
     blind = member_weights(errors, owner, 3, leave_out=True)
     assert blind[2, 0] > 0.5  # without its own lucky origin, only the record of the others is left
-    runaway = np.array([1.0, 2.0, 1e300]).reshape(3, 1, 1)
-    assert weighted_median(runaway, np.full((1, 3), 1 / 3)) == 2
+    runaway = np.array([1.0, 2.0, 1e300, 3.0, 4.0]).reshape(5, 1, 1)
+    assert weighted_midmean(runaway, np.full((1, 5), 0.2)) == 3
 
 
 def test_neighbours_do_not_change_local_members():

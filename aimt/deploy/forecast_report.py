@@ -48,7 +48,7 @@ def _ahead(run: dict[str, Any]) -> dict[str, Any]:
 
 def _members(run: dict[str, Any]) -> dict[str, Any]:
     rows = [[name, f"{100 * w:.0f} %"] for name, w in run["metrics"]["members"].items()]
-    text = ["The forecast is the weighted median of these members; the weights come from rehearsals in the past."]
+    text = ["The forecast is the mean of the middle half of these members, by weight; the weights come from rehearsals in the past."]
     return {"text": text, "tables": [section_table("Mean weight", ["Member", "Weight"], rows, right=(1,))]}
 
 

@@ -301,7 +301,7 @@ def local_members(
     season: int,  # Steps in a season; 1 for none
 ) -> list[str]:
     """Names of the members that look at one series alone, such as "damped" or "log arma-m" (differenced by a season)."""
-    kinds = ["damped", "theta", "ar-1", *(["arma-1", "arma-m"] if season > 1 else ["ar"])]
+    kinds = ["damped", "theta", "ar-1", *(["arma-1", "arma-m"] if season > 1 else ["ar", "arma", "arma-1"])]
     return kinds + ["log " + kind for kind in kinds]
 
 
