@@ -543,3 +543,19 @@ def test_a_hopeless_recipe_is_left_after_two_folds():
     assert other.complete
     assert _short([good], [{}], [good.candidate] * 100, time.perf_counter() + good.seconds)
     assert not _short([good], [{}], [good.candidate] * 2, time.perf_counter() + 100 * good.seconds)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_stacked_weights(task, tmp_path):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(300, 4)), columns=list("abcd"))
+    score = X["a"] + 0.5 * X["b"] ** 2
+    y = score if task == "regression" else pd.cut(score, 2 if task == "binary" else 3, labels=False)
+    kind = TabularRegressor if task == "regression" else TabularClassifier
+    model = kind(blend="stacked", n_recipes=3, rounds=30, n_repeats=1).fit(X, y)
+    weights = [c["weight"] for c in model.candidates_ if c["weight"] > 0]
+    assert abs(sum(weights) - 1) < 1e-3 and min(weights) >= 0.02
+    model.save(tmp_path)
+    assert load_model(tmp_path).blend == "stacked"
+    with pytest.raises(ValueError, match="greedy, stacked"):
+        kind(blend="voted").fit(X, y)

@@ -6,7 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/models/bagging.html.md"""
 
 # %% auto #0
 __all__ = ['GROWERS', 'GROWN', 'MANY_ROWS', 'MANY_CLASSES', 'NETWORK_NS', 'MORE_ROUNDS', 'to_pool', 'pool_to_prediction',
-           'Candidate', 'portfolio', 'Encoded', 'Bag', 'member_cost_ns', 'cross_fit', 'grow_whole', 'select_weights']
+           'Candidate', 'portfolio', 'Encoded', 'Bag', 'member_cost_ns', 'cross_fit', 'grow_whole', 'select_weights',
+           'stack_weights']
 
 # %% ../../nbs/models/12_bagging.ipynb #2aad368e
 import time
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
+from scipy.optimize import minimize
+from scipy.special import expit, softmax
 
 from .baselines import Folds, cross_fit_linear, linear_margin, to_prediction
 from .boosting import Member, fit_member, grow_member, tree_cost_ns
@@ -276,3 +278,46 @@ def select_weights(
         if errors[chosen] < best[0] - 1e-12:
             best = (errors[chosen], counts / step)
     return best[1] if best[1].any() else counts / counts.sum()
+
+# %% ../../nbs/models/12_bagging.ipynb #e177aa0f
+def stack_weights(
+    pools: Sequence[np.ndarray],  # Out-of-fold pool of each bag, on the same rows, without NaN
+    y: np.ndarray,  # Class codes or numbers of these rows
+    task: str,  # binary, multiclass or regression
+    *,
+    weight: np.ndarray | None = None,  # What each row counts; all the same when None
+    costs: Sequence[float] | None = None,  # Cost of each bag
+    budget: float = np.inf,  # Most that the chosen bags may cost together; the one heard least leaves first
+) -> np.ndarray:  # Weights, shape (C,); they sum to 1
+    """Stacking (Wolpert 1992) with weights that are not negative and sum to one (Breiman 1996): those of the least log loss or squared error."""
+    price = np.zeros(len(pools)) if costs is None else np.asarray(costs, dtype=float)
+    inside = np.arange(len(pools))
+    while True:
+        found = _least_loss(np.stack([pools[i] for i in inside]), y, task, weight)
+        inside, found = inside[found > 1e-4], found[found > 1e-4]
+        if price[inside].sum() <= budget or len(inside) == 1:
+            break
+        inside = np.delete(inside, found.argmin())
+    out = np.zeros(len(pools))
+    out[inside] = found / found.sum()
+    return out
+
+
+def _least_loss(pools: np.ndarray, y: np.ndarray, task: str, weight: np.ndarray | None) -> np.ndarray:
+    share = np.full(len(y), 1 / len(y)) if weight is None else weight / weight.sum()
+    if task == "multiclass":
+        pools = pools[:, np.arange(len(y)), y]  # what each bag gives the true class
+    unit = float(share @ (y - share @ y) ** 2) or 1.0
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        mix = w @ pools
+        if task == "regression":
+            return share @ (mix - y) ** 2 / unit, 2 * pools @ (share * (mix - y)) / unit
+        if task == "binary":
+            return share @ (np.logaddexp(0, mix) - y * mix), pools @ (share * (expit(mix) - y))
+        mix = np.maximum(mix, 1e-12)
+        return -share @ np.log(mix), -pools @ (share / mix)
+
+    one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+    start = np.full(len(pools), 1 / len(pools))
+    return np.clip(minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * len(pools), constraints=one).x, 0, 1)
