@@ -213,7 +213,7 @@ def datasets(
 @_one_line_errors
 def audit(
     source: Source = None,
-    target: Target = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict. Default: none; leaks, rare classes and groups are then not looked for.")] = None,
     sql: Sql = None,
     groups: Annotated[str | None, typer.Option(help="Columns whose groups must be represented: gender,age.")] = None,
     population: Population = None,
@@ -322,7 +322,7 @@ def compact(
 def explain(
     run: RunPath,
     source: Annotated[str, typer.Argument(help="Table with the rows to explain.")],
-    rows: Annotated[str, typer.Option(help="Row numbers, from 0: 0,5,12.")] = "0",
+    rows: Annotated[str | None, typer.Option(help="Row numbers, from 0: 0,5,12. Default: the first.")] = None,
     columns: Annotated[str | None, typer.Option(help="Instead: how the answer moves with these columns: age,income.")] = None,
     change: Annotated[bool, typer.Option("--change", help="Instead: what would have to be different for another answer.")] = False,
     wanted: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,

@@ -201,9 +201,14 @@ def _ranges(values: pd.Series, names: list[str], column: str) -> tuple[np.ndarra
     for a, b in zip(order[:-1], order[1:], strict=True):
         if high[a] > low[b] or (high[a] == low[b] and whole and np.any(x == low[b]) and "-" in names[a]):
             raise DataError(f"the ranges {show(names[a])} and {show(names[b])} of {show(column)} overlap")
-        if low[b] - high[a] <= 1:
+        if low[b] - high[a] <= 10.0 ** -_decimals(names[a], names[b]):  # 18-29 and 30-44: 29.5 belongs to the first
             high[a] = np.nextafter(low[b], -np.inf)
     return x, low, high
+
+
+def _decimals(*names: str) -> int:
+    """Digits after the point, the most in any number of these names."""
+    return max(len(digits) for name in names for digits in re.findall(r"\d+\.?(\d*)", name))
 
 
 def _one_range(name: str) -> tuple[float, float] | None:

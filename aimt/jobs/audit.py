@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..core.errors import ProblemError
 from ..core.problem import Problem
 from ..core.progress import Progress
 from ..data.audit import audit as audit_table
@@ -57,6 +58,8 @@ def audit(
     with progress.stage("Audit") as stage:
         schema = infer_schema(table.frame)
         target, groups = target or defaults.get("target"), groups or defaults.get("groups")
+        if groups and not target:
+            raise ProblemError("groups are compared in what is to be predicted, and no target is named", hint="Give --target COLUMN")
         problem: Problem | None = None
         if target:
             problem, _ = define_problem(table.frame, schema, target=target, groups=groups)
@@ -66,7 +69,8 @@ def audit(
         if shares is not None:
             result = against_population(result, table.frame, shares)
         result["source"] = table.source
-        result["warnings"] = [*table.warnings, *schema.notes]
+        unasked = [] if target else ["no target is named, so leaks, rare classes and groups were not looked for: give --target COLUMN"]
+        result["warnings"] = [*table.warnings, *schema.notes, *unasked]
         stage.done(f"{len(result['findings'])} findings")
     return result
 

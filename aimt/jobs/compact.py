@@ -116,10 +116,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
     scores = score_models(problem, y, preds, threshold=threshold, seed=seed)
     calibration = calibration_report(problem, y, pred, method=(old.get("calibration") or {}).get("method"), seed=seed)
     gaps = overfitting(problem, oof.y, None, oof.preds["model"], y, pred, seed=seed)
-    groups = None
-    if problem.groups:
-        named = [g for g in problem.groups if g in X]
-        groups = group_report(problem, X[named].reset_index(drop=True), y, pred, threshold) | {"part": "test rows"} if named else None
+    groups = _groups(saved, rows, oof.preds["model"], pred, threshold)
     overlap = (old.get("split") or {}).get("overlap")
     judged = verdict(problem, saved.run.read("audit.json"), scores, calibration, gaps, groups, decision, overlap)
     _write_predictions(new, saved, pred)
@@ -127,6 +124,19 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
         **{name: old[name] for name in _CARRIED if name in old}, "scores": scores, "calibration": calibration, "overfitting": gaps,
         "groups": groups, "decision": decision, "verdict": judged, "compact": _price(saved, small, X, y, test.preds["model"], pred, seed),
     })  # fmt: skip
+
+
+def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray, threshold: float) -> dict[str, Any] | None:
+    """How each group fares: on the test rows with the new model and, since these are few, on the training rows with the old one's out-of-fold predictions."""
+    problem = saved.problem
+    seen = np.flatnonzero(np.isfinite(oof if oof.ndim == 1 else oof[:, 0]))
+    at = np.concatenate([rows.split.train[seen], rows.split.test])
+    named = [g for g in problem.groups if g in rows.frame]
+    if not named:
+        return None
+    frame = saved.schema.conform(rows.frame.iloc[at].reset_index(drop=True), named, report=False)[0]
+    report = group_report(problem, frame, rows.y[at], np.concatenate([oof[seen], pred]), threshold)
+    return report | {"part": "out-of-fold rows of the run it is made of, and test rows"}
 
 
 def _price(

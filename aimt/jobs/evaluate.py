@@ -51,7 +51,7 @@ def evaluate(
     Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    _check_options(run, coverage, population, permutations, time_limit)
+    _check_options(run, coverage, by, population, permutations, time_limit)
     shares = None if population is None else read_population(population)
     if run.tuned:
         return resolve("aimt.jobs.tuned:evaluate_tuned")(run, source)
@@ -77,7 +77,9 @@ def evaluate(
     return scores
 
 
-def _check_options(run: Run, coverage: float | None, population: Any, permutations: int, time_limit: float | None) -> None:
+def _check_options(run: Run, coverage: float | None, by: str | None, population: Any, permutations: int, time_limit: float | None) -> None:
+    if by is not None and coverage is None:
+        raise ProblemError("what the coverage is kept in says nothing without a coverage", hint="Give a coverage such as 0.9")
     of_tables = run.forecasts or not (run.tuned or run.problem.task == "text-generation")
     if coverage is not None and not of_tables:
         raise ProblemError("sets and intervals are for models of tables", hint="Leave out the coverage")

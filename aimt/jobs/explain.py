@@ -34,7 +34,7 @@ def explain(
     run: Run | str | Path,  # A run that is done
     source: str | Path | pd.DataFrame,  # Table with the rows
     *,
-    rows: str | list[int] = "0",  # Row numbers from 0: "0,5,12"
+    rows: str | list[int] | None = None,  # Row numbers from 0: "0,5,12"; the first when None
     columns: str | list[str] | None = None,  # Instead: how the answer moves with each of these columns
     change: bool = False,  # Instead: what would have to be different for another answer
     wanted: str | tuple[float, float] | None = None,  # With `change`: the class wanted, or "100,200" for a number
@@ -52,6 +52,9 @@ def explain(
     asked = _asked({"columns": columns, "change": change, "rules": rules, "stability": stability})
     if (wanted or fixed) and not change:
         raise ProblemError(f"--{'wanted' if wanted else 'fixed'} says what a change may be", hint="Give --change too")
+    if rows is not None and asked in ("columns", "rules"):
+        raise ProblemError(f"--{asked} is about all rows", hint="Leave out --rows")
+    rows = "0" if rows is None else rows
     if time_limit is not None and not stability:
         raise ProblemError("--time-limit is for --stability, which trains new models", hint="Give --stability too")
     if run.tuned:

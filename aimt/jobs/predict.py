@@ -89,8 +89,11 @@ def group_limits(
     """The thresholds that the run proposes for the groups of a column. Raises `ProblemError` when it proposes none."""
     reports = {r["column"]: r for r in saved.run.read("metrics.json").get("mitigation") or [] if "rule" in r}
     if column not in reports:
-        others = f"It proposes some for {', '.join(reports)}" if reports else "They are proposed for columns of --groups whose groups surely differ"
-        raise ProblemError(f"this run proposes no thresholds for the groups of '{column}'", where=str(saved.run.path), hint=others)
+        compact = saved.run.info["settings"].get("compact")
+        hint = "They are proposed for columns of --groups whose groups surely differ"
+        if reports or compact:
+            hint = f"It proposes some for {', '.join(reports)}" if reports else f"It is compact: the run '{compact['of']}' proposes some for its own probabilities"
+        raise ProblemError(f"this run proposes no thresholds for the groups of '{column}'", where=str(saved.run.path), hint=hint)
     report = reports[column]
     values = saved.schema.conform(frame, [column], report=False)[0][column].to_numpy()
     own = np.array([report["thresholds"].get(name, np.nan) for name in [*report["rule"]["names"], None]])

@@ -225,11 +225,11 @@ def _wrong_labels(work: Work, oof: np.ndarray, most: int = 20) -> dict[str, Any]
 
 
 def _unseen(work: Work, ours: dict[str, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """The columns of groups, the truth and the predictions of all rows that were predicted without having been learned from."""
+    """The columns of groups in their training types, the truth and the predictions of all rows that were predicted without having been learned from."""
     train, test = work.split.train, work.split.test
     seen = np.isfinite(ours["oof"] if ours["oof"].ndim == 1 else ours["oof"][:, 0])
     rows = np.concatenate([train[seen], test])
-    frame = work.frame[work.problem.groups].iloc[rows].reset_index(drop=True)
+    frame = work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.groups, report=False)[0]
     return frame, work.y[rows], np.concatenate([ours["oof"][seen], ours["test"]])
 
 
@@ -240,7 +240,6 @@ def _groups(work: Work, ours: dict[str, np.ndarray], threshold: float) -> dict[s
 def _mitigation(work: Work, ours: dict[str, np.ndarray], threshold: float, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a threshold for each group would do, for each column whose groups surely differ in one of the judged rates."""
     frame, y, pred = _unseen(work, ours)
-    frame = work.schema.conform(frame, list(frame.columns), report=False)[0]
     cost = {"tp": 0.0, "fp": 1.0, "fn": 1.0, "tn": 0.0} | (work.problem.cost or {})
     costs = (max(cost["fp"] - cost["tn"], 1e-9), max(cost["fn"] - cost["tp"], 1e-9))
     judged, found = {"tpr": "equal_opportunity", "fpr": "predictive_equality"}, []
@@ -421,7 +420,11 @@ def _fast_enough(work: Work, source: Any, sql: str | None, most: float) -> Run:
     thousand = work.frame.iloc[np.arange(1000) % len(work.frame)]
     if latency_ms(work.trained.model, thousand) <= most:
         return work.run
-    return resolve(VERBS["compact"])(work.run, data=source, sql=sql, max_latency_ms=most, quiet=work.progress.quiet)
+    try:
+        return resolve(VERBS["compact"])(work.run, data=source, sql=sql, max_latency_ms=most, quiet=work.progress.quiet)
+    except ProblemError as e:
+        raise ProblemError(f"the run is done, but its model cannot be as fast as asked: {e.what}", where=str(work.run.path),
+                           hint=f"The run holds: aimt report {work.run.path}. To try again: aimt compact {work.run.path} --max-latency-ms MORE") from e
 
 
 def _conduct(work: Work, start: float) -> None:

@@ -198,12 +198,13 @@ class LinearModel:
         *,
         fold: np.ndarray | None = None,  # Fold of each row; five random ones when None
         deadline: float | None = None,  # Stop at this `time.perf_counter()`
+        encoded: tuple[FeatureEncoder, np.ndarray] | None = None,  # The rows in numbers, where that was done already
     ) -> "LinearModel":
         """Choose the penalty on held-out folds and fit on all rows; `oof_` holds the out-of-fold predictions."""
         rng = np.random.default_rng(self.seed)
         fold = rng.permutation(len(y)) % 5 if fold is None else np.asarray(fold)
-        self.encoder_ = FeatureEncoder(self.schema, self.inputs).fit(frame)
-        X = self.encoder_.transform(frame)
+        self.encoder_, X = encoded or (FeatureEncoder(self.schema, self.inputs).fit(frame), None)
+        X = self.encoder_.transform(frame) if X is None else X[:, : len(self.encoder_.names)]
         self.dense_ = dense(self.encoder_).fit(X)
         y = np.asarray(y, np.float64 if self.task == "regression" else np.int64)
         rows = linear_rows(len(y), len(self.dense_.names), rng)

@@ -252,6 +252,10 @@ def _grow(table: np.ndarray, y: np.ndarray, rounds: int, task: str, n_classes: i
     options = {"learning_rate": 0.1, "depth": 6} | (params or {}) | {"loss_function": LOSSES_OF_CATBOOST[loss or task], "logging_level": "Silent"}
     if task == "multiclass":
         options["classes_count"] = n_classes
+        if len(missing := np.setdiff1d(np.arange(n_classes), y)):  # a row of next to no weight for each class that these rows lack
+            weight = np.ones(len(y)) if fitting["sample_weight"] is None else fitting["sample_weight"]
+            fitting["sample_weight"] = np.concatenate([weight, np.full(len(missing), 1e-6)])
+            table, y = np.concatenate([table, np.repeat(table[:1], len(missing), axis=0)]), np.concatenate([y, missing])
     model = kind(iterations=rounds, boosting_type="Plain", thread_count=threads, random_seed=seed, allow_writing_files=False, **options)
     try:
         return model.fit(table, y, **fitting)

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/models/tabular.html.md"""
 # %% auto #0
 __all__ = ['LARGE_ROWS', 'BLENDS', 'MIN_WEIGHT', 'NETWORK_AGAIN', 'WHOLE', 'WHOLE_OF_NUMBERS', 'prediction_budget_ns',
            'max_rounds', 'recipes_for', 'error_of', 'Search', 'search', 'network_seconds', 'affordable_rows',
-           'deal_folds', 'TabularClassifier', 'TabularRegressor', 'load_model']
+           'affordable_texts', 'deal_folds', 'TabularClassifier', 'TabularRegressor', 'load_model']
 
 # %% ../../nbs/models/15_tabular.ipynb #194ceb99
 import time
@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from ..core.errors import ModelFormatError
 from ..core.machine import threads_for
-from ..data.features import FeatureEncoder, dense
+from ..data.features import MOST_TEXTS, FeatureEncoder, dense
 from ..data.schema import Schema, infer_schema
 from ..metrics.registry import get_metric
 from .bagging import MANY_ROWS, Bag, Candidate, Encoded, cross_fit, grow_whole
@@ -423,9 +423,11 @@ class _Tabular(BaseEstimator):
                 raise ValueError(f"{name} is {asked}, and must be at least 1")
         if self.blend not in BLENDS:
             raise ValueError(f"blend is {self.blend!r}, and must be one of {', '.join(BLENDS)}")
+        if limit is not None and not limit > 0:
+            raise ValueError(f"time_limit is {limit}, and must be more than 0 seconds")
         seed = 0 if self.random_state is None else _seed(self.random_state)
         schema = self.schema or infer_schema(frame)
-        rows = affordable_rows(len(frame), frame.shape[1], limit, seed)
+        rows = affordable_rows(len(frame), schema, limit, seed)
         self.stopped_by_time_ = len(rows) < len(frame)
         if weight is not None:
             rows = rows[weight[rows] > 0]
@@ -433,7 +435,7 @@ class _Tabular(BaseEstimator):
         n_rows, frame, y = len(frame), frame.iloc[rows] if len(rows) < len(frame) else frame, y[rows]
         groups, folds = (a if a is None else np.asarray(a)[rows] for a in (groups, folds))
         inputs = [n for n in frame.columns if n in schema.columns]
-        encoder = FeatureEncoder(schema, inputs).fit(frame)
+        encoder = FeatureEncoder(schema, inputs, max_texts=affordable_texts(schema, limit)).fit(frame)
         table, line = _encoded(encoder, frame, y, task, n_classes, self.metric, weight)
         threads = self.n_threads or threads_for(*table.X.shape)
         few = self.effort == "fast" and len(y) < LARGE_ROWS
@@ -446,7 +448,7 @@ class _Tabular(BaseEstimator):
             found = search(table, partitions, recipes, metric=self.metric, blend=self.blend, deadline=deadline, rounds=self.rounds, threads=threads,
                            seed=seed, shelf=shelf, on_update=on_update or (lambda text: None))  # fmt: skip
         self._keep(found, encoder, line, table)
-        self.conformal_ = fit_conformal(task, y, self.oof_, frame, columns=covered, seed=seed)
+        self.conformal_ = fit_conformal(task, y, self.oof_, schema.conform(frame, list(covered), report=False)[0], columns=covered, seed=seed)
         if len(rows) < n_rows:
             self.oof_, self.uncalibrated_oof_ = _scatter(self.oof_, rows, n_rows), _scatter(self.uncalibrated_oof_, rows, n_rows)
 
@@ -473,7 +475,7 @@ class _Tabular(BaseEstimator):
 
     @property
     def calibration_(self) -> str:
-        """The correction of the probabilities: platt, temperature or none."""
+        """The correction of the probabilities, one of `KINDS` of calibration."""
         check_is_fitted(self)
         return self.ensemble_.calibrator.kind
 
@@ -488,6 +490,10 @@ class _Tabular(BaseEstimator):
             raise ModelFormatError("this model was stored without the errors that intervals and sets are made of",
                                    hint="Train it again with this version of aimt")
         return self.conformal_
+
+    def _grouped(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The columns whose groups are told apart, in their training types."""
+        return self.ensemble_.encoder.schema.conform(frame, self._coverage().columns, report=False)[0]
 
     def contributions(self, X: Any, *, class_code: int | None = None) -> pd.DataFrame:
         """What each input column adds to each row's margin; see `contributions` of the ensemble."""
@@ -539,16 +545,31 @@ class _Tabular(BaseEstimator):
 # %% ../../nbs/models/15_tabular.ipynb #6dbabf06
 def affordable_rows(
     n_rows: int,
-    n_columns: int,
+    schema: Schema,
     limit: float | None,  # Seconds
     seed: int = 0,
 ) -> np.ndarray:  # Row numbers, ascending
     """The rows that can be encoded and binned in a third of the time: all of them, or a random part."""
-    most = n_rows if limit is None else max(1000, int(limit / 3 / (_CELL_SECONDS * max(n_columns, 1))))
+    seconds = _CELL_SECONDS * max(len(schema.columns), 1) + _READ_SECONDS * _words(schema)
+    most = n_rows if limit is None else max(1000, int(limit / 3 / seconds))
     return np.arange(n_rows) if n_rows <= most else np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
 
 
 _CELL_SECONDS = 6e-7  # Encoding and binning of one cell, on one core of a modest machine
+_READ_SECONDS, _LEARN_SECONDS = 7e-7, 4e-6  # Encoding of one word of a text, and learning from it
+
+
+def _words(schema: Schema) -> float:
+    """Words of a row in all its texts, on average."""
+    return sum(column.mean_words for column in schema.columns.values() if column.kind == "text")
+
+
+def affordable_texts(
+    schema: Schema,
+    limit: float | None,  # Seconds
+) -> int:
+    """The texts of each column that can be learnt from in a sixth of the time, a thousand at least."""
+    return MOST_TEXTS if limit is None else int(np.clip(limit / 6 / (_LEARN_SECONDS * max(_words(schema), 1)), 1000, MOST_TEXTS))
 
 
 def _row_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
@@ -598,7 +619,12 @@ def _partitions(y: np.ndarray, task: str, n_folds: int, repeats: int, groups: An
         check_consistent_length(y, given)
         return [given[:, i % given.shape[1]] for i in range(max(repeats, 1))]
     if groups is not None:
-        n_folds = max(2, min(n_folds, len(np.unique(groups))))
+        groups, names = pd.factorize(np.asarray(groups, object))
+        groups = np.where(groups < 0, len(names) + np.arange(len(groups)), groups)  # a row without a group stands alone
+        n_groups = len(np.unique(groups))
+        if n_groups < 2:
+            raise ValueError("all rows are of one group: none would be left to learn from")
+        n_folds = max(2, min(n_folds, n_groups))
         deals = [GroupKFold(n_folds, shuffle=True, random_state=seed + i).split(y, y, groups) for i in range(max(repeats, 1))]
         return [_fold_numbers(deal, len(y)) for deal in deals]
     n_folds = int(np.clip(len(y) // 4, 2, n_folds))
@@ -688,7 +714,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
         """
         conformal, frame = self._coverage(), self._frame(X)
-        return conformal.sets(self.ensemble_.predict(frame) if probs is None else probs, frame, coverage, by)
+        return conformal.sets(self.ensemble_.predict(frame) if probs is None else probs, self._grouped(frame), coverage, by)
 
 
 class TabularRegressor(RegressorMixin, _Tabular):
@@ -737,7 +763,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
         """
         conformal, frame = self._coverage(), self._frame(X)
-        return conformal.intervals(self.ensemble_.predict(frame) if pred is None else pred, frame, coverage, by)
+        return conformal.intervals(self.ensemble_.predict(frame) if pred is None else pred, self._grouped(frame), coverage, by)
 
 
 def load_model(

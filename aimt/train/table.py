@@ -28,16 +28,17 @@ from ..models.additive import AdditiveModel
 from ..models.baselines import LinearModel, PriorModel, fold_pairs, to_prediction
 from ..models.boosting import Member, fit_member
 from ..models.ensemble import encode
-from ..models.tabular import LARGE_ROWS, TabularClassifier, TabularRegressor, deal_folds, prediction_budget_ns
+from ..models.tabular import LARGE_ROWS, TabularClassifier, TabularRegressor, affordable_texts, deal_folds, prediction_budget_ns
 
 # %% ../../nbs/train/05_table.ipynb #153eb171
 def encode_rows(
     frame: pd.DataFrame,  # Training rows
     schema: Schema,
     inputs: list[str],
+    time_limit: float | None = None,  # Seconds; with few of them, fewer texts are learnt from
 ) -> tuple[FeatureEncoder, np.ndarray]:
     """An encoder fitted to these rows, and the rows in numbers."""
-    encoder = FeatureEncoder(schema, inputs).fit(frame)
+    encoder = FeatureEncoder(schema, inputs, max_texts=affordable_texts(schema, time_limit)).fit(frame)
     return encoder, encode(encoder, frame)
 
 
@@ -131,7 +132,7 @@ def train_table(
     out = Trained({}, {}, {})
     common: dict[str, Any] = {"schema": schema, "inputs": inputs, "seed": seed}
     with threadpool_limits(threads):
-        encoded = None
+        encoded: Any = encode_rows(train, schema, inputs, time_limit)
         for name, share in BASELINE_SHARES.items():
             begin = time.perf_counter()
             tell(name)
@@ -139,9 +140,8 @@ def train_table(
             if name == "prior":
                 model: Any = PriorModel(problem.task, n_classes).fit(train, y_train)
             elif name == "linear":
-                model = LinearModel(problem.task, n_classes, **common).fit(train, y_train, fold=fold, deadline=deadline)
+                model = LinearModel(problem.task, n_classes, **common).fit(train, y_train, fold=fold, deadline=deadline, encoded=encoded)
             else:
-                encoded = encoded or encode_rows(train, schema, inputs)
                 kind = AdditiveModel if name == "additive" else DefaultBooster
                 model = kind(problem.task, n_classes, **common)
                 model.fit(train, y_train, fold=fold, threads=threads, deadline=deadline, encoded=encoded)
