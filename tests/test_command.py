@@ -86,7 +86,7 @@ def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
     whole = Run.open(tmp_path / "run")
     assert small.path == tmp_path / "run-compact" and small.info["settings"]["compact"]["max_latency_ms"] == 1e6
     assert len(small.model.ensemble_.parts) <= len(whole.model.ensemble_.parts)
-    with pytest.raises(ProblemError, match="1,000 rows take"):
+    with pytest.raises(ProblemError, match="the run is done, but .* 1,000 rows take .* The run holds: aimt report"):
         aimt_train(loans.head(300), out=tmp_path / "again", max_latency_ms=1e-3, **options)
     assert Run.open(tmp_path / "again").status == "done" and not (tmp_path / "again-compact").exists()
 
@@ -486,3 +486,16 @@ def test_importing_the_package_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     code = "import aimt, aimt.train.table; print(callable(aimt.train), aimt.train.table.__name__)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["True", "aimt.train.table"]
+
+
+def test_an_option_that_needs_another_says_so(aimt_here, tmp_path, loans):
+    loans.head(120).to_csv(tmp_path / "loans.csv", index=False)
+    assert aimt_here("train", "loans.csv", "--out", "run", *FAST, cwd=tmp_path).returncode == 0
+    for words, says in {
+        ("audit", "loans.csv", "--groups", "age"): "no target is named",
+        ("evaluate", "run", "loans.csv", "--by", "class"): "without a coverage",
+        ("explain", "run", "loans.csv", "--columns", "age", "--rows", "5"): "--columns is about all rows",
+    }.items():
+        done = aimt_here(*words, cwd=tmp_path)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+    assert "no target is named" in aimt_here("audit", "loans.csv", cwd=tmp_path).stdout

@@ -407,3 +407,16 @@ def test_a_run_keeps_the_coverage_in_its_groups(tmp_path_factory, loans):
     new = loans.tail(300)
     by_group, for_all = (run.predict(new, coverage=0.8, by=by, quiet=True)["set"] for by in (None, "none"))
     assert (by_group == run.predict(new, coverage=0.8, by="group", quiet=True)["set"]).all() and (by_group != for_all).any()
+
+
+def test_groups_are_read_as_the_model_reads_them():
+    rng = np.random.default_rng(0)
+    n = 800
+    frame = pd.DataFrame({"x": rng.normal(size=n), "vip": rng.random(n) < 0.5, "since": np.where(rng.random(n) < 0.5, "03.04.1990", "17.06.2010")})
+    y = frame["x"] + np.where(frame["vip"], 3.0, 0.2) * rng.normal(size=n)
+    model = TabularRegressor(effort="fast").fit(frame, y, coverage_groups=["vip", "since"])
+    read = model.ensemble_.encoder.schema.conform(frame)[0]  # as `predict` hands it over
+    bounds = model.predict_interval(frame)
+    np.testing.assert_allclose(model.predict_interval(read), bounds)
+    width = bounds[:, 1] - bounds[:, 0]
+    assert width[frame["vip"]].mean() > 3 * width[~frame["vip"]].mean()

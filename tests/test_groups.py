@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import aimt
 from aimt.core.errors import DataError
 from aimt.core.problem import Problem
 from aimt.decide.verdict import Limits, groups_gate
@@ -276,3 +277,27 @@ def test_the_report_shows_the_population_whoever_asked_for_it():
         assert [f["kind"] for f in section["figures"]] == [kind] and len(section["tables"]) == tables
         assert any("Under-represented: region 'south'" in t for t in section["text"])
     assert groups_section({"metrics": {}, "audit": {}})["tables"] == []
+
+
+def test_a_range_ends_where_it_says_and_whole_numbers_leave_no_gap():
+    frame = pd.DataFrame({"u": np.linspace(0, 1, 101).round(2), "age": np.arange(101) % 70 + 18})
+    found = compare_population(frame, {"u": {"0-0.3": 0.5, "0.6-1": 0.5}, "age": {"18-29": 0.3, "30-44": 0.3, "45+": 0.4}})
+    counts = {c["column"]: [g["n"] for g in c["groups"]] for c in found["columns"]}
+    assert counts["u"] == [31, 41] and sum(counts["age"]) == 101
+
+
+def test_groups_of_dates_are_the_same_from_a_file_of_text_and_after_compacting(tmp_path):
+    rng = np.random.default_rng(0)
+    born = pd.to_datetime("1940-01-01") + pd.to_timedelta(rng.integers(0, 365 * 60, 500), "D")
+    x, old = rng.normal(size=500), born.year < 1965
+    y = np.where(x + rng.normal(size=500) + 2 * old > 1, "yes", "no")
+    frame = pd.DataFrame({"x": x, "born": born, "y": y})
+    frame.assign(born=born.strftime("%d.%m.%Y")).to_csv(tmp_path / "born.csv", index=False)
+    frame.to_parquet(tmp_path / "born.parquet")
+    options = {"target": "y", "groups": "born", "time_limit": 1, "quiet": True}
+    runs = [aimt.train(tmp_path / f"born.{kind}", out=tmp_path / kind, **options) for kind in ("csv", "parquet")]
+    runs.append(aimt.compact(runs[0], quiet=True))
+    groups = [[(g["group"], g["n"]) for g in run.read("metrics.json")["groups"]["columns"][0]["groups"]] for run in runs]
+    assert groups[0] == groups[1] == groups[2] and len(groups[0]) == 4 and sum(n for _, n in groups[0]) == 500
+    gates = [next(g for g in run.read("metrics.json")["verdict"]["gates"] if g["gate"] == "groups") for run in runs]
+    assert [g["status"] for g in gates] == ["hold"] * 3

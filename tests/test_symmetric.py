@@ -59,3 +59,12 @@ def test_without_catboost_the_extra_is_named(fitted, table, no_catboost):
         fit_symmetric(X, np.arange(10.0), X, np.arange(10.0), task="regression")
     with pytest.raises(MissingExtraError, match=r"aimt\[catboost\]"):
         compact(fitted, *table)
+
+def test_a_class_that_the_rows_lack(table):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 2))
+    y = np.digitize(X[:, 0], [-0.5, 0.5])  # of four classes, three
+    trees = fit_symmetric(X[:150], y[:150], X[150:], y[150:], task="multiclass", n_classes=4, max_rounds=50)
+    margin = trees.margin(X)
+    assert margin.shape == (200, 4) and np.isfinite(margin).all() and (margin[:, 3] < margin[:, :3].max(axis=1)).all()
+    assert (margin.argmax(axis=1) == y).mean() > 0.9

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
 from aimt.core.errors import DataError, ModelFormatError
@@ -21,7 +22,7 @@ from aimt.models.bagging import Candidate, Encoded, cross_fit
 from aimt.models.baselines import fold_pairs
 from aimt.models.boosting import Member
 from aimt.models.ensemble import FORMAT
-from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, _race, _short, load_model
+from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, _race, _short, affordable_rows, affordable_texts, load_model
 from aimt.train.table import train_table
 
 
@@ -559,3 +560,23 @@ def test_stacked_weights(task, tmp_path):
     assert load_model(tmp_path).blend == "stacked"
     with pytest.raises(ValueError, match="greedy, stacked"):
         kind(blend="voted").fit(X, y)
+
+def test_groups_and_limits_that_make_no_sense():
+    frame, y = pd.DataFrame({"a": np.arange(40.0)}), np.arange(40) % 2
+    fast = TabularClassifier(effort="fast")
+    with pytest.raises(ValueError, match="all rows are of one group"):
+        clone(fast).fit(frame, y, groups=["a"] * 40)
+    clone(fast).fit(frame, y, groups=[None, "a", "b", "c"] * 10)  # a row without a group stands alone
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="must be more than 0 seconds"):
+            clone(fast).fit(frame, y, time_limit=limit)
+
+
+def test_a_time_limit_knows_of_texts():
+    words = pd.Series([f"w{i}" for i in range(500)])
+    texts = [" ".join(words.sample(25, random_state=i)) for i in range(200)]
+    schema = infer_schema(pd.DataFrame({"a": np.arange(200.0), "note": texts}), kinds={"note": "text"})
+    plain = infer_schema(pd.DataFrame({"a": np.arange(200.0), "b": np.arange(200.0)}))
+    assert affordable_texts(schema, None) == affordable_texts(schema, 60) == 30_000
+    assert 1000 <= affordable_texts(schema, 1) < affordable_texts(schema, 3) < 30_000
+    assert len(affordable_rows(10**5, schema, 2)) < 0.5 * len(affordable_rows(10**5, plain, 2)) == 0.5 * 10**5
