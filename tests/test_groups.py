@@ -289,8 +289,8 @@ def test_a_range_ends_where_it_says_and_whole_numbers_leave_no_gap():
 def test_groups_of_dates_are_the_same_from_a_file_of_text_and_after_compacting(tmp_path):
     rng = np.random.default_rng(0)
     born = pd.to_datetime("1940-01-01") + pd.to_timedelta(rng.integers(0, 365 * 60, 500), "D")
-    x, old = rng.normal(size=500), born.year < 1965
-    y = np.where(x + rng.normal(size=500) + 2 * old > 1, "yes", "no")
+    x, old = rng.normal(size=500), born.year < 1970
+    y = np.where(x + rng.normal(size=500) + 3 * old > 1.5, "yes", "no")
     frame = pd.DataFrame({"x": x, "born": born, "y": y})
     frame.assign(born=born.strftime("%d.%m.%Y")).to_csv(tmp_path / "born.csv", index=False)
     frame.to_parquet(tmp_path / "born.parquet")
