@@ -164,10 +164,18 @@ def score(frame: pd.DataFrame, made: pd.DataFrame, theirs: pd.DataFrame, origins
     return pd.DataFrame(rows)
 
 
+def between(rows: pd.DataFrame, draws: int = 2000) -> list[float]:
+    """Where the ratio of the means lies in 95 % of the samples, when the tables are drawn anew."""
+    sums = rows.groupby("table")[["aimt", "ensemble"]].sum().to_numpy()
+    drawn = sums[np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))].sum(axis=1)
+    return np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).round(3).tolist()
+
+
 def line(rows: pd.DataFrame, cpu: tuple[float, float]) -> dict:
     names = ["aimt", "ensemble", "AutoETS", "AutoARIMA", "naive"]
     mean = {n: round(float(rows[n].mean()), 3) for n in names}
     return {"series": rows.series.nunique(), "forecasts": len(rows), "mase": mean, "ratio": round(float(rows.aimt.mean() / rows.ensemble.mean()), 3),
+            "ratio_95": between(rows),
             "geometric_ratio": round(float(np.exp(np.log(rows.aimt.clip(lower=0.02) / rows.ensemble.clip(lower=0.02)).mean())), 3),
             "median_mase": {n: round(float(rows[n].median()), 3) for n in names[:2]}, "better_share": round(float((rows.aimt < rows.ensemble).mean()), 3),
             "table_mean_mase": {n: round(float(rows.groupby("table")[n].mean().mean()), 3) for n in names[:2]},
