@@ -394,7 +394,7 @@ def _groups(run: dict[str, Any]) -> dict[str, Any]:
     mitigation = [m for m in run["metrics"].get("mitigation") or [] if _dict(m).get("needed")]
     if mitigation:
         text += [m["message"] for m in mitigation if m.get("message")]
-        applied = f"aimt predict RUN NEW.csv -o scored.csv --thresholds {mitigation[0]['column']}"
+        applied = f"aimt predict RUN NEW.csv -o scored.csv --thresholds {shlex.quote(mitigation[0]['column'])}"
         text.append(f"Whether a threshold may depend on a group is a question of law and of what is right, not of accuracy. Where it may: {applied}")
         figures.append(
             section_figure("mitigation", "Accuracy against the gap that is left with a threshold for each group; open: today.")
