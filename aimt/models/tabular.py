@@ -53,8 +53,10 @@ WHOLE, WHOLE_OF_NUMBERS = (2, 0.5), (3, 0.75)  # Members grown once more on all 
 def prediction_budget_ns(
     n_rows: int,  # Training rows
 ) -> float:  # Nanoseconds that the prediction of one row may take on one core
-    """What a prediction may cost: 70 µs below `LARGE_ROWS`, from there on 40 µs, falling to 4."""
-    return 1000 * float(np.clip(40 * LARGE_ROWS / max(n_rows, 1), 4, 40)) if n_rows >= LARGE_ROWS else 70_000.0
+    """What a prediction may cost: 70 µs, from `MANY_ROWS` on 110, and from `LARGE_ROWS` on 40, falling to 4."""
+    if n_rows >= LARGE_ROWS:
+        return 1000 * float(np.clip(40 * LARGE_ROWS / n_rows, 4, 40))
+    return 110_000.0 if n_rows >= MANY_ROWS else 70_000.0
 
 
 def max_rounds(
