@@ -91,8 +91,10 @@ def group_limits(
     if column not in reports:
         compact = saved.run.info["settings"].get("compact")
         hint = "They are proposed for columns of --groups whose groups surely differ"
-        if reports or compact:
-            hint = f"It proposes some for {', '.join(reports)}" if reports else f"It is compact: the run '{compact['of']}' proposes some for its own probabilities"
+        if reports:
+            hint = f"It proposes some for {', '.join(reports)}"
+        elif compact:
+            hint = f"It is compact: the run '{compact['of']}' proposes some for its own probabilities"
         raise ProblemError(f"this run proposes no thresholds for the groups of '{column}'", where=str(saved.run.path), hint=hint)
     report = reports[column]
     values = saved.schema.conform(frame, [column], report=False)[0][column].to_numpy()
