@@ -30,6 +30,7 @@ from ..metrics.fairness import make_groups
 from ..metrics.intervals import wilson
 from ..models.baselines import LinearModel, fold_pairs, to_prediction
 from ..models.boosting import fit_member
+from ..models.conformal import check_asked
 from ..models.ensemble import encode
 from ..models.tabular import deal_folds
 from ..train.table import encode_rows
@@ -78,8 +79,7 @@ def evaluate(
 
 
 def _check_options(run: Run, coverage: float | None, by: str | None, population: Any, permutations: int, time_limit: float | None) -> None:
-    if by is not None and coverage is None:
-        raise ProblemError("what the coverage is kept in says nothing without a coverage", hint="Give a coverage such as 0.9")
+    check_asked(coverage, by)
     of_tables = run.forecasts or not (run.tuned or run.problem.task == "text-generation")
     if coverage is not None and not of_tables:
         raise ProblemError("sets and intervals are for models of tables", hint="Leave out the coverage")

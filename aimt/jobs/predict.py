@@ -23,7 +23,8 @@ from ..core.verbs import resolve
 from ..data.load import load_table
 from ..data.stream import add_columns, open_writer, read_chunks
 from .model import SavedModel, open_model
-from ..models.conformal import check_coverage, group_codes
+from ..models.conformal import check_asked, group_codes
+from ..train.mitigate import GroupThresholds
 
 # %% ../../nbs/jobs/15_predict.ipynb #78a681f6
 def add_predictions(
@@ -97,12 +98,12 @@ def group_limits(
             hint = f"It is compact: the run '{compact['of']}' proposes some for its own probabilities"
         raise ProblemError(f"this run proposes no thresholds for the groups of '{column}'", where=str(saved.run.path), hint=hint)
     report = reports[column]
-    values = saved.schema.conform(frame, [column], report=False)[0][column].to_numpy()
-    own = np.array([report["thresholds"].get(name, np.nan) for name in [*report["rule"]["names"], None]])
-    limits = own[group_codes(report["rule"], values)]  # -1, a group never met, takes the last
-    strange = np.isnan(limits)
-    warnings = [f"some rows are of groups of '{column}' that have no threshold of their own: the common one decides"] if strange.any() else []
-    return np.where(strange, report["common"], limits), warnings
+    found = GroupThresholds(report["criterion"], report["thresholds"], report["common"])
+    codes = group_codes(report["rule"], saved.schema.conform(frame, [column], report=False)[0][column].to_numpy())
+    names = [*report["rule"]["names"], ""]  # code -1, a group never met, is the last
+    strange = any(names[code] not in found.thresholds for code in np.unique(codes))
+    warnings = [f"some rows are of groups of '{column}' that have no threshold of their own: the common one decides"] if strange else []
+    return found.limits((names, codes, False)), warnings
 
 # %% ../../nbs/jobs/15_predict.ipynb #3f5a927a
 def predict(
@@ -122,10 +123,7 @@ def predict(
     `ProblemError` for what the run cannot give.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    if coverage is not None:
-        check_coverage(coverage)
-    elif by is not None:
-        raise ProblemError("what the coverage is kept in says nothing without a coverage", hint="Give a coverage such as 0.9")
+    check_asked(coverage, by)
     if thresholds is not None and (run.tuned or run.forecasts or run.problem.task != "binary"):
         raise ProblemError("thresholds for groups are for decisions between two classes", where=str(run.path), hint="Leave out --thresholds")
     if run.forecasts:

@@ -128,6 +128,10 @@ class Encoded:
     loss: str = ""  # "mae" for absolute errors
     weight: np.ndarray | None = None  # What each row counts, shape (n,); all the same when None
 
+    def weight_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """What some rows count; None when all count the same."""
+        return None if self.weight is None else self.weight[rows]
+
     @property
     def pool_shape(self) -> tuple[int, ...]:
         """Shape of a pool of all rows."""

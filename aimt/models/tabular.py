@@ -281,7 +281,7 @@ def _race(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.n
 
 
 def _error_on(rows: np.ndarray, table: Encoded, metric: str | None) -> Callable[[np.ndarray], float]:
-    return error_of(table.y[rows], table.task, metric, weight=None if table.weight is None else table.weight[rows])
+    return error_of(table.y[rows], table.task, metric, weight=table.weight_of(rows))
 
 
 def _select(bags: list[Bag], table: Encoded, metric: str | None, blend: str) -> np.ndarray:
@@ -289,7 +289,7 @@ def _select(bags: list[Bag], table: Encoded, metric: str | None, blend: str) -> 
     pools = [b.oof[rows] for b in bags]
     limits: dict[str, Any] = {"costs": [b.cost_ns for b in bags], "budget": prediction_budget_ns(len(table.y))}
     if blend == "stacked":
-        weights = stack_weights(pools, table.y[rows], table.task, weight=None if table.weight is None else table.weight[rows], **limits)
+        weights = stack_weights(pools, table.y[rows], table.task, weight=table.weight_of(rows), **limits)
     else:
         weights = select_weights(pools, _error_on(rows, table, metric), **limits)
     weights = np.where(weights >= MIN_WEIGHT, weights, 0)
@@ -374,8 +374,7 @@ def _failed(name: str, e: Exception, seconds: float, metric: str | None, task: s
 def _entry(bag: Bag, table: Encoded, metric: str | None) -> dict[str, Any]:
     rows = _have([bag])
     found = get_metric(metric, table.task)
-    weight = None if table.weight is None else table.weight[rows]
-    score = float(found(table.y[rows], pool_to_prediction(bag.oof[rows], table.task), weight=weight))
+    score = float(found(table.y[rows], pool_to_prediction(bag.oof[rows], table.task), weight=table.weight_of(rows)))
     return {"recipe": bag.candidate.name, "metric": found.name, "score": round(score, 6), "members": len(bag.members),
             "seconds": round(bag.seconds, 3), "complete": bag.complete}
 

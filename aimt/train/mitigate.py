@@ -76,7 +76,15 @@ class GroupThresholds:
     criterion: str
     thresholds: dict[str, float]
     common: float  # For any other group
-    rate: float  # The rate that the groups are moved to
+    rate: float = float("nan")  # The rate that the groups are moved to
+
+    def limits(
+        self,
+        groups: Any,  # A value for each row, in the words of fitting; or the result of `make_groups`
+    ) -> np.ndarray:  # Shape (n,)
+        """The threshold of each row's group."""
+        names, codes, _ = as_groups(groups)
+        return np.array([self.thresholds.get(name, self.common) for name in names] or [self.common])[codes]
 
     def decide(
         self,
@@ -84,9 +92,7 @@ class GroupThresholds:
         groups: Any,  # A value for each row, in the words of fitting; or the result of `make_groups`
     ) -> np.ndarray:  # 0 or 1, shape (n,)
         """Decisions by the threshold of each row's group."""
-        names, codes, _ = as_groups(groups)
-        limits = np.array([self.thresholds.get(name, self.common) for name in names] or [self.common])
-        return (np.asarray(p, float) >= limits[codes]).astype(int)
+        return (np.asarray(p, float) >= self.limits(groups)).astype(int)
 
 
 def _checked(y: Any, p: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
