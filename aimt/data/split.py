@@ -65,6 +65,14 @@ class Split:
         fold = self.fold[self.train] if within_train else self.fold
         return [(np.flatnonzero((fold >= 0) & (fold != f)), np.flatnonzero(fold == f)) for f in range(self.n_folds)]
 
+    def unseen(
+        self,
+        oof: np.ndarray,  # Out-of-fold predictions of the training rows, shape (n_train,) or (n_train, K); NaN where there are none
+    ) -> tuple[np.ndarray, np.ndarray]:  # Places in `oof` that hold a prediction; row numbers of these, then of the test rows
+        """The rows that were predicted without having been learned from."""
+        seen = np.flatnonzero(np.isfinite(oof if oof.ndim == 1 else oof[:, 0]))
+        return seen, np.concatenate([self.train[seen], self.test])
+
     def to_frame(
         self,
         rows: np.ndarray | None = None,  # Row numbers in the table as it was loaded; None: 0, 1, 2 and so on

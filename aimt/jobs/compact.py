@@ -30,7 +30,7 @@ from ..evaluate.groups import group_report
 from ..evaluate.overfitting import overfitting
 from ..evaluate.scores import score_models
 from .model import SavedModel, open_model
-from .rows import RunRows, read_rows, stored_predictions, unseen_rows
+from .rows import RunRows, read_rows, stored_predictions
 from .start import honest_ending
 from ..models.compact import compact, latency_ms
 
@@ -129,7 +129,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
 def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray, threshold: float) -> dict[str, Any] | None:
     """How each group fares: on the test rows with the new model and, since these are few, on the training rows with the old one's out-of-fold predictions."""
     problem = saved.problem
-    seen, at = unseen_rows(rows.split, oof)
+    seen, at = rows.split.unseen(oof)
     named = [g for g in problem.groups if g in rows.frame]
     if not named:
         return None

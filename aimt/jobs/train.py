@@ -51,7 +51,6 @@ from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
 from ..explain.rules import rule_set
 from .audit import BUNDLED, against_population, read_source
-from .rows import unseen_rows
 from .start import find_interrupted, free_place, honest_ending
 from ..metrics.registry import get_metric
 from ..models.additive import additive_report
@@ -227,7 +226,7 @@ def _wrong_labels(work: Work, oof: np.ndarray, most: int = 20) -> dict[str, Any]
 
 def _unseen(work: Work, ours: dict[str, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """The columns of groups in their training types, the truth and the predictions of all rows that were predicted without having been learned from."""
-    seen, rows = unseen_rows(work.split, ours["oof"])
+    seen, rows = work.split.unseen(ours["oof"])
     frame = work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.groups, report=False)[0]
     return frame, work.y[rows], np.concatenate([ours["oof"][seen], ours["test"]])
 
