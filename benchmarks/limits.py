@@ -106,7 +106,7 @@ def _name(line: str) -> str:
 
 
 if __name__ == "__main__":
-    size()
-    reasons()
-    rounds()
     limits()
+    rounds()
+    reasons()
+    size()

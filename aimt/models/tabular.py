@@ -153,7 +153,7 @@ def search(
     cut, failure = False, None
     for batch in _batches(recipes, len(folds)):
         now = time.perf_counter()
-        if bags and maker.late(now + 0.5 * min(b.seconds for b in bags)):
+        if bags and maker.late(now + 0.5 * min((b.seconds for b in bags if b.candidate.grown), default=0)):
             cut = True
             break
         todo = [c for c in batch if c.kind != "network" or not maker.late(now + network_seconds(table))]
