@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.style import COLORS, new_figure
 from .classification import positive
 from .intervals import mean_interval, wilson
 
@@ -82,6 +81,8 @@ def plot_reliability(
     result: dict[str, Any],  # From `reliability` or `reliability_regression`
 ) -> Any:  # A matplotlib Figure
     """Observed against predicted, one dot a bin with its 95 % interval; on the diagonal the promise is kept."""
+    from aimt.core.style import COLORS, new_figure  # matplotlib; the search for a model needs these pages, and no plot
+
     fig, ax = new_figure(3.6, 3.2)
     x, seen, low, high = (
         np.array([np.nan if b[key] is None else b[key] for b in result["bins"]], float)

@@ -42,7 +42,7 @@ _REFERENCE_PROBE = 1.06e-4  # Seconds of the probe on the reference machine
 def machine_speed(
     tries: int = 25,  # Repetitions; the fastest counts
 ) -> float:  # 1 for the reference machine, 2 for one twice as fast
-    """How fast this machine builds a histogram, against the reference machine. Takes about 20 ms."""
+    """How fast this machine builds a histogram, against the reference machine. Takes a few milliseconds."""
     rng = np.random.default_rng(0)
     bins, weights = rng.integers(0, 255, 100_000), rng.random(100_000)
     fastest = math.inf
