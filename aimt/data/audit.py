@@ -334,7 +334,7 @@ def plot_audit(
     result: dict[str, Any],  # From `audit`
     most: int = 12,  # Columns shown
 ) -> Figure:
-    """The strongest columns and those with findings: what each explains alone, and what was found."""
+    """The columns set aside and the strongest others: what each explains alone, and what was found."""
     said: dict[str, list[str]] = {}
     for f in result["findings"]:
         for c in f["columns"]:
