@@ -168,7 +168,7 @@ class Bag:
         return [(m, (weight - part) / len(self.members)) for m in self.members] + [(m, part / len(self.whole)) for m in self.whole]
 
 
-NETWORK_NS = 0.05  # Of a multiplication in a network
+NETWORK_NS = 0.05  # Of a multiplication in a network; about half of it is needed, but with more networks instead of trees nothing was gained
 
 
 def member_cost_ns(member: Any, candidate: Candidate) -> float:

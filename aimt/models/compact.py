@@ -23,7 +23,7 @@ from .ensemble import Ensemble, Part, encode
 from .tabular import TabularClassifier, TabularRegressor, recipes_for
 
 # %% ../../nbs/models/17_compact.ipynb #6d000d14
-NETWORKS = 3  # Of five or ten
+NETWORKS = 5  # Of ten, where a bag of them was repeated
 COMPACT_NS = 25_000  # Nanoseconds that the trees may take for a row before second members are given up
 
 
@@ -38,7 +38,7 @@ def compact(
 ) -> Any:  # A model of the same kind; the given one stays as it is
     """A model that predicts many times faster: each chosen recipe grown again on all rows, instead of one member for each fold.
 
-    Of the networks three stay, the lines all do. Raises `ProblemError` when no part of it is as fast as asked, `MissingExtraError` when
+    The lines stay as they are, and of the networks five. Raises `ProblemError` when no part of it is as fast as asked, `MissingExtraError` when
     CatBoost is not there to grow symmetric trees.
     """
     frame, ensemble = model._frame(X), model.ensemble_
@@ -84,7 +84,7 @@ def _codes(model: TabularClassifier | TabularRegressor, y: np.ndarray) -> np.nda
 
 
 def _kept(parts: list[Part]) -> list[Any]:
-    """Networks and lines as they are; of the networks only some."""
+    """Networks and lines as they are; of the networks not all."""
     return [p.model for p in parts][: NETWORKS if isinstance(parts[0].model, Network) else None]
 
 

@@ -74,14 +74,16 @@ class Network:
 
     def _forward(self, e: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Outputs (n, M) in units of the spread, and which units were on in each layer."""
-        a = self.arrays
-        h = (e[:, None] * a["scale"]).astype(np.float32)  # (n, k, P)
-        on = []
+        a, n, (k, P) = self.arrays, len(e), self.arrays["scale"].shape
+        first = (a["scale"].T[:, :, None] * a["hidden.0"][:, None]).reshape(P, -1)  # of all copies, so that each layer is one product
+        h, on = (e @ first).reshape(n * k, -1), []
         for i in range(self.depth):
-            h = h @ a[f"hidden.{i}"] + a[f"bias.{i}"]
-            on.append(h > 0)
-            h = np.maximum(h, 0)
-        return (np.einsum("nkh,khm->nm", h, a["out"], optimize=True) + a["out_bias"].sum(0)).astype(float) / len(a["scale"]), on
+            h = h @ a[f"hidden.{i}"] if i else h
+            h += a[f"bias.{i}"]
+            on.append((h > 0).reshape(n, k, -1))
+            np.maximum(h, 0, out=h)
+        out = a["out"].reshape(-1, a["out"].shape[2])
+        return (h.reshape(n, -1) @ out + a["out_bias"].sum(0)).astype(float) / k, on
 
     def contributions(self, Z: np.ndarray, steps: int = 16) -> np.ndarray:  # (n, d + 1, M), the base last
         """What each dense column adds to the margins on the way from the mean row: integrated gradients, exact in their sum."""
