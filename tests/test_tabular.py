@@ -22,7 +22,7 @@ from aimt.models.bagging import Candidate, Encoded, cross_fit
 from aimt.models.baselines import fold_pairs
 from aimt.models.boosting import Member
 from aimt.models.ensemble import FORMAT
-from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, _race, _short, affordable_rows, affordable_texts, load_model
+from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, _Maker, _race, _regrow, _short, affordable_rows, affordable_texts, load_model
 from aimt.train.table import train_table
 
 
@@ -537,13 +537,29 @@ def test_a_hopeless_recipe_is_left_after_two_folds():
     frame, y = bigger(600, 4)
     table, folds = Encoded(frame.to_numpy(), y, "regression"), fold_pairs(np.arange(600) % 5)
     good = cross_fit(Candidate("good", "trees", {"num_leaves": 15}), table, folds, max_rounds=80)
-    race = _race([good], table, None)
-    hopeless = cross_fit(Candidate("hopeless", "trees", {"num_leaves": 2, "learning_rate": 0.001}), table, folds, max_rounds=5, go_on=race)
+    race = _race([good], table, None, time.perf_counter() + 1000, True)
+    useless = Candidate("hopeless", "trees", {"num_leaves": 2, "learning_rate": 0.001})
+    hopeless = cross_fit(useless, table, folds, max_rounds=5, go_on=race)
     assert len(hopeless.members) == 2 and not hopeless.complete
+    assert cross_fit(useless, table, folds, max_rounds=5, go_on=_race([good], table, None, time.perf_counter() + 1000, False)).complete  # cheap, and time enough
+    dear = _race([good], table, None, time.perf_counter(), False)  # whatever it took, it is more than a tenth of what is left
+    assert len(cross_fit(useless, table, folds, max_rounds=5, go_on=dear).members) == 2
+    assert _race([good], table, None, None, True) is None and _race([], table, None, time.perf_counter() + 1, True) is None
     other = cross_fit(Candidate("other", "trees", {"num_leaves": 15, "extra_trees": True}), table, folds, max_rounds=80, go_on=race)
     assert other.complete
     assert _short([good], [{}], [good.candidate] * 100, time.perf_counter() + good.seconds)
     assert not _short([good], [{}], [good.candidate] * 2, time.perf_counter() + 100 * good.seconds)
+
+
+@pytest.mark.parametrize("members_that_fit", [0, 1, 2, 3, 9])
+def test_as_many_members_are_grown_on_all_rows_as_there_is_time_for(members_that_fit):
+    frame, y = bigger(300, 4)
+    table = Encoded(frame.to_numpy(), y, "regression")
+    bag = cross_fit(Candidate("trees", "trees", {"num_leaves": 7}), table, fold_pairs(np.arange(300) % 5), max_rounds=9)
+    bag.seconds = 1000.0  # so that one more member takes 300
+    maker = _Maker(table, time.perf_counter() + 300 * members_that_fit + 100, None, 1, 0, None, lambda text: None)
+    assert _regrow(maker, [bag], [], None) == (members_that_fit < 3)
+    assert len(bag.whole) == min(members_that_fit, 3)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
