@@ -76,14 +76,14 @@ class Network:
         """Outputs (n, M) in units of the spread, and which units were on in each layer."""
         a, n, (k, P) = self.arrays, len(e), self.arrays["scale"].shape
         first = (a["scale"].T[:, :, None] * a["hidden.0"][:, None]).reshape(P, -1)  # of all copies, so that each layer is one product
-        h, on = (e @ first).reshape(n * k, -1), []
+        h, on = (e @ first).reshape(n * k, first.shape[1] // k), []
         for i in range(self.depth):
             h = h @ a[f"hidden.{i}"] if i else h
             h += a[f"bias.{i}"]
-            on.append((h > 0).reshape(n, k, -1))
+            on.append((h > 0).reshape(n, k, h.shape[1]))
             np.maximum(h, 0, out=h)
         out = a["out"].reshape(-1, a["out"].shape[2])
-        return (h.reshape(n, -1) @ out + a["out_bias"].sum(0)).astype(float) / k, on
+        return (h.reshape(n, len(out)) @ out + a["out_bias"].sum(0)).astype(float) / k, on
 
     def contributions(self, Z: np.ndarray, steps: int = 16) -> np.ndarray:  # (n, d + 1, M), the base last
         """What each dense column adds to the margins on the way from the mean row: integrated gradients, exact in their sum."""
