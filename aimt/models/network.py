@@ -137,7 +137,7 @@ class Network:
         a = self.arrays
         P = sum(1 if len(b) < 3 else len(b) - 1 for b in self.edges)
         widths = [P, *(a[f"hidden.{i}"].shape[1] for i in range(self.depth))]
-        fits = len(self.edges) == columns and a["scale"].shape[1:] == (P,) == a["base"].shape and flat == sum(map(len, self.edges))
+        fits = self.depth > 0 and len(self.edges) == columns and a["scale"].shape[1:] == (P,) == a["base"].shape and flat == sum(map(len, self.edges))
         fits &= all(a[f"hidden.{i}"].shape[0] == widths[i] and a[f"bias.{i}"].shape == (widths[i + 1],) for i in range(self.depth))
         fits &= a["out"].shape == (len(a["scale"]), widths[-1], outputs) and a["out_bias"].shape == (len(a["scale"]), outputs)
         if not fits or not all(np.isfinite(v).all() for v in a.values()):
