@@ -537,14 +537,9 @@ def test_a_hopeless_recipe_is_left_after_two_folds():
     frame, y = bigger(600, 4)
     table, folds = Encoded(frame.to_numpy(), y, "regression"), fold_pairs(np.arange(600) % 5)
     good = cross_fit(Candidate("good", "trees", {"num_leaves": 15}), table, folds, max_rounds=80)
-    race = _race([good], table, None, time.perf_counter() + 1000, True)
-    useless = Candidate("hopeless", "trees", {"num_leaves": 2, "learning_rate": 0.001})
-    hopeless = cross_fit(useless, table, folds, max_rounds=5, go_on=race)
+    race = _race([good], table, None)
+    hopeless = cross_fit(Candidate("hopeless", "trees", {"num_leaves": 2, "learning_rate": 0.001}), table, folds, max_rounds=5, go_on=race)
     assert len(hopeless.members) == 2 and not hopeless.complete
-    assert cross_fit(useless, table, folds, max_rounds=5, go_on=_race([good], table, None, time.perf_counter() + 1000, False)).complete  # cheap, and time enough
-    dear = _race([good], table, None, time.perf_counter(), False)  # whatever it took, it is more than a tenth of what is left
-    assert len(cross_fit(useless, table, folds, max_rounds=5, go_on=dear).members) == 2
-    assert _race([good], table, None, None, True) is None and _race([], table, None, time.perf_counter() + 1, True) is None
     other = cross_fit(Candidate("other", "trees", {"num_leaves": 15, "extra_trees": True}), table, folds, max_rounds=80, go_on=race)
     assert other.complete
     assert _short([good], [{}], [good.candidate] * 100, time.perf_counter() + good.seconds)
