@@ -1,5 +1,6 @@
 """Sphinx settings of the site; docs/build.py runs Sphinx with them."""
 import json
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -64,17 +65,26 @@ html_theme_options = {
 html_math_renderer = "mathml"  # made when the site is built: no JavaScript, nothing to fetch
 
 
+UNKNOWN = ((r"\arg", r"\text{arg}\,"), ("{aligned}", "{align*}"))  # What the converter does not know, and what says the same
+
+
 def setup(app):
     from docutils import nodes
     from latex2mathml.converter import convert
     from sphinx.util import logging
 
     def mathml(self, node, display):
+        formula = node.astext()
+        for word, known in UNKNOWN:
+            formula = formula.replace(word, known)
         try:
-            return convert(node.astext(), display=display)
+            drawn = convert(formula, display=display)
+            if left := re.search(r"<m[io][^>]*>(\\[^<]*|&)</m[io]>", drawn):
+                raise ValueError(f"{left[1]!r} is left over")
         except Exception as e:
             logging.getLogger(__name__).warning("this formula cannot be read (%r): %s", e, node.astext(), location=node)
             return f"<code>{self.encode(node.astext())}</code>"
+        return drawn
 
     def inline(self, node):
         self.body.append(mathml(self, node, "inline"))
