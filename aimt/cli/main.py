@@ -121,11 +121,11 @@ def train(
     every: Annotated[str | None, typer.Option(help="Bring rows together: day, week, month, ...", rich_help_panel=SERIES)] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Trees that forecast one step at a time.", rich_help_panel=SERIES)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same place.")] = False,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is HOLD.")] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 unless the verdict is SHIP.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on a table or a text and give a verdict: SHIP or HOLD, with the number behind each gate.
+    """Train a model on a table or a text and give a verdict: SHIP, NOT YET or HOLD, with the figure behind each gate.
 
     With no file it uses a bundled table of real loans. Examples: `aimt train customers.csv --target churn`,
     `aimt train book.txt --time-limit 300`, `aimt train sales.csv --target sales --time date --horizon 14`
@@ -164,7 +164,7 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted, with its options.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same split.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same place.")] = False,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is HOLD.")] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 unless the verdict is SHIP.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -182,7 +182,7 @@ def _show_verdict(report: dict[str, Any], as_json: bool, gate: bool) -> None:
         _print_json(report)
     else:
         print("\n".join(resolve("aimt.jobs.train:summary_lines")(report)))
-    if gate and report["verdict"]["verdict"] == "HOLD":
+    if gate and report["verdict"]["verdict"] != "SHIP":
         raise typer.Exit(3)
 
 

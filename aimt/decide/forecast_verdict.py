@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from ..data.series import Panel
-from .verdict import gate_row, number
+from .gate import number
+from .verdict import gate_row
 from ..metrics.intervals import mean_interval
 
 # %% ../../nbs/decide/20_forecast_verdict.ipynb #86535337

@@ -12,7 +12,8 @@ __all__ = ['QUESTIONS', 'SECTIONS', 'TextLimits', 'baseline_gate', 'overfitting_
 from dataclasses import dataclass
 from typing import Any
 
-from .verdict import gate_row, number
+from .gate import number
+from .verdict import gate_row
 
 # %% ../../nbs/decide/10_text_verdict.ipynb #1a4b572e
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from .text_verdict import training_gate
-from .verdict import gate_row, number
+from .gate import number
+from .verdict import gate_row
 from ..metrics.intervals import mean_interval
 
 # %% ../../nbs/decide/15_tuned_verdict.ipynb #58b494c7

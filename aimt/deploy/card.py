@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_text
-from ..decide.verdict import number, span
+from ..decide.gate import number, span
 from .report import report_data, visible
 
 # %% ../../nbs/deploy/05_card.ipynb #67e77117

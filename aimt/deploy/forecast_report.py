@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.files import plain
 from ..core.machine import version_of
-from ..decide.verdict import number
+from ..decide.gate import number
 from .report import build_section, docs_url, save_report, section_figure, section_table
 
 # %% ../../nbs/deploy/20_forecast_report.ipynb #7250ab2e

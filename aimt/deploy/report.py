@@ -30,7 +30,7 @@ from ..core.files import plain, write_json, write_text
 from ..core.machine import version_of
 from ..core.style import svg
 from ..core.verbs import resolve
-from ..decide.verdict import number, span
+from ..decide.gate import number, span
 
 # %% ../../nbs/deploy/00_report.ipynb #5e7e82f2
 def _get(data: Any, *path: Any) -> Any:
@@ -826,7 +826,7 @@ def _short(source: str) -> str:
 def _is_verdict(verdict: Any) -> bool:
     gates = _get(verdict, "gates")
     return (
-        _get(verdict, "verdict") in {"SHIP", "HOLD"}
+        _get(verdict, "verdict") in {"SHIP", "NOT YET", "HOLD"}
         and isinstance(gates, list)
         and all(isinstance(g, dict) for g in gates)
     )
@@ -834,7 +834,7 @@ def _is_verdict(verdict: Any) -> bool:
 
 def _unfinished(info: dict[str, Any]) -> dict[str, Any]:
     why = f"The run ended at stage '{info.get('stage', 'start')}' before a verdict could be drawn"
-    return {"verdict": "HOLD", "summary": why + (f": {info['reason']}." if info.get("reason") else "."), "gates": []}
+    return {"verdict": "NOT YET", "summary": why + (f": {info['reason']}." if info.get("reason") else "."), "gates": []}
 
 # %% ../../nbs/deploy/00_report.ipynb #a09dc083
 _KEEP = {"\u200d", "\ufe0f"}  # join emoji to one picture
@@ -937,9 +937,9 @@ def _strip(gate: dict[str, Any]) -> Markup:
     x = {
         k: 20 + 120 * (v - left) / width for k, v in {"low": low, "high": high, "value": value, "limit": limit}.items()
     }
-    below = gate["gate"] in {"score", "value", "baseline", "gain"}  # merit: too little holds; faults: too much
+    below = gate.get("better") == "higher" or "better" not in gate and gate["gate"] in {"baseline", "gain"}  # the bad side of the limit
     shade = (0, x["limit"]) if below else (x["limit"], 160 - x["limit"])
-    color = "var(--bad)" if gate["status"] == "hold" else "var(--good)"
+    color = {"hold": "var(--bad)", "not yet": "var(--wait)"}.get(gate["status"], "var(--good)")
     return Markup(
         '<svg class="strip" viewBox="0 0 160 16" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect x="{shade[0]:.1f}" y="0" width="{max(shade[1], 0):.1f}" height="16" fill="var(--bad-wash)"/>'

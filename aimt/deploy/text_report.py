@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.files import plain, write_text
 from ..core.machine import version_of
-from ..decide.verdict import number
+from ..decide.gate import number
 from .card import escape
 from .report import build_section, command, docs_url, one_line, save_report, section_figure, section_table
 
@@ -158,7 +158,7 @@ def text_report_data(
     info, metrics = run.info, run.read("metrics.json")
     source = str((info.get("data") or {}).get("source") or "")
     parts = {"info": info, "metrics": metrics, "source": Path(source).name}
-    verdict = metrics.get("verdict") or {"verdict": "HOLD", "gates": [], "summary": "The run ended before a verdict."}
+    verdict = metrics.get("verdict") or {"verdict": "NOT YET", "gates": [], "summary": "The run ended before a verdict."}
     gates = verdict["gates"]
     facts = [
         ("bits per character of new text", f"{metrics['bits_per_character']:.3f}" if metrics.get("bits_per_character") else None),

@@ -22,7 +22,7 @@ from ..core.files import plain, write_text
 from ..core.machine import version_of
 from ..core.style import COLORS, new_figure
 from ..data.image import read_image
-from ..decide.verdict import number
+from ..decide.gate import number
 from .card import escape
 from .report import build_section, docs_url, one_line, save_report, section_figure, section_table
 from ..explain.parts import plot_parts, plot_squares
@@ -222,7 +222,7 @@ def tuned_report_data(
     settings, data = info.get("settings") or {}, info.get("data") or {}
     scores = metrics.get("scores")
     parts = {"info": info, "metrics": metrics, "source": str(data.get("source") or ""), "unit": data.get("unit") or "examples"}
-    verdict = metrics.get("verdict") or {"verdict": "HOLD", "gates": [], "summary": "The run ended before a verdict."}
+    verdict = metrics.get("verdict") or {"verdict": "NOT YET", "gates": [], "summary": "The run ended before a verdict."}
     rows = scores["table"] if scores else []
     facts = [(f"{scores['label']} on the test" if scores else "", _shown(rows[0]["value"], scores["percent"]) if scores else None),
              ("before", _shown(rows[1]["value"], scores["percent"]) if scores else None),

@@ -22,7 +22,8 @@ from ..core.files import atomic_path, plain
 from ..core.progress import Progress
 from ..core.run import Run
 from ..decide.threshold import decision_report
-from ..decide.verdict import number, verdict
+from ..decide.gate import number
+from ..decide.verdict import verdict
 from ..deploy.card import write_card
 from ..deploy.report import write_report
 from ..evaluate.calibration import calibration_report

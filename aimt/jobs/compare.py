@@ -19,7 +19,7 @@ from ..core.files import plain
 from ..core.problem import Problem
 from ..core.run import Run
 from ..decide.threshold import row_values
-from ..decide.verdict import number, span
+from ..decide.gate import number, span
 from ..evaluate.compare import winner_score
 from ..evaluate.scores import readable, score_models
 from .rows import StoredPredictions, stored_predictions

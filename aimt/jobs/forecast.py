@@ -24,7 +24,7 @@ from ..data.schema import as_text, named, show
 from ..data.series import Panel, known_columns, read_panel, read_times
 from ..data.stream import add_columns, open_writer
 from ..decide.forecast_verdict import forecast_verdict
-from ..decide.verdict import number
+from ..decide.gate import number
 from ..deploy.forecast_report import write_forecast_report
 from .audit import read_source
 from .start import free_place, honest_ending
