@@ -200,7 +200,7 @@ def test_broken_parts_cost_only_themselves(run, value):
     broken = {**run, "metrics.json": dict.fromkeys(PARTS, value)}
     page = assert_self_contained(render_report(report_data(broken)))
     assert all(name in page.ids for name in SECTIONS)
-    assert "HOLD" in page.text
+    assert "NOT YET" in page.text
     assert model_card(broken)
 
 
@@ -213,9 +213,9 @@ def test_a_missing_part_costs_only_itself(run, part):
     assert "Could not be made" not in model_card(gap)
 
 
-def test_a_run_that_failed_says_hold():
+def test_a_run_that_failed_says_not_yet():
     data = report_data({"run.json": {"stage": "Train", "reason": "out of memory", "settings": {}, "versions": {}}})
-    assert data["verdict"]["verdict"] == "HOLD" and "out of memory" in render_report(data)
+    assert data["verdict"]["verdict"] == "NOT YET" and "out of memory" in render_report(data)
 
 
 def test_a_file_cannot_name_a_function_to_call(run):
