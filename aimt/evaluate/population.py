@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/population.html.md"""
 # %% auto #0
 __all__ = ['ROUNDED', 'MATTERS', 'SLIGHT', 'read_population', 'Margin', 'population_margins', 'rake', 'population_weights',
            'effective_rows', 'compare_population', 'population_report', 'plot_population', 'population_findings',
-           'population_lines']
+           'against_population', 'population_lines']
 
 # %% ../../nbs/evaluate/16_population.ipynb #51ccbd08
 import csv
@@ -26,7 +26,7 @@ from ..core.errors import DataError, closest
 from ..core.files import plain
 from ..core.problem import Problem
 from ..core.style import COLORS, axis_text, new_figure
-from ..data.quality import finding
+from ..data.quality import finding, merge
 from ..data.schema import as_text, infer_schema, show
 from .scores import readable
 from ..metrics.classification import decide
@@ -486,6 +486,16 @@ def population_findings(
                            "the score in the population", n_rows=worst["n"], value=c["distance"],
                            limit=MATTERS if much else SLIGHT))  # fmt: skip
     return out
+
+
+def against_population(
+    result: dict[str, Any],  # From `aimt.data.audit.audit`
+    frame: pd.DataFrame,  # The table
+    shares: dict[str, dict[str, float]],  # From `read_population`
+) -> dict[str, Any]:  # The audit, with the comparison as `population` and its findings among the others
+    """What an audit says of a table that is meant to represent a population."""
+    compared = compare_population(frame, shares)
+    return {**result, "population": compared, "findings": merge([*result["findings"], *population_findings(compared)])}
 
 
 def population_lines(

@@ -26,7 +26,7 @@ from ..data.stream import add_columns, open_writer
 from ..decide.forecast_verdict import forecast_verdict
 from ..decide.gate import number
 from ..deploy.forecast_report import write_forecast_report
-from .audit import read_source
+from .source import read_source
 from .start import free_place, honest_ending
 from ..metrics.forecast import mase
 from ..models.conformal import check_coverage

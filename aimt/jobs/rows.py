@@ -21,7 +21,7 @@ from ..core.run import Run
 from ..data.define import encode_target
 from ..data.load import Table, load_table
 from ..data.split import Split
-from .audit import read_source
+from .source import read_source
 from .model import SavedModel, open_model
 
 # %% ../../nbs/jobs/16_rows.ipynb #5b328a76

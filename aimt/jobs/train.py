@@ -42,7 +42,7 @@ from ..evaluate.improve import what_helps
 from ..evaluate.labels import find_label_errors
 from ..evaluate.learning import learning_curve
 from ..evaluate.overfitting import overfitting
-from ..evaluate.population import population_margins, read_population
+from ..evaluate.population import against_population, population_margins, read_population
 from ..evaluate.scores import readable, score_models
 from ..evaluate.shift import find_shift
 from ..evaluate.suspects import weigh_suspects
@@ -50,7 +50,7 @@ from ..explain.effects import column_effect
 from ..explain.importance import permutation_importance
 from ..explain.rows import explain_rows
 from ..explain.rules import rule_set
-from .audit import BUNDLED, against_population, read_source
+from .source import BUNDLED, read_source
 from .start import find_interrupted, free_place, honest_ending
 from ..metrics.registry import get_metric
 from ..models.additive import additive_report
