@@ -19,15 +19,15 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from aimt.core.problem import Problem
-from aimt.data.audit import audit
-from aimt.data.define import define_problem, encode_target
-from aimt.data.features import FeatureEncoder
-from aimt.data.load import load_table
-from aimt.data.schema import Schema, infer_schema
-from aimt.data.split import Split, split_rows
+from aimt.data.checks.audit import audit
+from aimt.data.table.infer_problem import define_problem, encode_target
+from aimt.data.table.features import FeatureEncoder
+from aimt.data.io.load import load_table
+from aimt.data.table.schema import Schema, infer_schema
+from aimt.data.split.split import Split, split_rows
 from aimt.metrics.classification import log_loss, roc_auc
 from aimt.metrics.regression import rmse
-from aimt.train.table import train_table
+from aimt.train.table.fit import train_table
 
 
 def error(task: str, y: np.ndarray, pred: np.ndarray) -> float:

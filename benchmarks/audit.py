@@ -40,11 +40,11 @@ def write_table(path: str, n: int) -> None:
 CHILD = """
 import json, resource, sys, time
 import pandas as pd, pyarrow.csv
-from aimt.core.machine import peak_memory_mb
-from aimt.data.load import load_table
-from aimt.data.schema import infer_schema
-from aimt.data.define import define_problem
-from aimt.data.audit import audit
+from aimt.core.hardware import peak_memory_mb
+from aimt.data.io.load import load_table
+from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_problem import define_problem
+from aimt.data.checks.audit import audit
 what, path = sys.argv[1:]
 idle, times = peak_memory_mb(), {}
 def lap(name, call):

@@ -27,17 +27,17 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import KFold
 
 from aimt.core.problem import Problem
-from aimt.data.audit import audit
-from aimt.data.define import define_problem, encode_target
-from aimt.data.features import FeatureEncoder, dense
-from aimt.data.load import load_table
-from aimt.data.schema import Schema, infer_schema
+from aimt.data.checks.audit import audit
+from aimt.data.table.infer_problem import define_problem, encode_target
+from aimt.data.table.features import FeatureEncoder, dense
+from aimt.data.io.load import load_table
+from aimt.data.table.schema import Schema, infer_schema
 from aimt.metrics.fairness import make_groups
-from aimt.models.conformal import (
+from aimt.models.table.conformal import (
     cell_quantiles, conformal_quantile, cqr_intervals, cqr_scores, cv_plus, fit_cells, group_codes, group_rule,
     label_scores, prediction_sets, residual_intervals, residual_scores, true_scores,
 )  # fmt: skip
-from aimt.models.tabular import TabularClassifier, TabularRegressor
+from aimt.models.table.estimators import TabularClassifier, TabularRegressor
 
 COVERAGE, BIG = 0.9, 200
 

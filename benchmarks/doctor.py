@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aimt.data.tokens import TokenBatches
+from aimt.data.text.token_files import TokenBatches
 from aimt.metrics.intervals import wilson
-from aimt.models.gpt import GPT, GPTConfig, gpt_loss
-from aimt.models.ngram import NGram
-from aimt.train.doctor import Watch, diagnose_network, tokenizer_fit
-from aimt.train.loop import TrainConfig, Trainer
-from aimt.train.state import History
+from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
+from aimt.models.text.ngram import NGram
+from aimt.train.networks.doctor import Watch, diagnose_network, tokenizer_fit
+from aimt.train.loop.trainer import TrainConfig, Trainer
+from aimt.train.loop.state import History
 
 # Planted fault -> name of the finding
 GPT_FAULTS = {
@@ -262,7 +262,7 @@ def tokenizer_runs(seed: int, tune: bool) -> Iterator[tuple[str, dict]]:
     import tempfile
     from pathlib import Path
 
-    from aimt.data.tokenizer import train_tokenizer
+    from aimt.data.text.tokenizer import train_tokenizer
 
     rng = random.Random(seed)
     pages = sorted(topics)

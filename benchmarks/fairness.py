@@ -25,7 +25,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from aimt.core.errors import MissingExtraError
-from aimt.train.mitigate import exponentiated_gradient, fairness_gap, group_thresholds, mitigation_report, reweigh
+from aimt.train.table.mitigate import exponentiated_gradient, fairness_gap, group_thresholds, mitigation_report, reweigh
 
 CRITERIA = ("equal_opportunity", "demographic_parity")
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of BERT and T5: tokens per second of `aimt.train.finetune` and of the `Trainer` of `transformers`, on one CPU core.
+"""Fine-tuning of BERT and T5: tokens per second of `aimt.train.networks.finetune` and of the `Trainer` of `transformers`, on one CPU core.
 
     python benchmarks/finetune.py [--family bert|t5|both] [--rounds 3] [--steps 12] [--threads 1] [--size tiny|real] [--families]
 
@@ -20,11 +20,12 @@ import numpy as np
 import torch
 import transformers
 
-from aimt.data.spans import pad_pairs
-from aimt.jobs.family_bert import BERT_FAMILY, TextBatches
-from aimt.jobs.family_t5 import T5_FAMILY, TextPairBatches
-from aimt.models import bert, t5
-from aimt.train.finetune import finetune
+from aimt.data.text.span_corruption import pad_pairs
+from aimt.jobs.families.bert import BERT_FAMILY, TextBatches
+from aimt.jobs.families.t5 import T5_FAMILY, TextPairBatches
+from aimt.models.text import bert
+from aimt.models.text import t5
+from aimt.train.networks.finetune import finetune
 
 BATCH, LONGEST, WRITTEN = 16, 128, 48
 SIZES = {
@@ -134,9 +135,9 @@ def compare(family: str, size: str, rounds: int, steps: int) -> None:
 
 def other_families(steps: int) -> None:
     """Training steps of small CLIP and DeepSpeech networks on random examples: how many per second."""
-    from aimt.models.clip import CLIP, CLIPConfig, Tower
-    from aimt.models.deepspeech import DeepSpeech, DeepSpeechConfig, speech_loss
-    from aimt.train.contrastive import clip_loss
+    from aimt.models.image.clip import CLIP, CLIPConfig, Tower
+    from aimt.models.audio.deepspeech import DeepSpeech, DeepSpeechConfig, speech_loss
+    from aimt.train.networks.contrastive import clip_loss
 
     config = CLIPConfig(Tower(128, 4, 4, mlp="gelu"), Tower(128, 3, 4, mlp="gelu"), width=128, image_size=64, patch_size=16, vocab_size=2000, context=24)
     pairs = {"pixels": torch.randn(64, 3, 64, 64), "ids": torch.randint(3, 2000, (64, 24)), "group": torch.arange(64)}

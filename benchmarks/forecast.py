@@ -128,7 +128,7 @@ def peer(path: str, half: str, origins: int, season: int, out: str) -> None:
 
 def ours(frame: pd.DataFrame, origins: int) -> pd.DataFrame:
     """Forecasts of aimt, with the outer quantiles."""
-    from aimt.models.forecast import Forecaster
+    from aimt.models.series.forecaster import Forecaster
 
     rows = []
     small = pd.DataFrame({"time": pd.date_range("2020-01-01", periods=60, freq="MS"), "y": np.sin(np.arange(60.0))})
@@ -147,7 +147,7 @@ def ours(frame: pd.DataFrame, origins: int) -> pd.DataFrame:
 def score(frame: pd.DataFrame, made: pd.DataFrame, theirs: pd.DataFrame, origins: int) -> pd.DataFrame:
     """MASE of both sides, of the seasonal naive forecast, and our coverage, a row for each series and origin."""
     from aimt.metrics.forecast import coverage, mase
-    from aimt.models.smoothing import seasonal_naive
+    from aimt.models.series.exponential_smoothing import seasonal_naive
 
     values = {s: g.y.to_numpy() for s, g in frame.groupby("series")}
     other = {(o, s, m): np.array(p) for o, s, m, p in zip(theirs.origin, theirs.series, theirs.model, theirs.pred, strict=True)}

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aimt.data.tokens import TokenBatches, Tokens
-from aimt.models.gpt import GPT, GPTConfig, gpt_loss
-from aimt.train.loop import TrainConfig, Trainer
-from aimt.train.network_plan import GPUS, flops_per_token, measure_peak
+from aimt.data.text.token_files import TokenBatches, Tokens
+from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
+from aimt.train.loop.trainer import TrainConfig, Trainer
+from aimt.train.networks.resource_estimate import GPUS, flops_per_token, measure_peak
 
 VOCABULARY = 50304  # GPT-2's 50257, rounded up
 

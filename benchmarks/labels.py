@@ -27,7 +27,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.svm import SVC
 
-from aimt.evaluate.labels import find_label_errors
+from aimt.evaluate.table.label_errors import find_label_errors
 
 FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "low_self_confidence")
 CHILD = """

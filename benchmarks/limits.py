@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aimt.data.datasets import load_dataset
+from aimt.data.sources.catalog import load_dataset
 from aimt.metrics.classification import roc_auc
-from aimt.models.boosting import Member
-from aimt.models.tabular import TabularClassifier
+from aimt.models.table.boosting import Member
+from aimt.models.table.estimators import TabularClassifier
 
 
 def table(rows: int) -> tuple[pd.DataFrame, np.ndarray]:

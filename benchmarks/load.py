@@ -34,9 +34,9 @@ pd.DataFrame(columns).to_csv(sys.argv[1], index=False)
 CHILD = """
 import json, sys, time
 import pandas as pd, pyarrow.csv, pyarrow.parquet
-from aimt.core.machine import peak_memory_mb
-from aimt.data.load import load_table
-from aimt.data.stream import open_writer, read_chunks
+from aimt.core.hardware import peak_memory_mb
+from aimt.data.io.load import load_table
+from aimt.data.io.chunks import open_writer, read_chunks
 what, path, out = sys.argv[1:]
 frame = load_table(path).frame if what.startswith("write") else None
 def pieces():

@@ -36,7 +36,7 @@ ONE_THREAD = {n: "1" for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_N
 
 
 def by_aimt(X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int) -> tuple[Any, Any]:
-    from aimt.models.tabular import TabularClassifier, TabularRegressor
+    from aimt.models.table.estimators import TabularClassifier, TabularRegressor
 
     kind = TabularRegressor if task == "regression" else TabularClassifier
     model = kind(time_limit=seconds, random_state=seed, n_threads=1).fit(X, y)
@@ -105,7 +105,7 @@ def work(folder: str, tool: str, task: str, seconds: float, seed: int) -> None:
     peak = max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
     found = {"fit_s": round(fit, 2), "cpu_s": round(cpu, 1), "predict_5000_s": round(for_5000, 3), "peak_mb": round(peak)}
     if tool == "aimt":  # and once more, grown again on all rows
-        from aimt.models.compact import compact
+        from aimt.models.table.compact import compact
 
         small = compact(model, train, y)
         predict = small.predict if task == "regression" else small.predict_proba
@@ -135,7 +135,7 @@ def error(task: str, y: np.ndarray, pred: np.ndarray) -> float:
 
 def read(folder: Path, entry: dict) -> tuple[pd.DataFrame, str]:
     """The table with its target as codes or numbers under the name "target", and the task."""
-    from aimt.data.load import load_table
+    from aimt.data.io.load import load_table
 
     frame = load_table(folder / entry["file"]).frame.drop(columns=entry.get("drop", []))
     frame = frame[frame[entry["target"]].notna()].reset_index(drop=True)

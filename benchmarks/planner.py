@@ -55,10 +55,10 @@ add("check", 8, 256, "bf16", vocab_size=16384, n_layer=3, n_head=6, n_embd=384, 
 CHILD = """
 import json, sys, time
 import torch
-from aimt.core.machine import peak_memory_mb
-from aimt.models.gpt import GPT, GPTConfig, gpt_loss
-from aimt.train.loop import TrainConfig, Trainer
-from aimt.train.network_plan import plan_network
+from aimt.core.hardware import peak_memory_mb
+from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
+from aimt.train.loop.trainer import TrainConfig, Trainer
+from aimt.train.networks.resource_estimate import plan_network
 
 job, steps = json.loads(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--set", choices=list(MODERN), default="check")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the configurations, from 0")
     options = parser.parse_args()
-    from aimt.train.network_plan import compare_plan, correct
+    from aimt.train.networks.resource_estimate import compare_plan, correct
 
     print(f"{'model':34} {'memory MB':>17} {'error':>7} {'seconds':>15} {'error':>7} {'before':>7} {'live MB':>8}")
     errors = []

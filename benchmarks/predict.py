@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pandas as pd
 
-from aimt.core.machine import cpu_allowance, peak_memory_mb
+from aimt.core.hardware import cpu_allowance, peak_memory_mb
 from aimt.metrics.classification import roc_auc
-from aimt.models.boosting import Member
-from aimt.models.tabular import TabularClassifier
+from aimt.models.table.boosting import Member
+from aimt.models.table.estimators import TabularClassifier
 
 
 def make_table(n: int, columns: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from aimt.generate.sampling import Sampling, generate_ids
-from aimt.generate.speculative import speculate_ids
-from aimt.models.gpt import GPT, GPTConfig
-from aimt.models.quantize import Int4Linear, Int8Linear, n_bytes, quantize
+from aimt.generate.text.sampling import Sampling, generate_ids
+from aimt.generate.text.speculative import speculate_ids
+from aimt.models.text.gpt import GPT, GPTConfig
+from aimt.models.layers.quantization import Int4Linear, Int8Linear, n_bytes, quantize
 
 LIMITS = {"bf16": 1.35, "int8": 2.2, "int4": 4.0, "bf16, batch 16": 1.5}
 
@@ -105,10 +105,10 @@ def speed(new_tokens: int, repeats: int) -> None:
 
 def train(path: Path, steps: int, folder: Path, **size):
     """A GPT with a vocabulary of 1,024 tokens, trained by the real loop; its held-out tokens."""
-    from aimt.data.tokenizer import train_tokenizer
-    from aimt.data.tokens import TokenBatches, write_tokens
-    from aimt.models.gpt import gpt_loss
-    from aimt.train.loop import TrainConfig, Trainer
+    from aimt.data.text.tokenizer import train_tokenizer
+    from aimt.data.text.token_files import TokenBatches, write_tokens
+    from aimt.models.text.gpt import gpt_loss
+    from aimt.train.loop.trainer import TrainConfig, Trainer
 
     tokenizer = train_tokenizer(path, "bpe", 1024)
     files = write_tokens(path, tokenizer, folder / "tokens")

@@ -24,7 +24,7 @@ import pandas as pd
 
 RECIPE = """
 import sys, pandas as pd
-from aimt.models.tabular import TabularClassifier
+from aimt.models.table.estimators import TabularClassifier
 frame = pd.read_parquet(sys.argv[1]); y = frame.pop("y")
 TabularClassifier(effort="fast", n_threads=1).fit(frame, y)
 """

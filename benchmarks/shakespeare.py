@@ -62,9 +62,9 @@ def child(order: dict) -> None:
     import torch
 
     torch.set_num_threads(order["threads"])
-    from aimt.data.tokenizer import train_tokenizer
-    from aimt.data.tokens import write_tokens
-    from aimt.train.text import train_text
+    from aimt.data.text.tokenizer import train_tokenizer
+    from aimt.data.text.token_files import write_tokens
+    from aimt.train.networks.pretrain import train_text
 
     clock = time.process_time if order["threads"] == 1 else time.perf_counter
     began = 0.0 if order["threads"] == 1 else clock()
@@ -83,7 +83,7 @@ def child(order: dict) -> None:
 
 def five_gram(text: Path) -> dict:
     """The counted baseline."""
-    code = ("import sys, numpy as np; from aimt.models.ngram import NGram\n"
+    code = ("import sys, numpy as np; from aimt.models.text.ngram import NGram\n"
             "u = np.frombuffer(open(sys.argv[1], encoding='utf-8').read().encode('utf-32-le'), dtype=np.uint32)\n"
             "chars, ids = np.unique(u, return_inverse=True); n = int(0.9 * len(ids))\n"
             "print(NGram(5).fit(ids[:n], len(chars)).nats(ids[n:]))")  # fmt: skip

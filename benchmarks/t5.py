@@ -1,9 +1,9 @@
-"""Training of T5: tokens per second of `aimt.models.t5` and of `transformers` at equal settings, on one CPU core.
+"""Training of T5: tokens per second of `aimt.models.text.t5` and of `transformers` at equal settings, on one CPU core.
 
     python benchmarks/t5.py [--rounds 5] [--threads 1] [--size tiny|small]
 
 Both train the same random batches without dropout, with fused AdamW, first in fp32 and then in bf16 autocast, as
-`aimt.train.loop` does on a CPU. The two take turns, and the fastest step of each counts; with one thread its processor time,
+`aimt.train.loop.trainer` does on a CPU. The two take turns, and the fastest step of each counts; with one thread its processor time,
 so that another program on the machine does not decide. Also the same pairs of uneven length, padded and packed. Prints one
 JSON line per measurement.
 """
@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from aimt.data.spans import pack_pairs, pad_pairs
-from aimt.models.t5 import T5, T5Config, config_to_json, t5_loss
+from aimt.data.text.span_corruption import pack_pairs, pad_pairs
+from aimt.models.text.t5 import T5, T5Config, config_to_json, t5_loss
 
 SIZES = {
     "tiny": ({"vocab_size": 8192, "n_layer": 4, "n_head": 4, "d_model": 256, "d_kv": 64, "d_ff": 1024}, 16, 128, 32),

@@ -84,10 +84,10 @@ def transformers_loop(text: Path, steps: int) -> None:
 
 def aimt_loop(text: Path, steps: int, precision: str) -> None:
     """nanoGPT's model (learned positions, LayerNorm, GELU, no biases) in aimt's `Trainer`."""
-    from aimt.data.tokens import TokenBatches, Tokens
-    from aimt.models.gpt import GPT, GPTConfig, gpt_loss
-    from aimt.train.loop import TrainConfig, Trainer
-    from aimt.train.text import keep_memory
+    from aimt.data.text.token_files import TokenBatches, Tokens
+    from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
+    from aimt.train.loop.trainer import TrainConfig, Trainer
+    from aimt.train.networks.pretrain import keep_memory
 
     keep_memory()
     ids, vocab_size = characters(text)

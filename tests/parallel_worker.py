@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from aimt.data.tokens import TokenBatches, Tokens
-from aimt.models.gpt import GPT, GPTConfig, gpt_eval, gpt_loss
-from aimt.train.loop import TrainConfig, Trainer
-from aimt.train.parallel import Parallel
+from aimt.data.text.token_files import TokenBatches, Tokens
+from aimt.models.text.gpt import GPT, GPTConfig, gpt_eval, gpt_loss
+from aimt.train.loop.trainer import TrainConfig, Trainer
+from aimt.train.loop.distributed import Parallel
 
 GLOBAL_BATCH, SEQ_LEN, STEPS = 8, 16, 8
 

@@ -51,9 +51,9 @@ def make_trainer(folder: Path, hooks: Any = (), *, bad: int = -1, **changes: Any
     """A GPT of two layers with dropout, n-grams, an average, accumulation, evaluation: everything that has a state."""
     import torch
 
-    from aimt.data.tokens import TokenBatches, Tokens
-    from aimt.models.gpt import GPT, GPTConfig, gpt_loss
-    from aimt.train.loop import TrainConfig, Trainer
+    from aimt.data.text.token_files import TokenBatches, Tokens
+    from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
+    from aimt.train.loop.trainer import TrainConfig, Trainer
 
     torch.set_num_threads(1)
     torch.manual_seed(7)
@@ -103,7 +103,7 @@ def context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     ctx = multiprocessing.get_context("forkserver")
-    ctx.set_forkserver_preload(["resume_run", "aimt.train.loop", "aimt.models.gpt", "aimt.data.tokens", "torch._dynamo"])
+    ctx.set_forkserver_preload(["resume_run", "aimt.train.loop.trainer", "aimt.models.text.gpt", "aimt.data.text.token_files", "torch._dynamo"])
     return ctx
 
 

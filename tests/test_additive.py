@@ -8,16 +8,16 @@ import pytest
 
 from aimt.core.errors import ModelFormatError
 from aimt.core.problem import Problem
-from aimt.data.datasets import load_dataset
-from aimt.data.define import define_problem, encode_target
-from aimt.data.schema import infer_schema
-from aimt.data.split import split_rows
-from aimt.deploy.report import render_report, report_data
-from aimt.evaluate.scores import score_models
+from aimt.data.sources.catalog import load_dataset
+from aimt.data.table.infer_problem import define_problem, encode_target
+from aimt.data.table.schema import infer_schema
+from aimt.data.split.split import split_rows
+from aimt.deploy.report.table import render_report, report_data
+from aimt.evaluate.table.scores import score_models
 from aimt.metrics.classification import roc_auc
-from aimt.models.additive import Additive, AdditiveModel, Axis, additive_report, fit_additive, plot_term, purify, rank_pairs
-from aimt.models.baselines import fold_pairs, to_prediction
-from aimt.train.table import train_table
+from aimt.models.table.gam import Additive, AdditiveModel, Axis, additive_report, fit_additive, plot_term, purify, rank_pairs
+from aimt.models.table.baselines import fold_pairs, to_prediction
+from aimt.train.table.fit import train_table
 
 
 def planted(n=1500, seed=0):
@@ -58,7 +58,7 @@ def test_margin_is_the_sum_of_the_tables(fitted):
 
 
 def test_tables_say_what_the_trees_say(fitted):
-    from aimt.models.additive import _axes, _grow_columns, _Job, _read_columns, _say
+    from aimt.models.table.gam import _axes, _grow_columns, _Job, _read_columns, _say
 
     task, X, y, _, _ = fitted
     job = _Job(X, y, folds_of(len(X)), task, TASKS[task], {4: 4}, None, 1, 3)
@@ -255,7 +255,7 @@ def test_dates_maps_and_several_classes_are_shown():
 
 def test_long_tables_are_learned_from_a_sample(monkeypatch, on_loans):
     frame, y, problem, _, whole = on_loans
-    monkeypatch.setattr("aimt.models.additive.MOST_ADDITIVE_ROWS", 400)
+    monkeypatch.setattr("aimt.models.table.gam.MOST_ADDITIVE_ROWS", 400)
     model = AdditiveModel("binary", 2, schema=whole.schema, inputs=whole.inputs).fit(frame, y, fold=np.arange(1000) % 4)
     assert np.isfinite(model.oof_[:, 0]).sum() == 400 and np.isfinite(model.predict_raw(frame)).all()
     assert additive_report(model, problem)["n_rows"] == 400

@@ -6,11 +6,11 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 
 from aimt.core.problem import Problem
-from aimt.data.audit import audit, plot_audit
-from aimt.data.datasets import load_dataset
-from aimt.data.define import define_problem, encode_target
-from aimt.data.schema import infer_schema
-from aimt.data.split import overlap, split_rows
+from aimt.data.checks.audit import audit, plot_audit
+from aimt.data.sources.catalog import load_dataset
+from aimt.data.table.infer_problem import define_problem, encode_target
+from aimt.data.table.schema import infer_schema
+from aimt.data.split.split import overlap, split_rows
 
 
 @pytest.fixture(scope="module")

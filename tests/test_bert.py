@@ -16,9 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
 
 from aimt.core.errors import MissingExtraError, ModelFormatError, RunError  # noqa: E402
-from aimt.data.tokenizer import Tokenizer  # noqa: E402
-from aimt.models.answers import BERTForQuestions, best_spans, encode_questions  # noqa: E402
-from aimt.models.bert import (  # noqa: E402
+from aimt.data.text.tokenizer import Tokenizer  # noqa: E402
+from aimt.models.text.question_answering import BERTForQuestions, best_spans, encode_questions  # noqa: E402
+from aimt.models.text.bert import (  # noqa: E402
     BERT,
     BERTConfig,
     BERTForClassification,
@@ -29,9 +29,9 @@ from aimt.models.bert import (  # noqa: E402
     sentence_pairs,
     text_batches,
 )
-from aimt.models.hub import find_model  # noqa: E402
-from aimt.models.sentences import BERTForSentences, info_nce, semantic_search  # noqa: E402
-from aimt.models.weights import load_folder, load_weights, save_weights  # noqa: E402
+from aimt.models.layers.hub import find_model  # noqa: E402
+from aimt.models.text.sentence_embeddings import BERTForSentences, info_nce, semantic_search  # noqa: E402
+from aimt.models.layers.pretrained import load_folder, load_weights, save_weights  # noqa: E402
 
 torch.set_num_threads(1)
 SIZE = {"vocab_size": 211, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 96,
@@ -517,7 +517,7 @@ def change(folder: Path, **changes) -> None:
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"model_type": "gpt2"}, r"kind 'gpt2', not 'bert'. Load it with aimt.models.gpt.GPT"),
+    ({"model_type": "gpt2"}, r"kind 'gpt2', not 'bert'. Load it with aimt.models.text.gpt.GPT"),
     ({"model_type": "llama"}, "kind 'llama', not 'bert'"),
     ({"model_type": "gone"}, "does not say model_type"),
     ({"aimt_format": 99}, "Update aimt"),

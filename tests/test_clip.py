@@ -14,16 +14,16 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
 from aimt.core.errors import DataError, ModelFormatError, RunError  # noqa: E402
-from aimt.data.image import CLIPImages  # noqa: E402
-from aimt.data.shapes import draw_shapes  # noqa: E402
-from aimt.models import clip as module  # noqa: E402
-from aimt.models.clip import (  # noqa: E402
+from aimt.data.image.read import CLIPImages  # noqa: E402
+from aimt.data.image.synthetic_shapes import draw_shapes  # noqa: E402
+from aimt.models.image import clip as module  # noqa: E402
+from aimt.models.image.clip import (  # noqa: E402
     CLIP, CLIPConfig, CLIPTokenizer, Tower, embed_images, embed_texts, linear_probe, nearest, recall_at_k, resized, zero_shot,
     zero_shot_head,
 )  # fmt: skip
-from aimt.models.weights import load_weights, save_weights  # noqa: E402
-from aimt.train import contrastive  # noqa: E402
-from aimt.train.contrastive import (  # noqa: E402
+from aimt.models.layers.pretrained import load_weights, save_weights  # noqa: E402
+from aimt.train.networks import contrastive  # noqa: E402
+from aimt.train.networks.contrastive import (  # noqa: E402
     PairBatches, average_weights, clip_loss, contrastive_loss, encode_in_chunks, pick_alpha, same_group, settle,
 )  # fmt: skip
 
@@ -646,7 +646,7 @@ def test_pick_alpha():
 
 
 def test_training_resumes_bitwise(tmp_path):
-    from aimt.train.loop import TrainConfig, Trainer
+    from aimt.train.loop.trainer import TrainConfig, Trainer
 
     drawings, images = draw_shapes(40), CLIPImages(32, 32)
     tokenizer = CLIPTokenizer.train(drawings.captions, vocab_size=560, context=16)

@@ -19,9 +19,9 @@ import aimt
 from aimt.core.cluster import on_cluster
 from aimt.core.errors import MissingExtraError, ProblemError, RunError
 from aimt.core.run import Run
-from aimt.models import tabular
-from aimt.models.bagging import Candidate
-from aimt.models.tabular import TabularClassifier, TabularRegressor
+from aimt.models.table import estimators as tabular
+from aimt.models.table.bagging import Candidate
+from aimt.models.table.estimators import TabularClassifier, TabularRegressor
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 from aimt.core.errors import ProblemError
 from aimt.core.files import read_json
 from aimt.core.run import Run
-from aimt.data.datasets import load_dataset
-from aimt.jobs.train import train as aimt_train
+from aimt.data.sources.catalog import load_dataset
+from aimt.jobs.kinds.table import train as aimt_train
 
 FAST = ("--time-limit", 2, "--quiet")
 SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a minute: set AIMT_SLOW=1")
@@ -81,7 +81,7 @@ def test_each_step_is_one_plain_line(aimt, tmp_path, loans):
 def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
     """The whole run stays, with a compact one beside it; that no model is as fast as asked is said when the run is there."""
     options = {"target": "credit_risk", "groups": "none", "time_limit": 1, "quiet": True}
-    monkeypatch.setattr("aimt.jobs.train.latency_ms", lambda model, rows: 2e6)
+    monkeypatch.setattr("aimt.jobs.kinds.table.latency_ms", lambda model, rows: 2e6)
     small = aimt_train(loans.head(300), out=tmp_path / "run", max_latency_ms=1e6, **options)
     whole = Run.open(tmp_path / "run")
     assert small.path == tmp_path / "run-compact" and small.info["settings"]["compact"]["max_latency_ms"] == 1e6
@@ -484,8 +484,8 @@ def test_killed_or_stopped_in_every_step(step, tmp_path, loans, aimt):
 def test_importing_the_package_is_light():
     code = "import sys, aimt; print([m for m in ('torch', 'sklearn', 'pandas', 'numpy', 'lightgbm') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-    code = "import aimt, aimt.train.table; print(callable(aimt.train), aimt.train.table.__name__)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["True", "aimt.train.table"]
+    code = "import aimt, aimt.train.table.fit; print(callable(aimt.train), aimt.train.table.fit.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["True", "aimt.train.table.fit"]
 
 
 def test_an_option_that_needs_another_says_so(aimt_here, tmp_path, loans):

@@ -7,10 +7,10 @@ import pytest
 from aimt.core.errors import ProblemError
 from aimt.metrics.classification import log_loss
 from aimt.metrics.regression import rmse
-from aimt.models import tabular
-from aimt.models.boosting import Member
-from aimt.models.compact import compact, latency_ms
-from aimt.models.tabular import TabularClassifier, TabularRegressor, load_model
+from aimt.models.table import estimators as tabular
+from aimt.models.table.boosting import Member
+from aimt.models.table.compact import compact, latency_ms
+from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
 
 def rows(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:

@@ -10,16 +10,16 @@ from sklearn.base import clone
 
 from aimt.core.errors import ModelFormatError, ProblemError, RunError
 from aimt.core.run import Run
-from aimt.data.datasets import load_dataset
-from aimt.jobs.evaluate import score_lines
-from aimt.jobs.model import open_model
-from aimt.jobs.train import train
+from aimt.data.sources.catalog import load_dataset
+from aimt.jobs.verbs.evaluate import score_lines
+from aimt.jobs.shared.table_model import open_model
+from aimt.jobs.kinds.table import train
 from aimt.metrics.fairness import make_groups
-from aimt.models.conformal import (
+from aimt.models.table.conformal import (
     Conformal, cell_quantiles, conformal_quantile, conformal_rank, cqr_intervals, cqr_scores, cv_plus, enough_rows,
     fit_cells, fit_conformal, group_codes, group_rule, label_scores, prediction_sets, residual_intervals, true_scores,
 )  # fmt: skip
-from aimt.models.tabular import TabularClassifier, TabularRegressor, load_model
+from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
 
 def covers(bounds: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -391,7 +391,7 @@ def test_wrong_use_of_a_run(classes_run, loans):
 def test_a_run_of_an_older_version_says_so_in_one_line(classes_run, loans, monkeypatch):
     saved = open_model(classes_run)
     saved.model.conformal_ = None
-    monkeypatch.setattr("aimt.jobs.predict.open_model", lambda run: saved)
+    monkeypatch.setattr("aimt.jobs.verbs.predict.open_model", lambda run: saved)
     assert len(classes_run.predict(loans.head(5), quiet=True)) == 5
     with pytest.raises(RunError, match="Train it again"):
         classes_run.predict(loans.head(5), coverage=0.9, quiet=True)

@@ -26,10 +26,13 @@ import pyarrow as pa
 import pytest
 
 from aimt.core.errors import AimtError, DataError, RunError
-from aimt.data import archive, corpora, datasets, fetch
-from aimt.data.archive import unpack
-from aimt.data.datasets import DATASETS, FETCHED, dataset_path, is_cached, list_datasets, load_dataset
-from aimt.data.fetch import Gone, Source, Unreachable, download, record_of
+from aimt.data.io import archive
+from aimt.data.sources import parsers as corpora
+from aimt.data.sources import catalog as datasets
+from aimt.data.sources import download as fetch
+from aimt.data.io.archive import unpack
+from aimt.data.sources.catalog import DATASETS, FETCHED, dataset_path, is_cached, list_datasets, load_dataset
+from aimt.data.sources.download import Gone, Source, Unreachable, download, record_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs limits and signals of a POSIX system")
 
@@ -529,7 +532,7 @@ def test_an_address_is_a_source_too(mirror, cache):
 WORKER = """
 import sys
 from aimt.core.errors import AimtError
-from aimt.data.fetch import Source, fetch
+from aimt.data.sources.download import Source, fetch
 if int(sys.argv[1]):
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))

@@ -18,11 +18,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aimt.core.errors import DataError, MissingExtraError, ModelFormatError, RunError  # noqa: E402
-from aimt.data.audio_augment import AudioAugment  # noqa: E402
-from aimt.data.audio import Resampler, check_audio, pcm_to_float, read_audio, stream_audio, write_wav  # noqa: E402
-from aimt.generate.ctc import LMScorer, beam_search, greedy, read_arpa, train_lm, tune_lm, word_times, write_arpa  # noqa: E402
+from aimt.data.audio.augment import AudioAugment  # noqa: E402
+from aimt.data.audio.read import Resampler, check_audio, pcm_to_float, read_audio, stream_audio, write_wav  # noqa: E402
+from aimt.generate.audio.ctc_decoding import LMScorer, beam_search, greedy, read_arpa, train_lm, tune_lm, word_times, write_arpa  # noqa: E402
 from aimt.metrics.speech import align, char_error_rate, compare_transcripts, edit_distance, word_error_rate  # noqa: E402
-from aimt.models.deepspeech import (  # noqa: E402
+from aimt.models.audio.deepspeech import (  # noqa: E402
     LAYERS,
     Alphabet,
     DeepSpeech,
@@ -37,7 +37,7 @@ from aimt.models.deepspeech import (  # noqa: E402
     speech_loss,
     to_tensorflow,
 )
-from aimt.models.tensorflow import read_checkpoint, read_nodes, read_pb, write_checkpoint  # noqa: E402
+from aimt.models.audio.tf_files import read_checkpoint, read_nodes, read_pb, write_checkpoint  # noqa: E402
 
 FIXTURES = Path(__file__).parent / "fixtures" / "deepspeech"
 sys.path.insert(0, str(FIXTURES))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from aimt.train.doctor import DoctorLimits, Watch, diagnose_network, look_at_targets, symptoms
-from aimt.train.loop import TrainConfig, Trainer
-from aimt.train.state import History
+from aimt.train.networks.doctor import DoctorLimits, Watch, diagnose_network, look_at_targets, symptoms
+from aimt.train.loop.trainer import TrainConfig, Trainer
+from aimt.train.loop.state import History
 
 
 def seen(

@@ -3,10 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aimt.data.audit import audit
-from aimt.data.define import define_problem
-from aimt.data.schema import infer_schema
-from aimt.evaluate.suspects import weigh_suspects
+from aimt.data.checks.audit import audit
+from aimt.data.table.infer_problem import define_problem
+from aimt.data.table.schema import infer_schema
+from aimt.evaluate.table.leak_impact import weigh_suspects
 
 KINDS = ("coin", "numbers", "long tail", "three classes")
 

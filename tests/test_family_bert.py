@@ -16,11 +16,11 @@ from safetensors.numpy import load_file  # noqa: E402
 
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
-from aimt.data.tokenizer import train_wordpiece  # noqa: E402
-from aimt.jobs.family_bert import BERT_FAMILY, TextBatches, fit_head  # noqa: E402
-from aimt.jobs.family_t5 import T5_FAMILY  # noqa: E402
-from aimt.models.bert import BERT, BERTConfig, BERTForClassification  # noqa: E402
-from aimt.models.gpt import GPT, GPTConfig  # noqa: E402
+from aimt.data.text.tokenizer import train_wordpiece  # noqa: E402
+from aimt.jobs.families.bert import BERT_FAMILY, TextBatches, fit_head  # noqa: E402
+from aimt.jobs.families.t5 import T5_FAMILY  # noqa: E402
+from aimt.models.text.bert import BERT, BERTConfig, BERTForClassification  # noqa: E402
+from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
 
 torch.set_num_threads(1)
 THINGS = ["parcel", "letter", "box", "order", "package", "shipment", "envelope", "crate", "book", "lamp"]
@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path, monkeypatch):
             raise Crash
 
     with monkeypatch.context() as m, pytest.raises(Crash):
-        m.setattr("aimt.jobs.finetune._Say.on_step", crash)
+        m.setattr("aimt.jobs.kinds.finetune._Say.on_step", crash)
         tune(base, tmp_path, steps=12, lora=4, overwrite=False)
     place = {"model": base, "out": tmp_path / "run", "quiet": True, "resume": True}
     with pytest.raises(RunError, match="the examples have changed"):
@@ -373,8 +373,8 @@ def test_a_fitted_head_is_the_logistic_regression(base, n_classes):
 
 
 def hub_weights(model) -> dict[str, np.ndarray]:
-    from aimt.models.bert import BERT_RULES
-    from aimt.models.weights import to_hf
+    from aimt.models.text.bert import BERT_RULES
+    from aimt.models.layers.pretrained import to_hf
 
     return {n.removeprefix("bert."): w.numpy() for n, w in to_hf(dict(model.state_dict()), BERT_RULES).items()}
 

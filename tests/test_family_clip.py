@@ -19,14 +19,14 @@ from safetensors.numpy import load_file  # noqa: E402
 
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
-from aimt.data.image import CLIPImages, read_image  # noqa: E402
-from aimt.deploy.tuned_report import plot_pictures, plot_reason  # noqa: E402
-from aimt.explain.parts import plot_squares  # noqa: E402
-from aimt.jobs import family_clip  # noqa: E402
-from aimt.jobs.family import split_pairs  # noqa: E402
-from aimt.jobs.family_clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved  # noqa: E402
-from aimt.models.clip import TEMPLATES, CLIPConfig, CLIPTokenizer, Tower, recall_at_k, zero_shot, zero_shot_head  # noqa: E402
-from aimt.train.contrastive import clip_loss, contrastive_loss, same_group  # noqa: E402
+from aimt.data.image.read import CLIPImages, read_image  # noqa: E402
+from aimt.deploy.report.finetune import plot_pictures, plot_reason  # noqa: E402
+from aimt.explain.occlusion import plot_squares  # noqa: E402
+from aimt.jobs.families import clip as family_clip  # noqa: E402
+from aimt.jobs.families.base import split_pairs  # noqa: E402
+from aimt.jobs.families.clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved  # noqa: E402
+from aimt.models.image.clip import TEMPLATES, CLIPConfig, CLIPTokenizer, Tower, recall_at_k, zero_shot, zero_shot_head  # noqa: E402
+from aimt.train.networks.contrastive import clip_loss, contrastive_loss, same_group  # noqa: E402
 
 torch.set_num_threads(1)
 INKS = {"blood red": (200, 30, 40), "grass": (40, 160, 60), "night blue": (30, 40, 150)}

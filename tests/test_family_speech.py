@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError  # noqa: E402
-from aimt.data.audio import read_audio, write_wav  # noqa: E402
-from aimt.generate.ctc import LMScorer, greedy, train_lm  # noqa: E402
-from aimt.jobs.family import find_family  # noqa: E402
-from aimt.jobs.family_deepspeech import (  # noqa: E402
+from aimt.data.audio.read import read_audio, write_wav  # noqa: E402
+from aimt.generate.audio.ctc_decoding import LMScorer, greedy, train_lm  # noqa: E402
+from aimt.jobs.families.base import find_family  # noqa: E402
+from aimt.jobs.families.deepspeech import (  # noqa: E402
     DEEPSPEECH_FAMILY,
     SpeechBatches,
     choose_way,
@@ -27,7 +27,7 @@ from aimt.jobs.family_deepspeech import (  # noqa: E402
     recordings_in,
 )
 from aimt.metrics.speech import char_error_rate, word_error_rate  # noqa: E402
-from aimt.models.deepspeech import Alphabet, DeepSpeech, DeepSpeechConfig  # noqa: E402
+from aimt.models.audio.deepspeech import Alphabet, DeepSpeech, DeepSpeechConfig  # noqa: E402
 
 torch.set_num_threads(1)
 CHARACTERS, WORDS = "abcdeghilmnorst", "the cat sat on red moon".split()

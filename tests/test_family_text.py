@@ -13,15 +13,15 @@ torch = pytest.importorskip("torch")
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError  # noqa: E402
 from aimt.core.run import Run  # noqa: E402
-from aimt.data.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
-from aimt.jobs import family_gpt as gpt  # noqa: E402
-from aimt.jobs import family_t5 as t5  # noqa: E402
-from aimt.jobs.family import split_pairs  # noqa: E402
-from aimt.jobs.generate import generate  # noqa: E402
+from aimt.data.text.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
+from aimt.jobs.families import gpt  # noqa: E402
+from aimt.jobs.families import t5  # noqa: E402
+from aimt.jobs.families.base import split_pairs  # noqa: E402
+from aimt.jobs.verbs.generate import generate  # noqa: E402
 from aimt.metrics.text import bleu, chrf, compare_texts  # noqa: E402
-from aimt.models.gpt import GPT, GPTConfig  # noqa: E402
-from aimt.models.t5 import T5, T5Config  # noqa: E402
-from aimt.train.finetune import chat_prompt, encode_chat  # noqa: E402
+from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
+from aimt.models.text.t5 import T5, T5Config  # noqa: E402
+from aimt.train.networks.finetune import chat_prompt, encode_chat  # noqa: E402
 
 torch.set_num_threads(1)
 THINGS = {"cat": "animal", "dog": "animal", "bus": "vehicle", "car": "vehicle"}

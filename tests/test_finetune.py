@@ -14,13 +14,13 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
-from aimt.data.tokenizer import train_tokenizer  # noqa: E402
-from aimt.models import lora  # noqa: E402
-from aimt.models.gpt import GPT, GPT2_RULES, GPTConfig, gpt_loss  # noqa: E402
-from aimt.models.layers import Block, BlockConfig, LayerNorm  # noqa: E402
-from aimt.models.weights import KeyRule, load_weights, save_weights  # noqa: E402
-from aimt.train import finetune as ft  # noqa: E402
-from aimt.train.loop import TrainConfig, Trainer  # noqa: E402
+from aimt.data.text.tokenizer import train_tokenizer  # noqa: E402
+from aimt.models.layers import lora  # noqa: E402
+from aimt.models.text.gpt import GPT, GPT2_RULES, GPTConfig, gpt_loss  # noqa: E402
+from aimt.models.layers.transformer import Block, BlockConfig, LayerNorm  # noqa: E402
+from aimt.models.layers.pretrained import KeyRule, load_weights, save_weights  # noqa: E402
+from aimt.train.networks import finetune as ft  # noqa: E402
+from aimt.train.loop.trainer import TrainConfig, Trainer  # noqa: E402
 
 torch.set_num_threads(1)
 CONFIG = GPTConfig(40, 2, 2, 16, 24)
@@ -528,7 +528,7 @@ def test_time_limit_decides_the_steps():
 
 def test_the_rate_of_bert_goes_with_the_width():
     """Twice as narrow, twice the rate; a model without a width, and families without one, take the rate as it is."""
-    from aimt.models.bert import BERTConfig, BERTForClassification
+    from aimt.models.text.bert import BERTConfig, BERTForClassification
 
     def rate(width, **options):
         model = BERTForClassification(BERTConfig(20, 1, 2, width, context=8, labels=("a", "b")))

@@ -10,12 +10,12 @@ import pytest
 import aimt
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError
 from aimt.core.run import Run
-from aimt.data.series import Panel, airline_passengers, read_panel
-from aimt.jobs.forecast import forecast, forecast_ahead
+from aimt.data.series.panel import Panel, airline_passengers, read_panel
+from aimt.jobs.kinds.series import forecast, forecast_ahead
 from aimt.metrics.forecast import coverage, mase, seasonal_error, smape, wql
-from aimt.models.forecast import Forecaster, backtest, member_weights, quantile_name, summarise, weighted_midmean
-from aimt.models.lags import fit_lags, known_ahead, lag_rows
-from aimt.models.smoothing import local_forecasts, seasonal_naive
+from aimt.models.series.forecaster import Forecaster, backtest, member_weights, quantile_name, summarise, weighted_midmean
+from aimt.models.series.lag_features import fit_lags, known_ahead, lag_rows
+from aimt.models.series.exponential_smoothing import local_forecasts, seasonal_naive
 
 AIRLINE = airline_passengers()
 

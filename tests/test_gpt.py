@@ -14,9 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
 
 from aimt.core.errors import ModelFormatError, RunError  # noqa: E402
-from aimt.models import layers  # noqa: E402
-from aimt.models.gpt import GPT, GPTConfig, gpt_eval, gpt_loss, ngram_ids, token_loss  # noqa: E402
-from aimt.models.weights import FORMAT, load_weights, save_weights  # noqa: E402
+from aimt.models.layers import transformer as layers  # noqa: E402
+from aimt.models.text.gpt import GPT, GPTConfig, gpt_eval, gpt_loss, ngram_ids, token_loss  # noqa: E402
+from aimt.models.layers.pretrained import FORMAT, load_weights, save_weights  # noqa: E402
 
 torch.set_num_threads(1)
 EXACT = GPTConfig.preset("gpt2", vocab_size=211, n_layer=3, n_head=4, n_embd=64, context=64)
@@ -381,5 +381,5 @@ def test_weights_of_strange_shapes_survive(tmp_path):
 
 
 def test_importing_aimt_does_not_import_torch():
-    code = "import sys, aimt, aimt.core.errors, aimt.core.machine; sys.exit('torch' in sys.modules)"
+    code = "import sys, aimt, aimt.core.errors, aimt.core.hardware; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,10 +8,10 @@ import pytest
 import aimt
 from aimt.core.errors import DataError
 from aimt.core.problem import Problem
-from aimt.decide.verdict import Limits, groups_gate
-from aimt.deploy.report import _groups as groups_section
-from aimt.evaluate.groups import JUDGED, group_report
-from aimt.evaluate.population import (
+from aimt.decide.table_gates import Limits, groups_gate
+from aimt.deploy.report.table import _groups as groups_section
+from aimt.evaluate.table.group_metrics import JUDGED, group_report
+from aimt.evaluate.table.representativeness import (
     compare_population,
     effective_rows,
     population_findings,

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from aimt.core.errors import DataError, ModelFormatError
-from aimt.data import image as module
-from aimt.data.image import CLIP_MEAN, CLIP_STD, CLIPImages, read_image
-from aimt.data.shapes import COLOURS, PLACES, SHAPES, all_captions, draw_shapes, is_held_out
+from aimt.data.image import read as module
+from aimt.data.image.read import CLIP_MEAN, CLIP_STD, CLIPImages, read_image
+from aimt.data.image.synthetic_shapes import COLOURS, PLACES, SHAPES, all_captions, draw_shapes, is_held_out
 
 
 def picture(width=50, height=30, seed=0) -> Image.Image:

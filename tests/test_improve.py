@@ -7,11 +7,11 @@ from sklearn.linear_model import LogisticRegression
 
 from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
-from aimt.data.schema import infer_schema
-from aimt.data.split import split_rows
-from aimt.evaluate.improve import plot_helps, what_helps
+from aimt.data.table.schema import infer_schema
+from aimt.data.split.split import split_rows
+from aimt.evaluate.table.what_if import plot_helps, what_helps
 from aimt.metrics.classification import log_loss
-from aimt.train.augment import (
+from aimt.train.table.augment import (
     augmented,
     balanced_weights,
     jitter_rows,

@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from aimt.core.errors import DataError
-from aimt.evaluate.labels import f1_cut, find_label_errors
-from aimt.jobs.train import train
+from aimt.evaluate.table.label_errors import f1_cut, find_label_errors
+from aimt.jobs.kinds.table import train
 
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 

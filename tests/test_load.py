@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from aimt.core.errors import AimtError, DataError, MissingExtraError
-from aimt.data.datasets import DATASETS, dataset_path, load_dataset
-from aimt.data.load import load_table
-from aimt.data.stream import open_writer, read_chunks
+from aimt.data.sources.catalog import DATASETS, dataset_path, load_dataset
+from aimt.data.io.load import load_table
+from aimt.data.io.chunks import open_writer, read_chunks
 
 
 @pytest.fixture

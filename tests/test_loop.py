@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from aimt.core.errors import DataError, MissingExtraError, ModelFormatError, ProblemError, RunError
-from aimt.train import checkpoint as checkpoint_module
-from aimt.train import loop as loop_module
-from aimt.train.checkpoint import Checkpoints
-from aimt.train.loop import History, TrainConfig, Trainer
+from aimt.train.loop import checkpoint as checkpoint_module
+from aimt.train.loop import trainer as loop_module
+from aimt.train.loop.checkpoint import Checkpoints
+from aimt.train.loop.trainer import History, TrainConfig, Trainer
 
 torch.set_num_threads(1)
 WIDTH = 16
@@ -421,7 +421,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_a_missing_tool_is_named(monkeypatch, tmp_path):
-    from aimt.train.writers import WandbWriter
+    from aimt.train.loop.loggers import WandbWriter
 
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'aimt\[tracking\]'"):
@@ -431,7 +431,7 @@ def test_a_missing_tool_is_named(monkeypatch, tmp_path):
 @pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="set AIMT_SLOW=1")
 def test_mlflow_and_wandb_write_locally_and_go_on_after_a_resume(tmp_path, monkeypatch):
     mlflow, _ = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
-    from aimt.train.writers import MLflowWriter, WandbWriter
+    from aimt.train.loop.loggers import MLflowWriter, WandbWriter
 
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")  # whoever calls home is refused
     hooks = lambda: [MLflowWriter(tmp_path / "ml", every=1), WandbWriter(tmp_path / "wb")]

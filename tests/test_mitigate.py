@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from aimt.core.errors import DataError, MissingExtraError
 from aimt.metrics.fairness import group_rates
-from aimt.train.mitigate import (
+from aimt.train.table.mitigate import (
     CRITERIA,
     accuracy_fairness_curve,
     exponentiated_gradient,

@@ -18,8 +18,8 @@ if not torch.distributed.is_available():
 
 import parallel_worker as worker
 from aimt.core.errors import ModelFormatError, RunError
-from aimt.train.parallel import Parallel
-from aimt.train.sharded import latest_sharded, load_sharded, save_sharded
+from aimt.train.loop.distributed import Parallel
+from aimt.train.loop.sharded_checkpoint import latest_sharded, load_sharded, save_sharded
 
 WORKER = Path(worker.__file__)
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_model_or_a_newer_version_is_refused(trained, tm
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(trained, tmp_path, monkeypatch):
-    import aimt.train.sharded as sharded
+    import aimt.train.loop.sharded_checkpoint as sharded
 
     save_sharded(tmp_path / "step-00000001", *trained, {"step": 1})
     full = OSError(28, "No space left on device")

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError
-from aimt.data.define import define_problem, encode_target, parse_cost
-from aimt.data.features import DenseEncoder, FeatureEncoder, dense
-from aimt.data.schema import Schema, infer_schema
+from aimt.data.table.infer_problem import define_problem, encode_target, parse_cost
+from aimt.data.table.features import DenseEncoder, FeatureEncoder, dense
+from aimt.data.table.schema import Schema, infer_schema
 
 N = 200
 

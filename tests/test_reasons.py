@@ -9,9 +9,9 @@ import pytest
 from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
 from aimt.core.run import Run
-from aimt.data.datasets import load_dataset
-from aimt.data.schema import infer_schema
-from aimt.explain.rules import explained_share, find_axes, grow_tree, round_cuts, rule_lines, rule_of, rule_set
+from aimt.data.sources.catalog import load_dataset
+from aimt.data.table.schema import infer_schema
+from aimt.explain.surrogate_rules import explained_share, find_axes, grow_tree, round_cuts, rule_lines, rule_of, rule_set
 from aimt.explain.stability import (
     column_association,
     draw_rows,
@@ -21,8 +21,8 @@ from aimt.explain.stability import (
     selection_stability,
     stability_sentences,
 )
-from aimt.jobs.explain import explain, reason_lines
-from aimt.jobs.train import train
+from aimt.jobs.verbs.explain import explain, reason_lines
+from aimt.jobs.kinds.table import train
 
 
 def two(p: np.ndarray) -> np.ndarray:

@@ -11,16 +11,16 @@ import pytest
 from aimt.core.errors import RunError
 from aimt.core.problem import Problem
 from aimt.core.run import Run
-from aimt.data.audit import audit
-from aimt.data.schema import infer_schema
+from aimt.data.checks.audit import audit
+from aimt.data.table.schema import infer_schema
 from aimt.decide.threshold import decision_report
-from aimt.decide.verdict import verdict
-from aimt.deploy.card import HEADINGS, model_card, write_card
-from aimt.deploy.report import PLOTS, SECTIONS, docs_url, render_report, report_data, write_report
-from aimt.evaluate.calibration import calibration_report
-from aimt.evaluate.groups import group_report
-from aimt.evaluate.overfitting import overfitting
-from aimt.evaluate.scores import score_models
+from aimt.decide.table_gates import verdict
+from aimt.deploy.report.card import HEADINGS, model_card, write_card
+from aimt.deploy.report.table import PLOTS, SECTIONS, docs_url, render_report, report_data, write_report
+from aimt.evaluate.table.calibration import calibration_report
+from aimt.evaluate.table.group_metrics import group_report
+from aimt.evaluate.table.overfitting import overfitting
+from aimt.evaluate.table.scores import score_models
 
 HOSTILE = [
     "<script>alert(1)</script>",

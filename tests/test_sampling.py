@@ -11,11 +11,11 @@ from scipy.stats import chisquare
 from torch import nn
 
 from aimt.core.errors import DataError, ProblemError, RunError
-from aimt.data.tokenizer import train_tokenizer
-from aimt.generate.sampling import Sampling, StopText, draw, filter_logits, generate, generate_ids
-from aimt.generate.speculative import generate_speculative, speculate_ids
-from aimt.models.gpt import GPT, GPTConfig
-from aimt.models.quantize import Int4Linear, Int8Linear, int4_block, n_bytes, quantize
+from aimt.data.text.tokenizer import train_tokenizer
+from aimt.generate.text.sampling import Sampling, StopText, draw, filter_logits, generate, generate_ids
+from aimt.generate.text.speculative import generate_speculative, speculate_ids
+from aimt.models.text.gpt import GPT, GPTConfig
+from aimt.models.layers.quantization import Int4Linear, Int8Linear, int4_block, n_bytes, quantize
 
 torch.set_num_threads(1)
 
@@ -390,8 +390,8 @@ def test_one_row_and_many_rows_use_the_same_weights(shape):
 def test_without_kernels_the_result_is_the_same(monkeypatch):
     linear, x = nn.Linear(64, 48), torch.randn(3, 64).bfloat16()
     with_kernel = [Int8Linear(linear)(x), Int4Linear(linear)(x)]
-    monkeypatch.setattr("aimt.models.quantize.int4_block", lambda: 0)
-    monkeypatch.setattr("aimt.models.quantize.has_int8", lambda: False)
+    monkeypatch.setattr("aimt.models.layers.quantization.int4_block", lambda: 0)
+    monkeypatch.setattr("aimt.models.layers.quantization.has_int8", lambda: False)
     without = [Int8Linear(linear), Int4Linear(linear)]
     assert without[1].block == 0
     for a, layer in zip(with_kernel, without, strict=True):

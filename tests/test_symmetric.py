@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from aimt.core.errors import MissingExtraError
-from aimt.models import symmetric
-from aimt.models.compact import compact
-from aimt.models.symmetric import SymmetricTrees, can_grow_symmetric, fit_symmetric
-from aimt.models.tabular import TabularRegressor, load_model
+from aimt.models.table import oblivious_trees as symmetric
+from aimt.models.table.compact import compact
+from aimt.models.table.oblivious_trees import SymmetricTrees, can_grow_symmetric, fit_symmetric
+from aimt.models.table.estimators import TabularRegressor, load_model
 
 
 @pytest.fixture(scope="module")

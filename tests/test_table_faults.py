@@ -9,7 +9,7 @@ import pytest
 
 import aimt
 from aimt.core.errors import AimtError, DataError
-from aimt.models import tabular
+from aimt.models.table import estimators as tabular
 
 rng = np.random.default_rng(0)
 SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="minutes: set AIMT_SLOW=1")

@@ -12,18 +12,18 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from aimt.core.errors import DataError, ModelFormatError
 from aimt.core.files import sha256
-from aimt.data.datasets import load_dataset
-from aimt.data.define import define_problem, encode_target
-from aimt.data.features import FeatureEncoder, dense
-from aimt.data.schema import infer_schema
-from aimt.data.split import split_rows
-from aimt.models import tabular
-from aimt.models.bagging import Candidate, Encoded, cross_fit
-from aimt.models.baselines import fold_pairs
-from aimt.models.boosting import Member
-from aimt.models.ensemble import FORMAT
-from aimt.models.tabular import TabularClassifier, TabularRegressor, _in_part, _Maker, _race, _regrow, _short, affordable_rows, affordable_texts, load_model
-from aimt.train.table import train_table
+from aimt.data.sources.catalog import load_dataset
+from aimt.data.table.infer_problem import define_problem, encode_target
+from aimt.data.table.features import FeatureEncoder, dense
+from aimt.data.table.schema import infer_schema
+from aimt.data.split.split import split_rows
+from aimt.models.table import estimators as tabular
+from aimt.models.table.bagging import Candidate, Encoded, cross_fit
+from aimt.models.table.baselines import fold_pairs
+from aimt.models.table.boosting import Member
+from aimt.models.table.ensemble import FORMAT
+from aimt.models.table.estimators import TabularClassifier, TabularRegressor, _in_part, _Maker, _race, _regrow, _short, affordable_rows, affordable_texts, load_model
+from aimt.train.table.fit import train_table
 
 
 def loans() -> tuple[pd.DataFrame, pd.Series]:

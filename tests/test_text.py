@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from aimt.core.errors import DataError, RunError
-from aimt.data.text import PIECE, describe_texts, is_text_source, read_texts
-from aimt.data.tokenizer import EOT, Tokenizer, train_tokenizer
-from aimt.data.tokens import PackedBatches, TokenBatches, Tokens, eval_batches, open_tokens, write_tokens
+from aimt.data.text.corpus import PIECE, describe_texts, is_text_source, read_texts
+from aimt.data.text.tokenizer import EOT, Tokenizer, train_tokenizer
+from aimt.data.text.token_files import PackedBatches, TokenBatches, Tokens, eval_batches, open_tokens, write_tokens
 
 WORDS = "the of and to in that is was he for it with as his on be at by had not are but from or have an they which".split()
 
@@ -147,10 +147,10 @@ def test_json_lines(tmp_path):
 
 GROWTH = """
 import sys
-from aimt.core.machine import peak_memory_mb
-from aimt.data.text import describe_texts
-from aimt.data.tokenizer import train_tokenizer
-from aimt.data.tokens import TokenBatches, write_tokens
+from aimt.core.hardware import peak_memory_mb
+from aimt.data.text.corpus import describe_texts
+from aimt.data.text.tokenizer import train_tokenizer
+from aimt.data.text.token_files import TokenBatches, write_tokens
 import torch
 kind, path, out = sys.argv[1:]
 before = peak_memory_mb()
@@ -283,8 +283,8 @@ def test_damaged_token_files_are_refused(tmp_path, book):
 
 WRITE = """
 import sys
-from aimt.data.tokenizer import Tokenizer
-from aimt.data.tokens import write_tokens
+from aimt.data.text.tokenizer import Tokenizer
+from aimt.data.text.token_files import write_tokens
 def tell(text):
     print(text, flush=True)
 if len(sys.argv) > 4:

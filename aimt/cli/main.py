@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import AimtError
-from ..core.verbs import VERBS, resolve
+from ..core.commands import VERBS, resolve
 
 # %% ../../nbs/cli/00_main.ipynb #2fedf487
 app = typer.Typer(
@@ -181,7 +181,7 @@ def _show_verdict(report: dict[str, Any], as_json: bool, gate: bool) -> None:
     if as_json:
         _print_json(report)
     else:
-        print("\n".join(resolve("aimt.jobs.train:summary_lines")(report)))
+        print("\n".join(resolve("aimt.jobs.kinds.table:summary_lines")(report)))
     if gate and report["verdict"]["verdict"] != "SHIP":
         raise typer.Exit(3)
 
@@ -206,7 +206,7 @@ def datasets(
     elif as_json:
         _print_json(found)
     else:
-        print("\n".join(resolve("aimt.jobs.datasets:dataset_lines")(found)))
+        print("\n".join(resolve("aimt.jobs.verbs.datasets:dataset_lines")(found)))
 
 # %% ../../nbs/cli/00_main.ipynb #dd5a4c79
 @app.command()
@@ -228,7 +228,7 @@ def audit(
     if as_json:
         _print_json(result)
     else:
-        print("\n".join(resolve("aimt.jobs.audit:audit_lines")(result)))
+        print("\n".join(resolve("aimt.jobs.verbs.audit:audit_lines")(result)))
 
 
 @app.command()
@@ -270,7 +270,7 @@ def evaluate(
     if as_json:
         _print_json(scores)
     else:
-        print("\n".join(resolve("aimt.jobs.evaluate:score_lines")(scores)))
+        print("\n".join(resolve("aimt.jobs.verbs.evaluate:score_lines")(scores)))
 
 
 @app.command()
@@ -289,7 +289,7 @@ def compare(
     if as_json:
         _print_json(found)
     else:
-        print("\n".join(resolve("aimt.jobs.compare:comparison_lines")(found)))
+        print("\n".join(resolve("aimt.jobs.verbs.compare:comparison_lines")(found)))
 
 
 @app.command()
@@ -314,7 +314,7 @@ def compact(
     if as_json:
         _print_json({"run": str(new.path), **new.read("metrics.json")["compact"]})
     else:
-        print("\n".join(resolve("aimt.jobs.compact:compact_lines")(new)))
+        print("\n".join(resolve("aimt.jobs.verbs.compact:compact_lines")(new)))
 
 
 @app.command()
@@ -341,7 +341,7 @@ def explain(
     if as_json:
         _print_json(reasons)
     else:
-        print("\n".join(resolve("aimt.jobs.explain:reason_lines")(reasons)))
+        print("\n".join(resolve("aimt.jobs.verbs.explain:reason_lines")(reasons)))
 
 
 @app.command()
@@ -401,7 +401,7 @@ def plan(
     if as_json:
         _print_json(found)
     else:
-        print("\n".join(resolve("aimt.jobs.plan:plan_lines")(found)))
+        print("\n".join(resolve("aimt.jobs.verbs.plan:plan_lines")(found)))
 
 
 @app.command()
@@ -415,7 +415,7 @@ def doctor(run: RunPath, as_json: Json = False) -> None:
     if as_json:
         _print_json(findings)
     else:
-        print("\n".join(resolve("aimt.jobs.doctor:finding_lines")(findings)))
+        print("\n".join(resolve("aimt.jobs.verbs.doctor:finding_lines")(findings)))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ProblemError
 from ..core.problem import Problem
-from ..core.style import COLORS, new_figure
+from ..core.plot_style import COLORS, new_figure
 
 # %% ../../nbs/decide/00_threshold.ipynb #b64726e4
 NONE = float(np.nextafter(1, 2))  # The threshold that no probability reaches: treat none

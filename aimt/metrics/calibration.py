@@ -81,7 +81,7 @@ def plot_reliability(
     result: dict[str, Any],  # From `reliability` or `reliability_regression`
 ) -> Any:  # A matplotlib Figure
     """Observed against predicted, one dot a bin with its 95 % interval; on the diagonal the promise is kept."""
-    from aimt.core.style import COLORS, new_figure  # matplotlib; the search for a model needs these pages, and no plot
+    from aimt.core.plot_style import COLORS, new_figure  # matplotlib; the search for a model needs these pages, and no plot
 
     fig, ax = new_figure(3.6, 3.2)
     x, seen, low, high = (
