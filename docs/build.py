@@ -25,23 +25,34 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, PROC, OUT = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
 SRC, EXTRA = PROC / "src", PROC / "extra"
 
-SECTIONS = {  # folder: (name, what it is about), in the order of the lifecycle
-    "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),
-    "data": ("Data", "From a file to a table that can be trusted"),
-    "metrics": ("Metrics", "Numbers that say how good, with how sure we are"),
+SECTIONS = {  # folder: (name, what it is about), in reading order: guides first, then the lifecycle
+    "guides": ("Guides", "One task each, from the first command to measurements"),
+    "apps": ("Applications", "Whole stories on real data"),
+    "book": ("From a neuron to GPT", "The whole path in small steps, each one a page that runs"),
+    "data": ("Data", "From a file to data that can be trusted"),
+    "metrics": ("Metrics", "How good a model is, with confidence intervals"),
     "models": ("Models", "From a constant to boosted trees, from a layer to GPT"),
-    "train": ("Train", "The best model within the time there is"),
+    "train": ("Train", "The best model within a time limit; the training loop"),
     "evaluate": ("Evaluate", "Scores, calibration, fairness, and whether more data would help"),
-    "explain": ("Explain", "Why the model says what it says"),
+    "explain": ("Explain", "Why the model predicts what it predicts"),
     "generate": ("Generate", "From next-token probabilities to text"),
     "decide": ("Decide", "From probabilities to decisions, and to a verdict"),
-    "deploy": ("Deploy", "Hand it on: report and model card"),
-    "jobs": ("Jobs", "Each verb as one function"),
-    "apps": ("Apps", "Whole stories on real data"),
+    "deploy": ("Deploy", "Reports and model cards"),
+    "jobs": ("Jobs", "Kinds of models, and each verb as one function"),
     "cli": ("Command line", "The `aimt` command"),
-    "book": ("From a neuron to GPT", "The whole path in small steps, each one a page that runs"),
-    "guides": ("Guides", "Measurements, and things that touch every part"),
+    "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),
 }
+ROOMS = {  # folders inside a section, in reading order: name
+    "data": {"io": "Files and databases", "table": "Tables", "series": "Time series", "checks": "Data checks", "split": "Splits",
+             "text": "Text", "image": "Images", "audio": "Audio", "sources": "Data sets"},
+    "models": {"layers": "Layers", "table": "Tables", "series": "Time series", "text": "Text", "image": "Images", "audio": "Audio"},
+    "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
+    "evaluate": {"table": "Tables", "text": "Text"},
+    "generate": {"text": "Text", "audio": "Audio"},
+    "deploy": {"report": "Reports"},
+    "jobs": {"kinds": "Kinds of models", "families": "Pretrained families", "verbs": "Verbs", "shared": "Shared parts"},
+}
+REDIRECTS = ROOT / "docs" / "redirects.json"  # old address of a page: the new one
 CALLOUTS = {"note": "note", "tip": "tip", "warning": "warning", "important": "important", "caution": "caution"}
 
 ini = ConfigParser(delimiters=["="])
@@ -56,8 +67,15 @@ problems: list[str] = []  # dead links between notebooks
 def notebooks() -> list[Path]:
     """All notebooks in reading order: the home page, then the sections."""
     found = [p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts)]
-    place = {name: i for i, name in enumerate(SECTIONS)}
-    return sorted(found, key=lambda p: (p.parent != NBS, place.get(p.parent.name, 99), p.as_posix()))
+    return sorted(found, key=reading_order)
+
+
+def reading_order(path: Path) -> tuple:
+    """Where a notebook stands: section, room, number."""
+    section, *rooms = path.relative_to(NBS).parts[:-1] or [""]
+    sections, inside = list(SECTIONS), list(ROOMS.get(section, {}))
+    place = inside.index(rooms[0]) + 1 if rooms and rooms[0] in inside else 99 if rooms else 0
+    return (section != "", sections.index(section) if section in sections else 99, place, path.as_posix())
 
 
 # --- links ----------------------------------------------------------------------------------------------------------
@@ -336,13 +354,18 @@ def navigation(index: Index) -> list[dict]:
             by_section.setdefault(page.name.split("/")[0], []).append(page)
     order = [s for s in SECTIONS if s in by_section] + [s for s in by_section if s not in SECTIONS]
     named = {s: SECTIONS.get(s, (s.capitalize(), "")) for s in order}
-    return [
-        {
-            "section": s, "title": named[s][0], "line": named[s][1],
-            "pages": [{"name": p.name, "title": p.title, "promise": p.promise} for p in by_section[s]],
-        }
-        for s in order
-    ]
+    return [{"section": s, "title": named[s][0], "line": named[s][1], "rooms": rooms_of(s, by_section[s])} for s in order]
+
+
+def rooms_of(section: str, pages: list[Page]) -> list[dict]:
+    """The pages of a section by its rooms; those that stand in no room come first, without a title."""
+    rooms: dict[str, list[dict]] = {}
+    for page in pages:
+        parts = page.name.split("/")[1:-1]
+        shown = {"name": page.name, "title": page.title, "promise": page.promise}
+        rooms.setdefault(parts[0] if parts else "", []).append(shown)
+    titles = ROOMS.get(section, {})
+    return [{"title": titles.get(room, room.capitalize()), "pages": found} for room, found in rooms.items()]
 
 
 def plain_html(text: str) -> str:
@@ -357,13 +380,16 @@ def book(nav: list[dict]) -> str:
     """The table of contents on the home page."""
     parts = []
     for s in nav:
-        items = "".join(
-            f'<li><a href="{p["name"]}.html">{html.escape(p["title"])}</a> <span>{plain_html(p["promise"])}</span></li>'
-            for p in s["pages"]
-        )
+        lists = ""
+        for room in s["rooms"]:
+            items = "".join(
+                f'<li><a href="{p["name"]}.html">{html.escape(p["title"])}</a> <span>{plain_html(p["promise"])}</span></li>'
+                for p in room["pages"]
+            )
+            title = f'<p class="room">{html.escape(room["title"])}</p>' if room["title"] else ""
+            lists += f"{title}<ol>{items}</ol>"
         parts.append(
-            f'<section><p class="part">{html.escape(s["title"])}</p><p class="line">{plain_html(s["line"])}</p>'
-            f"<ol>{items}</ol></section>"
+            f'<section><p class="part">{html.escape(s["title"])}</p><p class="line">{plain_html(s["line"])}</p>{lists}</section>'
         )
     return '## The book\n\n<div class="book">\n' + "\n".join(parts) + "\n</div>"
 
@@ -371,7 +397,7 @@ def book(nav: list[dict]) -> str:
 def toctrees(nav: list[dict]) -> str:
     trees = []
     for s in nav:
-        names = "\n".join(p["name"] for p in s["pages"])
+        names = "\n".join(p["name"] for room in s["rooms"] for p in room["pages"])
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: {s['title']}\n\n{names}\n```")
     return "\n\n".join(trees)
 
@@ -386,6 +412,22 @@ def home(index: Index, nav: list[dict]) -> None:
         text = [f"# {ini['title']}\n\n> {ini['description']}", *extra]
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(t) for t in text])
         nbformat.write(nb, SRC / "index.ipynb")
+
+
+def write_redirects(index: Index) -> None:
+    """A page at each old address that leads to the new one."""
+    present = {page.name for page in index.pages}
+    for old, new in json.loads(REDIRECTS.read_text(encoding="utf-8")).items():
+        if new not in present or old in present:
+            problems.append(f"{REDIRECTS.name}: '{old}' leads to '{new}'")
+            continue
+        to = Path(os.path.relpath(new, Path(old).parent)).as_posix() + ".html"
+        file = EXTRA / f"{old}.html"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Moved</title><link rel="canonical" href="{to}">'
+            f'<script>location.replace("{to}" + location.hash)</script><meta http-equiv="refresh" content="0; url={to}">'
+            f'<p>This page has moved: <a href="{to}">{new}</a></p></html>\n', encoding="utf-8")
 
 
 def sphinx() -> int:
@@ -406,6 +448,7 @@ def main() -> int:
             write_page(page, index)
             write_text_page(page, index)
     home(index, nav)
+    write_redirects(index)
     for file in NBS.rglob("*"):
         if file.suffix in (".png", ".svg", ".jpg", ".webp"):
             (SRC / file.relative_to(NBS)).parent.mkdir(parents=True, exist_ok=True)

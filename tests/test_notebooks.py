@@ -37,7 +37,7 @@ def notebooks() -> list[Path]:
     """All notebooks, in the order of the lifecycle."""
     found = [p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts)]
     place = {name: i for i, name in enumerate(SECTIONS)}
-    return sorted(found, key=lambda p: (place.get(p.parent.name, 99), p.as_posix()))
+    return sorted(found, key=lambda p: (place.get(p.relative_to(NBS).parts[0], 99), p.as_posix()))
 
 
 def name_of(path: Path) -> str:

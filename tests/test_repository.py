@@ -19,6 +19,16 @@ ROWS = [  # lowest first; a section imports from lower rows only
     {"cli", "apps"},
 ]
 ROW = {section: i for i, row in enumerate(ROWS) for section in row}
+ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms only
+    "data": ["io", "table", "series", "checks", "split", "text", "image", "audio", "sources"],
+    "models": ["layers", "text", "image", "audio", "table", "series"],
+    "train": ["loop", "networks", "table"],
+    "evaluate": ["table", "text"],
+    "generate": ["text", "audio"],
+    "deploy": ["report"],
+    "jobs": ["shared", "families", "kinds", "verbs"],
+}
+MOST_MODULES = 16  # in a room
 NOTEBOOK_LIMIT, NOTEBOOKS_LIMIT = 300_000, 12_000_000  # bytes
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -58,6 +68,12 @@ def modules() -> dict[str, Path]:
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def place(path: Path) -> tuple[int, int, int]:
+    """Where a notebook stands in the order of imports: row of its section, room, number."""
+    section, *rooms = path.relative_to(NBS).parts[:-1]
+    return ROW[section], ROOMS[section].index(rooms[0]) + 1 if rooms else 0, int(path.name[:2])
 
 
 def each(paths):
@@ -120,7 +136,9 @@ def test_notebooks_are_small():
 
 @each([p for p in notebooks() if p.parent != NBS])
 def test_notebook_is_in_good_order(path):
-    assert path.parent.parent == NBS and re.fullmatch(r"\d\d_[a-z][a-z0-9_]*\.ipynb", path.name)
+    assert re.fullmatch(r"\d\d_[a-z][a-z0-9_]*\.ipynb", path.name)
+    section, *rooms = path.relative_to(NBS).parts[:-1]
+    assert len(rooms) <= 1 and (not rooms or rooms[0] in ROOMS[section])
     first = cells(path)[0]
     assert first["cell_type"] == "markdown" and re.match(r"# \S", first["source"]), "a notebook begins with its title"
     assert re.search(r"^> \S", first["source"], flags=re.M), "under the title stands a promise: > ..."
@@ -134,11 +152,22 @@ def test_notebook_is_in_good_order(path):
             assert not FOREIGN_PATH.search(shown), f"a path of one machine in an output: {shown[:200]}"
 
 
+def test_rooms_are_small_and_numbered_without_ties():
+    rooms: dict[Path, list[str]] = {}
+    for path in notebooks():
+        rooms.setdefault(path.parent, []).append(path.name[:2])
+    for room, numbers in rooms.items():
+        assert len(numbers) == len(set(numbers)), f"{name_of(room)}: two notebooks have one number"
+        exported = [p for p in modules().values() if p.parent == room]
+        assert len(exported) <= MOST_MODULES, f"{name_of(room)} has {len(exported)} modules"
+
+
 @each([p for p in modules().values() if p.parent.name not in ("cli",)])
 def test_module_is_named_after_its_notebook(path):
     exported = next(m for m, p in modules().items() if p == path)
     topic = re.sub(r"^\d+_", "", path.stem)
-    assert exported in (f"aimt.{path.parent.name}.{topic}", "aimt")
+    room = ".".join(path.relative_to(NBS).parts[:-1])
+    assert exported in (f"aimt.{room}.{topic}", "aimt")
 
 
 def test_every_module_comes_from_a_notebook():
@@ -168,15 +197,15 @@ def imported(tree: ast.AST, module: str) -> set[str]:
 
 
 def test_imports_go_down_and_back_only():
-    """Sections import lower rows; inside a section a module imports smaller numbers. Lazy imports count too."""
+    """Sections import lower rows; inside one, rooms import earlier rooms, and notebooks smaller numbers. Lazy imports count too."""
     known, wrong = modules(), []
     for module, path in known.items():
         file = ROOT / Path(*module.split("."))
         file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
         for other in imported(ast.parse(file.read_text(encoding="utf-8")), module):
             target = known[other]
-            here, there = path.parent.name, target.parent.name
-            fine = target.name < path.name if here == there else ROW[there] < ROW[here]
+            here, there = path.relative_to(NBS).parts[0], target.relative_to(NBS).parts[0]
+            fine = place(target) < place(path) if here == there else ROW[there] < ROW[here]
             if not fine:
                 wrong.append(f"{name_of(path)} imports {name_of(target)}")
     assert not wrong, "\n".join(wrong)
