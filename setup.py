@@ -23,7 +23,7 @@ setup(
     license_expression=settings["license"],
     keywords=settings["keywords"].split(),
     packages=find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
-    package_data={settings["lib_name"]: ["py.typed", "data/files/*", "deploy/files/*"]},
+    package_data={settings["lib_name"]: ["py.typed", "*.pyi", "data/files/*", "deploy/files/*"]},
     install_requires=lines("requirements"),
     extras_require={k.removesuffix("_requirements"): lines(k) for k in settings if k.endswith("_requirements")},
     entry_points={

@@ -50,7 +50,7 @@ ROOMS = {  # folders inside a section, in reading order: name
     "evaluate": {"table": "Tables", "text": "Text"},
     "generate": {"text": "Text", "audio": "Audio"},
     "deploy": {"report": "Reports"},
-    "jobs": {"kinds": "Kinds of models", "families": "Pretrained families", "verbs": "Verbs", "shared": "Shared parts"},
+    "jobs": {"kinds": "Kinds of models", "steps": "Steps of each kind", "families": "Pretrained families", "verbs": "Verbs", "shared": "Shared parts"},
 }
 REDIRECTS = ROOT / "docs" / "redirects.json"  # old address of a page: the new one
 CALLOUTS = {"note": "note", "tip": "tip", "warning": "warning", "important": "important", "caution": "caution"}

@@ -180,7 +180,7 @@ def test_killed_and_resumed(table, tmp_path, monkeypatch):
 
 
 def test_what_does_not_belong_together():
-    with pytest.raises(ProblemError, match="--cluster is for a table"):
+    with pytest.raises(ProblemError, match="--cluster is an option of --kind table"):
         aimt.train(__file__, model="gpt", cluster="local:2", quiet=True)
     with pytest.raises(ProblemError, match="no address of a cluster"):
         aimt.train(cluster="spark://here:1", out="runs/never", time_limit=1, quiet=True)

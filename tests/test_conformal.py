@@ -13,7 +13,7 @@ from aimt.core.run import Run
 from aimt.data.sources.catalog import load_dataset
 from aimt.jobs.verbs.evaluate import score_lines
 from aimt.jobs.shared.table_model import open_model
-from aimt.jobs.kinds.table import train
+from aimt.jobs.verbs.train import train
 from aimt.metrics.fairness import make_groups
 from aimt.models.table.conformal import (
     Conformal, cell_quantiles, conformal_quantile, conformal_rank, cqr_intervals, cqr_scores, cv_plus, enough_rows,

@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 
 from aimt.core.errors import DataError
 from aimt.evaluate.table.label_errors import f1_cut, find_label_errors
-from aimt.jobs.kinds.table import train
+from aimt.jobs.verbs.train import train
 
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 

@@ -22,7 +22,7 @@ from aimt.explain.stability import (
     stability_sentences,
 )
 from aimt.jobs.verbs.explain import explain, reason_lines
-from aimt.jobs.kinds.table import train
+from aimt.jobs.verbs.train import train
 
 
 def two(p: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "evaluate": ["table", "text"],
     "generate": ["text", "audio"],
     "deploy": ["report"],
-    "jobs": ["shared", "families", "kinds", "verbs"],
+    "jobs": ["shared", "families", "steps", "kinds", "verbs"],
 }
 MOST_MODULES = 16  # in a room
 NOTEBOOK_LIMIT, NOTEBOOKS_LIMIT = 300_000, 12_000_000  # bytes

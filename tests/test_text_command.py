@@ -79,8 +79,8 @@ def test_generate_streams(trained):
     (("generate", "runs/counting", "--precision", "int2"), "int2"),
     (("generate", "runs/nothing"), "not a run directory"),
     (("predict", "runs/counting", "rows.csv", "-o", "x.csv"), "generate"),
-    (("train", "counting.txt", "--groups", "age"), "--groups is for a table"),
-    (("train", "--size", "nano"), "--size is for a text"),
+    (("train", "counting.txt", "--groups", "age"), "--groups is an option of --kind table"),
+    (("train", "--size", "nano"), "--size is an option of --kind text"),
     (("train", "counting.txt", "--size", "enormous"), "enormous"),
     (("train", "counting.txt", "--tokenizer", "morse"), "morse"),
     (("train", "counting.txt", "--resume"), "no interrupted run"),
@@ -158,7 +158,7 @@ def test_a_changed_text_is_not_resumed(aimt, trained, tmp_path):
     _kill_when(process, tmp_path / "runs" / "book", signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     book.write_text(counting(2001))
     done = aimt("train", "book.txt", "--resume", cwd=tmp_path)
-    assert done.returncode == 1 and "the text has changed" in done.stderr
+    assert done.returncode == 1 and "the source has changed" in done.stderr
 
 
 def test_two_runs_in_one_place_are_refused(aimt, trained):

@@ -13,8 +13,8 @@ from typing import Any
 
 # %% ../../nbs/core/35_commands.ipynb #9eff5d6e
 VERBS: dict[str, str] = {
-    "train": "aimt.jobs.kinds.table:train",
-    "finetune": "aimt.jobs.kinds.finetune:finetune",
+    "train": "aimt.jobs.verbs.train:train",
+    "finetune": "aimt.jobs.verbs.finetune:finetune",
     "audit": "aimt.jobs.verbs.audit:audit",
     "predict": "aimt.jobs.verbs.predict:predict",
     "evaluate": "aimt.jobs.verbs.evaluate:evaluate",

@@ -124,19 +124,17 @@ class Run:
         return "interrupted" if status == "running" and not _alive(self.info.get("process")) else status
 
     @property
-    def tuned(self) -> bool:
-        """Whether the run fine-tuned a pretrained network."""
-        return self.info["settings"].get("job") == "finetune"
-
-    @property
-    def forecasts(self) -> bool:
-        """Whether the run forecasts series."""
-        return self.info["settings"].get("job") == "forecast"
+    def kind(self) -> str:
+        """The kind of model, such as ``table``; runs of earlier versions are told by what they stored."""
+        settings = self.info["settings"]
+        if "kind" in settings:
+            return str(settings["kind"])
+        return {"forecast": "series", "finetune": "finetune"}.get(settings.get("job"), "text" if settings.get("model") == "gpt" else "table")
 
     @property
     def problem(self) -> Problem:
         """The problem that the run's model solves."""
-        if self.forecasts:
+        if self.kind == "series":
             raise RunError("this run forecasts series, and has no question about rows", where=str(self.path),
                            hint="aimt predict RUN -o forecasts.csv writes its forecasts; its figures are in metrics.json")
         if "problem" not in self.info:
@@ -210,8 +208,8 @@ class Run:
     @property
     def model(self) -> Any:
         """The trained model, an estimator with `predict` or a network with `generate`; checked before it is loaded."""
-        opener = "text_model:open_text_model" if self.problem.task == "text-generation" else "model:open_model"
-        return resolve(f"aimt.jobs.{'tuned:open_tuned' if self.tuned else opener}")(self).model
+        opened = resolve("aimt.jobs.shared.pipeline:open_run")(self)
+        return getattr(opened, "model", opened)
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """Predictions for new rows: the verb `predict` for this run."""

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/decide/finetune_gates.html.md"""
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'SECTIONS', 'TunedLimits', 'Figure', 'gain_gate', 'baseline_gate', 'collapse_gate', 'forgotten_gate',
-           'tuned_verdict']
+           'tuned_verdict', 'tuned_gates']
 
 # %% ../../nbs/decide/20_finetune_gates.ipynb #8e680ba7
 from collections import Counter
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .text_gates import training_gate
-from .gate import number
+from .gate import GateResult, number
 from .table_gates import gate_row
 from ..metrics.intervals import mean_interval
 
@@ -148,3 +148,9 @@ def tuned_verdict(
     summary = held[0]["text"] if held else f"{gates[0]['text']} Every gate that could be checked passes."
     advice = list(dict.fromkeys(g["advice"] for g in gates if g["advice"]))
     return {"verdict": "HOLD" if held else "SHIP", "summary": summary, "gates": gates, "advice": advice}
+
+
+def tuned_gates(*args: Any, **options: Any) -> list[GateResult]:
+    """The answers of the gates."""
+    known = GateResult.__dataclass_fields__
+    return [GateResult(**{k: v for k, v in g.items() if k in known}) for g in tuned_verdict(*args, **options)["gates"]]

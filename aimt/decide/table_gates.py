@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/decide/table_gates.html.md"""
 
 # %% auto #0
 __all__ = ['GATES', 'RATE_NAMES', 'Limits', 'gate_row', 'data_gate', 'leakage_gate', 'score_gate', 'calibration_gate',
-           'overfitting_gate', 'groups_gate', 'value_gate', 'verdict']
+           'overfitting_gate', 'groups_gate', 'value_gate', 'table_gates', 'verdict']
 
 # %% ../../nbs/decide/10_table_gates.ipynb #47ec1c5a
 from collections.abc import Iterator, Mapping
@@ -335,7 +335,7 @@ def value_gate(decision: dict[str, Any] | None) -> GateResult:
     return gate.result("pass", merit.capitalize() + ".", merit=merit, **figures)
 
 # %% ../../nbs/decide/10_table_gates.ipynb #d6141995
-def verdict(
+def table_gates(
     problem: Problem,
     audit: dict[str, Any] | None = None,  # From the audit of the data
     scores: dict[str, Any] | None = None,  # Scores on the test, and their differences
@@ -346,11 +346,10 @@ def verdict(
     overlap: dict[str, Any] | None = None,  # Test rows that are also training rows
     *,
     limits: Limits | None = None,  # How much of each fault is too much
-    attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason
-) -> dict[str, Any]:  # verdict, summary, gates, reasons, advice, limits
-    """SHIP, NOT YET or HOLD, with the gates behind it; JSON-ready. A step that is None makes its gate 'not checked'."""
+) -> list[GateResult]:
+    """The answers of the gates of a table. A step that is None makes its gate 'not checked'."""
     limits = limits or Limits()
-    gates = [
+    return [
         data_gate(problem, audit, scores, decision, limits),
         leakage_gate(problem, audit, overlap, limits),
         score_gate(scores, limits),
@@ -359,4 +358,14 @@ def verdict(
         groups_gate(problem, groups, scores, limits),
         value_gate(decision),
     ]
-    return judge(gates, attested).to_dict() | {"limits": asdict(limits)}
+
+
+def verdict(
+    *results: Any,  # As for `table_gates`
+    limits: Limits | None = None,  # How much of each fault is too much
+    attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason
+    **named: Any,  # As for `table_gates`
+) -> dict[str, Any]:  # verdict, summary, gates, reasons, advice, limits
+    """SHIP, NOT YET or HOLD, with the gates behind it; JSON-ready."""
+    limits = limits or Limits()
+    return judge(table_gates(*results, limits=limits, **named), attested).to_dict() | {"limits": asdict(limits)}

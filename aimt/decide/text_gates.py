@@ -6,13 +6,13 @@ Docs: https://aimt-dev.github.io/aimt/decide/text_gates.html.md"""
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'SECTIONS', 'TextLimits', 'baseline_gate', 'overfitting_gate', 'copies_gate', 'training_gate',
-           'text_verdict']
+           'text_verdict', 'text_gates']
 
 # %% ../../nbs/decide/15_text_gates.ipynb #69d2d8c5
 from dataclasses import dataclass
 from typing import Any
 
-from .gate import number
+from .gate import GateResult, number
 from .table_gates import gate_row
 
 # %% ../../nbs/decide/15_text_gates.ipynb #1a4b572e
@@ -108,3 +108,9 @@ def text_verdict(
     summary = f"{held[0]['text']}" if held else f"It needs {bits}, fewer than counting, and every gate passes."
     advice = list(dict.fromkeys(g["advice"] for g in gates if g["advice"]))
     return {"verdict": "HOLD" if held else "SHIP", "summary": summary, "gates": gates, "advice": advice}
+
+
+def text_gates(*args: Any, **options: Any) -> list[GateResult]:
+    """The answers of the gates."""
+    known = GateResult.__dataclass_fields__
+    return [GateResult(**{k: v for k, v in g.items() if k in known}) for g in text_verdict(*args, **options)["gates"]]

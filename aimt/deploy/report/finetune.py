@@ -130,7 +130,7 @@ def _use(run: dict[str, Any]) -> dict[str, Any]:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[tuple[str, str]]]] = {
-    "scores": ("Was it worth it?", _scores, [("jobs/kinds/finetune.html", "How it was measured")]),
+    "scores": ("Was it worth it?", _scores, [("jobs/steps/finetune.html", "How it was measured")]),
     "examples": ("Its answers", _examples, []),
     "why": ("Why these answers?", _why, [("explain/occlusion.html", "Reasons by leaving out")]),
     "forgotten": ("What it has forgotten", _forgotten, [("train/networks/finetune.html", "Forgetting, and what helps")]),

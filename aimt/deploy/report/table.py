@@ -647,7 +647,7 @@ def command(
     words = ["aimt", "train", *([source] if source and "bundled with aimt" not in source else [])]
     for key, value in settings.items():
         empty = value is None or value is False or (isinstance(value, (str, list, tuple, dict)) and not value)
-        if key in {"source", "file", "out", "json", "quiet"} or empty:
+        if key in {"source", "file", "out", "json", "quiet"} or empty or (key, value) == ("kind", "table"):
             continue
         if isinstance(value, dict):
             value = ",".join(f"{k}={_plainly(v)}" for k, v in value.items())

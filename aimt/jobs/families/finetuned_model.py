@@ -38,7 +38,7 @@ def open_tuned(
 ) -> TunedModel:
     """The network of a fine-tuning. Raises `RunError` when it is not one, not done, or was changed since."""
     run = run if isinstance(run, Run) else Run.open(run)
-    if not run.tuned:
+    if run.kind != "finetune":
         raise RunError("this run is not a fine-tuning", where=str(run.path))
     for name in run.info.get("files", {}):
         if name.startswith("model/"):

@@ -94,7 +94,7 @@ def stored_predictions(
 ) -> StoredPredictions:
     """The predictions that a run kept. Raises `RunError` when it is not about a table, or they were changed."""
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.forecasts or run.tuned or run.problem.task == "text-generation":
+    if run.kind != "table":
         raise RunError("this run is not about the rows of a table", where=str(run.path), hint="Give a run of a table")
     table = pd.read_parquet(run.file("predictions.parquet"))
     table = table[table["part"] == part]

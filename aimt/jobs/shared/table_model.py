@@ -47,11 +47,8 @@ def open_model(
 ) -> SavedModel:
     """The model of a run that is done. Raises `RunError` when it is not, or was changed since."""
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.problem.task == "text-generation":
-        raise RunError("this run writes text: it has no rows to predict", where=str(run.path),
-                       hint=f'aimt generate {run.path} --prompt "..."')
-    if run.tuned:
-        raise RunError("this run is a fine-tuned network", where=str(run.path), hint=f"aimt predict {run.path} NEW -o answers.csv")
+    if run.kind != "table":
+        raise RunError(f"this run is of --kind {run.kind}: it has no rows of a table to predict", where=str(run.path))
     for name in run.info.get("files", {}):
         if name.startswith("model/") or name == "schema.json":
             run.file(name)

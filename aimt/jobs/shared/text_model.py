@@ -45,8 +45,8 @@ def open_text_model(
     if precision not in PRECISIONS:
         raise ProblemError(f"'{precision}' is not a number format", hint=closest(precision, PRECISIONS))
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.problem.task != "text-generation":
-        raise RunError(f"this run answers a {run.problem.task} problem: it does not write", where=str(run.path),
+    if run.kind != "text":
+        raise RunError(f"this run is of --kind {run.kind}: it does not write", where=str(run.path),
                        hint=f"aimt predict {run.path} NEW_ROWS -o scored.csv")
     for name in run.info.get("files", {}):
         if name.startswith("model/"):

@@ -11,11 +11,7 @@ __all__ = ['report']
 from pathlib import Path
 
 from ...core.run import Run
-from ...deploy.report.card import write_card
-from ...deploy.report.series import write_forecast_report
-from ...deploy.report.table import write_report
-from ...deploy.report.text import write_text_card, write_text_report
-from ...deploy.report.finetune import write_tuned_card, write_tuned_report
+from ..shared.pipeline import kind_of, write_reports
 
 # %% ../../../nbs/jobs/verbs/30_report.ipynb #7a485e8a
 def report(
@@ -23,14 +19,4 @@ def report(
 ) -> Path:  # The path of report.html
     """Write a run's report.html, report.json and card.md again. Raises `RunError` when the run cannot be trusted."""
     run = run if isinstance(run, Run) else Run.open(run)
-    if run.forecasts:
-        return write_forecast_report(run)
-    if run.tuned:
-        write_tuned_card(run)
-        return write_tuned_report(run)
-    if run.problem.task == "text-generation":
-        write_text_card(run)
-        return write_text_report(run)
-    write_card(run)
-    write_report(run)
-    return run.path / "report.html"
+    return write_reports(kind_of(run), run)

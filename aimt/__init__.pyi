@@ -1,0 +1,264 @@
+# Made by docs/stubs.py from the signatures of the verbs: do not edit.
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aimt.core.run import Run as Run
+from aimt.core.errors import AimtError as AimtError
+from aimt.core.problem import Problem as Problem
+from aimt.data.io.load import load_table as load_table
+from aimt.data.sources.catalog import load_dataset as load_dataset
+from aimt.data.sources.catalog import list_datasets as list_datasets
+from aimt.models.table.estimators import TabularClassifier as TabularClassifier
+from aimt.models.table.estimators import TabularRegressor as TabularRegressor
+from aimt.data.text.tokenizer import Tokenizer as Tokenizer
+from aimt.data.text.tokenizer import train_tokenizer as train_tokenizer
+from aimt.models.text.gpt import GPT as GPT
+from aimt.models.text.gpt import GPTConfig as GPTConfig
+from aimt.models.text.bert import BERTForClassification as BERTForClassification
+from aimt.models.text.sentence_embeddings import BERTForSentences as BERTForSentences
+from aimt.models.text.t5 import T5 as T5
+from aimt.models.text.t5 import T5Config as T5Config
+from aimt.models.image.clip import CLIP as CLIP
+from aimt.models.audio.deepspeech import DeepSpeech as DeepSpeech
+from aimt.train.loop.trainer import Trainer as Trainer
+from aimt.train.loop.trainer import TrainConfig as TrainConfig
+
+__version__: str
+
+def train(
+    source: str | Path | pd.DataFrame | None = None,
+    *,
+    kind: str | None = None,
+    target: str | None = None,
+    groups: str | list[str] | None = None,
+    cost: str | dict[str, float] | None = None,
+    time: str | None = None,
+    id: str | None = None,
+    drop: str | list[str] | None = None,
+    keep: str | list[str] | None = None,
+    task: str | None = None,
+    positive: str | None = None,
+    metric: str | None = None,
+    population: str | Path | dict[str, dict[str, float]] | None = None,
+    max_latency_ms: float | None = None,
+    sql: str | None = None,
+    cluster: str | None = None,
+    size: str | None = None,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    text_field: str | None = None,
+    steps: int | None = None,
+    series: str | None = None,
+    horizon: int | None = None,
+    known: str | list[str] | None = None,
+    every: str | None = None,
+    aggregate: str = 'sum',
+    season: int | None = None,
+    recursive: bool = False,
+    n_origins: int = 3,
+    family: str | None = None,
+    model: str | Path | None = None,
+    text: str | None = None,
+    epochs: float | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    lora: int | None = None,
+    nf4: bool = False,
+    freeze: bool = False,
+    unfreeze_every: float = 0,
+    layer_decay: float | None = None,
+    average: float | None = None,
+    balance: bool = False,
+    checkpointing: bool = False,
+    patience: int = 3,
+    original: str | Path | pd.DataFrame | None = None,
+    out: str | Path | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train a model, judge it, and keep everything in a run directory.
+
+    Returns the finished `Run`. Raises a kind of `AimtError` when the data, the question or the place cannot be used; a run that
+    was started then says `failed`, with the reason.
+    """
+
+def finetune(
+    family: str,
+    source: str | Path | pd.DataFrame,
+    *,
+    model: str | Path | None = None,
+    text: str | None = None,
+    target: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    lora: int | None = None,
+    nf4: bool = False,
+    freeze: bool = False,
+    unfreeze_every: float = 0,
+    layer_decay: float | None = None,
+    average: float | None = None,
+    balance: bool = False,
+    checkpointing: bool = False,
+    patience: int = 3,
+    original: str | Path | pd.DataFrame | None = None,
+    out: str | Path | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Fine-tune a pretrained network on your examples, judge it, and keep everything in a run directory.
+
+    Returns the finished `Run`. Raises a kind of `AimtError` when the examples, the model or the place cannot be used; the run then
+    says `failed`.
+    """
+
+def audit(
+    source: str | Path | pd.DataFrame | None = None,
+    *,
+    target: str | None = None,
+    groups: str | list[str] | None = None,
+    population: str | Path | dict[str, dict[str, float]] | None = None,
+    sql: str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Look for what is wrong with a table. Raises `DataError` when it cannot be read, or the shares of the population make no sense."""
+
+def predict(
+    run: Run | str | Path,
+    source: str | Path | pd.DataFrame | None = None,
+    *,
+    out: str | Path | None = None,
+    coverage: float | None = None,
+    by: str | None = None,
+    thresholds: str | None = None,
+    chunk_rows: int | None = None,
+    quiet: bool = False,
+) -> pd.DataFrame | Path:
+    """Add prediction, probability and decision to new rows, and with a coverage how sure they are.
+
+    Raises `DataError` when a column that the model needs is missing, `RunError` when the run cannot be trusted,
+    `ProblemError` for what the run cannot give.
+    """
+
+def evaluate(
+    run: Run | str | Path,
+    source: str | Path | pd.DataFrame,
+    *,
+    coverage: float | None = None,
+    by: str | None = None,
+    population: str | Path | dict[str, dict[str, float]] | None = None,
+    permutations: int = 0,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score a run's model on rows whose outcome is known.
+
+    Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
+    """
+
+def compare(
+    run: Run | str | Path,
+    *others: Run | str | Path,
+    metric: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How runs differ on the rows that test all of them, with intervals. Raises `DataError` when there are no such rows."""
+
+def explain(
+    run: Run | str | Path,
+    source: str | Path | pd.DataFrame,
+    *,
+    rows: str | list[int] | None = None,
+    columns: str | list[str] | None = None,
+    change: bool = False,
+    wanted: str | tuple[float, float] | None = None,
+    fixed: str | list[str] | None = None,
+    rules: bool | int = False,
+    stability: bool = False,
+    time_limit: float | None = None,
+) -> list[dict[str, Any]]:
+    """Which columns moved the predictions of some rows, and how far; or, by one of the other options, other reasons.
+
+    Raises `ProblemError` for a row number that is not in the table, and for options that do not belong together; `DataError`
+    for `stability` without rows whose answer is known.
+    """
+
+def compact(
+    run: Run | str | Path,
+    *,
+    data: str | Path | pd.DataFrame | None = None,
+    sql: str | None = None,
+    max_latency_ms: float | None = None,
+    members: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """A run with a model many times faster, measured against the old one on the test rows.
+
+    Raises `DataError` when the table is gone or changed, `ProblemError` when the model cannot be as fast as asked.
+    """
+
+def report(
+    run: Run | str | Path,
+) -> Path:
+    """Write a run's report.html, report.json and card.md again. Raises `RunError` when the run cannot be trusted."""
+
+def generate(
+    run: Run | str | Path,
+    prompt: str | Sequence[str] = '',
+    *,
+    stream: bool = False,
+    precision: str = 'float32',
+    num_beams: int = 1,
+    **settings: Any,
+) -> str | list[str] | Iterator[str]:
+    """Go on with a text; a fine-tuned GPT or T5 answers it, by its likeliest tokens unless told otherwise.
+
+    Raises `RunError` when the run cannot be trusted or does not write, `ProblemError` for a setting out of range,
+    `DataError` for a character the model has never seen.
+    """
+
+def plan(
+    source: str | Path | None = None,
+    *,
+    size: str | None = None,
+    time_limit: float = 300.0,
+    tokens: int | None = None,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    vocab_size: int | None = None,
+) -> dict[str, Any]:
+    """Parameters, memory, arithmetic, time and cost of training a GPT, here and on common GPUs."""
+
+def doctor(
+    run: Run | str | Path,
+) -> list[dict[str, Any]]:
+    """What is wrong with a run: what was seen while its network was trained, or what its figures say of its table.
+
+    Raises `ProblemError` for a kind of run that has no doctor.
+    """
+
+def datasets(
+    name: str | None = None,
+    *,
+    task: str | None = None,
+    refresh: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """What data there are; or one of them, fetched and checked. Raises `DataError` for an unknown name."""
+
+def env(
+) -> dict[str, Any]:
+    """Machine, versions, and which extras are installed or missing."""
