@@ -286,6 +286,9 @@ class Layout:
     text: list[str]  # Columns known to be text
     quotes: int  # Quotes in the file
     clean: bool  # The bytes can go to the parser as they are
+    dotted: list[str] = field(default_factory=list)  # Columns of numbers like 8.000, where the dot may part thousands
+    kept: list[str] = field(default_factory=list)  # Columns to give exactly as written
+    words: list[str] = field(default_factory=list)  # Columns in which NA, None and such are words; only an empty cell is missing
     warnings: list[str] = field(default_factory=list)
 
 
@@ -294,7 +297,8 @@ def inspect_text(
     *,
     encoding: str | None = None,  # Found out if None
     delimiter: str | None = None,  # Found out if None
-    text: Iterable[str] = (),  # Columns to keep as text in any case
+    text: Iterable[str] = (),  # Columns to keep as text, exactly as written
+    words: Iterable[str] = (),  # Of these, NA, None and such are words as well
 ) -> Layout:
     """Look at a text table and decide how to read it. Raises `DataError` if it is none."""
     facts = scan(path)
@@ -311,19 +315,40 @@ def inspect_text(
         warnings.append(f"an odd number of quotes ({facts.quotes:,}): one may be stray or missing")
     head = facts.head.decode(encoding, "replace").replace("\0", "").lstrip("\ufeff")
     whole = len(facts.head) == facts.size
-    delimiter = delimiter or sniff_delimiter(head, whole=whole)
+    stated = _STATED.match(head)  # Excel's own way to say how it was written
+    above = stated[0] if stated else ""
+    head = head[len(above) :]
+    delimiter = delimiter or (stated[1] if stated else sniff_delimiter(head, whole=whole))
     rows = records(head, delimiter, whole=whole)
     if not rows or not any(cell.strip() for cell in rows[0]):
         raise DataError("the file holds no table: its first line is blank", where=str(path), hint="Export it again")
     if whole and len(rows) == 1:
         raise no_rows(path)
     names, more = _header(rows, delimiter)
-    known = list(dict.fromkeys([*text_columns(names, rows[1:]), *(t for t in text if t in names)]))
+    spoken = [w for w in words if w in names]
+    kept = list(dict.fromkeys([*(t for t in text if t in names), *spoken]))
+    known = list(dict.fromkeys([*text_columns(names, rows[1:]), *kept]))
     blank = len(head) - len(head.lstrip("\r\n"))
-    skip = 1 + (head[:blank].count("\n") or head[:blank].count("\r"))
+    skip = 1 + bool(above) + (head[:blank].count("\n") or head[:blank].count("\r"))
+    more += [f"the first line says that {delimiter!r} separates values, and is no row"] if above else []
     clean = encoding in ("utf-8", "utf-8-sig") and not facts.nuls and not facts.invalid
     quotes = 2 * facts.quotes if wide else facts.quotes  # of wide characters the bytes alone do not tell
-    return Layout(encoding, delimiter, names, skip, known, quotes, clean, warnings + more)
+    dotted = [n for n in _dotted(names, rows[1:]) if n not in kept]
+    return Layout(encoding, delimiter, names, skip, known, quotes, clean, dotted, kept, spoken, warnings + more)
+
+
+_STATED = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
+_DOTS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*")
+
+
+def _dotted(names: Sequence[str], rows: list[list[str]]) -> list[str]:
+    """Columns in which each dot is followed by three digits, as it is before thousands in half of the world."""
+    found = []
+    for j, name in enumerate(names):
+        values = [r[j] for r in rows if j < len(r) and "." in r[j]]
+        if values and all(_DOTS.fullmatch(v) for v in values):
+            found.append(name)
+    return found
 
 
 def no_rows(path: Path) -> DataError:

@@ -231,7 +231,7 @@ def _split(run: dict[str, Any]) -> dict[str, Any]:
             "stratified": "at random, with the same mix of classes in each part",
             "random": "at random",
             "grouped": "so that rows which belong together stay together",
-            "time": "by time: the test is later than everything the model learned from",
+            "time": "by time: the latest rows are the test",
         },
     )
     text = [

@@ -79,7 +79,7 @@ def _weighed(
     y, kept = encode_target(frame, problem, schema)
     rows = _drawn(y, problem.classification, seed)
     part, y = frame.iloc[np.flatnonzero(kept)[rows]].reset_index(drop=True), y[rows]
-    fold = split_rows(part, problem, y, test_size=0.1, seed=seed).fold
+    fold = split_rows(part, problem, y, test_size=0.1, seed=seed, schema=schema).fold
     metric = get_metric(problem.metric, problem.task)
     without, out = _score(part, y, schema, problem, honest, fold, metric, threads, seed), {}
     for name in suspects:

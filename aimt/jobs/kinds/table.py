@@ -16,7 +16,7 @@ from typing import Any
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/00_table.ipynb #39cf7971
+# %% ../../../nbs/jobs/kinds/00_table.ipynb #8f188ecb
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(Options):
     """What can be asked of a training on a table."""
@@ -31,6 +31,8 @@ class TableOptions(Options):
     task: str | None = option(None, "binary, multiclass or regression. Default: inferred.")
     positive: str | None = option(None, "The class that the decision looks for.")
     metric: str | None = option(None, "Main metric, such as roc_auc, log_loss, rmse.")
+    date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
+    missing_labels: str | None = option(None, "NA, None and such in the target: missing or class. Default: missing, with a note.", choices=("missing", "class"))
     population: str | Path | dict[str, dict[str, float]] | None = option(
         None, "Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.")
     max_latency_ms: float | None = option(None, "Maximum milliseconds per 1,000 rows; a slower model is made compact.", min=0, stored=False)

@@ -19,7 +19,7 @@ from ...core.errors import AimtError, DataError, RunError
 from ...core.problem import Problem
 from ...core.run import Run
 from ...data.table.infer_problem import encode_target
-from ...data.io.load import Table, load_table
+from ...data.io.load import Table, load_table, word_column
 from ...data.split.split import Split
 from .source import read_source
 from .table_model import SavedModel, open_model
@@ -56,7 +56,8 @@ def read_rows(
                         hint=f"Give the same table with --data: {known.get('rows', 0):,} rows, "
                              f"SHA-256 {str(known.get('fingerprint'))[:12]}...")  # fmt: skip
     kept = pd.read_parquet(run.file("splits.parquet"))
-    y, has = encode_target(table.frame, problem, saved.schema)
+    frame = table.frame.assign(**{name: word_column(table, name) for name in saved.words})
+    y, has = encode_target(frame, problem, saved.schema)
     if not np.array_equal(np.flatnonzero(has), kept["row"]):
         raise RunError("the rows of the run do not fit its table", where=str(run.path), hint="Train again")
     return RunRows(table.frame[list(problem.inputs)].iloc[kept["row"]].reset_index(drop=True), y, Split.from_frame(kept))

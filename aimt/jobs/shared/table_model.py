@@ -18,7 +18,10 @@ import pandas as pd
 from ...core.errors import RunError
 from ...core.problem import Problem
 from ...core.run import Run
-from ...data.table.schema import Schema
+from ...data.io.text_format import MISSING
+from ...data.io.load import Table, load_table
+from ...data.table.ranges import RangeCheck
+from ...data.table.schema import Schema, storage
 from ...models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
 # %% ../../../nbs/jobs/shared/10_table_model.ipynb #e92c361f
@@ -40,6 +43,28 @@ class SavedModel:
         if extra:
             warnings.append(f"not known from training and not used: {', '.join(extra[:5])}")
         return inputs, warnings
+
+    @property
+    def words(self) -> list[str]:
+        """The target, when NA, None or the like is one of its classes: in files it must not count as missing."""
+        return [self.problem.target] if set(self.problem.labels) & set(MISSING) else []
+
+    @property
+    def decimal(self) -> str:
+        """The decimal mark of the training table."""
+        marks = {c.number_format["decimal"] for c in self.schema.columns.values() if c.number_format}
+        return "," if marks == {","} else "."
+
+    def load(self, source: str | Path | pd.DataFrame) -> tuple[Table, list[str]]:
+        """A table, its numbers read as in training, and what a person should know about the reading of the inputs."""
+        table = load_table(source, text=[] if isinstance(source, pd.DataFrame) else self.schema.names, words=self.words)
+        inputs, warnings = self.conform(table.frame)
+        written = [n for n in self.schema.of_kind("number") if n in table.frame and storage(table.frame[n]) == "text"]
+        if self.problem.classification:  # its labels are compared as they stand
+            written = [n for n in written if n != self.problem.target]
+        read = self.schema.conform(table.frame, written, report=False)[0]
+        table.frame = table.frame.assign(**{name: read[name] for name in written})
+        return table, [*table.warnings, *warnings, *RangeCheck(self.schema).update(inputs).messages()]
 
 
 def open_model(

@@ -26,9 +26,9 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...core.commands import VERBS, resolve
 from ...data.checks.audit import audit as audit_table
-from ...data.table.infer_problem import column_names, define_problem, encode_target, parse_cost
-from ...data.io.load import Table
-from ...data.table.schema import Schema, infer_schema
+from ...data.table.infer_problem import choose_target, column_names, define_problem, encode_target, missing_label_note, missing_words, parse_cost
+from ...data.io.load import Table, word_column
+from ...data.table.schema import Schema, infer_column, infer_schema
 from ...data.split.split import Split, overlap, split_rows
 from ...decide.threshold import decision_report
 from ...decide.gate import GateResult
@@ -68,6 +68,7 @@ class TableWork(Work):
     defaults: dict[str, Any]  # fields of the problem that are known of the bundled table
     keep: Any = None  # columns to use whatever the audit says
     population: dict[str, dict[str, float]] | None = None  # shares of groups where the model is to be used
+    date_format: str | None = None  # strptime format of dates
     threads: int = 1
     notes: list[str] = field(default_factory=list)  # what was inferred
     schema: Schema = field(init=False)
@@ -116,7 +117,7 @@ def begin(
     return TableWork(options=options, progress=progress, name=table.name, source=shown, fingerprint=table.fingerprint, table=table, defaults=defaults)
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #7bb75f47
-_QUESTION = ("target", "groups", "cost", "time", "id", "drop", "task", "positive", "metric")  # options about the question
+_QUESTION = ("target", "groups", "cost", "time", "id", "drop", "task", "positive", "metric", "missing_labels")  # options about the question
 
 
 def _overrides(work: TableWork) -> dict[str, Any]:
@@ -129,24 +130,39 @@ def _overrides(work: TableWork) -> dict[str, Any]:
 
 
 def define(work: TableWork) -> str:
-    frame, population = work.table.frame, work.options.population
-    work.population = None if population is None else read_population(population)
+    """Infer the schema and the problem."""
+    frame, o = work.table.frame, work.options
+    work.population = None if o.population is None else read_population(o.population)
     if work.population is not None:
         population_margins(frame, work.population)  # a column or a group that is not there is said before anything is written
-    work.schema = infer_schema(frame)
+    work.schema = infer_schema(frame, date_format=o.date_format, number_formats=work.table.number_formats)
+    if o.missing_labels == "class":
+        target = choose_target(work.schema, o.target or work.defaults.get("target"))[0]
+        frame = work.table.frame = frame.assign(**{target: word_column(work.table, target)})
+        work.schema.columns[target] = infer_column(target, frame[target])[0]
     work.problem, work.notes = define_problem(frame, work.schema, **{**work.defaults, **_overrides(work)})
+    work.notes += _words_left_out(work)
     get_metric(work.problem.metric, work.problem.task)
     work.keep = column_names(work.options.keep, work.schema, "to keep")
     work.y, kept = encode_target(frame, work.problem, work.schema)
     work.rows = np.flatnonzero(kept)
     work.frame = frame.iloc[work.rows].reset_index(drop=True) if not kept.all() else frame
     work.threads = threads_for(len(work.frame), len(work.problem.inputs))
-    for note in work.notes:
+    for note in [*work.schema.notes[:20], *work.notes]:
         work.progress.say(f"        {note}")
     return f"{work.problem.task}, target {work.problem.target!r}, metric {work.problem.metric}"
 
 
+def _words_left_out(work: TableWork) -> list[str]:
+    """A note about NA, None and such in the target of a file, which loading took for missing values."""
+    column = work.schema[work.problem.target]
+    if work.options.missing_labels or not column.missing or column.kind not in ("category", "text"):
+        return []
+    return missing_label_note(column.name, missing_words(word_column(work.table, column.name))) if work.table.format in ("csv", "excel") else []
+
+
 def check_data(work: TableWork) -> str:
+    """Audit the data, and set aside what must not be used."""
     work.audit = audit_table(work.frame, work.schema, work.problem)
     work.audit = weigh_suspects(work.frame, work.schema, work.problem, work.audit, threads=work.threads, seed=work.seed)
     if work.population is not None:
@@ -178,7 +194,8 @@ def plan_resources(work: TableWork) -> str:
 
 
 def split(work: TableWork) -> str:
-    work.split = split_rows(work.frame, work.problem, work.y, seed=work.seed)
+    """Put the test rows away."""
+    work.split = split_rows(work.frame, work.problem, work.y, seed=work.seed, schema=work.schema)
     shared = overlap(work.frame, work.split, work.problem.inputs)
     table = work.split.to_frame(work.rows)
     with atomic_path(work.run.path / "splits.parquet") as temporary:

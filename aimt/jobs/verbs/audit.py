@@ -31,6 +31,7 @@ def audit(
     groups: str | list[str] | None = None,  # Columns whose groups must be represented
     population: str | Path | dict[str, dict[str, float]] | None = None,  # Shares of groups where the model is to be used
     sql: str | None = None,  # Database URL; `source` is then a query or a table name
+    date_format: str | None = None,  # strptime format of dates that came as text: "%d/%m/%Y"; found out when None
     quiet: bool = False,  # No progress
 ) -> dict[str, Any]:  # n_rows, n_columns, findings, set_aside, columns; see `aimt.data.checks.audit.audit`
     """Look for what is wrong with a table. Raises `DataError` when it cannot be read, or the shares of the population make no sense."""
@@ -40,7 +41,7 @@ def audit(
         table, defaults = read_source(source, sql)
         stage.done(f"{len(table.frame):,} rows, {table.frame.shape[1]:,} columns")
     with progress.stage("Audit") as stage:
-        schema = infer_schema(table.frame)
+        schema = infer_schema(table.frame, date_format=date_format, number_formats=table.number_formats)
         target, groups = target or defaults.get("target"), groups or defaults.get("groups")
         if groups and not target:
             raise ProblemError("groups are compared in what is to be predicted, and no target is named", hint="Give --target COLUMN")

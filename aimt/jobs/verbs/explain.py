@@ -19,7 +19,6 @@ from ...core.errors import DataError, ProblemError
 from ...core.problem import Problem
 from ...core.run import Run
 from ...data.table.infer_problem import column_names, encode_target
-from ...data.io.load import load_table
 from ...data.split.split import split_rows
 from ...explain.counterfactuals import counterfactuals
 from ...explain.partial_dependence import column_effect
@@ -77,7 +76,7 @@ def explain_table(
     if rules or stability:
         known = _known_rows(trained, source)
         return [_rules(trained, known, rules) if rules else _stability(trained, known, rows, time_limit)]
-    frame = source if isinstance(source, pd.DataFrame) else load_table(source).frame
+    frame = source if isinstance(source, pd.DataFrame) else trained.load(source)[0].frame
     if columns:
         inputs, _ = trained.conform(frame)
         names = column_names(columns, trained.schema, "to show")
@@ -153,7 +152,7 @@ class KnownRows:
 
 def _known_rows(trained: SavedModel, source: str | Path | pd.DataFrame) -> KnownRows:
     """The table, and the run's own split of it if it is the training table."""
-    table, problem = load_table(source), trained.problem
+    table, problem = trained.load(source)[0], trained.problem
     frame = table.frame
     inputs, _ = trained.conform(frame)
     y = None
@@ -187,7 +186,7 @@ def _stability(trained: SavedModel, known: KnownRows, rows: str | list[int], tim
     labelled = _labelled(known, problem)
     y = known.y[labelled]
     if known.test is None:
-        split = split_rows(known.frame.iloc[labelled].reset_index(drop=True), problem, y)
+        split = split_rows(known.frame.iloc[labelled].reset_index(drop=True), problem, y, schema=trained.schema)
         test = split.part == "test"
     else:
         test = known.test[labelled]

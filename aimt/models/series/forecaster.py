@@ -312,9 +312,9 @@ class Forecaster(BaseEstimator):
         for name in [time, *([key] if key else []), *known]:
             if name not in future.columns:
                 raise ProblemError(f"there is no column {show(name)} in the future", hint=closest(name, future.columns))
-        position = self.panel_.step.positions(read_times(future[time], time))
+        position = self.panel_.step.positions(read_times(future[time], time, self.panel_.time_format))
         owner = as_text(future[key]).to_numpy() if key else np.full(len(future), self.panel_.names[0], object)
-        given = known_columns(future, known, names)
+        given = known_columns(future, known, names, formats=self.panel_.number_formats)
         rows = pd.DataFrame({n: given[n] for n in names}, index=pd.MultiIndex.from_arrays([owner, position]))
         if rows.index.has_duplicates:
             raise DataError("a time occurs twice in the future of a series", hint="Give one row for each series and time")
