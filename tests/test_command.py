@@ -263,7 +263,8 @@ def test_a_compact_run_beside_the_old_one(aimt_here, tmp_path, finished, loans):
     for words, code, said in (
         ("compact run --data other.csv", 1, "it has changed since. Give the same table with --data: 400 rows"),
         ("compact run --data gone.csv", 1, "gone.csv"),
-        ("compact run --max-latency-ms 0.001", 2, "1,000 rows take"),
+        ("compact run --data moved.csv --max-latency-ms 0.001", 2, "1,000 rows take"),
+        ("compact run", 1, "name the table again"),
         ("compact run --out run --overwrite", 1, "the run itself stays as it is"),
         ("compact run-compact", 2, "compact already"),
         ("compare run run", 2, "compared with itself"),

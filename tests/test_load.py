@@ -506,7 +506,7 @@ def test_sql_urls(tmp_path, write):
 def test_duckdb_reads_files_by_query(write):
     pytest.importorskip("duckdb")
     path = write("a,b\n1,2\n3,4\n")
-    assert load_table(f"SELECT sum(a) AS s FROM '{path}'", sql="duckdb://").frame["s"].tolist() == [4]
+    assert load_table(f"SELECT sum(a) AS s FROM '{path}'", sql=f"duckdb://?files={path.parent}").frame["s"].tolist() == [4]
 
 
 def test_missing_extra_is_named(monkeypatch, tmp_path, write):

@@ -6,23 +6,28 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Json', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy',
-           'MADE', 'train', 'finetune', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'explain',
-           'generate', 'plan', 'doctor', 'report', 'env', 'main']
+           'MADE', 'Terminated', 'train', 'finetune', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact',
+           'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/00_main.ipynb #37cb15fe
 import functools
 import inspect
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..core.errors import AimtError
+from ..core.errors import AimtError, printable
+from ..core.progress import CleanStream, clean_terminal
 from ..core.commands import VERBS, resolve
 
 # %% ../../nbs/cli/00_main.ipynb #2fedf487
@@ -46,19 +51,44 @@ app = typer.Typer(
 )
 
 
+class Terminated(KeyboardInterrupt):
+    """The system asks the command to end (SIGTERM): it does so as after Ctrl-C, and leaves nothing half done."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside the block SIGTERM raises `Terminated`."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     """A mistake that a user can mend becomes one line on standard error and an exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
+        with clean_terminal(), _stoppable():
+            told(*args, **options)
+
+    def told(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
         except AimtError as e:
             print("error: " + " ".join(str(e).split()), file=sys.stderr)
             raise typer.Exit(e.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as e:
             print("stopped", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(e, Terminated) else 130) from None
 
     return run
 
@@ -66,7 +96,10 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 def _print_json(value: Any) -> None:
     from aimt.core.files import plain
 
-    print(json.dumps(plain(value), ensure_ascii=False, indent=1))
+    text = json.dumps(plain(value), ensure_ascii=False, indent=1)
+    if printable(text, lines=True) != text:  # what would steer a terminal stands as an escape of JSON
+        text = json.dumps(plain(value), indent=1).replace("\x7f", "\\u007f")
+    print(text)
 
 
 def _version(asked: bool) -> None:
@@ -87,7 +120,7 @@ def _main(
 
 # %% ../../nbs/cli/00_main.ipynb #b86d5815
 Source = Annotated[str | None, typer.Argument(help="CSV, TSV, Parquet, JSONL or Excel file; with --sql a query or table name.")]
-Sql = Annotated[str | None, typer.Option(help="Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb.")]
+Sql = Annotated[str | None, typer.Option(help="Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.")]
 Target = Annotated[str | None, typer.Option(help="Column to predict. Default: the last one.")]
 Population = Annotated[str | None, typer.Option(help="Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.")]
 DateFormat = Annotated[str | None, typer.Option(help="How dates are written: %d/%m/%Y is day, month, year. Default: found out.")]
@@ -350,7 +383,7 @@ def compact(
     run: RunPath,
     max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds for 1,000 rows on this machine.", min=0)] = None,
     members: Annotated[int | None, typer.Option(help="Seeds for each recipe of trees. Default: two, or one where two are dear.", min=1)] = None,
-    data: Annotated[str | None, typer.Option(help="The table of the run, if it is not where it was.")] = None,
+    data: Annotated[str | None, typer.Option(help="The table of the run, or its query with --sql: nothing that a run tells of is opened by itself.")] = None,
     sql: Sql = None,
     out: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Directory of the new run. Default: RUN-compact.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that place.")] = False,
@@ -359,7 +392,7 @@ def compact(
 ) -> None:
     """Make a run's model many times faster, and measure what that costs; the run itself stays as it is.
 
-    Example: `aimt compact runs/churn --max-latency-ms 20`
+    Example: `aimt compact runs/churn --data customers.csv --max-latency-ms 20`
     """
     options = {"max_latency_ms": max_latency_ms, "members": members, "data": data, "sql": sql, "out": out, "overwrite": overwrite}
     new = resolve(VERBS["compact"])(run, **options, quiet=quiet)
@@ -506,4 +539,11 @@ def _environment_lines(found: dict[str, Any]) -> list[str]:
 def main() -> None:
     """The entry point of the `aimt` command."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait must not spin: other programs use the cores too
-    app()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they redraw their line, which only our own progress may do
+    if not all(word.isprintable() for word in sys.argv):  # a mistake in the options would be told with them
+        sys.stdout, sys.stderr = CleanStream(sys.stdout), CleanStream(sys.stderr)  # type: ignore[assignment]
+    try:
+        app()
+    except Exception:  # a bug of ours: its message may repeat what stands in a file
+        CleanStream(sys.stderr).write(traceback.format_exc())
+        sys.exit(1)

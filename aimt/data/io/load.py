@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from ...core.errors import DataError, closest, require
+from ...core.errors import DataError, closest, hide_password, hide_secrets, require
 from ...core.files import sha256
 from .delimited import column_of_words, parse_delimited
 from .text_format import MISSING, count_of, existing_file, inspect_text, open_bytes
 from .dtypes import as_text, column_of, plain_frame, tidy_frame
-from .sql import hide_password, is_query, read_sql
+from .sql import is_query, read_sql
 
 # %% ../../../nbs/data/io/25_load.ipynb #4c5cb5d8
 @dataclass(repr=False)
@@ -386,7 +386,7 @@ def _load_sql(source: Any, url: str) -> Table:
     frame, more = plain_frame(raw)
     name = "query" if is_query(source) else source
     return Table(
-        frame, name, f"{hide_password(url)} | {source}", "sql", warnings=warnings + more, fingerprint=fingerprint(frame)
+        frame, name, f"{hide_password(url)} | {hide_secrets(source)}", "sql", warnings=warnings + more, fingerprint=fingerprint(frame)
     )
 
 

@@ -16,10 +16,10 @@ import importlib.util
 import lzma
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -499,7 +499,8 @@ def _workplace(folder: Path) -> Iterator[Path]:
     for left in folder.parent.glob(f".{folder.name}-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
     try:
-        place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-", suffix=".tmp"))
+        place = folder.parent / f".{folder.name}-{secrets.token_hex(8)}.tmp"
+        place.mkdir()  # with the permissions of any new folder: others may share the cache
     except OSError as e:
         raise write_error(e, folder) from e
     try:

@@ -43,7 +43,7 @@ def open_tuned(
     for name in run.info.get("files", {}):
         if name.startswith("model/"):
             run.file(name)
-    family = find_family(run.info["settings"]["family"])
+    family = find_family(run.info["settings"].get("family", ""))
     return TunedModel(run, family, family.open(run.path / "model"), run.problem.inputs[0], run.problem.target)
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #13830272

@@ -18,13 +18,13 @@ import pandas as pd
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/15_finetune.ipynb #2e8d5acd
+# %% ../../../nbs/jobs/kinds/15_finetune.ipynb #32d7bb99
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Options):
     """What can be asked of a fine-tuning."""
 
     family: str | None = option(None, "bert, gpt, t5, clip or deepspeech.", positional=True)
-    model: str | Path | None = option(None, "Pretrained: a folder, a name on the hub, or an earlier run.")
+    model: str | Path | None = option(None, "Pretrained: a folder, a name on the hub, or an earlier run.", named=True)
     text: str | None = option(None, "Column of the input. Default: text, prompt, source, image or wav, by family.")
     target: str | None = option(None, "Column to predict. Default: label, answer, target, caption or transcript, by family.")
     steps: int | None = option(None, "Training steps, instead of a number of passes.", min=1)
@@ -40,7 +40,7 @@ class FinetuneOptions(Options):
     balance: bool = option(False, "Class weights: rare classes count as much as common ones; for bert.")
     checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
     patience: int = option(3, "Early stopping: evaluations without a gain; 0 for never.", min=0)
-    original: str | Path | pd.DataFrame | None = option(None, "Examples of the task it was trained for: measures what it forgets.")
+    original: str | Path | pd.DataFrame | None = option(None, "Examples of the task it was trained for: measures what it forgets.", named=True)
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/10_series.ipynb #b4fb2ef3
+# %% ../../../nbs/jobs/kinds/10_series.ipynb #86096172
 @dataclass(frozen=True, kw_only=True)
 class SeriesOptions(Options):
     """What can be asked of a forecast."""
@@ -31,7 +31,7 @@ class SeriesOptions(Options):
     recursive: bool = option(False, "Trees that forecast one step at a time, from their own answers.")
     n_origins: int = option(3, "Forecast origins of the backtest; fewer where the past is short.", min=1)
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
-    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb.", secret=True)
+    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True)
 
 
 _OWN = ("series", "horizon", "known", "every", "recursive", "season")

@@ -16,7 +16,7 @@ from typing import Any
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/00_table.ipynb #8f188ecb
+# %% ../../../nbs/jobs/kinds/00_table.ipynb #679da095
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(Options):
     """What can be asked of a training on a table."""
@@ -34,9 +34,9 @@ class TableOptions(Options):
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
     missing_labels: str | None = option(None, "NA, None and such in the target: missing or class. Default: missing, with a note.", choices=("missing", "class"))
     population: str | Path | dict[str, dict[str, float]] | None = option(
-        None, "Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.")
+        None, "Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.", named=True)
     max_latency_ms: float | None = option(None, "Maximum milliseconds per 1,000 rows; a slower model is made compact.", min=0, stored=False)
-    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb.", secret=True)
+    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True)
     cluster: str | None = option(None, "Train on several machines: dask://HOST:PORT, ray://HOST:PORT, local:PROCESSES.", stored=False)
 
 

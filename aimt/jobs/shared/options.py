@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/options.html.md"""
 __all__ = ['option', 'Options', 'flag_of', 'given_options', 'parse_options', 'parameters', 'command_type', 'stored_settings',
            'shown_source', 'resumed_options']
 
-# %% ../../../nbs/jobs/shared/25_options.ipynb #92a81850
+# %% ../../../nbs/jobs/shared/25_options.ipynb #92aeed49
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -18,11 +18,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
-from ...core.errors import ProblemError, closest
+from ...core.errors import ProblemError, closest, hide_secrets
 from ...core.files import plain
-from ...data.io.load import hide_password
+from ...core.typed import check_type
 
-# %% ../../../nbs/jobs/shared/25_options.ipynb #ddacfd66
+# %% ../../../nbs/jobs/shared/25_options.ipynb #7f01aceb
 def option(
     default: Any,
     help: str,  # One line, for the command and the docs
@@ -31,13 +31,13 @@ def option(
     max: float | None = None,  # Largest value
     choices: tuple[str, ...] = (),  # The only values, when there are few
     stored: bool = True,  # Whether it is a setting of the run, kept and compared on resume
-    secret: bool = False,  # May hold a password: stored without it, and given again on resume
+    named: bool = False,  # Names a file, a database or a model: kept for the record, never opened from there; named again on resume
     repeat: bool = False,  # Command line: may be given several times
     positional: bool = False,  # Command line: an argument without a name
     flag: str = "",  # Command line: name of the flag when it is not the field's
 ) -> Any:
     """A field of an options dataclass."""
-    about = {"help": help, "min": min, "max": max, "choices": choices, "stored": stored, "secret": secret, "repeat": repeat, "positional": positional, "flag": flag}
+    about = {"help": help, "min": min, "max": max, "choices": choices, "stored": stored, "named": named, "repeat": repeat, "positional": positional, "flag": flag}
     return field(default=default, metadata=about)
 
 
@@ -112,7 +112,7 @@ def _check(f: Field, value: Any) -> None:
     if choices and value is not None and value not in choices:
         raise ProblemError(f"'{value}' is not a value of {flag_of(f)}", hint=closest(str(value), choices))
 
-# %% ../../../nbs/jobs/shared/25_options.ipynb #e631e6ae
+# %% ../../../nbs/jobs/shared/25_options.ipynb #72ebcd85
 def parameters(
     cls: type[Options],
     *,
@@ -150,7 +150,9 @@ def stored_settings(
 
 
 def _kept(f: Field, value: Any) -> Any:
-    return hide_password(value) if f.metadata.get("secret") and value else shown_source(value)
+    if not f.metadata.get("named"):
+        return shown_source(value)
+    return value if value is None else hide_secrets(str(value)) if isinstance(value, str | Path) else "in memory"
 
 
 def shown_source(
@@ -166,13 +168,35 @@ def resumed_options(
     *,
     where: str = "",  # The run, for messages
 ) -> Options:
-    """The options of a run that is resumed. Raises `ProblemError` when an option was given that differs from the run's."""
-    cls, asked = type(given), given_options(given)
+    """The options of a run that is resumed: those that it stored, and of files and databases those that are named now.
+
+    Raises `ProblemError` when an option was given that differs from the run's or has to be named again, `RunError` when what was
+    stored cannot be an option.
+    """
+    cls, asked, hints = type(given), given_options(given), get_type_hints(type(given))
     for f in fields(cls):
-        if f.name in asked and f.metadata.get("stored", True) and f.name in settings and _kept(f, asked[f.name]) != settings[f.name]:
+        if not f.metadata.get("stored", True) or f.name not in settings:
+            continue
+        kept = settings[f.name]
+        if f.metadata.get("named"):
+            _named_again(f, asked.get(f.name), kept, where)
+            continue
+        if f.name in asked and shown_source(asked[f.name]) != kept:
             raise ProblemError(f"this run was started with a different {flag_of(f)}", where=where,
                                hint="Leave the options out: those of the run are used")
-    stored = {f.name: settings[f.name] for f in fields(cls) if f.metadata.get("stored", True) and f.name in settings}
-    again = {f.name for f in fields(cls) if f.metadata.get("secret")}  # what was not kept whole must be given again
-    kept = {name: value for name, value in asked.items() if isinstance(value, pd.DataFrame) or name not in stored or name in again}
-    return cls(**{k: v for k, v in stored.items() if k not in again} | kept)
+        check_type(kept, hints[f.name], where=where, field=f"settings.{f.name}")
+        _check(f, kept)
+        asked[f.name] = kept
+    return cls(**asked)
+
+
+def _named_again(f: Field, value: Any, kept: Any, where: str) -> None:
+    """A stored name is compared with the one that is given, and never used instead of it."""
+    if kept and value is None:
+        raise ProblemError(f"this run was started with {flag_of(f)}, which is not read from the run", where=where, hint=f"Name it again with {flag_of(f)}")
+    if value is not None and kept != "in memory" and _last(_kept(f, value)) != _last(kept):
+        raise ProblemError(f"this run was started with a different {flag_of(f)}", where=where, hint=f"It was {kept}")
+
+
+def _last(name: Any) -> str:
+    return str(name).replace("\\", "/").rstrip("/").rpartition("/")[2]

@@ -105,7 +105,7 @@ class Work:
         """Whether this process writes the run."""
         return self.parallel is None or self.parallel.main
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #a353f6f1
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #525b1248
 def train_kind(
     kind: Kind,
     source: Any,  # What the kind reads
@@ -148,7 +148,8 @@ def _interrupted(kind: Kind, work: Work) -> Run | None:
         raise RunError(f"this run is of --kind {run.kind}, not {kind.name}", where=where)
     known = (run.info.get("data") or {}).get("fingerprint")
     if work.fingerprint and known and known != work.fingerprint:
-        raise RunError("the source has changed since this run was started", where=where, hint="Train again without --resume")
+        raise RunError("the source has changed since this run was started, or it is another one", where=where,
+                       hint="Name the same source again, or train without --resume")
     work.options, work.resumed = resumed_options(work.options, settings, where=where), True
     return run
 

@@ -58,6 +58,13 @@ def honest_ending(
     what: str = "table",  # What would have to be smaller when memory runs out
 ) -> Iterator[None]:
     """Mark the run as failed, with the reason, when the block does not end well; errors of the machine get one line."""
+    with run.hold():
+        with _told(run, what):
+            yield
+
+
+@contextmanager
+def _told(run: Run, what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...core.errors import AimtError, DataError, RunError
+from ...core.errors import DataError, RunError
 from ...core.problem import Problem
-from ...core.run import Run
+from ...core.run import Run, stored_content
 from ...data.table.infer_problem import encode_target
 from ...data.io.load import Table, load_table, word_column
 from ...data.split.split import Split
@@ -41,12 +41,12 @@ class RunRows:
 
 def read_rows(
     run: Run | str | Path,  # A run on a table, or its directory
-    data: str | Path | pd.DataFrame | None = None,  # Where the table is now; where it was when None
+    data: str | Path | pd.DataFrame | None = None,  # The table, or with `sql` the query; only the bundled table need not be named
     *,
     sql: str | None = None,  # Database URL, when the table comes from one
     saved: SavedModel | None = None,  # From `open_model`, when it was opened already
 ) -> RunRows:
-    """The rows that a run was trained and tested on. Raises `DataError` when the table is gone or is not the same."""
+    """The rows that a run was trained and tested on. Raises `DataError` when the table is not named, is gone or is not the same."""
     saved = saved or open_model(run)
     run, problem = saved.run, saved.problem
     table = _table_again(run, data, sql)
@@ -55,29 +55,29 @@ def read_rows(
         raise DataError("this is not the table that the run was trained on, or it has changed since", where=table.source,
                         hint=f"Give the same table with --data: {known.get('rows', 0):,} rows, "
                              f"SHA-256 {str(known.get('fingerprint'))[:12]}...")  # fmt: skip
-    kept = pd.read_parquet(run.file("splits.parquet"))
+    with stored_content(run):
+        kept = pd.read_parquet(run.file("splits.parquet"))
+        split = Split.from_frame(kept)
     frame = table.frame.assign(**{name: word_column(table, name) for name in saved.words})
     y, has = encode_target(frame, problem, saved.schema)
     if not np.array_equal(np.flatnonzero(has), kept["row"]):
         raise RunError("the rows of the run do not fit its table", where=str(run.path), hint="Train again")
-    return RunRows(table.frame[list(problem.inputs)].iloc[kept["row"]].reset_index(drop=True), y, Split.from_frame(kept))
+    return RunRows(table.frame[list(problem.inputs)].iloc[kept["row"]].reset_index(drop=True), y, split)
 
 
 def _table_again(run: Run, data: Any, sql: str | None) -> Table:
+    """The table that a person names; what the run says of its source is for people, and is never opened or executed."""
     settings = run.info["settings"]
+    source, url = settings.get("source"), settings.get("sql")
     if data is not None:
         return load_table(data, sql=sql)
-    source, url = settings.get("source"), sql or settings.get("sql")
-    if url and source:
-        source = str(source).split(" | ", 1)[-1]
+    if source is None and url is None and sql is None:
+        return read_source(None)[0]  # the bundled table
     if source == "DataFrame":
         raise DataError("this run was trained on a DataFrame, which it did not keep", where=str(run.path),
                         hint="Give the table with --data")  # fmt: skip
-    try:
-        return read_source(source, url)[0]
-    except AimtError as e:
-        hint = "Give the database with --sql" if url else "Say where it is now with --data"
-        raise DataError(f"the table of the run cannot be read again: {e.what}", where=e.where or str(run.path), hint=hint) from e
+    hint = "Give the query with --data and the database with --sql" if url else "Give the table with --data"
+    raise DataError(f"name the table again that the run was trained on, which was {source}", where=str(run.path), hint=hint)
 
 # %% ../../../nbs/jobs/shared/20_run_rows.ipynb #cead2953
 @dataclass(frozen=True)
@@ -97,9 +97,10 @@ def stored_predictions(
     run = run if isinstance(run, Run) else Run.open(run)
     if run.kind != "table":
         raise RunError("this run is not about the rows of a table", where=str(run.path), hint="Give a run of a table")
-    table = pd.read_parquet(run.file("predictions.parquet"))
-    table = table[table["part"] == part]
-    return StoredPredictions(table["row"].to_numpy(), table["actual"].to_numpy(), _models(table, run.problem))
+    with stored_content(run):
+        table = pd.read_parquet(run.file("predictions.parquet"))
+        table = table[table["part"] == part]
+        return StoredPredictions(table["row"].to_numpy(), table["actual"].to_numpy(), _models(table, run.problem))
 
 
 def _models(table: pd.DataFrame, problem: Problem) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ...core.errors import ProblemError, RunError
+from ...core.errors import ProblemError, RunError, hide_secrets
 from ...core.files import atomic_path
 from ...core.hardware import peak_memory_mb
 from ...core.problem import Problem

@@ -238,7 +238,7 @@ def write_samples(work: TextWork) -> str:
     own = [s.removeprefix(prompt) for s in samples]
     copies = {"samples": copied_share(own, train, COPY_LENGTH), "length": COPY_LENGTH,
               "held_out": copied_share([valid[:100_000]], train, COPY_LENGTH)}
-    early = [{k: e[k] for k in ("step", "seconds", "text")} for e in work.run.events() if e.get("what") == "sample"]
+    early = [{k: e.get(k) for k in ("step", "seconds", "text")} for e in work.run.events() if e.get("what") == "sample"]
     work.keep_result(samples={"prompt": prompt, "temperature": 0.8, "final": samples, "over_time": early}, copies=copies)
     shown = " ".join(own[0].split())
     return f"{prompt} ... {shown[:60]}"

@@ -39,7 +39,7 @@ from ...models.table.compact import compact, latency_ms
 def compact_run(
     run: Run | str | Path,  # A run on a table that is done; it stays as it is
     *,
-    data: str | Path | pd.DataFrame | None = None,  # The table of the run, if it is not where it was
+    data: str | Path | pd.DataFrame | None = None,  # The table of the run, named again; not needed for the bundled one
     sql: str | None = None,  # Database URL, when the table comes from one
     max_latency_ms: float | None = None,  # Most milliseconds for 1,000 rows on this machine
     members: int | None = None,  # Trees are grown with so many seeds for each recipe; two, or one where two are dear, when None
@@ -49,7 +49,7 @@ def compact_run(
 ) -> Run:  # The new run; `compact` in its metrics.json says what it costs
     """A run with a model many times faster, measured against the old one on the test rows.
 
-    Raises `DataError` when the table is gone or changed, `ProblemError` when the model cannot be as fast as asked.
+    Raises `DataError` when the table is not named, gone or changed, `ProblemError` when the model cannot be as fast as asked.
     """
     begin, progress = clock.perf_counter(), Progress(3, quiet=quiet)
     saved = open_model(run)
@@ -97,7 +97,7 @@ def _keep(new: Run, saved: SavedModel, small: Any) -> None:
     note = (f"Made of the run '{old.path.name}' by growing its recipes on all training rows. The threshold, and what validation promised, "
             "come from the out-of-fold predictions of that run.")
     info = {k: v for k, v in old.info.items() if k in ("seed", "data", "problem")}
-    new.update(**info, notes=[note, *old.info.get("notes", [])], command=f"aimt compact {old.path.name}{''.join(words)}")
+    new.update(**info, notes=[note, *old.info.get("notes", [])], command=f"aimt compact {old.path.name} --data TABLE{''.join(words)}")
     small.save(new.path / "model")
 
 # %% ../../../nbs/jobs/verbs/10_compact.ipynb #21928ec0

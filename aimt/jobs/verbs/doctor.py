@@ -11,7 +11,7 @@ __all__ = ['doctor', 'doctor_network', 'doctor_table', 'finding_lines']
 from pathlib import Path
 from typing import Any
 
-from ...core.run import Run
+from ...core.run import Run, stored_content
 from ...evaluate.table.doctor import diagnose_table
 from ..shared.pipeline import do_verb
 
@@ -37,7 +37,9 @@ def doctor_table(
     run: Run,  # A run on a table
 ) -> list[dict[str, Any]]:
     """`doctor` for tables: what the figures of the run say."""
-    return diagnose_table(run.read("metrics.json"), run.read("audit.json"))
+    metrics, audit = run.read("metrics.json"), run.read("audit.json")
+    with stored_content(run):
+        return diagnose_table(metrics, audit)
 
 
 def finding_lines(

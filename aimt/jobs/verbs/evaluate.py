@@ -22,7 +22,6 @@ from ...core.run import Run
 from ...core.problem import Problem
 from ...data.table.infer_problem import encode_target, unknown_labels
 from ...data.table.schema import show
-from ..shared.pipeline import do_verb
 from ...evaluate.table.model_comparison import permutation_test
 from ...evaluate.table.representativeness import population_lines, population_report, read_population
 from ...evaluate.table.scores import readable, score_models

@@ -10,7 +10,7 @@ __all__ = ['report']
 # %% ../../../nbs/jobs/verbs/30_report.ipynb #864eb329
 from pathlib import Path
 
-from ...core.run import Run
+from ...core.run import Run, stored_content
 from ..shared.pipeline import kind_of, write_reports
 
 # %% ../../../nbs/jobs/verbs/30_report.ipynb #7a485e8a
@@ -19,4 +19,5 @@ def report(
 ) -> Path:  # The path of report.html
     """Write a run's report.html, report.json and card.md again. Raises `RunError` when the run cannot be trusted."""
     run = run if isinstance(run, Run) else Run.open(run)
-    return write_reports(kind_of(run), run)
+    with stored_content(run):
+        return write_reports(kind_of(run), run)

@@ -20,6 +20,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ...core.contents import ModelFile
 from ...core.errors import ModelFormatError, RunError
 from ...core.files import atomic_path, read_json, sha256, write_json
 from ...core.hardware import threads_for
@@ -257,7 +258,7 @@ def _broken(path: Path, what: str) -> ModelFormatError:
 def _read_state(folder: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
     path = folder / "model.json"
     try:
-        state = read_json(path)
+        state = read_json(path, ModelFile)
     except RunError as e:
         raise _broken(path, e.what) from e
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
