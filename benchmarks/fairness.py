@@ -49,14 +49,14 @@ def methods(X: pd.DataFrame, y: np.ndarray, g: np.ndarray, seed: int, rounds: in
     for criterion in CRITERIA:
         for strength in (0.9, 1.0):
             start = time.process_time()
-            found = group_thresholds(y[tune], p["tune"], g[tune], criterion=criterion, strength=strength)
+            found = group_thresholds(y[tune], p["tune"], g[tune], criterion=criterion.replace("_", "-"), strength=strength)
             yield f"thresholds {strength}", criterion, found.decide(p["test"], g[test]), time.process_time() - start
         if (theirs := fairlearn_thresholds(y[tune], p, g[tune], g[test], criterion, seed)) is not None:
             yield "fairlearn ThresholdOptimizer", criterion, *theirs
         if rounds:
             start = time.process_time()
             try:
-                lottery = exponentiated_gradient(new_model(), X.iloc[fit], y[fit], g[fit], criterion=criterion,
+                lottery = exponentiated_gradient(new_model(), X.iloc[fit], y[fit], g[fit], criterion=criterion.replace("_", "-"),
                                                  rounds=rounds)  # fmt: skip
             except MissingExtraError as e:
                 print(e)
@@ -110,7 +110,7 @@ def main() -> None:
         each = methods(X, y, g, seed, options.rounds)
         test = next(each)
         for name, criterion, decision, seconds in each:
-            gaps = {f"gap {c}": fairness_gap(y[test], decision, g[test], criterion=c)["value"] for c in CRITERIA}
+            gaps = {f"gap {c}": fairness_gap(y[test], decision, g[test], criterion=c.replace("_", "-"))["value"] for c in CRITERIA}
             accuracy = float((decision == y[test]).mean())
             lines.setdefault((name, criterion), []).append({"accuracy": accuracy, **gaps, "seconds": seconds})
     before = pd.DataFrame(lines[("none", "")])
@@ -125,7 +125,7 @@ def main() -> None:
     p = cross_val_predict(new_model(), X, y, cv=folds, method="predict_proba")[:, 1]
     for criterion in CRITERIA:
         start = time.process_time()
-        found = mitigation_report(y, p, g, column=" x ".join(options.groups), criterion=criterion)
+        found = mitigation_report(y, p, g, column=" x ".join(options.groups), criterion=criterion.replace("_", "-"))
         line = {"method": "mitigation_report", "rows": len(y), "criterion": criterion, "strength": found["strength"]}
         for when in ("before", "after"):
             line |= {f"{k}_{when}": round(found[f"gap_{when}"][k], 4) for k in ("value", "low", "high")}

@@ -35,11 +35,11 @@ def test_gaps_and_rates_equal_those_of_fairlearn(groups):
         decision = (p >= 0.4).astype(int)
         ours = {c: fairness_gap(y, decision, g, criterion=c) for c in CRITERIA}
         fixed = {"y_true": y, "y_pred": decision, "sensitive_features": g}
-        parity = "demographic_parity"
+        parity = "demographic-parity"
         assert ours[parity]["value"] == pytest.approx(metrics.demographic_parity_difference(**fixed), abs=1e-9)
         assert ours[parity]["ratio"] == pytest.approx(metrics.demographic_parity_ratio(**fixed), abs=1e-9)
         theirs = metrics.equal_opportunity_difference(**fixed)
-        assert ours["equal_opportunity"]["value"] == pytest.approx(theirs, abs=1e-9)
+        assert ours["equal-opportunity"]["value"] == pytest.approx(theirs, abs=1e-9)
         table = group_rates(y, decision, g)
         names = {"selection_rate": "selection_rate", "tpr": "true_positive_rate", "fpr": "false_positive_rate"}
         frame = metrics.MetricFrame(metrics={k: getattr(metrics, v) for k, v in names.items()}, **fixed)
@@ -92,7 +92,7 @@ def test_thresholds_close_the_gap_on_new_rows(criterion, groups):
     found = group_thresholds(y[fit], p[fit], g[fit], criterion=criterion)
     gap = [fairness_gap(y[~fit], d, g[~fit], criterion=criterion)["value"]
            for d in ((p[~fit] >= 0.5).astype(int), found.decide(p[~fit], g[~fit]))]  # fmt: skip
-    few = groups > 2 or criterion == "predictive_equality"  # few rows count in each group: chance moves what is left
+    few = groups > 2 or criterion == "predictive-equality"  # few rows count in each group: chance moves what is left
     assert gap[0] > 0.1 and gap[1] < (0.35 if few else 0.2) * gap[0]
     again = found.decide(p[fit], g[fit])
     assert fairness_gap(y[fit], again, g[fit], criterion=criterion)["value"] < 0.002
@@ -101,7 +101,7 @@ def test_thresholds_close_the_gap_on_new_rows(criterion, groups):
 def test_no_other_common_rate_is_cheaper():
     y, p, g = loans(1500, 7)
     for costs in ((1.0, 1.0), (1.0, 4.0), (3.0, 1.0)):
-        found = group_thresholds(y, p, g, criterion="demographic_parity", costs=costs)
+        found = group_thresholds(y, p, g, criterion="demographic-parity", costs=costs)
 
         def cost(d: np.ndarray, costs: tuple[float, float] = costs) -> float:
             return costs[0] * (d > y).sum() + costs[1] * (d < y).sum()
@@ -115,9 +115,9 @@ def test_no_other_common_rate_is_cheaper():
             assert best <= cost(decision) + 1e-9
 
 
-def test_strength_nought_is_today_and_the_curve_falls():
+def test_strength_zero_is_today_and_the_curve_falls():
     y, p, g = loans(6000, 8)
-    curve = accuracy_fairness_curve(y, p, g, criterion="demographic_parity", threshold=0.4)
+    curve = accuracy_fairness_curve(y, p, g, criterion="demographic-parity", threshold=0.4)
     assert curve["accuracy"].iloc[0] == pytest.approx(((p >= 0.4) == y).mean())
     assert curve["cost"].iloc[0] == pytest.approx(1 - curve["accuracy"].iloc[0])
     assert curve["gap"].is_monotonic_decreasing and curve["gap"].iloc[-1] < 0.2 * curve["gap"].iloc[0]
@@ -126,7 +126,7 @@ def test_strength_nought_is_today_and_the_curve_falls():
 
 def test_report_says_what_to_do_and_when_there_is_nothing():
     y, p, g = loans(6000, 9)
-    found = mitigation_report(y, p, g, column="district", criterion="demographic_parity")
+    found = mitigation_report(y, p, g, column="district", criterion="demographic-parity")
     assert found["needed"] and "'district'" in found["message"]
     assert found["gap_after"]["value"] <= 0.2 * found["gap_before"]["value"]
     assert set(found["thresholds"]) == {"g0", "g1"} and found["thresholds"]["g0"] < found["thresholds"]["g1"]

@@ -1,16 +1,22 @@
 """Reasons for a whole model: rules that stand for it, how stable its reasons are, and what the verb `explain` makes of both."""
 
 import json
+from itertools import combinations
+from math import factorial
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
 from aimt.core.run import Run
 from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.schema import infer_schema
+from aimt.explain.counterfactuals import _Nearness, counterfactuals, offers
+from aimt.explain.permutation_importance import permutation_importance
+from aimt.explain.shap_values import explain_rows, plot_row
 from aimt.explain.surrogate_rules import explained_share, find_axes, grow_tree, round_cuts, rule_lines, rule_of, rule_set
 from aimt.explain.stability import (
     column_association,
@@ -22,7 +28,10 @@ from aimt.explain.stability import (
     stability_sentences,
 )
 from aimt.jobs.verbs.explain import explain, reason_lines
+from aimt.jobs.shared.table_model import open_model
 from aimt.jobs.verbs.train import train
+from aimt.models.table.boosting import member_contributions
+from aimt.models.table.extra_trees import fit_forest
 
 
 def two(p: np.ndarray) -> np.ndarray:
@@ -439,3 +448,166 @@ def test_networks_are_refused_before_anything_is_read(tmp_path):
     for question in ("rules", "stability"):
         with pytest.raises(ProblemError, match=f"--{question} is for tables, and this run is a network"):
             explain(network, "there is no such file.csv", **{question: True})
+
+
+# ---- shares of single rows -----------------------------------------------------------------------------------------
+
+
+def _expectation(node: dict, x: np.ndarray, known: tuple[int, ...]) -> float:
+    if "leaf_value" in node:
+        return node["leaf_value"]
+    left, right = node["left_child"], node["right_child"]
+    if node["split_feature"] in known:
+        goes_left = node["default_left"] if np.isnan(x[node["split_feature"]]) else x[node["split_feature"]] <= node["threshold"]
+        return _expectation(left if goes_left else right, x, known)
+    n = [child.get("internal_count", child.get("leaf_count")) for child in (left, right)]
+    return (n[0] * _expectation(left, x, known) + n[1] * _expectation(right, x, known)) / sum(n)
+
+
+def _shapley(trees: list[dict], x: np.ndarray) -> np.ndarray:
+    """By the definition, over all subsets of the columns; the expectation of nothing known comes last."""
+    d = len(x)
+    v = {S: sum(_expectation(t, x, S) for t in trees) for k in range(d + 1) for S in combinations(range(d), k)}
+    phi = np.r_[np.zeros(d), v[()]]
+    for S in v:
+        for j in set(range(d)) - set(S):
+            phi[j] += factorial(len(S)) * factorial(d - len(S) - 1) / factorial(d) * (v[tuple(sorted((*S, j)))] - v[S])
+    return phi
+
+
+@pytest.mark.parametrize(("task", "classes", "log"), [("regression", 1, False), ("regression", 1, True), ("binary", 2, False), ("multiclass", 3, False)])
+def test_a_forest_has_exact_shapley_values(task, classes, log):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (300, 4))
+    X[rng.random((300, 4)) < 0.1] = np.nan
+    score = np.nan_to_num(X[:, 0] * X[:, 1]) + np.nan_to_num(X[:, 2])
+    y = np.exp(score) if log else {"regression": score, "binary": (score > 0).astype(int), "multiclass": np.digitize(score, [-0.3, 0.3])}[task]
+    member = fit_forest(X, y, task=task, n_classes=classes, max_rounds=10, log_target=log)
+    trees = [t["tree_structure"] for t in member.booster.dump_model()["tree_info"]]
+    outputs = classes if task == "multiclass" else 1
+    for i in range(4):
+        found = np.atleast_2d(member_contributions(member, X[[i]])[0])
+        for k in range(outputs):
+            exact = _shapley(trees[k::outputs], X[i])
+            assert found[k].sum() == pytest.approx(np.atleast_1d(member.margin(X[[i]])[0])[k], abs=1e-9)
+            ratio = found[k][:-1][np.abs(exact[:-1]) > 1e-6] / exact[:-1][np.abs(exact[:-1]) > 1e-6]
+            assert np.ptp(ratio) < 1e-6 * abs(ratio.mean()) and ratio.mean() > 0  # one factor a row, so that they add up to the margin
+            if task == "regression" and not log:
+                assert ratio.mean() == pytest.approx(1, abs=1e-9)
+
+
+def test_the_base_value_is_not_called_average_or_base_rate(run):
+    saved = open_model(run)
+    frame = load_dataset("german-credit").frame.iloc[:20]
+    example = explain_rows(saved.model, frame, None, saved.problem, rows=[3])[0]
+    assert "not the base rate" in example["base_means"] and "mean margin" in example["base_means"]
+    figure = plot_row(example)
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    said = [t.get_text() for t in figure.axes[0].texts]
+    assert labels[0] == "base value" and said[0] == f"mean log-odds {example['base']:.2f}" and said[1].endswith("%")
+
+
+# ---- importance ----------------------------------------------------------------------------------------------------
+
+
+def test_importance_has_an_interval_of_rows_and_models():
+    rng = np.random.default_rng(0)
+
+    def draw(n: int) -> tuple[pd.DataFrame, np.ndarray]:
+        X = pd.DataFrame(rng.normal(size=(n, 3)), columns=list("abc"))
+        return X, (rng.random(n) < 1 / (1 + np.exp(-(1.2 * X["a"] + 0.5 * X["b"])))).to_numpy().astype(int)
+
+    def fit(X: pd.DataFrame, y: np.ndarray) -> list:
+        fold = rng.permutation(len(X)) % 5
+        return [LogisticRegression().fit(X[fold != k], y[fold != k]).predict_proba for k in range(5)]
+
+    def mean(models: list):
+        return lambda f: np.mean([m(f) for m in models], axis=0)
+
+    problem = Problem("binary", "y", list("abc"), "roc_auc", ["no", "yes"])
+    X_many, y_many = draw(6000)
+    models = [fit(*draw(120)) for _ in range(25)]
+    many = [permutation_importance(mean(m), X_many, y_many, problem, repeats=1, max_rows=6000) for m in models]
+    truth = pd.DataFrame([{c["column"]: c["value"] for c in r["columns"]} for r in many]).mean()
+    covered = {"all": [], "rows": []}
+    for m in models:
+        test = draw(1500)
+        for name, members in (("all", m), ("rows", ())):
+            found = permutation_importance(mean(m), *test, problem, members=members)
+            assert found["models"] == len(members)
+            covered[name] += [c["low"] <= truth[c["column"]] <= c["high"] for c in found["columns"]]
+    assert np.mean(covered["all"]) >= 0.9 > np.mean(covered["rows"])
+
+
+def test_importance_of_rows_that_hang_together_is_less_sure():
+    rng = np.random.default_rng(1)
+    each = pd.DataFrame({"a": rng.normal(size=60), "b": rng.normal(size=60)})
+    y = (rng.random(60) < 1 / (1 + np.exp(-1.5 * each["a"]))).to_numpy().astype(int)
+    frame, y, who = each.loc[each.index.repeat(20)].reset_index(drop=True), np.repeat(y, 20), np.repeat(np.arange(60), 20)
+    problem = Problem("binary", "y", ["a", "b"], "roc_auc", ["no", "yes"])
+    p = lambda f: (lambda q: np.column_stack([1 - q, q]))(1 / (1 + np.exp(-f["a"].to_numpy())))
+    wide, narrow = (permutation_importance(p, frame, y, problem, clusters=c)["columns"][0] for c in (who, None))
+    assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
+    few = permutation_importance(p, frame.iloc[:30], y[:30], problem)["columns"][0]
+    assert few["low"] is None and few["value"] is not None
+
+
+# ---- counterfactuals -----------------------------------------------------------------------------------------------
+
+
+def workers(n: int, seed: int, columns: int = 8) -> pd.DataFrame:
+    """Nobody has worked since before the age of 16, and no end is before its start."""
+    rng = np.random.default_rng(seed)
+    age, start = rng.integers(17, 66, n), rng.integers(1990, 2020, n)
+    frame = pd.DataFrame({"age": age, "years": np.floor((age - 16) * rng.beta(4, 1.2, n)).astype(int), "start": start,
+                          "end": start + rng.integers(0, 8, n), "home": rng.choice(["rented", "own"], n)})  # fmt: skip
+    return frame.assign(**{f"x{k}": rng.normal(size=n).round(2) for k in range(columns)})
+
+
+def by(column: str, above: float):
+    def predict(frame: pd.DataFrame) -> np.ndarray:
+        p = 1 / (1 + np.exp(2.0 * (frame[column].to_numpy(float) - above)))
+        return np.column_stack([1 - p, p])
+
+    return predict
+
+
+@pytest.mark.parametrize("columns", [0, 8, 25])
+def test_twenty_years_old_with_thirty_six_years_of_work_is_not_plausible(columns):
+    staff = workers(600, 0, columns)
+    row = staff[(staff["age"] == 20)].iloc[[0]]
+    problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"], groups=["age"])
+    ways = counterfactuals(by("years", 36), staff, row, problem)
+    assert ways and ways[0]["changes"][0]["column"] == "years" and not any(w["plausible"] for w in ways)
+    assert {c["column"] for c in ways[0]["strange"]} == {"years", "age"} and "together with 'age' 20" in ways[0]["message"]
+    old = staff[(staff["age"] > 60) & (staff["years"] < 35)].iloc[[0]]
+    assert counterfactuals(by("years", 36), staff, old, problem)[0]["plausible"]
+
+
+def test_an_order_of_two_columns_is_learned_and_kept():
+    staff = workers(800, 1)
+    row = staff[(staff["start"] == 2010) & (staff["end"] == 2012)].iloc[[0]]
+    problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"])
+    earlier = counterfactuals(lambda f: by("end", 2009)(f)[:, ::-1], staff, row, problem, fixed=["start"])
+    assert earlier and not earlier[0]["plausible"] and {c["column"] for c in earlier[0]["strange"]} == {"start", "end"}
+
+
+def test_a_row_is_not_its_own_neighbour():
+    """Far from everybody else: with one change it is still near to itself, and to no other."""
+    staff = workers(300, 2)
+    alone = staff.iloc[[0]].assign(age=17, years=0, start=1990, end=1990, home="own", **{f"x{k}": 9.0 for k in range(8)})
+    known = pd.concat([staff, alone, alone], ignore_index=True)
+    problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"])
+    ways = counterfactuals(by("years", 0.5), known, alone, problem, fixed=[c for c in staff if c != "years"])
+    assert ways and not ways[0]["plausible"]
+
+
+def test_real_people_are_mostly_plausible():
+    staff, others = workers(600, 3), workers(120, 4)
+    offered = offers(staff, list(staff))
+    said = []
+    for i in range(120):
+        row = others.iloc[[i]]
+        near = _Nearness(staff, offered, row)
+        said.append(near.near(row) and near.strange_pair(row, ["years", "home"]) is None)
+    assert np.mean(said) > 0.75

@@ -95,7 +95,7 @@ def counterfactuals(
     only: Mapping[str, str] | None = None,  # Columns that can only go one way: {"age": "up"}
     most_changes: int = 3,  # Columns that may change together
     answers: int = 3,  # Different ways to find
-) -> list[dict[str, Any]]:  # changes (column, before, after), prediction, chance, cost, plausible, message; the best first
+) -> list[dict[str, Any]]:  # changes (column, before, after), prediction, chance, cost, plausible, strange, message; the best first
     """The nearest rows with another answer, each with other columns changed; an empty list when none is found.
 
     Raises `DataError` for too few known rows and columns that are not there, `ProblemError` for a class that does not exist or is the answer already.
@@ -120,7 +120,7 @@ def counterfactuals(
     found = [search.settle(state) for state in search.run(most_changes, answers)]
     if not found:
         return []
-    near = _Nearness(known[problem.inputs], offered)
+    near = _Nearness(known[problem.inputs], offered, row[problem.inputs])
     told = [_told(predict, search, state, near, problem, wanted, before) for state in found]
     told.sort(key=lambda t: (not t["plausible"], t["cost"]))
     return _different(told, answers)
@@ -238,39 +238,101 @@ class _Search:
 
 # %% ../../nbs/explain/20_counterfactuals.ipynb #1bc953c1
 class _Nearness:
-    """How near a row is to the known ones."""
+    """How near a row is to the known ones other than its own, and which pairs of its values occur in none of them."""
 
-    def __init__(self, known: pd.DataFrame, offered: dict[str, Offer], most: int = 500):
+    def __init__(self, known: pd.DataFrame, offered: dict[str, Offer], own: pd.DataFrame, most: int = 500):
         self.columns = [c for c in known.columns if c in offered]
         self.offered = offered
-        part = known.iloc[np.random.default_rng(0).permutation(len(known))[:most]]
         self.names: dict[str, dict[Any, int]] = {}
-        self.known = [self._numbers(part[c], c) for c in self.columns]
-        own = self._distances(part)
-        np.fill_diagonal(own, np.inf)
-        self.usual = float(np.quantile(own.min(axis=1), 0.95))
+        everyone = self._numbers(known)
+        other = ~_same(everyone, self._numbers(own)[0])
+        rows = np.flatnonzero(other)[np.random.default_rng(0).permutation(int(other.sum()))[:most]]
+        self.known, self.values = everyone[rows], self._values(known)[other]
+        self.usual = self._usual(_mean_distance(self.known, self.known), 0.95)
 
-    def _numbers(self, values: pd.Series, column: str) -> np.ndarray:
+    def _numbers(self, rows: pd.DataFrame) -> np.ndarray:  # (n, d)
         """Places of numbers, or a number for each category; NaN for what is missing."""
+        return np.column_stack([np.zeros((len(rows), 0)), *(self._places(rows[c], c) for c in self.columns)])
+
+    def _places(self, values: pd.Series, column: str) -> np.ndarray:
         offer = self.offered[column]
         if offer.number:
             x = values.to_numpy(float)
             return np.where(np.isfinite(x), np.interp(x, offer.values.to_numpy(float), offer.places), np.nan)
         names = self.names.setdefault(column, {})
-        return np.array([np.nan if pd.isna(v) else names.setdefault(v, len(names)) for v in values], float)
+        return np.array([np.nan if pd.isna(v) else _CATEGORIES * names.setdefault(v, len(names)) for v in values], float)
 
-    def _distances(self, rows: pd.DataFrame) -> np.ndarray:
-        total = np.zeros((len(rows), len(self.known[0]) if self.known else 1))
-        for column, have in zip(self.columns, self.known, strict=True):
-            here = self._numbers(rows[column], column)[:, None]
-            gap = np.abs(here - have) if self.offered[column].number else (here != have) * 1.0
-            none = np.isnan(here) & np.isnan(have)
-            total += np.where(np.isnan(here) ^ np.isnan(have), 1.0, np.where(none, 0.0, gap))
-        return total / max(len(self.columns), 1)
+    def _values(self, rows: pd.DataFrame) -> np.ndarray:  # (n, d)
+        """Numbers as they are; NaN for categories."""
+        return np.column_stack([rows[c].to_numpy(float) if self.offered[c].number else np.full(len(rows), np.nan) for c in self.columns])
 
-    def plausible(self, row: pd.DataFrame) -> bool:
-        """Whether a known row is as near to it as known rows usually are to each other."""
-        return bool(self._distances(row).min() <= self.usual + 1e-12)
+    def _usual(self, distance: np.ndarray, level: float) -> float:
+        """How far known rows are from the nearest other one, at most, in a share of them."""
+        if len(distance) < 2:
+            return 0.0
+        np.fill_diagonal(distance, np.inf)
+        return float(np.quantile(distance.min(axis=1), level))
+
+    def _of_pair(self, rows: np.ndarray, i: int, j: int) -> np.ndarray:
+        return np.maximum(_distance(rows[:, i], self.known[:, i]), _distance(rows[:, j], self.known[:, j]))
+
+    def near(self, row: pd.DataFrame) -> bool:
+        """Whether another known row is as near to it as known rows usually are to each other."""
+        if not len(self.known):
+            return False
+        return bool(_mean_distance(self._numbers(row), self.known).min() <= self.usual + 1e-12)
+
+    def strange_pair(self, row: pd.DataFrame, changed: Sequence[str]) -> tuple[str, str] | None:
+        """A changed column and another one whose values do not go together; None when all do."""
+        here, value = self._numbers(row), self._values(row)[0]
+        pairs = [(i, j) for i in map(self.columns.index, changed) for j in range(len(self.columns)) if i != j]
+        for i, j in pairs:
+            usual = self._usual(self._of_pair(self.known, i, j), 1 - 0.05 / len(pairs))
+            if self._of_pair(here, i, j).min(initial=np.inf) > usual + 1e-12 or self._breaks_order(value, i, j):
+                return self.columns[i], self.columns[j]
+        return None
+
+    def _breaks_order(self, value: np.ndarray, i: int, j: int) -> bool:
+        """Whether a difference lies beyond all known ones, although independent columns would often have one there."""
+        a, b = self.values[:, i], self.values[:, j]
+        both = np.isfinite(a) & np.isfinite(b)
+        gap = value[i] - value[j]
+        if both.sum() < 20 or not np.isfinite(gap):
+            return False
+        a, b = a[both], b[both]
+        for sign in (1, -1):
+            least = (sign * (a - b)).min()
+            if sign * gap < least and len(a) * _share_below(sign * a, sign * b, least) >= 10:
+                return True
+        return False
+
+
+_CATEGORIES = 2.0  # Distance between the codes of two categories: cut at 1
+
+
+def _distance(here: np.ndarray, known: np.ndarray) -> np.ndarray:  # (n, m)
+    """How far rows are from each other in one column: places apart, 1 for another category, and for a value where the other misses one."""
+    none = np.isnan(here)[:, None], np.isnan(known)[None]
+    gap = np.minimum(np.abs(here[:, None] - known[None]), 1.0)
+    return np.where(none[0] & none[1], 0.0, np.where(none[0] | none[1], 1.0, gap))
+
+
+def _mean_distance(rows: np.ndarray, known: np.ndarray) -> np.ndarray:  # (n, m)
+    """The same over all columns."""
+    total = np.zeros((len(rows), len(known)))
+    for here, have in zip(rows.T, known.T, strict=True):
+        total += _distance(here, have)
+    return total / max(rows.shape[1], 1)
+
+
+def _same(rows: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Which rows are equal to one, missing values included."""
+    return ((rows == row) | (np.isnan(rows) & np.isnan(row))).all(axis=1)
+
+
+def _share_below(a: np.ndarray, b: np.ndarray, least: float) -> float:
+    """How often a - b would be below a bound if both were independent."""
+    return float(np.searchsorted(np.sort(a), b + least, "left").mean() / len(a))
 
 
 def _told(
@@ -279,7 +341,9 @@ def _told(
     row = search.frame([state])
     after = np.asarray(predict(row), float)
     changes = [{"column": c, "before": cell_value(search.row[c].iloc[0]), "after": cell_value(row[c].iloc[0])} for c in state]
-    found = {"changes": changes, "cost": search.cost(state), "plausible": near.plausible(row[near.columns])}
+    pair = near.strange_pair(row[near.columns], list(state))
+    strange = None if pair is None else [{"column": c, "value": cell_value(row[c].iloc[0])} for c in pair]
+    found = {"changes": changes, "cost": search.cost(state), "plausible": pair is None and near.near(row[near.columns]), "strange": strange}
     if problem.task == "regression":
         found |= {"prediction": after[0], "chance": None, "before": before[0]}
     else:
@@ -294,7 +358,9 @@ def _sentence(found: dict[str, Any]) -> str:
     answer = f"'{found['prediction']}'" if found["chance"] is not None else f"{found['prediction']:,.4g}"
     odds = (f" (chance {100 * found['chance']:.0f} % instead of {100 * found['before']:.0f} %)" if found["chance"] is not None
             else f" instead of {found['before']:,.4g}")  # fmt: skip
-    unlike = "" if found["plausible"] else " No known row is much like that."
+    pair = [f"'{c['column']}' {_words(c['value'])}" for c in found["strange"] or []]
+    unlike = f" No other known row has anything like {pair[0]} together with {pair[1]}." if pair else " No other known row is much like that."
+    unlike = "" if found["plausible"] else unlike
     return f"With {changes}, the answer would be {answer}{odds}.{unlike}"
 
 

@@ -239,6 +239,7 @@ def define_problem(
     drop: str | Iterable[str] = (),  # Columns to leave out
     cost: str | dict[str, float] | None = None,  # Cost of each outcome of a yes-or-no decision
     missing_labels: str | None = None,  # What NA, None and such are in a target of words: "missing", or "class"; missing when None
+    fairness: str | None = None,  # Criterion by which groups are compared; see `FAIRNESS`
 ) -> tuple[Problem, list[str]]:  # The question, and what was guessed or should be known
     """Put a question to a table; see `Problem`. Raises `ProblemError` or `DataError` when it cannot be answered."""
     schema = schema or infer_schema(frame)
@@ -254,6 +255,8 @@ def define_problem(
     asked, missing_labels = missing_labels, missing_labels or "missing"
     values, counts = target_counts(frame, schema, name, missing_labels=missing_labels)
     task, more = _task(schema[name], values, counts, task)
+    if fairness is not None and not roles["groups"]:
+        raise ProblemError(f"a fairness criterion ({fairness}) needs groups to compare", hint="Name their columns with groups")
     labels, why = _labels(schema[name], frame[name], task, positive, missing_labels)
     more += [] if asked else _words_for_missing(schema[name], frame[name], task)
     notes += more + why + _about_rows(len(frame), int(counts.sum()), name)
@@ -264,7 +267,7 @@ def define_problem(
         metric = METRIC[task]
         notes.append(f"Metric: {metric}, the usual one for {task}")
     prices = None if cost is None else parse_cost(cost)
-    return Problem(task=task, target=name, metric=metric, labels=labels, cost=prices, **roles), notes
+    return Problem(task=task, target=name, metric=metric, labels=labels, cost=prices, fairness=fairness, **roles), notes
 
 
 def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str | None, drop: Any) -> dict[str, Any]:

@@ -384,7 +384,8 @@ def _groups(run: dict[str, Any]) -> dict[str, Any]:
         f"{g.get('min_size', 50)} rows is shown but not judged, since chance alone moves it too far."
     ]
     columns, crossings = g["columns"][:6], g.get("crossings") or []
-    tables = [t for column in columns for t in (_rates_table(column), *_meaning_table(column))]
+    text += _criterion(g)
+    tables = [*_judged_table(g), *(t for column in columns for t in (_rates_table(column), *_meaning_table(column), *_implied_table(column)))]
     text += [f"By {c['column']}: {c['message'][0].lower()}{c['message'][1:]}" for c in columns if c.get("message")]
     if crossings and crossings[0].get("message"):
         said = crossings[0]["message"].split(" Too few rows")[0]
@@ -404,6 +405,46 @@ def _groups(run: dict[str, Any]) -> dict[str, Any]:
         "figures": [*figures, *population["figures"]],
         "tables": [*tables, *population["tables"]],
     }
+
+
+def _criterion(g: dict[str, Any]) -> list[str]:
+    """By what the groups are judged, and why."""
+    fairness = _dict(g.get("fairness"))
+    if not fairness:
+        return []
+    name = fairness["criterion"].replace("-", " ")
+    if fairness["chosen"]:
+        return [f"The groups are judged by {name}, as was chosen with --fairness: {fairness['why']}."]
+    return [f"Nobody chose a criterion, so the groups are judged by {name}: {fairness['why']}. Other criteria are a choice of values: --fairness."]
+
+
+def _judged_table(g: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the verdict asked of the groups: each fault with its interval."""
+    rows = [
+        [
+            f"{c['column']} '{c['group']}'" + (f" and '{c['other']}'" if c["other"] else ""),
+            GAPS.get(c["measure"], c["measure"].replace("_", " ")),
+            number(c["expected"]),
+            number(c["observed"]),
+            span(c),
+        ]
+        for c in g.get("comparisons") or []
+        if c["role"] != "crossing" and c["high"] is not None
+    ]
+    head = ["Group", "Judged", "Predicted, or first", "Observed, or second", "Difference"]
+    caption = "What the verdict asks: the lower ends allow for all comparisons, the upper ends are those of each alone"
+    return [section_table(caption, head, rows, right=(2, 3, 4), most=20, folded=len(rows) > 8)] if rows else []
+
+
+def _implied_table(column: dict[str, Any]) -> list[dict[str, Any]]:
+    """How much of each gap a model with true probabilities would have as well."""
+    rows = [
+        [GAPS.get(rate, rate), number(gap["value"]), number(gap["implied"]), number(gap["value"] - gap["implied"])]
+        for rate, gap in _dict(column.get("gaps")).items()
+        if _get(gap, "implied") is not None and gap["value"] is not None
+    ]
+    head = ["Gap in", "Found", "With true probabilities and these base rates", "Added by the model"]
+    return [section_table(f"By {column['column']}: gaps that base rates alone would give", head, rows, right=(1, 2, 3))] if rows else []
 
 
 def _group_name(row: dict[str, Any]) -> str:
@@ -524,7 +565,7 @@ def _why(run: dict[str, Any]) -> dict[str, Any]:
         )
         figures.append(
             section_figure(
-                "importance", "How much the score falls when a column is shuffled; bars show the spread over repeats."
+                "importance", "How much the score falls when a column is shuffled, with 95 % intervals over shuffles, test rows and fold models."
             )
         )
     for i, effect in enumerate((run["metrics"].get("effects") or [])[:4]):

@@ -7,22 +7,24 @@ Docs: https://aimt-dev.github.io/aimt/jobs/kinds/table.html.md"""
 # %% auto #0
 __all__ = ['TABLE', 'TableOptions']
 
-# %% ../../../nbs/jobs/kinds/00_table.ipynb #c4494927
+# %% ../../../nbs/jobs/kinds/00_table.ipynb #aa902107
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.problem import FAIRNESS
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/00_table.ipynb #679da095
+# %% ../../../nbs/jobs/kinds/00_table.ipynb #0e45954b
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(Options):
     """What can be asked of a training on a table."""
 
     target: str | None = option(None, "Column to predict. Default: the last one.")
     groups: str | list[str] | None = option(None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups.")
+    fairness: str | None = option(None, f"Criterion by which groups are compared: {', '.join(dict.fromkeys(sum(FAIRNESS.values(), ())))}.")
     cost: str | dict[str, float] | None = option(None, "Cost of each outcome of a decision: fn=100,fp=5.")
     time: str | None = option(None, "Column with the time: the test is then later than the training.")
     id: str | None = option(None, "Column that tells whom a row is about: rows of one stay together.")

@@ -9,6 +9,7 @@ __all__ = ['MOST_CELLS', 'WIDE_COLUMNS', 'TableWork', 'begin', 'define', 'check_
            'evaluate', 'more_data', 'explain', 'decide', 'gates', 'make_fast']
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #498fd1e5
+import copy
 import time as clock
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ def begin(
     return TableWork(options=options, progress=progress, name=table.name, source=shown, fingerprint=table.fingerprint, table=table, defaults=defaults)
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #7bb75f47
-_QUESTION = ("target", "groups", "cost", "time", "id", "drop", "task", "positive", "metric", "missing_labels")  # options about the question
+_QUESTION = ("target", "groups", "fairness", "cost", "time", "id", "drop", "task", "positive", "metric", "missing_labels")  # options about the question
 
 
 def _overrides(work: TableWork) -> dict[str, Any]:
@@ -275,33 +276,50 @@ def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> dict[str,
     return found
 
 
-def _unseen(work: TableWork, ours: dict[str, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """The columns of groups in their training types, the truth and the predictions of all rows that were predicted without having been learned from."""
-    seen, rows = work.split.unseen(ours["oof"])
-    frame = work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.groups, report=False)[0]
-    return frame, work.y[rows], np.concatenate([ours["oof"][seen], ours["test"]])
+def _group_values(work: TableWork, rows: np.ndarray) -> pd.DataFrame:
+    """The columns of groups in their training types."""
+    return work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.groups, report=False)[0]
 
 
 def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> dict[str, Any]:
-    return group_report(work.problem, *_unseen(work, ours), threshold) | {"part": "out-of-fold and test rows"}
+    """How each group fares, on all rows that were predicted without having been learned from."""
+    seen, rows = work.split.unseen(ours["oof"])
+    persons = None if work.problem.id is None else pd.factorize(work.frame[work.problem.id])[0][rows]
+    report = group_report(work.problem, _group_values(work, rows), work.y[rows], np.concatenate([ours["oof"][seen], ours["test"]]),
+                          threshold, clusters=persons)  # fmt: skip
+    return report | {"part": "out-of-fold and test rows"}
+
+
+_RATES = {"tpr": "equal-opportunity", "fpr": "predictive-equality", "selection_rate": "demographic-parity"}
 
 
 def _mitigation(work: TableWork, ours: dict[str, np.ndarray], threshold: float, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a threshold for each group would do, for each column whose groups surely differ in one of the judged rates."""
-    frame, y, pred = _unseen(work, ours)
+    """What a threshold for each group would do: learned on out-of-fold predictions, valued on the test rows.
+
+    For each column with a gap that is proven, in the rate that the criterion asks about, or else in the larger of both error rates.
+    """
+    seen, test = np.isfinite(ours["oof"][:, 1]), work.split.test
+    parts = [(work.split.train[seen], ours["oof"][seen, 1]), (test, ours["test"][:, 1])]
     cost = {"tp": 0.0, "fp": 1.0, "fn": 1.0, "tn": 0.0} | (work.problem.cost or {})
     costs = (max(cost["fp"] - cost["tn"], 1e-9), max(cost["fn"] - cost["tp"], 1e-9))
-    judged, found = {"tpr": "equal_opportunity", "fpr": "predictive_equality"}, []
+    asked = [rate for rate, name in _RATES.items() if name == work.problem.fairness] or ["tpr", "fpr"]
+    found = []
     for column in columns:
-        gaps = {rate: gap["value"] for rate, gap in column["gaps"].items() if rate in judged and gap and (gap["low"] or 0) > 0}
-        if gaps:
-            criterion = judged[max(gaps, key=lambda rate: gaps[rate])]
-            values = frame[column["column"]].to_numpy()
-            rule = group_rule(values)
-            groups = (rule["names"], group_codes(rule, values), "cuts" in rule)
-            report = mitigation_report(y, pred[:, 1], groups, column=column["column"], criterion=criterion, threshold=threshold, costs=costs)
+        gaps = {rate: gap["value"] for rate, gap in column["gaps"].items() if rate in asked and gap and (gap["low"] or 0) > 0}
+        if gaps and column["column"] in work.frame:
+            values = [_group_values(work, rows)[column["column"]].to_numpy() for rows, _ in parts]
+            rule = group_rule(values[0])
+            learn, new = ((work.y[rows], p, _known_groups(rule, v)) for (rows, p), v in zip(parts, values, strict=True))
+            report = mitigation_report(*learn, test=new, column=column["column"], criterion=_RATES[max(gaps, key=lambda rate: gaps[rate])],
+                                       threshold=threshold, costs=costs)  # fmt: skip
             found.append(report | {"rule": rule, "common": threshold})
     return found
+
+
+def _known_groups(rule: dict[str, Any], values: np.ndarray) -> tuple[list[str], np.ndarray, bool]:
+    """The groups of a rule; values that it never met become one of their own."""
+    codes = group_codes(rule, values)
+    return [*rule["names"], "not met before"], np.where(codes < 0, len(rule["names"]), codes), "cuts" in rule
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #f72cdd3b
 def more_data(work: TableWork) -> str:
@@ -322,14 +340,25 @@ def more_data(work: TableWork) -> str:
 def explain(work: TableWork) -> str:
     model, test = work.trained.model, work.split.test
     frame, y = work.frame.iloc[test].reset_index(drop=True), work.y[test]
-    importance = permutation_importance(model.predict_raw, frame, y, work.problem, work.problem.inputs, seed=work.seed,
-                                        deadline=clock.monotonic() + max(1.0, 0.5 * work.seconds))
+    persons = None if work.problem.id is None else pd.factorize(work.frame[work.problem.id])[0][test]
+    importance = permutation_importance(model.predict_raw, frame, y, work.problem, work.problem.inputs, seed=work.seed, clusters=persons,
+                                        members=_fold_models(model), deadline=clock.monotonic() + max(1.0, 0.5 * work.seconds))
     examples = explain_rows(model, frame, y, work.problem, threshold=work.results["decision"]["threshold"] or 0.5)
     for example in examples:
         example["row"] = int(work.rows[test[example["row"]]])
     work.keep_result(importance=importance, examples=examples, effects=_effects(work, frame, importance), rules=_rules(work))
     top = [c["column"] for c in importance["columns"][:3]]
     return "most important: " + ", ".join(top)
+
+
+def _fold_models(model: Any) -> list[Any]:
+    """The functions that predict with one member of each recipe."""
+    twins = []
+    for fold in model.ensemble_.fold_models():
+        twin = copy.copy(model)
+        twin.ensemble_ = fold
+        twins.append(twin.predict_raw)
+    return twins
 
 
 def _rules(work: TableWork) -> dict[str, Any] | None:

@@ -135,7 +135,8 @@ def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray,
     if not named:
         return None
     frame = saved.schema.conform(rows.frame.iloc[at].reset_index(drop=True), named, report=False)[0]
-    report = group_report(problem, frame, rows.y[at], np.concatenate([oof[seen], pred]), threshold)
+    persons = pd.factorize(rows.frame[problem.id])[0][at] if problem.id is not None and problem.id in rows.frame else None
+    report = group_report(problem, frame, rows.y[at], np.concatenate([oof[seen], pred]), threshold, clusters=persons)
     return report | {"part": "out-of-fold rows of the run it is made of, and test rows"}
 
 

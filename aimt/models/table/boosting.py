@@ -196,15 +196,13 @@ def member_contributions(
     X: np.ndarray,  # Encoded rows, shape (n, d)
     threads: int = 1,
 ) -> np.ndarray:  # Shape (n, d + 1), or (n, K, d + 1) for more than two classes; the last is the base value
-    """Exact SHAP values of a member in margin space; they add up to `Member.margin`. A forest's are the changes on a row's way down.
+    """Exact Shapley values of a member by Tree SHAP, in margin space; they add up to `Member.margin`.
 
-    A member grown on a logarithm has them in logarithms, a forest of votes in probabilities: they are scaled so that they add up to the margin.
+    The base value is the mean output over the training rows of the member, as its trees counted them. A member grown on a logarithm has exact values in
+    logarithms, a forest in mean votes: those of a row are multiplied by one number, so that they add up to the margin.
     """
     n, d = X.shape
-    if member.averages:
-        parts = _path_parts(member, X, threads)
-    else:
-        parts = np.asarray(member.booster.predict(X, pred_contrib=True, num_threads=threads), dtype=np.float64)
+    parts = np.asarray(member.booster.predict(X, pred_contrib=True, num_threads=threads), dtype=np.float64)
     parts = parts.reshape(n, -1, d + 1) if member.task == "multiclass" else parts.reshape(n, d + 1)
     if not (member.log_target or member.averages):
         return parts
@@ -213,36 +211,6 @@ def member_contributions(
     moves = np.abs(change) > 1e-12
     slope = np.where(moves, member.link(start + change) - base, member.link(start + 1e-6) - base) / np.where(moves, change, 1e-6)
     return np.concatenate([parts[..., :-1] * slope[..., None], base[..., None]], axis=-1)
-
-
-def _path_parts(member: Member, X: np.ndarray, threads: int) -> np.ndarray:  # (n, K, d + 1)
-    """What the question at each node changed, on the way of a row to its leaf, added up by column (Saabas 2014)."""
-    n, d = X.shape
-    leaves = np.asarray(member.booster.predict(X, pred_leaf=True, num_threads=threads), dtype=np.int64).reshape(n, member.n_trees)
-    K = member.booster.num_model_per_iteration()
-    out = np.zeros((n, K, d + 1))
-    for t, text in enumerate(member.booster.model_to_string().split("\nTree=")[1:]):
-        out[:, t % K] += _leaf_parts(_fields(text.split("\nend of trees")[0]), d)[leaves[:, t]]
-    return out
-
-
-def _leaf_parts(tree: dict[str, str], d: int) -> np.ndarray:  # (leaves, d + 1)
-    """For each leaf, how the mean moved at each question from the root on."""
-    values = _numbers(tree, "leaf_value", float)
-    out = np.zeros((len(values), d + 1))
-    if len(values) == 1:
-        out[0, -1] = values[0]
-        return out
-    column, left, right = (_numbers(tree, k) for k in ("split_feature", "left_child", "right_child"))
-    means = _numbers(tree, "internal_value", float)
-    inner = np.zeros((len(column), d + 1))
-    inner[0, -1] = means[0]
-    for i, (j, *children) in enumerate(zip(column, left, right, strict=True)):
-        for child in children:
-            to, value = (inner[child], means[child]) if child >= 0 else (out[-1 - child], values[-1 - child])
-            to[:] = inner[i]
-            to[j] += value - means[i]
-    return out
 
 # %% ../../../nbs/models/table/05_boosting.ipynb #f8151cff
 def read_booster(

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import ProblemError
-from ...metrics.fairness import make_groups
+from ...metrics.fairness import make_groups, quantile_cuts
 
 # %% ../../../nbs/models/table/45_conformal.ipynb #274392fb
 def check_coverage(coverage: float) -> float:
@@ -209,28 +209,32 @@ def _distinct(keys: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
 # %% ../../../nbs/models/table/45_conformal.ipynb #a96b0db2
 def group_rule(
     values: Any,  # A column: numbers, text, booleans or dates
-) -> dict[str, Any]:  # Plain data: names of the groups, and cuts or levels
-    """How the values of a column fall into groups; see `make_groups`."""
+) -> dict[str, Any]:  # Plain data: names of the groups, and levels, or cuts and whether all values were whole
+    """How the values of a column fall into groups; see `make_groups`. A value at a cut is in the group below it, as the names say."""
     values = _years(np.asarray(values))
     names, codes, binned = make_groups(values)
     if not binned:
         return {"names": names, "levels": dict(zip(map(_level, values.tolist()), codes.tolist(), strict=True))}
-    n_bins = len(names) - (names[-1] == "missing")
-    top = [_numbers(values[codes == i]).max(initial=-np.inf) for i in range(n_bins - 1)]
-    return {"names": names, "cuts": np.maximum.accumulate(top).tolist() if top else []}
+    number = _numbers(values)
+    cuts, whole = quantile_cuts(number[~np.isnan(number)])
+    return {"names": names, "cuts": cuts.tolist(), "whole": whole}
 
 
 def group_codes(
     rule: dict[str, Any],  # From `group_rule`
     values: Any,  # The same column of new rows, shape (m,)
-) -> np.ndarray:  # Code of each row's group, -1 for a value that was never met, shape (m,)
-    """The group of each value."""
+) -> np.ndarray:  # Code of each row's group, -1 for a value that no name covers, shape (m,)
+    """The group of each value. Between two groups of whole numbers, such as '27 or less' and '28 to 33', lies no group."""
     values = _years(np.asarray(values))
     if "levels" in rule:
         return np.array([rule["levels"].get(_level(v), -1) for v in values.tolist()], np.int64)
     number = _numbers(values)
     gap = len(rule["names"]) - 1 if rule["names"][-1] == "missing" else -1
-    return np.where(np.isnan(number), gap, np.searchsorted(rule["cuts"], number, "left"))
+    codes = np.searchsorted(rule["cuts"], number, "left")
+    if rule.get("whole") and rule["cuts"]:
+        below = np.r_[-np.inf, rule["cuts"]][codes]
+        codes = np.where(number < below + 1, -1, codes)
+    return np.where(np.isnan(number), gap, codes)
 
 
 def _level(value: Any) -> str:

@@ -11,7 +11,7 @@ __all__ = ['CHUNK_ROWS', 'BASE', 'FORMAT', 'Part', 'Ensemble', 'encode', 'contri
 import gzip
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ class Ensemble:
         """Trees of all members."""
         return sum(p.model.n_trees for p in self.parts if isinstance(p.model, GROWN))
 
+    def fold_models(self) -> "list[Ensemble]":
+        """Models with one member of each recipe in place of all of them: how unlike they are says how much the training rows matter."""
+        recipes: dict[str, list[Part]] = {}
+        for part in self.parts:
+            recipes.setdefault(part.recipe, []).append(part)
+        whole = {name: sum(p.weight for p in parts) for name, parts in recipes.items()}
+        pick = lambda k: [replace(parts[k % len(parts)], weight=whole[name]) for name, parts in recipes.items()]
+        return [replace(self, parts=pick(k)) for k in range(max(map(len, recipes.values()), default=0))]
+
     @property
     def lines(self) -> bool:
         """Whether a member takes part that needs dense columns: a line or a network."""
@@ -103,7 +112,7 @@ def encode(encoder: FeatureEncoder, frame: pd.DataFrame) -> np.ndarray:
     return X if X.shape[1] else np.zeros((len(frame), 1))
 
 # %% ../../../nbs/models/table/55_ensemble.ipynb #6ac793fb
-BASE = "(base)"  # Name of the column with the average margin
+BASE = "(base)"  # Name of the column with the mean output over the training rows, in margins
 
 
 def contributions(
