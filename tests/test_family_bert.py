@@ -71,9 +71,10 @@ def test_a_run_has_everything(run):
 def test_gates_say_what_was_measured(run, tmp_path):
     """A network that knows one task learns the opposite: it gains all of the new, and loses all of the old."""
     opposite = TABLE.assign(label=TABLE["label"].map({"late": "damaged", "damaged": "late"}))
-    second = tune(run.path, tmp_path, opposite, original=TABLE).read("metrics.json")
+    second = tune(run.path, tmp_path, opposite, original=TABLE, seed=1).read("metrics.json")
     gates = {g["gate"]: g for g in second["verdict"]["gates"]}
-    assert set(gates) == {"gain", "baseline", "collapse", "forgotten", "training"}
+    assert set(gates) == {"gain", "baseline", "near-duplicates", "pretraining", "collapse", "forgotten", "training"}
+    assert gates["pretraining"]["status"] == "hold" and gates["pretraining"]["value"] > 0.5  # another split: the base run had learned from most of it
     assert gates["gain"]["status"] == "pass" and gates["gain"]["low"] > 0.3 and gates["collapse"]["status"] == "pass"
     assert gates["forgotten"]["status"] == "hold" and gates["forgotten"]["value"] > 0.5
     assert second["verdict"]["verdict"] == "HOLD" and second["forgotten"]["accuracy"]["before"] > 0.8
@@ -102,7 +103,7 @@ def test_nothing_learnt_is_held(base, tmp_path):
     label = np.random.default_rng(0).permutation(TABLE["label"].to_numpy())
     run = tune(base, tmp_path, TABLE.assign(label=label), steps=15)
     gates = {g["gate"]: g["status"] for g in run.read("metrics.json")["verdict"]["gates"]}
-    assert gates["gain"] == "hold" and gates["forgotten"] == "not checked" and run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
+    assert gates["gain"] in {"hold", "not yet"} and gates["forgotten"] == "not checked" and run.read("metrics.json")["verdict"]["verdict"] != "SHIP"
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path, monkeypatch):

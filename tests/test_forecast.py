@@ -279,7 +279,7 @@ def test_job_keeps_everything_and_is_used_again(tmp_path):
     assert Run.open(run.path).status == "done"
     metrics = run.read("metrics.json")
     assert metrics["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"} and metrics["scores"]["mase"] < metrics["scores"]["naive_mase"]
-    assert {g["gate"] for g in metrics["verdict"]["gates"]} == {"baseline", "coverage", "gaps"}
+    assert {g["gate"] for g in metrics["verdict"]["gates"]} == {"baseline", "coverage", "width", "gaps", "future"}
     kept = pd.read_parquet(run.file("predictions.parquet"))
     pd.testing.assert_frame_equal(forecast_ahead(run.path), kept)
     page = (run.path / "report.html").read_text(encoding="utf-8")

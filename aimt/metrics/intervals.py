@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/metrics/intervals.html.md"""
 
 # %% auto #0
 __all__ = ['CELLS', 'ROWS', 'bootstrap_weights', 'weighted_scores', 'deal_blocks', 'jackknife_weights', 'bca_interval',
-           'bootstrap', 'paired_difference', 'wilson', 'mean_interval', 'corrected_difference']
+           'bootstrap', 'paired_difference', 'wilson', 'mean_interval', 'corrected_difference', 'clustered_interval']
 
 # %% ../../nbs/metrics/00_intervals.ipynb #47160e91
 import inspect
@@ -235,3 +235,23 @@ def corrected_difference(
     value = float(d.mean())
     p = 1.0 if value == 0 else float(2 * student_t.sf(abs(value) / max(error, 1e-300), k - 1))
     return {"value": value, "low": value - half, "high": value + half, "p": p}
+
+# %% ../../nbs/metrics/00_intervals.ipynb #9e9232d7
+def clustered_interval(
+    values: np.ndarray,  # Values, shape (n,)
+    *clusters: Sequence[Any] | np.ndarray,  # Kinds of cluster: for each kind the cluster of every value, n labels
+    level: float = 0.95,  # Coverage
+) -> dict[str, float]:  # value, low, high; NaN bounds when a kind has a single cluster
+    """Interval of the mean of dependent values: the widest of the cluster-robust t intervals of all kinds of cluster."""
+    values = np.asarray(values, float)
+    value = float(values.mean()) if len(values) else np.nan
+    half = max((_cluster_half_width(values - value, np.asarray(c), level) for c in clusters), default=np.nan)
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def _cluster_half_width(residuals: np.ndarray, cluster: np.ndarray, level: float) -> float:
+    names, code = np.unique(cluster, return_inverse=True)
+    if len(names) < 2:
+        return float("inf")
+    sums, G = np.bincount(code, weights=residuals), len(names)
+    return float(student_t.ppf(0.5 + level / 2, G - 1) * np.sqrt(G / (G - 1) * (sums**2).sum()) / len(residuals))

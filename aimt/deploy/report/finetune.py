@@ -121,7 +121,8 @@ def _task(run: dict[str, Any]) -> dict[str, Any]:
 def _use(run: dict[str, Any]) -> dict[str, Any]:
     settings, measured = run["info"].get("settings") or {}, run["metrics"].get("measured") or {}
     given = [f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in settings.items()
-             if k not in {"job", "family", "source", "seed", "patience"} and v not in (None, False, 0)]
+             if k not in {"job", "family", "source", "seed", "patience", "attest"} and v not in (None, False, 0)]
+    given += [f'--attest {name}="{reason}"' for name, reason in (settings.get("attest") or {}).items()]
     code = f"aimt finetune {settings.get('family')} {run['source']} {' '.join(given)}\naimt predict RUN NEW -o answers.csv"
     versions = [[k, v] for k, v in (run["info"].get("versions") or {}).items() if v]
     text = [f"Training took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB at the peak. "

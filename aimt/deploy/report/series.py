@@ -26,11 +26,12 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
             "all. MASE is the mean error, divided by the mean change of the past from one season to the next."]
     if m["not_scaled"]:
         text.append(f"{m['not_scaled']} of them are about constant series, which have no MASE, and were left out of its means.")
-    rows = [["MASE, mean", number(m["mase"]), number(m.get("ets_mase")), number(m["naive_mase"])],
-            ["MASE, median", number(m["median_mase"]), "", ""], ["Weighted quantile loss", number(m["wql"]), "", ""],
-            [f"Inside the {100 * m['promised']:.0f} % interval", f"{100 * m['coverage']:.0f} %", "", ""]]
+    simple = m.get("simple_mase") or {"last season": m["naive_mase"]}
+    rows = [["MASE of the forecast", number(m["mase"])], *([f"MASE of the {name}", number(value)] for name, value in simple.items()),
+            ["MASE of smoothing alone", number(m.get("ets_mase"))], ["Median MASE of the forecast", number(m["median_mase"])],
+            ["Weighted quantile loss", number(m["wql"])], [f"Inside the {100 * m['promised']:.0f} % interval", f"{100 * m['coverage']:.0f} %"]]
     each = [[s["series"], number(s["mase"]), number(s["naive"]), f"{100 * s['coverage']:.0f} %"] for s in m["by_series"]]
-    tables = [section_table("In the test", ["", "Forecast", "Smoothing alone", "Last season's values"], rows, right=(1, 2, 3), strong=(0,))]
+    tables = [section_table("In the test", ["", "Value"], rows, right=(1,), strong=(0,))]
     if len(each) > 1:
         tables.append(section_table("Series, worst first", ["Series", "MASE", "Last season's", "Inside"], each, right=(1, 2, 3), folded=True))
     return {"text": text, "tables": tables}
@@ -59,6 +60,7 @@ def _task(run: dict[str, Any]) -> dict[str, Any]:
     rows = [["Source", run["source"]], ["To forecast", settings["target"]], ["Time", settings["time"]], ["Series", f"{m['n_series']:,}"],
             ["Step", m["step"]], ["Steps in a season", str(m["season"])], ["Values", f"{m['n_values']:,}"],
             ["Known ahead", ", ".join(settings.get("known") or []) or "nothing"]]
+    rows += [[f"Attested: {name}", reason] for name, reason in (settings.get("attest") or {}).items()]
     return {"notes": m["notes"], "tables": [section_table("What went in", [], rows)]}
 
 
@@ -85,7 +87,7 @@ def forecast_report(
     info, metrics = run.info, run.read("metrics.json")
     source = str((info.get("data") or {}).get("source") or "table").replace("\\", "/").split("/")[-1]
     parts, m = {"info": info, "metrics": metrics, "source": source}, metrics["scores"]
-    facts = [("MASE in the test", number(m["mase"])), ("last season's values", number(m["naive_mase"])), ("steps ahead", str(m["horizon"])),
+    facts = [("MASE in the test", number(m["mase"])), ("best simple forecast", number(min((m.get("simple_mase") or {"": m["naive_mase"]}).values()))), ("steps ahead", str(m["horizon"])),
              ("series", f"{metrics['data']['n_series']:,}")]
     return plain({
         "format": 1, "version": (info.get("versions") or {}).get("aimt") or version_of("aimt"), "created": info.get("created") or "",

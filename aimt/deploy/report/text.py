@@ -50,8 +50,7 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     if seen:
         rows.append(["This model, text it was trained on", _interval(seen), f"{seen['nats_per_token']:.3f}",
                      number(seen["perplexity"])])
-    if baseline:
-        rows.append([baseline["name"], f"{baseline['bits_per_character']:.3f}", "", ""])
+    rows += [[b["name"], f"{b['bits_per_character']:.3f}", "", ""] for b in (baseline or {}).get("all") or ([baseline] if baseline else [])]
     rows.append(["Every character equally likely in plain bytes", "8", "", ""])
     text = [f"On {scores['n_characters']:,} characters of held-out text the model needs {_interval(scores)} bits for each. Bits per "
             "character compare models with any tokenizer: they are what the text would take if the model compressed it."]
@@ -68,9 +67,11 @@ def _samples(run: dict[str, Any]) -> dict[str, Any]:
         return {"text": ["The model was not asked to write."]}
     text = [f"Each sample goes on from the first words of the held-out text, at temperature {samples['temperature']}. None was "
             "chosen: these are the first that were drawn."]
-    if copies.get("samples") is not None:
-        text.append(f"{100 * copies['samples']:.1f} % of their windows of {copies['length']} characters stand word for word in the "
-                    f"training text; of the held-out text {100 * (copies.get('held_out') or 0):.1f} % do.")
+    if (found := copies.get("samples")) is not None:
+        usual = copies.get("held_out") or {"value": 0.0}
+        text.append(f"{found['samples']} samples from other places were looked up in the training text: {100 * found['value']:.1f} % of their windows of "
+                    f"{copies['length']} characters stand there word for word (95 % interval {100 * found['low']:.0f} to {100 * found['high']:.0f} %); "
+                    f"of the held-out text {100 * usual['value']:.1f} % do.")
     rows = [[f"{s['seconds']:.0f} s", f"{s['step']:,}", one_line(s["text"])] for s in samples.get("over_time") or []]
     tables = [section_table("What it wrote while it learned", ["After", "Step", "Sample"], rows, right=(1,))] if rows else []
     code = "\n\n———\n\n".join(s.strip() for s in samples["final"])

@@ -176,7 +176,7 @@ def split_pairs(
     """Examples to learn from, to stop by, and to examine with. Raises `DataError` when there are too few."""
     if len(pairs) < 10:
         raise DataError(f"{len(pairs)} examples are too few to learn from and to examine with", hint="Give at least 10")
-    group = hash_column(pairs["input"].astype("str"))
+    group = hash_column(pairs["input"].astype("str").str.casefold().str.split().str.join(" "))  # spaces and capitals make no new example
     if "split" in pairs:
         in_test = (pairs["split"] == "test").to_numpy()
         in_test_group = np.isin(group, np.unique(group[~in_test]))

@@ -15,7 +15,7 @@ from typing import Any
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/10_series.ipynb #86096172
+# %% ../../../nbs/jobs/kinds/10_series.ipynb #340264b1
 @dataclass(frozen=True, kw_only=True)
 class SeriesOptions(Options):
     """What can be asked of a forecast."""
@@ -29,7 +29,7 @@ class SeriesOptions(Options):
     aggregate: str = option("sum", "With --every: how the values of one step are combined.", choices=("sum", "mean", "last"))
     season: int | None = option(None, "Steps in a season. Default: by the step, such as 12 for months.", min=1)
     recursive: bool = option(False, "Trees that forecast one step at a time, from their own answers.")
-    n_origins: int = option(3, "Forecast origins of the backtest; fewer where the past is short.", min=1)
+    n_origins: int | None = option(None, "Forecast origins of the backtest, at most. Default: 8 or more; 4 for many series.", min=1)
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
     sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True)
 

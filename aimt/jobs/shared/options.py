@@ -22,7 +22,7 @@ from ...core.errors import ProblemError, closest, hide_secrets
 from ...core.files import plain
 from ...core.typed import check_type
 
-# %% ../../../nbs/jobs/shared/25_options.ipynb #7f01aceb
+# %% ../../../nbs/jobs/shared/25_options.ipynb #fa07fa0d
 def option(
     default: Any,
     help: str,  # One line, for the command and the docs
@@ -48,6 +48,8 @@ class Options:
     out: str | Path | None = option(None, "Run directory. Default: runs/NAME.", stored=False)
     time_limit: float | None = option(None, "Seconds for the whole job.", min=1)
     seed: int = option(0, "Seed of everything random: same seed, same result.", min=0)
+    attest: dict[str, str] | list[str] | str | None = option(
+        None, 'What you know and no data can show, as NAME="reason"; it is recorded. May be repeated.', repeat=True)
     resume: bool = option(False, "Resume a run that was interrupted, with the options it was started with.", stored=False)
     overwrite: bool = option(False, "Replace an earlier run in the same place.", stored=False)
     quiet: bool = option(False, "No progress.", stored=False)

@@ -103,10 +103,8 @@ def train_model(work: SeriesWork) -> str:
 def test_on_the_past(work: SeriesWork) -> str:
     """Forecast the ends of the series from what was known before, and compare."""
     model, panel = work.model, work.panel
-    most = max(1, min(work.options.n_origins, int(work.seconds / max(work.trained_in, 1e-9))))  # an origin takes about as long as the training
-    if most < work.options.n_origins:
-        work.progress.say(f"        the time limit leaves room for {most} of {work.options.n_origins} origins")
-    work.judged, tests = _test(model, panel, most)
+    room = max(1, int(min(work.seconds / max(work.trained_in, 1e-9), 1e6)))  # an origin takes about as long as the training
+    work.judged, tests = _test(model, panel, work.options.n_origins, room)
     scores = summarise(work.judged) | {"ets_mase": _smoothing_alone(model, panel, tests), "promised": work.promised, "n_origins": tests}
     work.judged.to_parquet(work.run.path / "test.parquet")
     by_series = work.judged.groupby("series")[["mase", "naive", "coverage"]].mean().sort_values("mase", ascending=False).head(30).reset_index()
@@ -117,7 +115,7 @@ def test_on_the_past(work: SeriesWork) -> str:
         data={"n_series": len(panel.names), "n_values": sum(map(len, panel.values)), "step": str(panel.step), "season": model.season_,
               "notes": model.notes_})  # fmt: skip
     return (f"MASE {number(scores['mase'])}, smoothing alone {number(scores['ets_mase'])}, "
-            f"last season's values {number(scores['naive_mase'])}")
+            f"the best simple forecast {number(min(scores['simple_mase'].values()))}, {tests} origins")
 
 
 def write_forecasts(work: SeriesWork) -> str:
@@ -140,7 +138,7 @@ def gates(
     work: SeriesWork,
 ) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
-    return forecast_gates(work.judged, work.panel, work.promised)
+    return forecast_gates(work.judged, work.panel, work.promised, season=work.model.season_, horizon=work.model.horizon_)
 
 
 def _picture(model: Forecaster, table: pd.DataFrame, low: str, high: str, most: int = 3) -> list[dict[str, Any]]:
@@ -154,11 +152,15 @@ def _picture(model: Forecaster, table: pd.DataFrame, low: str, high: str, most: 
     return out
 
 
-def _test(model: Forecaster, panel: Panel, n_origins: int) -> tuple[pd.DataFrame, int]:
-    """`backtest` with as many origins as leave the longest series half of its values."""
-    longest = max(map(len, panel.values))
-    tests = max(1, min(n_origins, longest // (2 * model.horizon_)))
-    return backtest(model, panel, model.horizon_, n_origins=tests), tests
+def _test(model: Forecaster, panel: Panel, n_origins: int | None, room: int) -> tuple[pd.DataFrame, int]:
+    """`backtest` with as many origins as were asked for, as there is time for, and as leave the longest series a third of its values."""
+    longest, H = max(map(len, panel.values)), model.horizon_
+    usual = min(max(8, -(-48 // H)), 24) if sum(map(len, panel.values)) <= _MANY_VALUES else 4
+    tests = max(1, min(n_origins or usual, room, (longest - longest // 3) // H))
+    return backtest(model, panel, H, n_origins=tests), tests
+
+
+_MANY_VALUES = 10_000  # Above it a fit takes so long that the series are tested at fewer origins
 
 
 def _smoothing_alone(model: Forecaster, panel: Panel, tests: int) -> float:

@@ -55,12 +55,13 @@ class NGram:
     def likelihoods(
         self,
         tokens: Any,  # Token ids: an array, or `Tokens`
+        order: int | None = None,  # Longest gram to use; the order it was fitted with when None
     ) -> np.ndarray:  # Shape (n,)
         """The probability that was given to each token, from the tokens before it."""
         ids = _ids(tokens, self.vocab_size)
         p = np.full(len(ids), 1 / self.vocab_size)
         history = np.zeros(len(ids), np.int64)  # -1 where a history was never seen
-        for grams, counts, total, types in self._levels:
+        for grams, counts, total, types in self._levels[:order]:
             found = _find(grams, np.where(history < 0, -1, history * self.vocab_size + ids))
             c, n, t = np.where(found < 0, 0, counts[found]), total[history], types[history]
             known = (history >= 0) & (n > 0)
