@@ -72,6 +72,14 @@ def _stoppable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _told(error: BaseException) -> str:
+    """An error of the system in a line."""
+    if isinstance(error, OSError):
+        shown = f"{str(error.filename)[:80]}: " if error.filename else ""
+        return f"{shown}{error.strerror or error}. Check the path, its rights and the free space"
+    return "there is not enough memory for this" if isinstance(error, MemoryError) else "this is nested too deeply to be read"
+
+
 def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     """A mistake that a user can mend becomes one line on standard error and an exit code."""
 
@@ -86,6 +94,9 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         except AimtError as e:
             print("error: " + " ".join(str(e).split()), file=sys.stderr)
             raise typer.Exit(e.exit_code) from None
+        except (OSError, MemoryError, RecursionError) as e:  # a name too long, a disk that went away, data nested too deeply
+            print(f"error: {_told(e)}", file=sys.stderr)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt as e:
             print("stopped", file=sys.stderr)
             raise typer.Exit(143 if isinstance(e, Terminated) else 130) from None

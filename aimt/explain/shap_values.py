@@ -88,11 +88,11 @@ def _gap(total: float, pred: np.ndarray) -> float:
 
 
 def _shares(shares: pd.Series, values: pd.Series) -> dict[str, Any]:
-    effects = shares.drop(BASE)
+    effects = shares.iloc[:-1]  # the last is the base, whatever the columns are called
     effects = effects.iloc[np.argsort(-effects.abs().to_numpy(), kind="stable")]
     first = effects.iloc[:TOP_COLUMNS]
     listed = [{"column": str(c), "value": cell_value(values.get(c)), "effect": float(v)} for c, v in first.items()]
-    return {"base": float(shares[BASE]), "base_means": BASE_MEANS, "total": float(shares.sum()), "contributions": listed,
+    return {"base": float(shares.iloc[-1]), "base_means": BASE_MEANS, "total": float(shares.sum()), "contributions": listed,
             "rest": float(effects.iloc[TOP_COLUMNS:].sum()), "n_rest": max(len(effects) - TOP_COLUMNS, 0)}  # fmt: skip
 
 

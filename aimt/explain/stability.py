@@ -442,7 +442,7 @@ def _told_rows(
     mine, pred = _shares_of(model, rows, codes)
     told = []
     for i, share in enumerate(mine):
-        effects = share.drop(share.index[-1])
+        effects = share.iloc[:-1]
         strongest = effects.iloc[np.argsort(-effects.abs().to_numpy(), kind="stable")[:_STRONGEST]]
         reasons = []
         for column, effect in strongest.items():

@@ -10,6 +10,7 @@ __all__ = ['plain_column', 'as_text', 'column_of', 'plain_frame', 'tidy_frame']
 # %% ../../../nbs/data/io/10_dtypes.ipynb #12549008
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,12 @@ def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_text(value: Any) -> str:
-    """A value as text: dates in ISO form, lists and records as JSON."""
+    """A value as text: dates in ISO form, lists and records as JSON. Halves of surrogate pairs, which no file can hold, become U+FFFD."""
     if isinstance(value, str):
-        return value
+        return value if value.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", value)
     if isinstance(value, (dict, list, tuple, np.ndarray)):
-        return json.dumps(
-            value.tolist() if isinstance(value, np.ndarray) else value, default=as_text, ensure_ascii=False
+        return as_text(
+            json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=as_text, ensure_ascii=False)
         )
     return value.isoformat() if isinstance(value, (dt.date, dt.time)) else str(value)
 

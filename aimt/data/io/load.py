@@ -163,10 +163,10 @@ def json_records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
                             hint='Each line must be like {"name": value}',
                         )
                     yield line, text, row
-    except (ValueError, OSError) as e:
+    except (ValueError, RecursionError, OSError) as e:
         what = (
             f"line {line + isinstance(e, OSError)} is not valid JSON ({e})"
-            if isinstance(e, ValueError)
+            if not isinstance(e, OSError)
             else f"the file is cut off or damaged ({e})"
         )
         raise DataError(what, where=str(path), hint="Export it again, or remove the line") from e
@@ -187,7 +187,7 @@ def table_of(rows: list[dict[str, Any]], path: Path) -> pa.Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         raise DataError("the file holds no rows", where=str(path), hint="Export it again")
-    return pa.table([column_of([row.get(name) for row in rows]) for name in names], names=names)
+    return pa.table([column_of([row.get(name) for row in rows]) for name in names], names=[as_text(name) for name in names])
 
 
 def read_json(path: Path) -> tuple[pa.Table, list[str]]:
@@ -199,7 +199,7 @@ def read_json(path: Path) -> tuple[pa.Table, list[str]]:
         if e.msg == "Extra data":
             return read_json_lines(path)
         raise DataError(f"line {e.lineno} is not valid JSON ({e.msg})", where=str(path), hint="Export it again") from e
-    except (UnicodeDecodeError, OSError) as e:
+    except (ValueError, RecursionError, OSError) as e:
         raise damaged(path, "JSON", e) from e
     if isinstance(data, list) and all(isinstance(row, dict) for row in data):
         return table_of(data, path), []
@@ -214,6 +214,40 @@ def read_json(path: Path) -> tuple[pa.Table, list[str]]:
 _SHEET_MISSING = frozenset(MISSING) | {"#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!"}
 
 
+_UNPACKED, _CELLS = 1 << 28, 10_000_000  # Bytes and cells that any workbook may have; larger ones as their files are larger
+_SHEET_ROWS = 1 << 20  # What a sheet of Excel has
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise `DataError` for a workbook that unpacks to far more than its file."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > _UNPACKED + 100 * path.stat().st_size:
+        raise DataError(f"this workbook unpacks to {size:,} bytes", where=str(path), hint="Save the sheet again, or as CSV")
+
+
+def _check_area(cells: int, most: int, path: Path) -> None:
+    """Raise `DataError` for a sheet with far more room than its file can fill: one stray cell at its far end is enough."""
+    if cells > most:
+        hint = "Delete the stray cell far below or to the right, or save it as CSV"
+        raise DataError("the cells of this sheet lie too far apart", where=str(path), hint=hint)
+
+
+def _most_cells(path: Path) -> int:
+    return _CELLS + 20 * path.stat().st_size
+
+
+def _sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[Any, ...]]:
+    """The rows of a sheet, as wide as their last cell whatever size the file states."""
+    if hasattr(sheet, "reset_dimensions"):
+        sheet.reset_dimensions()
+    cells, most = 0, _most_cells(path)
+    for i, row in enumerate(sheet.iter_rows(values_only=True)):
+        cells += len(row)
+        _check_area(cells if i < _SHEET_ROWS else most + 1, most, path)
+        yield row
+
+
 def read_excel(
     path: Path,
     sheet: str | int | None = None,  # Name or number (from 0) of the sheet; the first that holds a table if None
@@ -226,10 +260,11 @@ def read_excel(
     """
     openpyxl = require("openpyxl", "excel")
     try:
+        _check_unpacked(path)
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         names = book.sheetnames
         asked = names if sheet is None else [_sheet_name(names, sheet, path)]
-        chosen, rows = next(((n, r) for n in asked if _is_table(r := _rows(book[n]))), (asked[0], _rows(book[asked[0]])))
+        chosen, rows = next(((n, r) for n in asked if _is_table(r := _rows(book[n], path))), (asked[0], _rows(book[asked[0]], path)))
         spans, formulas = _beside_values(path, book[chosen])
         book.close()
         if formulas and any(v is None for row in rows for v in row):
@@ -258,8 +293,11 @@ def _sheet_name(names: list[str], asked: str | int, path: Path) -> str:
     return str(chosen)
 
 
-def _rows(sheet: Any) -> list[list[Any]]:
-    return [list(row) for row in sheet.iter_rows(values_only=True)]
+def _rows(sheet: Any, path: Path) -> list[list[Any]]:
+    """The rows of a sheet, if they have room in memory beside one another."""
+    rows = [list(row) for row in _sheet_rows(sheet, path)]
+    _check_area(len(rows) * max(map(len, rows), default=0), _most_cells(path), path)
+    return rows
 
 
 def _is_table(rows: list[list[Any]]) -> bool:

@@ -383,13 +383,16 @@ class _Cleaned:
     def __init__(self, stream: BinaryIO, encoding: str):
         self.stream = stream
         self.decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self.rest = b""
 
     def read(self, size: int = -1) -> bytes:
-        while True:
+        """At most so many bytes: UTF-8 may be longer than what it is made from, and Arrow copies all it gets into a buffer of that size."""
+        block = b"."
+        while not self.rest and block:
             block = self.stream.read(size)
-            text = self.decoder.decode(block, not block).replace("\0", "")
-            if text or not block:
-                return text.encode("utf-8", "replace")
+            self.rest = self.decoder.decode(block, not block).replace("\0", "").encode("utf-8", "replace")
+        out, self.rest = (self.rest, b"") if size < 0 else (self.rest[:size], self.rest[size:])
+        return out
 
     def close(self) -> None:
         self.stream.close()

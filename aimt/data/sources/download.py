@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/sources/download.html.md"""
 
 # %% auto #0
 __all__ = ['ATTEMPTS', 'LIMIT', 'Say', 'DEFAULT_MIRROR', 'KEYRINGS', 'RECORD', 'Source', 'cache_dir', 'Unreachable', 'Gone',
-           'download', 'check_file', 'debian_mirror', 'Found', 'record_of', 'installed', 'fetch']
+           'download', 'check_file', 'debian_mirror', 'Found', 'record_of', 'installed', 'fetch', 'is_offline']
 
 # %% ../../../nbs/data/sources/00_download.ipynb #16a2e27e
 import hashlib
@@ -451,12 +451,17 @@ def _fill(source: Source, place: Path, say: Say) -> dict[str, Any]:
     return record
 
 
+def is_offline() -> bool:
+    """Whether ``AIMT_OFFLINE`` forbids the network."""
+    return os.environ.get("AIMT_OFFLINE", "0") not in ("", "0")
+
+
 def _get(source: Source, place: Path, say: Say) -> Found:
     if found := _from_archives(source):
         return found
     hint = (f"Fetch it on a machine with network and copy {cache_dir()} here, or put {source.file} into "
             f"{cache_dir() / 'archives'}")  # fmt: skip
-    if os.environ.get("AIMT_OFFLINE", "0") not in ("", "0"):
+    if is_offline():
         raise Unreachable(f"{source.name} is not in the cache, and AIMT_OFFLINE is set", hint=hint)
     try:
         return _GETTERS[source.kind](source, place, say)

@@ -768,7 +768,7 @@ def docs_url() -> str:
 
 
 def _read(run: Any, name: str) -> dict[str, Any]:
-    """A JSON file of the run, {} when it has none. A file that was tampered with is an error, not a gap."""
+    """A JSON file of the run, {} when it has none. A file that no longer matches its checksum is an error, not a gap."""
     if isinstance(run, Mapping):
         return _dict(run.get(name))
     return _dict(run.read(name)) if (run.path / name).is_file() else {}

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError, ModelFormatError
 from ...core.files import read_json, write_json
+from ...core.foreign import foreign_file
 from ...data.image.read import CLIPImages, read_image
 from ...explain.occlusion import square_edges
 from .base import Family, load_frame
@@ -166,9 +167,12 @@ class PictureCLIP(CLIP):
             n, size = model.tokenizer.vocab_size, model.config.vocab_size
             raise ModelFormatError(f"the tokenizer has {n} tokens and the network {size}", where=str(folder))
         if (folder / "answers.json").is_file():
-            known = read_json(folder / "answers.json")
-            model.answers, model.classes = tuple(known["answers"]), bool(known["classes"])
-            model.places = load_weights(folder / "answers.safetensors")["places"]
+            with foreign_file(folder / "answers.json"):
+                known = read_json(folder / "answers.json")
+                model.answers, model.classes = tuple(map(str, known["answers"])), bool(known["classes"])
+                model.places = load_weights(folder / "answers.safetensors")["places"]
+                if model.places.shape != (len(model.answers), model.config.width):
+                    raise ValueError(f"{len(model.answers)} answers, and places of shape {list(model.places.shape)}")
         return model
 
     def save_pretrained(self, folder: str | Path, *, names: str = "hf") -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ...core.errors import AimtError, DataError, ModelFormatError
 from ...core.files import read_json, write_json
+from ...core.foreign import foreign_file
 from ...data.audio.read import Resampler, read_audio, stream_audio
 from ...generate.audio.ctc_decoding import LMScorer, Transcript, beam_search, greedy, read_arpa, train_lm, word_times, write_arpa
 from .base import ExampleBatches, Family, load_frame, read_pairs
@@ -383,10 +384,9 @@ def _told(table: list[dict[str, Any]]) -> str:
 
 def _read_scorer(folder: Path) -> LMScorer:
     """The way of reading that was saved. Raises `ModelFormatError`."""
-    try:
-        return LMScorer(read_arpa(folder / "lm.arpa"), **read_json(folder / "decoder.json"))
-    except TypeError as e:
-        raise ModelFormatError(f"not settings of a search ({e})", where=str(folder / "decoder.json")) from e
+    with foreign_file(folder / "decoder.json"):
+        told = {name: v if isinstance(v, (bool, dict)) else float(v) for name, v in read_json(folder / "decoder.json").items()}
+        return LMScorer(read_arpa(folder / "lm.arpa"), **told)
 
 
 DEEPSPEECH_FAMILY = DeepSpeechFamily("deepspeech", "speech-to-text", ("wav", "transcript"), "wer", "word error rate",

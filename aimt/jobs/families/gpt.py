@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
-from ...core.errors import DataError, ProblemError
+from ...core.errors import DataError, ModelFormatError, ProblemError
 from ...core.files import read_json, write_json, write_text
+from ...core.foreign import foreign_file
 from ...data.text.corpus import is_text_source, read_texts
 from ...data.text.tokenizer import Tokenizer
 from ...data.text.token_files import pack
@@ -300,8 +301,11 @@ _LONGEST = 64  # Tokens of an answer, when nothing is known
 def longest_of(folder: Path) -> int:
     """The most tokens that an answer may have, as the folder says."""
     path = folder / "generation_config.json"
-    told = read_json(path) if path.is_file() else {}
-    return int(told.get("max_new_tokens") or _LONGEST)
+    with foreign_file(path):
+        told = (read_json(path) if path.is_file() else {}).get("max_new_tokens") or _LONGEST
+    if type(told) is not int or told < 1:
+        raise ModelFormatError(f"max_new_tokens is {str(told)[:40]}, and should be a whole number from 1 on", where=str(path))
+    return told
 
 
 def word_parts(value: Any) -> tuple[list[str], Callable[[np.ndarray], str]]:
@@ -350,7 +354,7 @@ class GPTFamily(Family):
             told = f"the tokenizer has {model.tokenizer.vocab_size:,} tokens, and the model knows {model.config.vocab_size:,}"
             raise ProblemError(told, where=str(path), hint="Use the tokenizer that the model was trained with")
         if pairs is None:
-            model.chat, model.longest = (folder / "chat_template.jinja").is_file(), longest_of(folder)
+            model.chat, model.longest = (folder / "chat_template.jinja").is_file(), min(longest_of(folder), model.config.context)
         else:
             model.chat = not is_plain(pairs)
             lengths = map(len, model.tokenizer.encode_batch([t + "\n" for t in pairs["target"]], unknown="replace"))

@@ -126,7 +126,7 @@ class T5Family(Family):
         model: Any = T5.from_pretrained(folder).eval()
         model.tokenizer = Tokenizer.load(folder)
         check_tokenizer(model.config, model.tokenizer)
-        model.longest = longest_of(folder)
+        model.longest = min(longest_of(folder), model.config.context)
         if pairs is not None:
             longest = max(map(len, model.tokenizer.encode_batch(list(pairs["target"]), unknown="replace"))) + 1
             model.longest = min(longest, model.config.context)

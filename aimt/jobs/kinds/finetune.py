@@ -18,13 +18,14 @@ import pandas as pd
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/15_finetune.ipynb #32d7bb99
+# %% ../../../nbs/jobs/kinds/15_finetune.ipynb #86e19575
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Options):
     """What can be asked of a fine-tuning."""
 
     family: str | None = option(None, "bert, gpt, t5, clip or deepspeech.", positional=True)
     model: str | Path | None = option(None, "Pretrained: a folder, a name on the hub, or an earlier run.", named=True)
+    revision: str | None = option(None, "Branch, tag or commit of a model on the hub; the commit is recorded. Default: the newest.")
     text: str | None = option(None, "Column of the input. Default: text, prompt, source, image or wav, by family.")
     target: str | None = option(None, "Column to predict. Default: label, answer, target, caption or transcript, by family.")
     steps: int | None = option(None, "Training steps, instead of a number of passes.", min=1)

@@ -34,6 +34,7 @@ from ...data.checks.column_checks import hash_column
 from ..shared.options import shown_source
 from ..shared.pipeline import Work
 from ...metrics.intervals import mean_interval
+from ...models.layers.hub import find_model, hub_commit, is_hub_id
 from ...models.layers.lora import lora_layers, remove_lora, save_adapters
 from ...train.networks.doctor import Watch, diagnose_network
 from ...train.networks.finetune import FINETUNE, FineTuned
@@ -134,15 +135,23 @@ def read(work: TuneWork) -> str:
 
 def model_folder(
     path: str | Path,  # Folder of a model or of a run, or a name on the hub
+    revision: str | None = None,  # Branch, tag or commit on the hub
 ) -> str | Path:  # What `from_pretrained` takes
-    """The model that is meant: of a run, the one in it."""
+    """The model that is meant: of a run, the one in it; of a name on the hub, the folder of this revision. Raises `ProblemError` for another revision."""
+    here = Path(path).exists() or Path(f"{path}.index").exists()
+    if here and revision:
+        raise ProblemError(f"{path} is a folder, and has no revision '{revision}'", hint="Leave --revision out, or give a name on the hub")
+    if not here and is_hub_id(path):
+        return find_model(path, need=(), revision=revision)
     return Path(path) / "model" if (Path(path) / "run.json").is_file() else path
 
 
 @noting
 def open_model(work: TuneWork) -> str:
     family = work.family
-    work.model = family.open(model_folder(work.asked["model"]), work.parts["train"])
+    folder = model_folder(work.asked["model"], work.run.info["settings"].get("commit") or work.asked["revision"])  # what a branch meant when the run started
+    work.run.update(settings=work.run.info["settings"] | {"commit": hub_commit(folder)})
+    work.model = family.open(folder, work.parts["train"])
     labels = list(getattr(getattr(work.model, "config", None), "labels", ()) or ())
     target = work.asked["target"] or family.columns[1]
     problem = Problem(task=family.task, target=target, inputs=[work.asked["text"] or family.columns[0]], metric=family.metric,

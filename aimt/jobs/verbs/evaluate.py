@@ -207,8 +207,7 @@ def score_lines(
 ) -> list[str]:
     """The scores as lines of text."""
     width = max(len(row["label"]) for row in scores["table"])
-    lines = [f"{row['label']:<{width}}  {row['value']:.4g}  [{row['low']:.4g}, {row['high']:.4g}]" for row in scores["table"]
-             if row["value"] is not None]
+    lines = [f"{row['label']:<{width}}  {row['value']:.4g}  {_interval(row)}" for row in scores["table"] if row["value"] is not None]
     lines = [f"{scores['n_rows']:,} {scores.get('unit', 'rows')}, 95 % intervals", *lines]
     lines += _row_lines(scores["rows"]) if "rows" in scores else []
     lines += [f"warning: {warning}" for warning in scores.get("warnings", [])[:20]]
@@ -219,6 +218,10 @@ def score_lines(
         lines.append(f"{test['message']} ({test['label']} of a quick model {readable(test['score'])}, shuffled {readable(low)} to "
                      f"{readable(high)}, p = {test['p']:.2g}, {test['n_rows']:,} rows)")
     return lines + (population_lines(scores["population"]) if "population" in scores else [])
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "no interval: too few rows" if row["low"] is None or row["high"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
 
 
 def _coverage_lines(found: dict[str, Any]) -> list[str]:

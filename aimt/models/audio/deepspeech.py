@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError, ModelFormatError, RunError
 from ...core.files import write_json, write_text
+from ...core.foreign import foreign_file
 from ..layers.hub import find_model
 from aimt.models.audio.tf_files import (
     DType,
@@ -37,7 +38,7 @@ from aimt.models.audio.tf_files import (
     write_pb,
     write_pbmm,
 )
-from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf
+from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf, unfilled
 
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #b0e49137
 ENGLISH = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
@@ -142,6 +143,8 @@ class DeepSpeechConfig:
         for name in ("n_hidden", "n_features", "sample_rate", "window_ms", "step_ms"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if not 4 <= self.window <= 1 << 16 or self.step < 1:
+            raise ValueError(f"frames of {self.window} samples, {self.step} apart, are out of range")
         if self.n_context < 0 or not 0 <= self.dropout < 1:
             raise ValueError(f"n_context {self.n_context} or dropout {self.dropout} is out of range")
 
@@ -374,7 +377,8 @@ class DeepSpeech(nn.Module):
         alphabet: Sequence[str] | None = None,
     ) -> "DeepSpeech":
         """Read a model. Raises `ModelFormatError` when something is missing, damaged or of another family."""
-        model = _read_model(Path(path), None if drop_layers else alphabet)
+        with foreign_file(path):
+            model = _read_model(Path(path), None if drop_layers else alphabet)
         same = alphabet is None or tuple(alphabet) == model.config.alphabet
         return model if same and not drop_layers else model.drop_layers(drop_layers, alphabet)
 
@@ -390,8 +394,7 @@ def _read_model(path: Path, alphabet: Sequence[str] | None) -> DeepSpeech:
 
 def _filled(config: DeepSpeechConfig, state: dict[str, Tensor], where: Path) -> DeepSpeech:
     """A model with these weights; nothing is drawn at random first."""
-    with torch.device("meta"):
-        model = DeepSpeech(config)
+    model = unfilled(lambda: DeepSpeech(config), config, 1, state, where)
     load_into(model, state, where=str(where), assign=True)
     return model
 

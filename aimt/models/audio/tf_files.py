@@ -10,6 +10,7 @@ __all__ = ['STRING', 'read_fields', 'write_varint', 'write_field', 'read_tensor'
            'checkpoint_prefix', 'read_checkpoint', 'write_checkpoint']
 
 # %% ../../../nbs/models/audio/00_tf_files.ipynb #8db14d4a
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ _TYPES = {
 }
 _NUMBERS = {np.dtype(t): n for n, t in _TYPES.items()}
 STRING = 7  # TensorFlow's number for bytes
+_FILLED = 1 << 24  # Numbers of a tensor that is written as one number and a shape, at most
 
 
 def _shape(raw: Any) -> tuple[int, ...]:
@@ -102,6 +104,20 @@ def _shape(raw: Any) -> tuple[int, ...]:
             size = dict(read_fields(value)).get(1, 0)
             sizes.append(size - (1 << 64) if size >> 63 else size)
     return tuple(sizes)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    """Numbers in a tensor. Raises `ValueError` for a shape with an unknown size."""
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a tensor of shape {shape}")
+    return math.prod(shape)
+
+
+def _bytes(value: Any) -> bytes:
+    """The content of a field. Raises `ValueError` where a number stands, of which Python would make so many zeros."""
+    if isinstance(value, int):
+        raise ValueError("a number where bytes should be")
+    return bytes(value)
 
 
 def _dtype(number: int) -> np.dtype:
@@ -121,19 +137,23 @@ def read_tensor(raw: Any) -> Any:
         elif number == 4:
             content = value
         elif number == 8:
-            strings.append(bytes(value))
+            strings.append(_bytes(value))
         elif number in (5, 6, 7, 10, 11, 13, 16, 17):
             values.append((number, value))
     if kind == STRING:
         return strings[0] if len(strings) == 1 else strings
     dtype = _dtype(kind)
     flat = np.frombuffer(content, dtype) if content is not None else _listed(values, dtype)
-    n = int(np.prod(shape))
-    if 0 < len(flat) < n:  # the last number stands for all that follow
-        flat = np.concatenate([flat, np.full(n - len(flat), flat[-1], dtype)])
-    if len(flat) != n and not (n and not len(flat)):
+    n = _size(shape)
+    if len(flat) < n > _FILLED:
         raise ValueError(f"{len(flat)} numbers for shape {shape}")
-    return (flat if len(flat) else np.zeros(n, dtype)).reshape(shape)
+    if len(flat) < 2 <= n:  # one number, or none for 0, stands for all: kept once
+        return np.broadcast_to(flat[0] if len(flat) else dtype.type(0), shape)
+    if len(flat) < n:  # the last number stands for all that follow
+        flat = np.concatenate([flat, np.full(n - len(flat), flat[-1] if len(flat) else 0, dtype)])
+    if len(flat) != n:
+        raise ValueError(f"{len(flat)} numbers for shape {shape}")
+    return flat.reshape(shape)
 
 
 def _listed(values: list[tuple[int, Any]], dtype: np.dtype) -> np.ndarray:
@@ -175,11 +195,23 @@ def read_nodes(
     try:
         regions = _regions(raw)
         graph = regions.get("memmapped_package://.", raw)
-        nodes = [_node(value, regions) for number, value in read_fields(graph) if number == 1]
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, TypeError, struct.error) as e:
+        nodes = _nodes(graph, regions, (1 << 28) + len(raw))
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, TypeError, struct.error, AttributeError) as e:
         raise ModelFormatError(f"not a readable TensorFlow graph ({e})", where=str(path)) from e
     if not nodes:
         raise ModelFormatError("not a TensorFlow graph: there are no operations", where=str(path))
+    return nodes
+
+
+def _nodes(graph: Any, regions: Mapping[str, memoryview], room: int) -> list[Node]:
+    """The operations. Raises `ValueError` when their arrays together take more bytes than `room`."""
+    nodes: list[Node] = []
+    for number, value in read_fields(graph):
+        if number == 1:
+            nodes.append(_node(value, regions))
+            room -= sum(a.nbytes for a in nodes[-1].attrs.values() if isinstance(a, np.ndarray) and 0 not in a.strides)
+            if room < 0:
+                raise ValueError("its constants are far larger than the file")
     return nodes
 
 
@@ -202,7 +234,7 @@ def _regions(raw: memoryview) -> dict[str, memoryview]:
         for _, element in read_fields(raw[start:-8]):
             entry = dict(read_fields(element))
             first, size = entry.get(1, 0), entry.get(3)
-            out[bytes(entry[2]).decode()] = raw[first : first + size] if size is not None else raw[first:start]
+            out[_bytes(entry[2]).decode()] = raw[first : first + size] if size is not None else raw[first:start]
     except (ValueError, KeyError, IndexError, UnicodeDecodeError, TypeError):
         return {}
     return out
@@ -212,16 +244,16 @@ def _node(raw: Any, regions: Mapping[str, memoryview]) -> Node:
     name, op, inputs, attrs = "", "", [], {}
     for number, value in read_fields(raw):
         if number == 1:
-            name = bytes(value).decode()
+            name = _bytes(value).decode()
         elif number == 2:
-            op = bytes(value).decode()
+            op = _bytes(value).decode()
         elif number == 3:
-            inputs.append(bytes(value).decode())
+            inputs.append(_bytes(value).decode())
         elif number == 5:
             entry = dict(read_fields(value))
             found = _attribute(entry.get(2, b""))
             if found is not None:
-                attrs[bytes(entry[1]).decode()] = found
+                attrs[_bytes(entry[1]).decode()] = found
     if op == "ImmutableConst":
         attrs["value"] = _mapped(attrs, regions)
     return Node(name, op, inputs, attrs)
@@ -230,7 +262,7 @@ def _node(raw: Any, regions: Mapping[str, memoryview]) -> Node:
 def _attribute(raw: Any) -> Any:
     for number, value in read_fields(raw):
         if number == 2:
-            return bytes(value)
+            return _bytes(value)
         if number in (3, 6):
             return value
         if number == 4:
@@ -247,7 +279,7 @@ def _attribute(raw: Any) -> Any:
 def _mapped(attrs: Mapping[str, Any], regions: Mapping[str, memoryview]) -> np.ndarray:
     """A tensor that lies outside the graph, in a region of the file."""
     name, dtype, shape = attrs["memory_region_name"].decode(), _dtype(attrs["dtype"]), attrs["shape"]
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = _size(shape) * dtype.itemsize
     if name not in regions or len(regions[name]) < size:
         raise ValueError(f"region {name!r} is missing or cut off")
     return np.frombuffer(regions[name][:size], dtype).reshape(shape)
@@ -550,7 +582,7 @@ def read_checkpoint(
                 if shard not in shards:
                     shards[shard] = _contents(f"{prefix}.data-{shard:05d}-of-{n_shards:05d}")
                 out[name] = _entry(entry, shards[shard], name, verify)
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError, TypeError, struct.error) as e:
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, TypeError, struct.error) as e:
         raise ModelFormatError(f"not a readable TensorFlow checkpoint ({e})", where=str(prefix)) from e
     return out
 
@@ -561,7 +593,7 @@ def _entry(entry: Mapping[int, Any], shard: memoryview, name: str, verify: bool)
     raw = shard[offset : offset + size]
     if 7 in entry:
         raise ValueError(f"{name} is kept in slices")
-    if len(raw) != size or size != int(np.prod(shape)) * dtype.itemsize:
+    if len(raw) != size or size != _size(shape) * dtype.itemsize:
         raise ValueError(f"{name} is cut off")
     if verify and masked_crc(raw) != struct.unpack("<I", entry[6])[0]:
         raise ValueError(f"{name} does not match its checksum")

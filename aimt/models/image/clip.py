@@ -11,7 +11,6 @@ __all__ = ['PRESETS', 'HF_RULES', 'HF_IGNORE', 'OPENAI_RULES', 'OPENAI_IGNORE', 
            'zero_shot', 'nearest', 'recall_at_k', 'linear_probe']
 
 # %% ../../../nbs/models/image/00_clip.ipynb #e3d3802f
-import gzip
 import json
 import math
 import zlib
@@ -31,11 +30,14 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError, ModelFormatError, RunError, closest
 from ...core.files import read_json, write_json, write_text
+from ...core.foreign import foreign_file, inflate
 from ...data.image.read import CLIPImages
+from ...data.text.tokenizer import count_ids
 from ..layers.hub import find_model
 from ..layers.transformer import Block, BlockConfig, make_norm
 from aimt.models.layers.pretrained import (
     FORMAT, KeyRule, check_format, from_hf, load_folder, load_into, load_weights, read_config, save_weights, to_hf,
+    unfilled,
 )  # fmt: skip
 
 # %% ../../../nbs/models/image/00_clip.ipynb #9d10bf9b
@@ -241,10 +243,10 @@ class CLIP(nn.Module):
     ) -> "CLIP":
         """Read a model with the tensor names of Hugging Face or of OpenAI and open_clip. Raises `ModelFormatError`."""
         folder = find_model(path, need=())
-        config, state = _read_folder(folder, config)
-        with torch.device("meta"):  # No fresh weights that would be thrown away at once
-            model = cls(config)
-        load_into(model, {n: t.float() for n, t in state.items()}, where=str(path), assign=True)
+        with foreign_file(path):
+            config, state = _read_folder(folder, config)
+            model = unfilled(lambda: cls(config), config, config.vision.n_layer + config.text.n_layer, state, path)
+            load_into(model, {n: t.float() for n, t in state.items()}, where=str(path), assign=True)
         return model
 
     def save_pretrained(
@@ -528,7 +530,7 @@ class CLIPTokenizer:
             raise ValueError(f"a context of {context} has no room for a start, a word and an end")
         self.sot_id, self.eot_id, self.context, self._engine = sot, eot, context, engine
         self.pad_id = eot if pad_id is None else pad_id
-        self.vocab_size: int = max(engine.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = count_ids(engine)
         engine.encode_special_tokens = True  # The text "<|endoftext|>" is ordinary text
         engine.no_padding()
         engine.no_truncation()
@@ -544,7 +546,8 @@ class CLIPTokenizer:
         if isinstance(texts, str):
             raise TypeError("give a list of texts, even for one")
         rows = torch.full((len(texts), self.context), self.pad_id)
-        found = self._engine.encode_batch_fast([_clean(t) for t in texts], add_special_tokens=False)
+        with foreign_file("", "tokenizer"):
+            found = self._engine.encode_batch_fast([_clean(t) for t in texts], add_special_tokens=False)
         for row, one in zip(rows, found, strict=True):
             ids = [self.sot_id, *one.ids[: self.context - 2], self.eot_id]
             row[: len(ids)] = torch.tensor(ids)
@@ -552,7 +555,8 @@ class CLIPTokenizer:
 
     def count(self, text: str) -> int:
         """Tokens of a text with start and end, before anything is cut."""
-        return len(self._engine.encode(_clean(text), add_special_tokens=False).ids) + 2
+        with foreign_file("", "tokenizer"):
+            return len(self._engine.encode(_clean(text), add_special_tokens=False).ids) + 2
 
     def decode(
         self,
@@ -582,10 +586,11 @@ class CLIPTokenizer:
         pad = settings.get("pad_token", EOT)
         length = settings.get("model_max_length", 77)
         try:
-            pad_id = engine.token_to_id(pad["content"] if isinstance(pad, dict) else str(pad))
-            return cls(engine, context=context or (int(length) if length < 10**6 else 77), pad_id=pad_id)
-        except (ModelFormatError, TypeError, ValueError, KeyError) as e:
-            raise ModelFormatError(getattr(e, "what", str(e)), where=str(path)) from e
+            with foreign_file(path, "tokenizer"):
+                pad_id = engine.token_to_id(pad["content"] if isinstance(pad, dict) else str(pad))
+                return cls(engine, context=context or (int(length) if length < 10**6 else 77), pad_id=pad_id)
+        except ModelFormatError as e:
+            raise ModelFormatError(e.what, where=str(path)) from e
 
     @classmethod
     def from_merges(
@@ -651,13 +656,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _read_engine(folder: Path) -> _Engine:
     """The tokenizer of a model folder, from whichever files it has."""
     whole, vocab, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
-    try:
+    with foreign_file(folder, "tokenizer"):
         if whole.is_file():
             return _Engine.from_file(str(whole))
         if vocab.is_file() and merges.is_file():
             return _engine_of(read_json(vocab), _read_merges(merges.read_text(encoding="utf-8")))
-    except Exception as e:  # the package raises bare Exception
-        raise ModelFormatError(f"the tokenizer is damaged ({e})", where=str(folder)) from e
     raise ModelFormatError("there is neither tokenizer.json nor vocab.json with merges.txt", where=str(folder))
 
 
@@ -672,7 +675,7 @@ def _read_merges(text: str) -> list[tuple[str, str]]:
 def _openai_merges(path: Path) -> list[tuple[str, str]]:
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+        text = (inflate(raw, most=100 * len(raw)) if path.suffix == ".gz" else raw).decode()
         return _read_merges(text)[: 49152 - 256 - 2]  # The file is longer than the vocabulary that was used
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise ModelFormatError(f"not a list of merges ({e})", where=str(path)) from e

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ModelFormatError, ProblemError, RunError, closest
 from ...core.files import read_json, write_json
+from ...core.foreign import foreign_file
 from .pretrained import KeyRule, from_hf, load_pickle, load_weights, save_weights, to_hf
 
 # %% ../../../nbs/models/layers/20_lora.ipynb #3868716f
@@ -304,7 +305,11 @@ def load_adapters(
     """
     if lora_layers(model):
         raise ProblemError("the model has LoRA already", hint="Use remove_lora first")
-    folder = Path(folder)
+    with foreign_file(folder, "adapter"):
+        return _load_adapters(model, Path(folder), rules, prefix)
+
+
+def _load_adapters(model: nn.Module, folder: Path, rules: Sequence[KeyRule], prefix: str) -> dict[str, float]:
     settings, tensors = _read_adapters(folder)
     found, other = _pairs(tensors, prefix, folder)
     places = _places(model, rules)

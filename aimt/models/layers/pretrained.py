@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/layers/pretrained.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'FAMILIES', 'KeyRule', 'to_hf', 'from_hf', 'digest', 'save_weights', 'load_weights', 'check_format',
-           'read_config', 'check_family', 'load_into', 'load_folder', 'load_pickle']
+           'read_config', 'check_family', 'load_into', 'unfilled', 'load_folder', 'load_pickle']
 
 # %% ../../../nbs/models/layers/05_pretrained.ipynb #5a362759
 import hashlib
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ...core.errors import ModelFormatError, RunError
 from ...core.files import atomic_path, read_json, write_json
+from ...core.foreign import check_settings, foreign_file
 
 # %% ../../../nbs/models/layers/05_pretrained.ipynb #943eb5ab
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def load_weights(
             metadata = f.metadata() or {}
             check_format(metadata.get("aimt_format", 0), path)
             tensors = {n: f.get_tensor(n) for n in f.keys()}
-    except (SafetensorError, OSError, ValueError, KeyError) as e:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as e:
         raise ModelFormatError(f"not a readable safetensors file ({e})", where=str(path)) from e
     if verify and "aimt_sha256" in metadata and metadata["aimt_sha256"] != digest(tensors):
         raise ModelFormatError("the weights do not match their checksum", where=str(path), hint="Use another copy")
@@ -142,8 +143,8 @@ def load_weights(
 
 def check_format(version: Any, path: str | Path) -> None:
     """Refuse a file from a newer version of the library."""
-    if not str(version).isdigit():
-        raise ModelFormatError(f"{version!r} is not a version of the format", where=str(path))
+    if not re.fullmatch(r"\d{1,9}", str(version), re.ASCII):
+        raise ModelFormatError(f"{str(version)[:40]!r} is not a version of the format", where=str(path))
     if int(version) > FORMAT:
         raise ModelFormatError(
             f"written in format {version}, and this version reads up to {FORMAT}", where=str(path), hint="Update aimt"
@@ -184,7 +185,7 @@ def check_family(
     wanted = " or ".join(map(repr, kinds))
     if kind is None:
         raise ModelFormatError(f"config.json does not say model_type, and it must be {wanted}", where=str(where))
-    hint = f"Load it with {FAMILIES[kind]}" if kind in FAMILIES else f"There is {', '.join(map(repr, FAMILIES))}"
+    hint = f"Load it with {FAMILIES[kind]}" if isinstance(kind, str) and kind in FAMILIES else f"There is {', '.join(map(repr, FAMILIES))}"
     raise ModelFormatError(f"this is a model of the kind {kind!r}, not {wanted}", where=str(where), hint=hint)
 
 # %% ../../../nbs/models/layers/05_pretrained.ipynb #5d21093a
@@ -209,6 +210,25 @@ def load_into(
     if faults:
         raise ModelFormatError(f"weights of another model: {'; '.join(faults)}", where=str(where))
     model.load_state_dict({n: t.clone() for n, t in state.items()} if assign else dict(state), assign=assign)
+
+# %% ../../../nbs/models/layers/05_pretrained.ipynb #f2866160
+def unfilled(
+    make: Callable[[], torch.nn.Module],  # Builds the network
+    config: Any,  # Its settings, a dataclass
+    n_layers: int,  # Layers that the settings ask for
+    state: Mapping[str, Tensor],  # The tensors it will be filled with; it may have a head beside them
+    where: str | Path = "",  # File named in errors
+) -> Any:
+    """A network without numbers, for `load_into`. Raises `ModelFormatError` for settings that these tensors cannot fill."""
+    check_settings(config, where)
+    if n_layers > len(state):
+        raise ModelFormatError(f"config.json asks for {n_layers:,} layers, and there are {len(state):,} tensors", where=str(where))
+    with foreign_file(where), torch.device("meta"):
+        model = make()
+    asked, held = (sum(t.numel() for t in tensors) for tensors in (model.state_dict().values(), state.values()))
+    if asked > 2 * held + 10**7:
+        raise ModelFormatError(f"config.json asks for {asked:,} numbers, and the weights hold {held:,}", where=str(where))
+    return model
 
 # %% ../../../nbs/models/layers/05_pretrained.ipynb #911ad6eb
 def load_folder(

@@ -212,6 +212,8 @@ class Forecaster(BaseEstimator):
         self.horizon_ = _whole(horizon, "horizon") if horizon is not None else self.season_ if self.season_ > 1 else 6
         if not hasattr(self, "columns_"):
             self.columns_ = {"target": "value", "time": "time", "series": "series", "known": list(panel.known_names)}
+        if taken := {self.columns_["time"], self.columns_["series"]} & {"forecast", *map(quantile_name, self.levels)}:
+            raise ProblemError(f"the column '{min(map(str, taken))}' is called as a column of the forecasts", hint="Give it another name")
         self.notes_ = list(panel.notes)
         extra = [known_ahead(panel, i, 0) for i in range(len(panel.names))]
         self._rehearse(extra)

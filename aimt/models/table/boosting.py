@@ -19,6 +19,7 @@ import lightgbm as lgb
 import numpy as np
 
 from ...core.errors import ModelFormatError
+from .booster_text import BoosterTree, parse_booster
 
 # %% ../../../nbs/models/table/05_boosting.ipynb #3db2984e
 OBJECTIVES = {"binary": "binary", "multiclass": "multiclass", "regression": "regression", "mae": "regression_l1"}
@@ -221,57 +222,12 @@ def read_booster(
     where: str = "",  # File it came from, for the message
 ) -> lgb.Booster:
     """A booster from its text. Raises `ModelFormatError` when the text is damaged or does not fit."""
-    head, *trees = text.split("\nTree=")
-    fields = _fields(head)
     try:
-        if fields["num_class"] != str(n_outputs) or fields["num_tree_per_iteration"] != str(n_outputs):
-            raise ValueError(f"it is made for {fields['num_class']} classes, not {n_outputs}")
-        if int(fields["max_feature_idx"]) != n_columns - 1:
-            raise ValueError(f"it is made for {int(fields['max_feature_idx']) + 1} columns, not {n_columns}")
-        for tree in trees:
-            _check_tree(_fields(tree.split("\nend of trees")[0]), n_columns)
-        booster = lgb.Booster(model_str=text)
-        if booster.num_trees() != len(trees) or not trees:
-            raise ValueError(f"{booster.num_trees()} trees could be read of {len(trees)}")
-        return booster
-    except (KeyError, ValueError, lgb.basic.LightGBMError) as e:
-        reason = f"'{e.args[0]}' is missing" if isinstance(e, KeyError) else str(e)
-        raise ModelFormatError(f"these trees are damaged ({reason})", where=where, hint="Train the model again") from e
-
-
-def _fields(block: str) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-
-
-def _check_tree(tree: dict[str, str], n_columns: int) -> None:
-    """Raise ValueError unless a tree's indices stay inside the tree and the table."""
-    leaves = int(tree["num_leaves"])
-    if leaves < 1 or tree.get("is_linear", "0") != "0" or len(_numbers(tree, "leaf_value", float)) != leaves:
-        raise ValueError("a tree has the wrong number of leaves")
-    if leaves == 1:
-        return
-    left, right, column, kind = (_numbers(tree, k) for k in ("left_child", "right_child", "split_feature", "decision_type"))
-    threshold = _numbers(tree, "threshold", float)
-    if any(len(a) != leaves - 1 for a in (left, right, column, kind, threshold)):
-        raise ValueError("a tree has the wrong number of splits")
-    if column.min() < 0 or column.max() >= n_columns:
-        raise ValueError("a split names a column that is not there")
-    own = np.arange(leaves - 1)
-    for child in (left, right):
-        if not (((child > own) & (child < leaves - 1)) | ((child < 0) & (child >= -leaves))).all():
-            raise ValueError("a split points outside its tree")
-    _check_categories(tree, threshold[(kind & 1) == 1])
-
-
-def _check_categories(tree: dict[str, str], sets: np.ndarray) -> None:
-    n_sets = int(tree.get("num_cat", 0))
-    if n_sets == 0 and len(sets) == 0:
-        return
-    bounds, words = _numbers(tree, "cat_boundaries"), _numbers(tree, "cat_threshold")
-    sound = len(bounds) == n_sets + 1 and bounds[0] == 0 and (np.diff(bounds) >= 0).all() and bounds[-1] == len(words)
-    if not sound or (len(sets) and (sets.min() < 0 or sets.max() >= n_sets)):
-        raise ValueError("a split names a set of categories that is not there")
-
-
-def _numbers(tree: dict[str, str], key: str, kind: type = int) -> np.ndarray:
-    return np.array(tree[key].split(), dtype=np.int64 if kind is int else np.float64)
+        found = parse_booster(text)
+        if found.n_outputs != n_outputs:
+            raise ValueError(f"it is made for {found.n_outputs} classes, not {n_outputs}")
+        if found.n_columns != n_columns:
+            raise ValueError(f"it is made for {found.n_columns} columns, not {n_columns}")
+        return lgb.Booster(model_str=found.to_text())
+    except (ValueError, lgb.basic.LightGBMError) as e:
+        raise ModelFormatError(f"these trees are damaged ({e})", where=where, hint="Train the model again") from e

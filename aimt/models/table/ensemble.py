@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from ...core.contents import ModelFile
 from ...core.errors import ModelFormatError, RunError
 from ...core.files import atomic_path, read_json, sha256, write_json
+from ...core.foreign import inflate
 from ...core.hardware import threads_for
 from ...data.table.features import DenseEncoder, FeatureEncoder
 from .bagging import GROWN, pool_to_prediction, to_pool
@@ -307,7 +308,7 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
         return Part(str(entry["recipe"]), float(entry["weight"]), W)
     path = folder / Path(entry["file"]).name
     raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    text = (inflate(raw, most=100 * len(raw)) if path.suffix == ".gz" else raw).decode("utf-8")  # trees are packed about 4 to 1
     booster = read_booster(text, n_columns=max(1, len(model.encoder.names)), n_outputs=outputs, where=str(path))
     member = Member(booster, model.task, int(entry["rounds"]), str(entry["stopped"]), bool(entry["log_target"]), averages=bool(entry.get("averages")))
     return Part(str(entry["recipe"]), float(entry["weight"]), member)

@@ -11,9 +11,9 @@ __all__ = ['MEANS_LEVELS', 'MANY_LEVELS', 'MEANS_CLASSES', 'can_use_means', 'fit
 from collections.abc import Sequence
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
+from .booster_text import BoosterTree, parse_booster
 from .boosting import Member, fit_member, grow_member
 from .category_encoding import PlainTree, View, averaged_columns, borders_of, category_views, to_lightgbm
 
@@ -70,22 +70,14 @@ def grow_means(
 
 def _about_codes(member: Member, views: list[View], n_columns: int) -> Member:
     """The same trees, with questions about the columns of the encoded table."""
-    trees = [_plain_tree(block) for block in member.booster.model_to_string().split("\nTree=")[1:]]
+    trees = [_plain_tree(tree) for tree in parse_booster(member.booster.model_to_string()).trees]
     member.booster = to_lightgbm(trees, views, n_columns, n_outputs=member.booster.num_model_per_iteration())
     return member
 
 
-def _plain_tree(block: str) -> PlainTree:
-    """A tree of numbers from LightGBM's text of it."""
-    lines = dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line)
-
-    def read(name: str, kind: Any = float) -> np.ndarray:
-        return np.array(lines.get(name, "").split(), dtype=kind)
-
-    threshold, told = read("threshold"), read("decision_type", int)
-    gaps = (told >> 2) == 2  # missing numbers have a side of their own; elsewhere they count as zero
-    missing_yes = np.where(gaps, (told & 2) == 0, threshold < 0)
-    values = read("leaf_value")
-    counts = read("leaf_count") if "leaf_count" in lines else np.ones(len(values))
-    return PlainTree(read("split_feature", int), borders_of(threshold), read("left_child", int), read("right_child", int), missing_yes,
-                     read("internal_count"), read("internal_value")[:, None], values[:, None], counts)  # fmt: skip
+def _plain_tree(tree: BoosterTree) -> PlainTree:
+    """A tree of numbers as LightGBM grew it."""
+    gaps = (tree.decision_type >> 2) == 2  # missing numbers have a side of their own; elsewhere they count as zero
+    missing_yes = np.where(gaps, (tree.decision_type & 2) == 0, tree.threshold < 0)
+    return PlainTree(tree.split_feature, borders_of(tree.threshold), tree.left_child, tree.right_child, missing_yes, tree.internal_count,
+                     tree.internal_value[:, None], tree.leaf_value[:, None], tree.leaf_count)  # fmt: skip

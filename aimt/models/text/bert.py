@@ -26,11 +26,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import ModelFormatError, closest
 from ...core.files import write_json
+from ...core.foreign import foreign_file
 from ...data.text.tokenizer import Tokenizer
 from ..layers.hub import find_model
 from ..layers.transformer import ACTIVATIONS, Block, BlockConfig, attention_mask, make_norm
 from aimt.models.layers.pretrained import (
     FORMAT, KeyRule, check_family, from_hf, load_folder, load_into, read_config, save_weights, to_hf,
+    unfilled,
 )  # fmt: skip
 
 # %% ../../../nbs/models/text/10_bert.ipynb #92ecb761
@@ -61,6 +63,8 @@ class BERTConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise ValueError(f"pad_id {self.pad_id} is not in a vocabulary of {self.vocab_size}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "BERTConfig":
@@ -563,6 +567,11 @@ def load_bert(
 ) -> Any:
     """What `Pretrained.from_pretrained` does."""
     folder = find_model(path)
+    with foreign_file(folder):
+        return _load_bert(cls, folder, labels, fresh_head, changes)
+
+
+def _load_bert(cls: type[Pretrained], folder: Path, labels: Sequence[str] | None, fresh_head: bool, changes: dict[str, Any]) -> Any:
     settings = read_config(folder)
     check_family(settings, "bert", where=folder)
     config = config_from_json(settings, folder)
@@ -578,8 +587,8 @@ def load_bert(
         changes = changes | {"labels": tuple(labels or config.labels)}
     if "lm_bias" in cls.head:
         _check_tied(theirs, folder)
-    with torch.device("meta"):  # No fresh weights that would be thrown away at once
-        model = cls(replace(config, **changes), **cls.options(state))
+    config = replace(config, **changes)
+    model = unfilled(lambda: cls(config, **cls.options(state)), config, config.n_layer, state, folder)
     state = _fitting(model, state, fresh=not fits)
     load_into(model, {n: t.float() for n, t in state.items()}, where=str(folder), assign=True)
     model.tokenizer = _tokenizer_in(folder, config)
@@ -632,4 +641,7 @@ def _tokenizer_in(folder: Path, config: BERTConfig) -> Tokenizer | None:
     if tokenizer.vocab_size > config.vocab_size:
         what = f"its tokenizer has {tokenizer.vocab_size} tokens, but the model knows {config.vocab_size}"
         raise ModelFormatError(what, where=str(folder), hint="They belong to different models")
+    kinds = 1 + max(int(tokenizer.encode_padded(["a"], pair)["types"].max()) for pair in (None, ["a"]))
+    if kinds > max(config.n_types, 2):
+        raise ModelFormatError(f"its tokenizer tells {kinds} kinds of texts, and the model knows {config.n_types}", where=str(folder))
     return tokenizer

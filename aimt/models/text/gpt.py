@@ -22,10 +22,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import ModelFormatError, closest
 from ...core.files import write_json
+from ...core.foreign import foreign_file
 from ...core.commands import resolve
 from ...data.text.token_files import eval_batches
 from ..layers.transformer import Block, BlockConfig, KVCache, Rotary, attention_mask, make_norm
-from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf
+from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf, unfilled
 
 # %% ../../../nbs/models/text/05_gpt.ipynb #c8c1bbfb
 @dataclass(frozen=True)
@@ -372,15 +373,15 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "GPT":
         """Read a folder written by `save_pretrained`, or a GPT-2 in the layout of Hugging Face."""
-        settings = read_config(path)
-        config, state = config_from_json(settings, path), load_folder(path)
-        if settings.get("model_type") == "gpt2":
-            state = from_hf({n.removeprefix("transformer."): t for n, t in state.items()}, GPT2_RULES, ignore=GPT2_IGNORE)
-            if config.tied:
-                state.pop("head.weight", None)
-        with torch.device("meta"):  # No fresh weights that would be thrown away at once
-            model = cls(config)
-        load_into(model, {n: t.float() for n, t in state.items()}, where=str(path), assign=True)
+        with foreign_file(path):
+            settings = read_config(path)
+            config, state = config_from_json(settings, path), load_folder(path)
+            if settings.get("model_type") == "gpt2":
+                state = from_hf({n.removeprefix("transformer."): t for n, t in state.items()}, GPT2_RULES, ignore=GPT2_IGNORE)
+                if config.tied:
+                    state.pop("head.weight", None)
+            model = unfilled(lambda: cls(config), config, config.n_layer, state, path)
+            load_into(model, {n: t.float() for n, t in state.items()}, where=str(path), assign=True)
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core.errors import ModelFormatError
 from ...core.files import read_json, write_json
+from ...core.foreign import foreign_file
 from .bert import BERT, first_tokens, reading, text_batches
 from ..layers.hub import find_model
 
@@ -111,13 +112,17 @@ class BERTForSentences(BERT):
         """Read a BERT, or a folder of `sentence-transformers`. Raises `ModelFormatError`."""
         folder = find_model(path)
         model = super().from_pretrained(folder, **options)
-        pool, limit = (_settings(folder / n) for n in ("1_Pooling/config.json", "sentence_bert_config.json"))
+        with foreign_file(folder):
+            pool, limit = (_settings(folder / n) for n in ("1_Pooling/config.json", "sentence_bert_config.json"))
         asked = {n.removeprefix("pooling_mode_") for n, on in pool.items() if n.startswith("pooling_mode_") and on is True}
         asked |= {pool["pooling_mode"]} if isinstance(pool.get("pooling_mode"), str) else set()
         kind = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
         if len(asked) > 1 or not asked <= kind.keys():
             raise ModelFormatError(f"pooling by {' and '.join(sorted(asked))} is not supported", where=str(folder))
-        model.pooling, model.limit = kind[asked.pop()] if asked else "mean", limit.get("max_seq_length")
+        longest = limit.get("max_seq_length")
+        if longest is not None and (type(longest) is not int or longest < 3):
+            raise ModelFormatError(f"max_seq_length is {str(longest)[:40]}, and should be a whole number from 3 on", where=str(folder))
+        model.pooling, model.limit = kind[asked.pop()] if asked else "mean", longest
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

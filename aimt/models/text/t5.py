@@ -21,11 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import ModelFormatError, ProblemError, closest
 from ...core.files import write_json
+from ...core.foreign import foreign_file
 from ...core.commands import resolve
 from .gpt import token_loss
 from ..layers.hub import find_model
 from ..layers.transformer import Block, BlockConfig, KVCache, RelativeBias, RMSNorm, attention_mask
-from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf
+from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf, unfilled
 
 # %% ../../../nbs/models/text/25_t5.ipynb #3a41b61c
 @dataclass(frozen=True)
@@ -318,17 +319,17 @@ class T5(nn.Module):
     ) -> "T5":
         """Read a T5 in the layout of Hugging Face, as `save_pretrained` writes it. fp16 files become fp32."""
         folder = find_model(path)
-        config = config_from_json(read_config(folder), folder)
-        state = from_hf(_one_table(load_folder(folder)), t5_rules(config.mlp), ignore=T5_IGNORE)
-        head = state.get("head.weight")
-        if head is None or torch.equal(head, state.get("embed.weight", head[:0])):
-            config = replace(config, tied=True)
-            state.pop("head.weight", None)
-        else:
-            config = replace(config, tied=False)
-        with torch.device("meta"):  # No fresh weights that would be thrown away at once
-            model = cls(config)
-        load_into(model, {n: t.float() for n, t in state.items()}, where=str(folder), assign=True)
+        with foreign_file(folder):
+            config = config_from_json(read_config(folder), folder)
+            state = from_hf(_one_table(load_folder(folder)), t5_rules(config.mlp), ignore=T5_IGNORE)
+            head = state.get("head.weight")
+            if head is None or torch.equal(head, state.get("embed.weight", head[:0])):
+                config = replace(config, tied=True)
+                state.pop("head.weight", None)
+            else:
+                config = replace(config, tied=False)
+            model = unfilled(lambda: cls(config), config, config.n_layer + (config.n_decoder_layer or 0), state, folder)
+            load_into(model, {n: t.float() for n, t in state.items()}, where=str(folder), assign=True)
         return model
 
     def save_pretrained(
