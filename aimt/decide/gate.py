@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/decide/gate.html.md"""
 
 # %% auto #0
 __all__ = ['Status', 'Burden', 'Word', 'GateResult', 'Gate', 'number', 'known', 'span', 'merit_status', 'fault_status',
-           'smallest_detectable', 'rows_needed', 'Verdict', 'judge']
+           'smallest_detectable', 'rows_needed', 'Verdict', 'judge', 'read_attestations']
 
 # %% ../../nbs/decide/05_gate.ipynb #ed481213
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from math import floor, isfinite, log10
 from statistics import NormalDist
 from typing import Any, Literal
+
+from ..core.errors import ProblemError, closest
 
 # %% ../../nbs/decide/05_gate.ipynb #632ae8f6
 Status = Literal["pass", "not yet", "hold", "not checked"]
@@ -163,17 +165,24 @@ class Verdict:
     verdict: Word
     summary: str  # Why, in a sentence or two
     gates: tuple[GateResult, ...]
+    attested: Mapping[str, str] = field(default_factory=dict)  # What a person stated: name -> reason
 
     @property
     def failed(self) -> list[GateResult]:
         """The gates that did not pass: those that hold first."""
         return [g for s in ("hold", "not yet") for g in self.gates if g.status == s]
 
+    @property
+    def unasked(self) -> list[str]:
+        """Names that were attested although no gate asked about them."""
+        asked = {name for g in self.gates for name in g.needs_attestation}
+        return [name for name in self.attested if name not in asked]
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in `metrics.json`."""
         return {
             "verdict": self.verdict, "summary": self.summary, "gates": [g.to_dict() for g in self.gates],
-            "reasons": [g.text for g in self.failed], "advice": list(dict.fromkeys(g.advice for g in self.failed if g.advice)),
+            "attested": dict(self.attested), "unasked": self.unasked, "reasons": [g.text for g in self.failed], "advice": list(dict.fromkeys(g.advice for g in self.failed if g.advice)),
         }  # fmt: skip
 
 
@@ -185,7 +194,7 @@ def judge(
     gates = tuple(_settle(g, attested or {}) for g in results)
     statuses = {g.status for g in gates}
     word: Word = "HOLD" if "hold" in statuses else "NOT YET" if "not yet" in statuses or not gates else "SHIP"
-    return Verdict(word, _summary(word, gates), gates)
+    return Verdict(word, _summary(word, gates), gates, attested or {})
 
 
 def _settle(result: GateResult, attested: Mapping[str, str]) -> GateResult:
@@ -210,3 +219,27 @@ def _summary(word: Word, gates: Sequence[GateResult]) -> str:
     merits, unchecked = [g.merit for g in gates if g.merit], [g.gate for g in gates if g.status == "not checked"]
     text = f"{len(passed)} of {len(gates)} gates passed" + (f": {'; '.join(merits)}" if merits else "")
     return text + (f". Not checked: {', '.join(unchecked)}." if unchecked else ".")
+
+# %% ../../nbs/decide/05_gate.ipynb #a77e57ed
+def read_attestations(
+    given: Mapping[str, str] | Sequence[str] | str | None,  # name -> reason, or texts NAME=REASON
+    names: Sequence[str] | None = None,  # What may be attested; anything when None
+) -> dict[str, str]:  # name -> reason
+    """What a person attests. Raises `ProblemError` for an empty reason, and for a name that cannot be attested."""
+    texts = [given] if isinstance(given, str) else given or []
+    pairs = list(texts.items()) if isinstance(texts, Mapping) else [_split_attestation(text, names or ()) for text in texts]
+    for name, reason in pairs:
+        if names is not None and name not in names:
+            raise ProblemError(f"'{name}' cannot be attested", hint=closest(name, names))
+        if not str(reason or "").strip():
+            raise ProblemError(f"the attestation of '{name}' has no reason", hint=f'Say why: --attest {name}="..."')
+    return {str(name): " ".join(str(reason).split()) for name, reason in pairs}
+
+
+def _split_attestation(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """Name and reason; a column may have an equals sign in its name."""
+    whole = max((c for c in names if text.startswith(f"{c}=")), key=len, default=None)
+    name, sign, reason = (whole, "=", text[len(whole) + 1 :]) if whole is not None else text.partition("=")
+    if not sign:
+        raise ProblemError(f"'{text}' is no attestation", hint='Write NAME=REASON: --attest km="metered before the fare"')
+    return name.strip(), reason

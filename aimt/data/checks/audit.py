@@ -12,6 +12,7 @@ __all__ = ['FEW', 'RARE_CLASS', 'CAPPED', 'SMALL_SHARE', 'SMALL_ROWS', 'GAP', 'R
 # %% ../../../nbs/data/checks/40_audit.ipynb #16e752a6
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from .drift import check_parts
 from .column_checks import SAMPLE, SEVERITIES, Cells, check_table, finding, merge, mix, read_cells
 from .entities import check_related, may_group, value_codes
 from ..table.schema import Schema, infer_schema, show
+from .target_copies import CopyDetector, TargetCopy, check_copies_of_target
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #c3b97236
 FEW = 30  # Rows of the rarest class under which its figures are vague
@@ -186,24 +188,34 @@ def audit(
     frame: pd.DataFrame,  # The table
     schema: Schema | None = None,  # Its schema; inferred when None
     problem: Problem | None = None,  # What is asked; without it, only the table itself is judged
+    *,
+    rows: np.ndarray | None = None,  # Rows whose target may be read, ascending: the training rows; None: all
 ) -> dict[str, Any]:  # JSON-ready; see below
     """Examine a table, and name the columns that no model should see.
 
+    With `rows`, the target of all other rows is blanked first, and plays no part in anything.
     The result has `n_rows`, `n_columns`, `findings` (see `finding`; the worst first), `set_aside` (column and reason),
-    `columns` (name, kind, missing, n_unique, example, score), `groups` (rates of each group), `sampled` (rows that the
-    costly checks looked at, at most; None when all) and `seconds`.
+    `columns` (name, kind, missing, n_unique, example, score), `groups` (rates of each group), `target_rows` (rows whose target
+    was read), `sampled` (rows that the costly checks looked at, at most; None when all) and `seconds`.
     """
     start = time.perf_counter()
     schema = schema or infer_schema(frame)
+    full, hidden = schema, problem is not None and rows is not None and len(rows) < len(frame)
+    if hidden:
+        frame, schema = _hide_target(frame, schema, problem.target, rows)
     names = [n for n in schema.names if problem is None or n not in {*problem.drop, problem.id}]
+    names = [n for n in names if not hidden or n != problem.target]
     inputs = [n for n in names if problem is None or n in problem.inputs]
-    watch, whole = _Watch(frame, schema, problem, inputs), _Whole(frame, schema, names, problem)
+    watch, whole = _Watch(frame, schema, problem, inputs), _Whole(frame, schema, names, problem, rows if hidden else None)
 
     def look(cells: Cells, hashes: np.ndarray) -> None:
         whole(cells, hashes)
         watch(cells, hashes)
 
     found = check_table(frame, schema, columns=names, inputs=inputs, watch=look)
+    if hidden:
+        found += _about_target(frame, schema, problem.target, rows)
+        whole.gather(read_cells(frame, schema, problem.target))
     if problem:
         found = [f for f in found if f["check"] != "high cardinality" or f["columns"] != [problem.target]]
     found += watch.findings()
@@ -213,10 +225,30 @@ def audit(
     for f in found:
         f["action"] = f["action"] if set(f["columns"]) & set(inputs) else ""
     return {"n_rows": len(frame), "n_columns": frame.shape[1], "findings": merge(found), "set_aside": aside,
-            "columns": _columns(frame, schema, watch.scores), "groups": watch.groups,
+            "columns": _columns(frame, full, watch.scores), "groups": watch.groups,
             "target": problem.target if problem else None, "task": problem.task if problem else None,
+            "target_rows": len(rows) if hidden else len(frame),
             "sampled": SAMPLE if len(frame) > SAMPLE else None,
             "seconds": round(time.perf_counter() - start, 3)}
+
+
+def _hide_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndarray) -> tuple[pd.DataFrame, Schema]:
+    """The table with the target of all but some rows missing."""
+    seen = np.zeros(len(frame), bool)
+    seen[rows] = True
+    values = frame[target]
+    frame = frame.copy(deep=False)
+    frame[target] = (values.astype(object) if values.dtype == bool else values).where(seen)
+    column = replace(schema[target], missing=float(1 - frame[target].notna().mean()))
+    return frame, replace(schema, columns={**schema.columns, target: column})
+
+
+def _about_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndarray) -> list[dict[str, Any]]:
+    """What the checks of single columns say of the target, in the rows where it may be read."""
+    known = replace(schema, columns={**schema.columns, target: replace(schema[target], missing=0.0)})
+    part = frame[[target]].iloc[rows[frame[target].iloc[rows].notna().to_numpy()]]
+    found = check_table(part.reset_index(drop=True), known, columns=[target], inputs=[])
+    return [{**f, "rows": [int(rows[r]) for r in f["rows"]]} for f in found if f["columns"] == [target]]
 
 
 def _set_aside(found: list[dict[str, Any]], inputs: list[str]) -> list[dict[str, str]]:
@@ -247,6 +279,7 @@ class _Watch:
         self.problem, self.inputs, self.scores, self.groups = problem, set(inputs), [], []
         self.keys = np.zeros(len(frame), np.uint64)
         self.scorer, self.group_scorers, self.proxies = None, {}, {}
+        self.copies: list[TargetCopy] = []
         if problem is None:
             return
         self.y, mask = encode_target(frame, problem, schema)
@@ -254,6 +287,7 @@ class _Watch:
         self.rows = slice(None) if self.keep is None else self.keep
         if len(self.y) >= 20 and np.ptp(self.y) > 0:
             self.scorer = Scorer(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
+            self.detector = CopyDetector(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
         for column in problem.groups:
             names, codes = group_cells(read_cells(frame, schema, column))
             rates = group_rates((names, codes[self.rows]), self.y, problem)
@@ -269,6 +303,7 @@ class _Watch:
         if self.scorer is None or cells.column.n_unique + (cells.column.missing > 0) < 2:
             return
         self.scores.append(self.scorer(cells))
+        self.copies += [copy] if (copy := self.detector(cells)) else []
         for column, scorer in self.group_scorers.items():
             if column != name:
                 self.proxies.setdefault(column, []).append(scorer(cells))
@@ -280,6 +315,8 @@ class _Watch:
             return []
         out = list(check_target(self.y, p))
         out += check_leakage(self.scores, p.classification, p.target)
+        told = {c for f in out if f["check"] in ("leak", "suspicious") for c in f["columns"]}
+        out += check_copies_of_target([c for c in self.copies if c.column not in told], p.target, p.classification)
         out += [] if p.time else check_order(self.y, p.classification)
         out += check_contradictions(self.keys[self.rows], self.y) if p.classification and self.inputs else []
         for g in self.groups:
@@ -295,15 +332,19 @@ MOST_WHO = 30  # Columns that are asked whether they group the rows
 class _Whole:
     """Gathers, while the columns pass by, what is needed to look at the table as a whole."""
 
-    def __init__(self, frame: pd.DataFrame, schema: Schema, names: list[str], problem: Problem | None):
+    def __init__(self, frame: pd.DataFrame, schema: Schema, names: list[str], problem: Problem | None, among: np.ndarray | None):
         self.frame, self.schema, self.target = frame, schema, problem.target if problem else None
-        self.keys, self.sketch = RowKeys(schema, names, len(frame)), Sketch(len(frame), len(names))
+        self.keys, self.sketch = RowKeys(schema, names, len(frame)), Sketch(len(frame), len(names), among=among)
         self.dates: dict[str, np.ndarray] = {}
         self.who: dict[str, tuple[np.ndarray, bool]] = {}
         self.found: list[dict[str, Any]] = []
 
     def __call__(self, cells: Cells, hashes: np.ndarray) -> None:
         self.keys.add(cells, hashes)
+        self.gather(cells)
+
+    def gather(self, cells: Cells) -> None:
+        """What is kept of a column, but for the keys of the rows."""
         self.sketch.add(cells)
         self.found += [f for check in ODDITIES for f in check(cells)]
         if cells.column.kind == "date" and len(self.dates) < MOST_DATES:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .target_encoding import LEFT, LEFT_ROW, EncodingWatch
+from .target_encoding import ALIKE, LEFT, LEFT_ROW, EncodingWatch
 from .column_checks import SAMPLE, Cells, canonical, digest, finding, read_cells, repeated
 from ..table.schema import Column, Schema, infer_schema, show
 
@@ -230,7 +230,7 @@ def _form(cells: Cells, rows: Any) -> bytes | None:
 # %% ../../../nbs/data/checks/35_leakage.ipynb #0516e789
 LEAK, LEAK_AUC, LEAK_R2 = 0.9, 0.98, 0.98  # From here on, a column gives the target away
 BACKED, SURE_AUC = 0.8, 0.998  # LEAK_AUC must be backed by this share of information; from SURE_AUC on it need not be
-STRONG, STRONG_R2 = 0.5, 0.8  # From here on, a column is suspicious if it is ...
+STRONG, STRONG_R2 = 0.6, 0.8  # From here on, a column is suspicious if it is ...
 ALONE = 0.5  # ... alone: the next best explains less than this share of what it explains
 
 
@@ -249,11 +249,17 @@ def check_leakage(
                       value=s["score"] if s["auc"] is None else s["auc"],
                       limit=(LEAK if s["auc"] is None else LEAK_AUC) if classification else LEAK_R2, action="set aside")
     made = _encodings(scores, {s["column"] for s in leaks})
+    alike = {name: e for name, e in made.items() if e["form"] == "alike"}
+    made = {name: e for name, e in made.items() if name not in alike}
+    for e in alike.values():
+        yield finding("suspicious", "warning", [e["column"]], _encoded_text(e, target),
+                      "Ask which rows it was made from. Means of other or earlier rows are honest: attest it with --attest COLUMN=REASON; if "
+                      "these very rows went into it, leave it out with --drop", value=1 - e["left"], limit=ALIKE)
     for e in made.values():
         yield finding("leak", "critical", [e["column"]], _encoded_text(e, target),
                       "Make such a column from other rows: out of fold, or from the past. If it was, keep it with --keep",
                       value=e["left"], limit=LEFT if e["form"] == "mean" else LEFT_ROW, action="set aside")
-    rest = [s for s in rest if s["column"] not in made]
+    rest = [s for s in rest if s["column"] not in made and s["column"] not in alike]
     others = [s for s in rest[1:] if abs(s["score"] - rest[0]["score"]) > 1e-9]  # a recoding scores exactly the same
     if rest and rest[0]["score"] >= (STRONG if classification else STRONG_R2) and (
         not others or others[0]["score"] <= ALONE * rest[0]["score"]
@@ -269,7 +275,7 @@ def _encodings(scores: list[dict[str, Any]], known: set[str]) -> dict[str, dict[
     """Columns computed from the target, each once: of the category that leaves least, a named one if there is one."""
     out: dict[str, dict[str, Any]] = {}
     found = [e for s in scores for e in s.get("encodings", ()) if e["column"] not in known]
-    for e in sorted(found, key=lambda e: (e["level"] is None, e["left"])):
+    for e in sorted(found, key=lambda e: (e["form"] == "alike", e["level"] is None, e["left"])):
         out.setdefault(e["column"], e)
     return out
 
@@ -277,6 +283,9 @@ def _encodings(scores: list[dict[str, Any]], known: set[str]) -> dict[str, dict[
 def _encoded_text(e: dict[str, Any], target: str) -> str:
     name, target, level = show(e["column"]), show(target), "group of rows that share its value"
     level = level if e["level"] is None else show(e["level"])
+    if e["form"] == "alike":
+        return (f"{name} looks like the mean of {target} in each {level}, rounded or with noise: it explains {1 - e['left']:.0%} of these "
+                "means, on their own scale")
     if e["form"] == "left out":
         return (f"{name} is computed from {target} of the other rows of each {level}: inside it, high means a low outcome, "
                 f"and {1 - e['left']:.0%} of the outcome can be read off")

@@ -90,9 +90,11 @@ class Sketch:
         n: int,  # Rows of the table
         n_columns: int,  # Columns to come: the more, the fewer rows are looked at
         limit: int = 50_000,  # Rows to look at, at most
+        among: np.ndarray | None = None,  # Rows that may be looked at, ascending; None: all
     ):
-        rows = sample_rows(n, int(np.clip(20_000_000 // max(n_columns, 1), 2_000, limit)))
-        self.n, self.rows = n, np.arange(n) if isinstance(rows, slice) else rows
+        free = np.arange(n) if among is None else among
+        rows = sample_rows(len(free), int(np.clip(20_000_000 // max(n_columns, 1), 2_000, limit)))
+        self.n, self.rows = n, free[rows]
         self.columns: list[Binned] = []
 
     def add(

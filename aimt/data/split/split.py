@@ -323,16 +323,23 @@ def overlap(
     frame: pd.DataFrame,  # The table
     split: Split,  # Its split
     inputs: list[str],  # Columns that make a row: the inputs of the problem
-) -> dict[str, Any]:  # n_test, n_twins, by_chance, share (beyond chance), rows (first twins in the test part), text
-    """Count test rows that have an exact copy, in all inputs, among the training rows."""
+) -> dict[str, Any]:  # n_test, n_twins, by_chance, share (beyond chance), pairs, rows (first twins in the test part), text
+    """Count test rows that have an exact copy, in all inputs, among the training rows.
+
+    `pairs` is the share of test rows with one copy in training, beyond what chance brings: where rows are equal by nature, a share
+    mu of them has a copy, and at least mu**2 / 2 has several, so at most the root of twice that share is natural.
+    """
     keys = hash_rows(frame, inputs)
     twins = split.test[np.isin(keys[split.test], keys[split.train])] if inputs else split.test[:0]
+    copies = pd.Series(keys[split.train]).value_counts().reindex(keys[split.test], fill_value=0).to_numpy() if inputs else np.zeros(1)
+    natural = float(np.sqrt(2 * (copies > 1).mean() + 1 / len(copies)))
     observed = len(twins) / max(len(split.test), 1)
     by_chance = _twins_by_chance(frame, split, inputs) if observed > 0.01 else 0.0
     text = f"{len(twins):,} of {len(split.test):,} test rows ({observed:.1%}) have an exact copy in the training part"
     text += f"; in a table as coarse as this, {by_chance:.1%} have one by chance" if by_chance > 0.005 else ""
     return {"n_test": len(split.test), "n_twins": len(twins), "by_chance": by_chance,
-            "share": max(observed - by_chance, 0.0), "rows": twins[:5].tolist(), "text": text}
+            "share": max(observed - by_chance, 0.0),
+            "pairs": max(float((copies == 1).mean()) - natural, 0.0), "rows": twins[:5].tolist(), "text": text}
 
 
 def _twins_by_chance(frame: pd.DataFrame, split: Split, inputs: list[str]) -> float:

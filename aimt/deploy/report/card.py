@@ -95,9 +95,15 @@ def _analyses(d: dict[str, Any]) -> list[str]:
     gates = d["verdict"].get("gates") or []
     if not gates:
         return ["- The run ended before a verdict."]
-    return ["| gate | status | found |", "|---|---|---|"] + [
+    return [*_attested(d), "", "| gate | status | found |", "|---|---|---|"] + [
         f"| {g['gate']} | {g['status']} | {escape(g['text'], 600)} |" for g in gates
     ]
+
+
+def _attested(d: dict[str, Any]) -> list[str]:
+    """What a person attested, word for word."""
+    given = d["verdict"].get("attested") or {}
+    return [f"- Attested, not measured: {escape(name)}, because: {escape(why, 600)}" for name, why in given.items()]
 
 
 def _ethics(d: dict[str, Any]) -> list[str]:

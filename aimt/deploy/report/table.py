@@ -177,6 +177,9 @@ def _audit(run: dict[str, Any]) -> dict[str, Any]:
             + "; ".join(f"'{a['column']}' ({a['reason']})" for a in aside[:8])
             + ("; ..." if len(aside) > 8 else ".")
         )
+    attested = _dict(_dict(run["metrics"].get("verdict")).get("attested"))
+    if attested:
+        text.append("Attested by whoever trained the model: " + "; ".join(f"'{name}': {why}" for name, why in attested.items()) + ".")
     order = {"critical": 0, "warning": 1, "note": 2}
     ranked = sorted(found, key=lambda f: order.get(f["severity"], 3))
     rows = [[f"{f['severity'].capitalize()}: {f['check']}", f.get("evidence"), f.get("advice")] for f in ranked]
@@ -236,11 +239,13 @@ def _split(run: dict[str, Any]) -> dict[str, Any]:
     )
     text = [
         f"The model learned from {_count(rows.get('train'), 'row')}; {_count(rows.get('test'), 'row')} were put away as "
-        "the test and looked at only when it was final. "
+        "the test: their targets served to list the classes and to divide the rows, and were not read again until the model was final. "
         f"The rows were divided {how.get(split.get('strategy'), 'in some way')}."
     ]
     if _get(split, "overlap", "text"):
         text.append(f"{split['overlap']['text'].rstrip('.')}.")
+    if (_get(split, "twins", "low") or 0) > 0:
+        text.append(f"{split['twins']['text'].rstrip('.')}.")
     shift, figures = _dict(run["metrics"].get("shift")), []
     if shift.get("message"):
         text.append(shift["message"])

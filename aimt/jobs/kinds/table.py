@@ -45,7 +45,7 @@ class TableOptions(Options):
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
     return True  # whatever no other kind takes
 
-# %% ../../../nbs/jobs/kinds/00_table.ipynb #6d2b4dc2
+# %% ../../../nbs/jobs/kinds/00_table.ipynb #e22499d0
 _STEPS = "aimt.jobs.steps.table"
 
 TABLE = Kind(
@@ -57,8 +57,8 @@ TABLE = Kind(
     steps=(
         Step("Define", f"{_STEPS}:define", early=True),
         Step("Plan", f"{_STEPS}:plan_resources"),
-        Step("Audit", f"{_STEPS}:check_data", share=0.04),
-        Step("Split", f"{_STEPS}:split", share=0.02),
+        Step("Split", f"{_STEPS}:split"),
+        Step("Audit", f"{_STEPS}:check_data", share=0.06),
         Step("Train", f"{_STEPS}:train_models", share=0.64),
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.06),
         Step("More data", f"{_STEPS}:more_data", share=0.16),

@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/pipeline.html.md"""
 __all__ = ['Call', 'KINDS', 'Step', 'Kind', 'call', 'Work', 'train_kind', 'allowance', 'write_reports', 'register', 'get_kind',
            'option_owners', 'choose_kind', 'train_source', 'kind_of', 'open_run', 'verb_of', 'do_verb']
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #b0f3a71e
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #8f35fc89
 import shutil
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from ...core.errors import ProblemError, RunError, closest
 from ...core.hardware import peak_memory_mb
 from ...core.progress import Progress, Stage
 from ...core.run import Run
-from ...decide.gate import GateResult, judge
+from ...decide.gate import GateResult, judge, read_attestations
 from .options import Options, given_options, option, parse_options, resumed_options, stored_settings
 from .run_lifecycle import find_interrupted, free_place, honest_ending
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #4cbe55ad
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #8d6533c9
 Call = str | Callable[..., Any]  # A function, or its address
 
 
@@ -82,6 +82,7 @@ class Work:
     seconds: float = 0.0  # The current step's allowance; infinite without a limit
     limit: float = float("inf")  # Seconds for the whole job
     resumed: bool = False
+    attested: dict[str, str] = field(default_factory=dict)  # What a person stated: name -> reason
     results: dict[str, Any] = field(default_factory=dict)  # Becomes metrics.json
     run: Run = field(init=False)
     stage: Stage = field(init=False)
@@ -100,12 +101,16 @@ class Work:
         """Last words, and last results, before the run is sealed. `measured` has seconds, memory_mb and stages."""
         return []
 
+    def attestable(self) -> list[str] | None:
+        """What may be attested; None for anything."""
+        return None
+
     @property
     def main(self) -> bool:
         """Whether this process writes the run."""
         return self.parallel is None or self.parallel.main
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #525b1248
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #78a9bbe4
 def train_kind(
     kind: Kind,
     source: Any,  # What the kind reads
@@ -121,6 +126,7 @@ def train_kind(
     early = [s for s in kind.steps if s.early]
     for step in early:
         _run_step(kind, work, step, start, written=False)
+    work.attested = read_attestations(work.options.attest, work.attestable())
     work.run = _open_place(kind, work, before)
     with honest_ending(work.run, kind.noun):
         if work.main:
@@ -161,7 +167,7 @@ def _open_place(kind: Kind, work: Work, before: Run | None) -> Run:
         place = Path(group.share(str(place) if group.main else None))
     run = None
     if work.main:
-        settings = {"kind": kind.name, "source": work.source, **stored_settings(work.options)}
+        settings = {"kind": kind.name, "source": work.source, **stored_settings(work.options), "attest": work.attested}
         run = Run.resume(place) if before else Run.create(place, settings=settings, overwrite=work.options.overwrite)
     if group is not None:
         group.barrier()
@@ -203,9 +209,14 @@ def _judge(kind: Kind, work: Work) -> None:
     work.run.enter("Verdict")
     with work.progress.stage("Verdict") as work.stage:
         answers: Sequence[GateResult] = call(kind.gates, work)
-        found = judge(answers, getattr(work.options, "attest", None))
+        found = judge(answers, work.attested)
         work.keep_result(verdict=found.to_dict())
         work.stage.done(found.verdict)
+    if found.unasked:
+        notes = [f"'{name}' was attested, and no gate asked about it" for name in found.unasked]
+        work.run.update(notes=[*work.run.info.get("notes", []), *notes])
+        for note in notes:
+            work.progress.say(f"        {note}")
     _note(work, work.stage)
 
 

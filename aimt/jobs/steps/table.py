@@ -27,13 +27,15 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...core.commands import VERBS, resolve
 from ...data.checks.audit import audit as audit_table
+from ...data.checks.column_checks import merge
+from ...data.checks.neighbours import near_twins
 from ...data.table.infer_problem import choose_target, column_names, define_problem, encode_target, missing_label_note, missing_words, parse_cost
 from ...data.io.load import Table, word_column
 from ...data.table.schema import Schema, infer_column, infer_schema
 from ...data.split.split import Split, overlap, split_rows
 from ...decide.threshold import decision_report
 from ...decide.gate import GateResult
-from ...decide.table_gates import table_gates
+from ...decide.table_gates import ATTESTABLE, table_gates
 from ...deploy.report.table import write_report
 from ...deploy.report.card import write_card
 from ...evaluate.table.calibration import calibration_report
@@ -41,6 +43,7 @@ from ...evaluate.table.group_metrics import group_report
 from ...evaluate.table.what_if import what_helps
 from ...evaluate.table.label_errors import find_label_errors
 from ...evaluate.table.learning_curve import learning_curve
+from ...evaluate.table.order import check_forward
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.representativeness import against_population, population_margins, read_population
 from ...evaluate.table.scores import readable, score_models
@@ -69,7 +72,6 @@ class TableWork(Work):
     defaults: dict[str, Any]  # fields of the problem that are known of the bundled table
     keep: Any = None  # columns to use whatever the audit says
     population: dict[str, dict[str, float]] | None = None  # shares of groups where the model is to be used
-    date_format: str | None = None  # strptime format of dates
     threads: int = 1
     notes: list[str] = field(default_factory=list)  # what was inferred
     schema: Schema = field(init=False)
@@ -95,6 +97,10 @@ class TableWork(Work):
                 "warnings": table.warnings, "seconds": table.seconds}
         self.run.write("schema.json", self.schema.to_dict())
         return {"data": data, "problem": self.problem.to_dict(), "notes": [*table.warnings, *self.schema.notes, *self.notes]}
+
+    def attestable(self) -> list[str]:
+        """Columns, and what the gates of a table ask about."""
+        return [*self.schema.names, *ATTESTABLE]
 
     def close(self, measured: dict[str, Any]) -> list[str]:
         """What was planned beside what was measured."""
@@ -163,25 +169,39 @@ def _words_left_out(work: TableWork) -> list[str]:
 
 
 def check_data(work: TableWork) -> str:
-    """Audit the data, and set aside what must not be used."""
-    work.audit = audit_table(work.frame, work.schema, work.problem)
-    work.audit = weigh_suspects(work.frame, work.schema, work.problem, work.audit, threads=work.threads, seed=work.seed)
+    """Look for faults, and set aside what must not be used; the targets of the test rows are not read."""
+    train = work.split.train
+    part, y = work.frame.iloc[train].reset_index(drop=True), work.y[train]
+    work.audit = audit_table(work.frame, work.schema, work.problem, rows=train)
+    work.audit = weigh_suspects(part, work.schema, work.problem, work.audit, threads=work.threads, seed=work.seed)
     if work.population is not None:
         work.audit = against_population(work.audit, work.frame, work.population)
     aside = [entry for entry in work.audit["set_aside"] if entry["column"] not in work.keep]
-    work.audit |= {"set_aside": aside, "kept": work.keep}
-    work.run.write("audit.json", work.audit)
     names = {entry["column"] for entry in aside}
     inputs = [name for name in work.problem.inputs if name not in names]
     if not inputs:
+        work.run.write("audit.json", work.audit)
         raise DataError("no column is left to learn from", hint="Use --keep COLUMN for one that is set aside: "
                         + ", ".join(sorted(names)[:5]))
     work.problem = work.problem.replace(inputs=inputs)
     work.run.update(problem=work.problem.to_dict())
+    order = check_forward(part, work.schema, work.problem, y, threads=work.threads, seed=work.seed)
+    work.audit |= {"set_aside": aside, "kept": work.keep, "findings": merge([*work.audit["findings"], *order])}
+    work.run.write("audit.json", work.audit)
     for entry in aside:
         work.progress.say(f"        set aside {entry['column']!r}: {entry['reason']}")
+    _compare_parts(work)
     counts = {s: sum(f["severity"] == s for f in work.audit["findings"]) for s in ("critical", "warning", "note")}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing found"
+
+
+def _compare_parts(work: TableWork) -> None:
+    """Rows that are in both parts, or nearly, and columns that differ between them; no target is read."""
+    train, test, inputs = work.split.train, work.split.test, work.problem.inputs
+    parts = {"overlap": overlap(work.frame, work.split, inputs),
+             "twins": near_twins(work.frame, work.schema, inputs, train, test, seed=work.seed).to_dict()}
+    shift = find_shift(work.frame.iloc[train], work.frame.iloc[test], work.schema, inputs, seed=work.seed)
+    work.keep_result(split=work.results["split"] | parts, shift=shift)
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #bb3f63dc
 def plan_resources(work: TableWork) -> str:
@@ -197,13 +217,11 @@ def plan_resources(work: TableWork) -> str:
 def split(work: TableWork) -> str:
     """Put the test rows away."""
     work.split = split_rows(work.frame, work.problem, work.y, seed=work.seed, schema=work.schema)
-    shared = overlap(work.frame, work.split, work.problem.inputs)
     table = work.split.to_frame(work.rows)
     with atomic_path(work.run.path / "splits.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     counts = {part: int((work.split.part == part).sum()) for part in ("train", "test")}
-    shift = find_shift(work.frame.iloc[work.split.train], work.frame.iloc[work.split.test], work.schema, work.problem.inputs, seed=work.seed)
-    work.keep_result(split={"strategy": work.split.strategy, "notes": work.split.notes, "rows": counts, "overlap": shared}, shift=shift)
+    work.keep_result(split={"strategy": work.split.strategy, "notes": work.split.notes, "rows": counts})
     for note in work.split.notes:
         work.progress.say(f"        {note}")
     return f"{counts['train']:,} rows to train, {counts['test']:,} to test, {work.split.strategy}"
@@ -396,7 +414,7 @@ def gates(
     """The answers of the gates, from what the steps have found."""
     r = work.results
     return table_gates(work.problem, work.audit, r["scores"], r["calibration"], r["overfitting"], r["groups"], r["decision"],
-                       r["split"]["overlap"])
+                       r["split"]["overlap"], twins=r["split"]["twins"], labels=r["label_errors"])
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #b02ae8eb
 def make_fast(

@@ -17,8 +17,10 @@ from ...core.errors import ProblemError
 from ...core.problem import Problem
 from ...core.progress import Progress
 from ...data.checks.audit import audit as audit_table
-from ...data.table.infer_problem import define_problem
-from ...data.table.schema import infer_schema
+from ...data.checks.column_checks import merge
+from ...data.table.infer_problem import define_problem, encode_target
+from ...data.table.schema import Schema, infer_schema
+from ...evaluate.table.order import check_forward
 from ...evaluate.table.representativeness import against_population, population_lines, read_population
 from ...evaluate.table.leak_impact import weigh_suspects
 from ..shared.source import read_source
@@ -50,7 +52,7 @@ def audit(
             problem, _ = define_problem(table.frame, schema, target=target, groups=groups)
         result = audit_table(table.frame, schema, problem)
         if problem:
-            result = weigh_suspects(table.frame, schema, problem, result)
+            result = _with_target(table.frame, schema, problem, result)
         if shares is not None:
             result = against_population(result, table.frame, shares)
         result["source"] = table.source
@@ -58,6 +60,16 @@ def audit(
         result["warnings"] = [*table.warnings, *schema.notes, *unasked]
         stage.done(f"{len(result['findings'])} findings")
     return result
+
+
+def _with_target(frame: pd.DataFrame, schema: Schema, problem: Problem, result: dict[str, Any]) -> dict[str, Any]:
+    """What small models add: scores with and without each suspect, and whether the order of the rows is one of time."""
+    result = weigh_suspects(frame, schema, problem, result)
+    y, known = encode_target(frame, problem, schema)
+    left = {entry["column"] for entry in result["set_aside"]}
+    asked = problem.replace(inputs=[c for c in problem.inputs if c not in left])
+    order = check_forward(frame[known].reset_index(drop=True), schema, asked, y)
+    return {**result, "findings": merge([*result["findings"], *order])}
 
 
 def audit_lines(

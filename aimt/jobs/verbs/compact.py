@@ -118,8 +118,9 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
     calibration = calibration_report(problem, y, pred, method=(old.get("calibration") or {}).get("method"), seed=seed)
     gaps = overfitting(problem, oof.y, None, oof.preds["model"], y, pred, seed=seed)
     groups = _groups(saved, rows, oof.preds["model"], pred, threshold)
-    overlap = (old.get("split") or {}).get("overlap")
-    judged = verdict(problem, saved.run.read("audit.json"), scores, calibration, gaps, groups, decision, overlap)
+    split, attested = old.get("split") or {}, saved.run.info["settings"].get("attest")
+    judged = verdict(problem, saved.run.read("audit.json"), scores, calibration, gaps, groups, decision, split.get("overlap"),
+                     attested=attested, twins=split.get("twins"), labels=old.get("label_errors"))
     _write_predictions(new, saved, pred)
     return plain({
         **{name: old[name] for name in _CARRIED if name in old}, "scores": scores, "calibration": calibration, "overfitting": gaps,
