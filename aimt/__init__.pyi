@@ -35,6 +35,7 @@ def train(
     kind: str | None = None,
     target: str | None = None,
     groups: str | list[str] | None = None,
+    fairness: str | None = None,
     cost: str | dict[str, float] | None = None,
     time: str | None = None,
     id: str | None = None,
@@ -43,6 +44,8 @@ def train(
     task: str | None = None,
     positive: str | None = None,
     metric: str | None = None,
+    date_format: str | None = None,
+    missing_labels: str | None = None,
     population: str | Path | dict[str, dict[str, float]] | None = None,
     max_latency_ms: float | None = None,
     sql: str | None = None,
@@ -59,9 +62,10 @@ def train(
     aggregate: str = 'sum',
     season: int | None = None,
     recursive: bool = False,
-    n_origins: int = 3,
+    n_origins: int | None = None,
     family: str | None = None,
     model: str | Path | None = None,
+    revision: str | None = None,
     text: str | None = None,
     epochs: float | None = None,
     lr: float | None = None,
@@ -79,6 +83,7 @@ def train(
     out: str | Path | None = None,
     time_limit: float | None = None,
     seed: int = 0,
+    attest: dict[str, str] | list[str] | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -94,6 +99,7 @@ def finetune(
     source: str | Path | pd.DataFrame,
     *,
     model: str | Path | None = None,
+    revision: str | None = None,
     text: str | None = None,
     target: str | None = None,
     steps: int | None = None,
@@ -113,6 +119,7 @@ def finetune(
     out: str | Path | None = None,
     time_limit: float | None = None,
     seed: int = 0,
+    attest: dict[str, str] | list[str] | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -130,6 +137,7 @@ def audit(
     groups: str | list[str] | None = None,
     population: str | Path | dict[str, dict[str, float]] | None = None,
     sql: str | None = None,
+    date_format: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Look for what is wrong with a table. Raises `DataError` when it cannot be read, or the shares of the population make no sense."""
@@ -143,11 +151,13 @@ def predict(
     by: str | None = None,
     thresholds: str | None = None,
     chunk_rows: int | None = None,
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> pd.DataFrame | Path:
     """Add prediction, probability and decision to new rows, and with a coverage how sure they are.
 
-    Raises `DataError` when a column that the model needs is missing, `RunError` when the run cannot be trusted,
+    From a text file to a text file, whatever was there stays as it was written; see `extend_table`. Raises `DataError`
+    when a column that the model needs is missing or the table itself would be written over, `RunError` when the run cannot be trusted,
     `ProblemError` for what the run cannot give.
     """
 
@@ -207,7 +217,7 @@ def compact(
 ) -> Run:
     """A run with a model many times faster, measured against the old one on the test rows.
 
-    Raises `DataError` when the table is gone or changed, `ProblemError` when the model cannot be as fast as asked.
+    Raises `DataError` when the table is not named, gone or changed, `ProblemError` when the model cannot be as fast as asked.
     """
 
 def report(

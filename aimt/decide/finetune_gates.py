@@ -125,7 +125,8 @@ def near_gate(near: np.ndarray | None, limits: TunedLimits) -> GateResult:
     text = f"{int(near.sum()):,} of {len(near):,} test examples are nearly training examples; equal inputs were kept on the same side."
     advice = 'Remove near copies, or split by their source. If new inputs come as near copies too, say so: --attest near-duplicates="..."'
     status = fault_status(share["low"], share["high"], limits.seen, limits.much_seen)
-    return gate.result(status, text, advice, **share, limit=limits.seen, measure="share of near copies", limit_text=f"{number(limits.much_seen)} must be excluded",
+    return gate.result(status, text, advice, **share, limit=limits.seen, measure="share of near copies",
+                       limit_text=f"{number(limits.much_seen)} must be excluded",
                        detectable=smallest_detectable(share["high"] - share["value"], limits.seen), needs_attestation=() if status == "pass" else (gate.name,))
 
 

@@ -11,7 +11,7 @@ __all__ = ['GATES', 'ATTESTABLE', 'Limits', 'gate_row', 'data_gate', 'leakage_ga
 # %% ../../nbs/decide/10_table_gates.ipynb #47ec1c5a
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import hypot
+from math import exp, hypot, log
 from typing import Any
 
 from ..core.errors import ProblemError, closest
@@ -34,6 +34,8 @@ class Limits:
     baseline: float = 0.05  # Share of the best baseline's skill that may be given up
     calibration: float = 0.05  # Expected calibration error of probabilities
     calibration_serious: float = 0.10  # Calibration error that must be excluded
+    ratio: float = 1.25  # Factor by which events may be over- or underestimated in all
+    ratio_serious: float = 1.5  # Factor that must be excluded
     overfitting: float = 0.10  # Share of the out-of-fold skill that may be lost on the test
     overfitting_serious: float = 0.50  # Share whose loss must be excluded
     groups: GroupLimits = field(default_factory=GroupLimits)  # Faults between groups
@@ -281,7 +283,36 @@ def _more_rows(n_rows: int | None, merit: Mapping[str, Any]) -> str:
 def calibration_gate(
     calibration: dict[str, Any] | None, scores: dict[str, Any] | None, limits: Limits
 ) -> GateResult:
-    """HOLD when the calibration error is above what the limit and chance together allow."""
+    """HOLD when the calibration error is above what limit and chance allow, or the number of events is proven far from what was predicted."""
+    answers = [_error_answer(calibration, scores, limits)]
+    if known((calibration or {}).get("ratio")) and (calibration or {}).get("kind") == "binary":
+        answers.append(_ratio_answer((calibration or {})["ratio"], limits))
+    return max(answers, key=lambda answer: ("not checked", "pass", "not yet", "hold").index(answer.status))
+
+
+def _ratio_answer(ratio: Mapping[str, Any], limits: Limits) -> GateResult:
+    """Whether the rarer class is as frequent as predicted, as a factor from 1 on: 2 is twice as many, or half as many."""
+    gate = GATES["calibration"]
+    low, high = max(ratio["low"], 1e-9), max(ratio["high"], 1e-9)
+    value = max(ratio["value"], 1 / max(ratio["value"], 1e-9))
+    least, most = max(1.0, low, 1 / high), max(high, 1 / low)
+    status = fault_status(least, most, limits.ratio, limits.ratio_serious)
+    event, half = ratio.get("event", "events"), log(high / low) / 2
+    figures: dict[str, Any] = {"value": value, "low": least, "high": most, "limit": limits.ratio}
+    figures |= {"measure": f"factor between observed and expected {event}", "detectable": exp(smallest_detectable(half, log(limits.ratio)))}
+    figures["limit_text"] = f"not proven above {number(limits.ratio)}, and below {number(limits.ratio_serious)}"
+    text = f"For 100 {event} expected, {span({k: 100 * ratio[k] for k in ('value', 'low', 'high')})} were observed"
+    if status == "hold":
+        advice = "Do not take these probabilities at their word. Recalibrate on fresh rows, or check whether the mix changed."
+        return gate.result("hold", f"{text}: probabilities are far too {'high' if ratio['value'] < 1 else 'low'}.", advice, **figures)
+    if status == "not yet":
+        advice = f"Gather more test rows with {event}: about fifty leave a factor of {number(limits.ratio_serious)} no room."
+        return gate.result("not yet", f"{text}: too few to exclude a factor of {number(limits.ratio_serious)}.", advice, **figures)
+    return gate.result("pass", f"{text}.", **figures)
+
+
+def _error_answer(calibration: dict[str, Any] | None, scores: dict[str, Any] | None, limits: Limits) -> GateResult:
+    """The expected calibration error against limit and chance."""
     gate, ece = GATES["calibration"], (calibration or {}).get("ece")
     if not calibration or ece is None or ece != ece:
         return gate.result("not checked", "Calibration was not measured.")
@@ -340,7 +371,7 @@ def value_gate(decision: dict[str, Any] | None) -> GateResult:
     gate = GATES["value"]
     if not decision or decision.get("threshold") is None:
         return gate.result("not checked", (decision or {}).get("message") or "There is no decision to value.")
-    found = decision.get("evidence") or decision.get("gain")
+    found = decision.get("gain")
     if not known(found):
         return gate.result("not checked", "No costs were given, so the value of a decision is not known. Give them with --cost.")
     policy = {"all": "treating all", "none": "treating none"}.get(found["against"], found["against"])

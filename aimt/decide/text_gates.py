@@ -45,7 +45,8 @@ def baseline_gate(scores: Mapping[str, Any], baseline: Mapping[str, Any] | None,
     half = gain["value"] - gain["low"]
     rho = gain["correlation"]
     text = (f"It needs {scores['bits_per_character']:.3f} bits for each character of new text, a {baseline['name']} {baseline['bits_per_character']:.3f}: "
-            f"{span(gain)} saved, from {gain['blocks']} blocks of consecutive text" + (f" with a correlation of {rho:.2f} between neighbours." if rho > 0 else "."))
+            f"{span(gain)} saved, from {gain['blocks']} blocks of consecutive text"
+            + (f" with a correlation of {rho:.2f} between neighbours." if rho > 0 else "."))
     advice = ("Hold out more text, so that the gain can be told from chance." if gain["value"] > limits.gain else
               "Give more text, or more time while the curve still falls: counting does as well for now.")  # fmt: skip
     return GATES["baseline"].result(merit_status(gain["value"], gain["low"], limits.gain), text, advice, **_ends(gain), limit=limits.gain,

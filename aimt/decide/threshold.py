@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from ..core.errors import ProblemError
 from ..core.problem import Problem
 from ..core.plot_style import COLORS, new_figure
+from ..metrics.intervals import cluster_codes, mean_interval, widest
 
 # %% ../../nbs/decide/00_threshold.ipynb #b64726e4
 NONE = float(np.nextafter(1, 2))  # The threshold that no probability reaches: treat none
@@ -125,8 +128,16 @@ def value_intervals(
     level: float = 0.95,  # Coverage of the intervals
     n_resamples: int = 4000,  # Bootstrap resamples
     seed: int = 0,
+    clusters: NDArray[Any] | None = None,  # Whom or when each row is about, (n,), or both, (n, 2); None: rows are independent
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # Value of each policy; gain of `against` over each other
-    """Value per 1,000 decisions of each policy with its interval, and the paired gain of one over the others."""
+    """Value per 1,000 decisions of each policy with its interval, and the paired gain of one over the others.
+
+    Dirichlet draws of rows; with clusters, of whole clusters, widened by Student's t for their number.
+    """
+    if clusters is not None and np.ndim(clusters) == 2:
+        options: dict[str, Any] = {"against": against, "level": level, "n_resamples": n_resamples, "seed": seed}
+        each = [value_intervals(y, policies, cost, clusters=c, **options) for c in np.asarray(clusters).T]
+        return widest([v for v, _ in each]), widest([g for _, g in each])
     names, y = list(policies), np.asarray(y, np.int64)
     codes = sum(np.asarray(policies[k], np.int64) << i for i, k in enumerate(names))
     kinds, place = np.unique(codes, return_inverse=True)
@@ -136,11 +147,28 @@ def value_intervals(
     truth = np.tile([0, 1], len(kinds))
     worth = 1000 * np.column_stack([row_values(truth, np.repeat(kinds >> i & 1, 2), cost) for i in range(len(names))])
     means = counts @ worth / len(y)
-    samples = np.random.default_rng(seed).dirichlet(counts + imagined, size=n_resamples) @ worth
+    rng = np.random.default_rng(seed)
+    if clusters is None:
+        samples = rng.dirichlet(counts + imagined, size=n_resamples) @ worth
+    else:
+        samples = _cluster_samples(worth[2 * place + y], cluster_codes(clusters), imagined, worth, level, n_resamples, rng)
     me = names.index(against)
     values = {k: _interval(means[i], samples[:, i], level) for i, k in enumerate(names)}
     rest = [(i, k) for i, k in enumerate(names) if i != me]
     return values, {k: _interval(means[me] - means[i], samples[:, me] - samples[:, i], level) for i, k in rest}
+
+
+def _cluster_samples(
+    worth: NDArray[Any], unit: NDArray[Any], imagined: NDArray[Any], of_kind: NDArray[Any], level: float, n_resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draws of the mean value of each policy when whole clusters, and the imagined rows, get random weights."""
+    sizes = np.bincount(unit).astype(float)
+    sums = np.column_stack([np.bincount(unit, column) for column in worth.T])
+    weight, spare = rng.exponential(size=(n_resamples, len(sizes))), rng.gamma(imagined, size=(n_resamples, len(imagined)))
+    draws = (weight @ sums + spare @ of_kind) / (weight @ sizes + spare.sum(1))[:, None]
+    g = len(sizes)
+    factor = student_t.ppf(0.5 + level / 2, max(g - 1, 1)) / norm.ppf(0.5 + level / 2) * np.sqrt(g / max(g - 1, 1))
+    return draws.mean(0) + factor * (draws - draws.mean(0))
 
 
 def _interval(value: float, samples: NDArray[Any], level: float) -> dict[str, float]:
@@ -162,8 +190,9 @@ def _crossfit_treat(
 
 
 def _curve(
-    y_oof: NDArray[Any], p_oof: NDArray[Any], y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], chosen: float
-) -> list[dict[str, float]]:
+    y_oof: NDArray[Any], p_oof: NDArray[Any], y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], chosen: float,
+    clusters: NDArray[Any] | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
     """Value per 1,000 decisions at many thresholds, on the out-of-fold rows and, with an interval, on the test."""
     seen = np.quantile(np.concatenate([p_oof, p]), np.linspace(0, 1, 60))
     grid = np.unique(np.concatenate([[0.0, min(chosen, 1.0)], seen]))
@@ -172,6 +201,9 @@ def _curve(
     total, squares = _total_costs(y, p, grid, cost)
     mean = -total / len(y)
     error = 1000 * 1.96 * np.sqrt(np.maximum(squares / len(y) - mean**2, 0) / len(y))
+    if clusters is not None and len(y):
+        found = (mean_interval(row_values(y, p >= t, cost), clusters=clusters) for t in grid)
+        error = 1000 * np.array([(f["high"] - f["low"]) / 2 for f in found])
     columns = zip(grid, oof, 1000 * mean, error, strict=True)
     return [
         {"threshold": round(float(t), 5), "oof": float(o), "value": float(v), "low": float(v - e), "high": float(v + e)}
@@ -199,16 +231,17 @@ def decision_report(
     p_test: NDArray[Any],  # Their predictions, shape (m, 2) or (m,)
     baselines: dict[str, tuple[NDArray[Any], NDArray[Any]]] | None = None,  # Out-of-fold and test predictions of each
     *,
+    clusters: NDArray[Any] | None = None,  # Whom or when each test row is about, (m,) or (m, 2); None: rows are independent
     level: float = 0.95,  # Coverage of the intervals
     seed: int = 0,
 ) -> dict[str, Any]:
     """The threshold, what decisions at it are worth on the test, and against what; JSON-ready.
 
-    `gain` compares with the better policy that needs no model, `evidence` does so on test and out-of-fold rows
-    together. A task that is not binary has no threshold, and the `message` says so.
+    `gain` compares with the better policy that needs no model, on the test rows alone: the out-of-fold rows chose the
+    threshold, and before it the model. A task that is not binary has no threshold, and the `message` says so.
     """
     if problem.task != "binary":
-        return {"threshold": None, "cost": None, "gain": None, "evidence": None, "message": _NO_DECISION[problem.task]}
+        return {"threshold": None, "cost": None, "gain": None, "message": _NO_DECISION[problem.task]}
     (y, p), (y_test, p_test) = _seen(y_oof, p_oof), _seen(y_test, p_test)
     given, cost = _costs(problem, y)
     chosen = choose_threshold(y, p, cost, seed=seed)
@@ -216,14 +249,16 @@ def decision_report(
     result: dict[str, Any] = {"cost": cost, "default_cost": not given, "positive": problem.positive_label, **chosen}
     result |= {"chosen_on": "out-of-fold predictions", "n_oof": len(y), "n_test": len(y_test)}
     result |= {"treated": float(treat.mean()), "confusion": _confusion(y_test, treat)}
-    result["curve"] = _curve(y, p, y_test, p_test, cost, chosen["threshold"])
+    result["curve"] = _curve(y, p, y_test, p_test, cost, chosen["threshold"], clusters)
     if given:
-        oof = {"model": _crossfit_treat(y, p, cost, chosen, seed), **_trivial(len(y))}
         test = {"model": treat, **_trivial(len(y_test))}
         result["baseline"], test["baseline"] = _best_baseline(y_oof, baselines or {}, cost, seed)
-        result |= _worth(y, oof, y_test, {k: v for k, v in test.items() if v is not None}, cost, level, seed)
+        better = max(("all", "none"), key=lambda k: row_values(y, _trivial(len(y))[k], cost).sum())
+        policies = {k: v for k, v in test.items() if v is not None}
+        values, gains = value_intervals(y_test, policies, cost, level=level, seed=seed, clusters=clusters)
+        result |= {"policies": values, "gains": gains, "gain": {"against": better, "n_rows": len(y_test), **gains[better]}}
     else:
-        result |= {"baseline": None, "policies": None, "gains": None, "gain": None, "evidence": None}
+        result |= {"baseline": None, "policies": None, "gains": None, "gain": None}
     return result | {"message": _message(result)}
 
 
@@ -258,28 +293,6 @@ def _best_baseline(
     return best[1], best[2]
 
 
-def _worth(
-    y_oof: NDArray[Any],
-    oof: dict[str, NDArray[Any]],
-    y_test: NDArray[Any],
-    test: dict[str, NDArray[Any]],
-    cost: dict[str, float],
-    level: float,
-    seed: int,
-) -> dict[str, Any]:
-    """Value of each policy on the test, gains on the test, and the gain on all rows that the models had not seen."""
-    best = max(("all", "none"), key=lambda k: row_values(y_oof, oof[k], cost).sum())
-    values, gains = value_intervals(y_test, test, cost, level=level, seed=seed)
-    both, y = {k: np.concatenate([oof[k], test[k]]) for k in oof}, np.concatenate([y_oof, y_test])
-    pooled = value_intervals(y, both, cost, level=level, seed=seed)[1][best]
-    return {
-        "policies": values,
-        "gains": gains,
-        "gain": {"against": best, **gains[best]},
-        "evidence": {"against": best, "n_rows": len(y), **pooled},
-    }
-
-
 _NO_DECISION = {
     "multiclass": "With more than two classes there is no single threshold: the most probable class is predicted.",
     "regression": "A number is predicted, so there is no threshold to choose.",
@@ -290,11 +303,12 @@ def _message(result: dict[str, Any]) -> str:
     """What it comes to, in a sentence or two."""
     if result["default_cost"]:
         return "No costs were given, so the threshold weighs both classes alike. Give costs to learn what it is worth."
-    found = result["evidence"]
+    found = result["gain"]
     gain = f"{found['value']:,.0f} [{found['low']:,.0f}, {found['high']:,.0f}] per 1,000 decisions"
     same = f"treating {'every' if found['against'] == 'all' else 'no'} row as '{result['positive']}'"
     if found["low"] > 0 and found["value"] > 0:
-        return f"Deciding with the model is worth {gain} more than {same}, the better policy without a model."
+        rows = f"on {found['n_rows']:,} test rows"
+        return f"Deciding with the model is worth {gain} more than {same}, the better policy without a model, {rows}."
     if not 0.01 <= result["treated"] <= 0.99:
         alike = "all" if result["treated"] > 0.5 else "none"
         return (

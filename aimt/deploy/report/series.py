@@ -87,7 +87,8 @@ def forecast_report(
     info, metrics = run.info, run.read("metrics.json")
     source = str((info.get("data") or {}).get("source") or "table").replace("\\", "/").split("/")[-1]
     parts, m = {"info": info, "metrics": metrics, "source": source}, metrics["scores"]
-    facts = [("MASE in the test", number(m["mase"])), ("best simple forecast", number(min((m.get("simple_mase") or {"": m["naive_mase"]}).values()))), ("steps ahead", str(m["horizon"])),
+    facts = [("MASE in the test", number(m["mase"])), ("best simple forecast", number(min((m.get("simple_mase") or {"": m["naive_mase"]}).values()))),
+             ("steps ahead", str(m["horizon"])),
              ("series", f"{metrics['data']['n_series']:,}")]
     return plain({
         "format": 1, "version": (info.get("versions") or {}).get("aimt") or version_of("aimt"), "created": info.get("created") or "",

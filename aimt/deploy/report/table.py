@@ -281,7 +281,8 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     better = "higher" if scores.get("higher_is_better") else "lower"
     text = [
         f"On {_count(scores.get('n_rows'), 'row')} that no model had seen, {scores['label']} is {span(mine)} "
-        f"({better} is better). The brackets hold the values that another test of this size could well have given."
+        f"({better} is better). The brackets are a 95 % confidence interval: 95 of 100 tests like this one have an interval that covers "
+        f"the {scores['label']} on all rows of this kind.{_dependence(run)}{_at_threshold(scores)}"
     ]
     for d in (scores.get("difference_to_prior"), scores.get("difference")):
         if d and d.get("low") is not None:
@@ -305,6 +306,22 @@ def _scores(run: dict[str, Any]) -> dict[str, Any]:
     caption = f"{scores['label']} on the test with 95 % intervals; this model in colour."
     tables = [table, more, *_tried(run["metrics"].get("candidates") or [])]
     return {"text": text, "figures": [section_figure("scores", caption)], "tables": tables}
+
+
+def _dependence(run: dict[str, Any]) -> str:
+    """What the intervals take into account besides the number of rows."""
+    problem, strategy = run["problem"], _get(run["metrics"], "split", "strategy")
+    if strategy == "time":
+        return f" Neighbours in '{problem.get('time')}' depend on each other, so whole stretches of time are drawn, not rows."
+    if strategy == "grouped":
+        return f" Rows of the same '{problem.get('id')}' depend on each other, so they are drawn together."
+    return ""
+
+
+def _at_threshold(scores: dict[str, Any]) -> str:
+    """Where accuracy and its relatives were measured."""
+    t = scores.get("threshold")
+    return "" if t is None else f" Accuracy, F1 and their relatives are those of decisions on these test rows at the threshold {number(t)}."
 
 
 def _tried(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -403,7 +420,7 @@ def _groups(run: dict[str, Any]) -> dict[str, Any]:
         applied = f"aimt predict RUN NEW.csv -o scored.csv --thresholds {shlex.quote(mitigation[0]['column'])}"
         text.append(f"Whether a threshold may depend on a group is a question of law and of what is right, not of accuracy. Where it may: {applied}")
         figures.append(
-            section_figure("mitigation", "Accuracy against the gap that is left with a threshold for each group; open: today.")
+            section_figure("mitigation", "Accuracy on out-of-fold and test rows against the gap that is left with a threshold for each group; open: today.")
         )
     return {
         "text": [*text, *population["text"]],
@@ -642,7 +659,8 @@ def _decide(run: dict[str, Any]) -> dict[str, Any]:
         return {"text": [d.get("message") or "There is no decision to make."]}
     positive, t = d.get("positive", "positive"), d["threshold"]
     rule = f"A row is treated as '{positive}' when its probability is at least {number(t)}"
-    how = {"formula": "which follows from the costs alone", "empirical": "which paid best on out-of-fold rows"}
+    alone = "which weighs both classes alike, since no costs were given" if d.get("default_cost") else "which follows from the costs alone"
+    how = {"formula": alone, "empirical": "which paid best on out-of-fold rows"}
     text = [f"{rule}, {how.get(d.get('chosen_by'), 'chosen on out-of-fold rows')}.", d.get("message") or ""]
     tables = []
     names = {
@@ -784,7 +802,7 @@ def _facts(run: dict[str, Any], verdict: dict[str, Any]) -> list[dict[str, str]]
     scores, decision = run["scores"], _dict(run["metrics"].get("decision"))
     mine = _mine(scores)
     gates = verdict.get("gates") or []
-    rows, found = _get(run["metrics"], "split", "rows") or {}, decision.get("evidence")
+    rows, found = _get(run["metrics"], "split", "rows") or {}, decision.get("gain")
     facts = [
         (f"{scores.get('label')} on the test", number(mine["value"]) if mine.get("value") is not None else None),
         (

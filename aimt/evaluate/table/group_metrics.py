@@ -81,7 +81,7 @@ def group_report(
         report = judge(grouped, whole=True)
         for i, row in enumerate(report["groups"]):
             inside = grouped[1] == i
-            row["score"] = _score(metric, y[inside], pred[inside], seed) if row["enough"] else None
+            row["score"] = _score(metric, y[inside], pred[inside], seed, clusters if clusters is None else clusters[inside]) if row["enough"] else None
         found.append({"column": CROSSED.join(parts), **report, "message": _message(report)})
     for parts in _pairs([parts[0] for parts in asked if len(parts) == 1], crossings):
         grouped = _crossed(single, parts)
@@ -135,8 +135,8 @@ def _crossed(single: dict[str, Grouped], parts: tuple[str, ...] | list[str]) -> 
     return single[parts[0]] if len(parts) == 1 else cross_groups(*(single[c] for c in parts))
 
 
-def _score(metric: Any, y: np.ndarray, pred: np.ndarray, seed: int) -> dict[str, float]:
-    return bootstrap(metric.function, y, {"score": pred}, n_resamples=500, seed=seed)["score"]
+def _score(metric: Any, y: np.ndarray, pred: np.ndarray, seed: int, clusters: np.ndarray | None) -> dict[str, float]:
+    return bootstrap(metric.function, y, {"score": pred}, n_resamples=500, seed=seed, clusters=clusters)["score"]
 
 
 @dataclass(frozen=True)

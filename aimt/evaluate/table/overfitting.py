@@ -30,9 +30,13 @@ def overfitting(
     y_test: np.ndarray | None = None,  # True codes or values of the test rows
     test_pred: np.ndarray | None = None,  # Predictions for them
     *,
+    clusters: tuple[np.ndarray | None, np.ndarray | None] = (None, None),  # Whom or when each training, and each test row is about
     seed: int = 0,  # Same seed, same intervals
 ) -> dict[str, Any]:  # metric, train, valid, test, gap_train_valid, gap_valid_test (intervals or None), status, message
-    """What was memorised (train minus validation) and what choosing has flattered (validation minus test)."""
+    """What was memorised (train minus validation) and what choosing has flattered (validation minus test).
+
+    Validation rows took part in stopping, choosing and calibrating the models that predict them; test rows took no part.
+    """
     metric = get_metric(problem.metric, problem.task)
     y_train, oof_pred = np.asarray(y_train), np.asarray(oof_pred, float)
     if len(oof_pred) != len(y_train):
@@ -42,11 +46,12 @@ def overfitting(
     if train_pred is not None:
         preds["train"] = np.asarray(train_pred, float)[seen]
     pairs = [("train", "valid")] if "train" in preds else []
-    found = bootstrap(metric.function, y_train[seen], preds, pairs=pairs, seed=seed)
+    known, new = clusters
+    found = bootstrap(metric.function, y_train[seen], preds, pairs=pairs, seed=seed, clusters=known if known is None else known[seen])
     test = None
     if y_test is not None and test_pred is not None:
         last = {"test": np.asarray(test_pred, float)}
-        test = bootstrap(metric.function, np.asarray(y_test), last, seed=seed + 1)["test"]
+        test = bootstrap(metric.function, np.asarray(y_test), last, seed=seed + 1, clusters=new)["test"]
     result = {
         "metric": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better,
         "train": found.get("train"), "valid": found["valid"], "test": test,
@@ -75,10 +80,10 @@ def _judge(r: dict[str, Any]) -> dict[str, str]:
         status, text = "not checked", "Validation and test were not compared."
     elif gap["low"] > 0:
         status = "optimistic"
-        text = (f"The test score is surely worse than validation promised, by {_span(gap)}: too much choosing, rows "
-                "that leak, or test rows of another kind. Believe the test.")  # fmt: skip
+        text = (f"On test rows, which took no part, the score is worse than on validation rows, on which models were stopped and "
+                f"chosen, by {_span(gap)}: too much choosing, rows that leak, or test rows of another kind. Believe the test.")
     elif gap["high"] < 0:
-        status, text = "ok", f"The test score is better than validation promised, by {_span(gap, -1)}."
+        status, text = "ok", f"On test rows the score is better than on validation rows, by {_span(gap, -1)}."
     else:
         status, text = "ok", f"Validation and test agree within chance: the test is worse by {_span(gap)}."
     if memorised and np.isfinite(memorised["low"]) and memorised["low"] > 0:
@@ -97,8 +102,8 @@ def plot_overfitting(
 ) -> Figure:
     """The score on training, validation and test rows with 95 % intervals."""
     parts = [p for p in ("train", "valid", "test") if result.get(p) and result[p]["value"] is not None]
-    words = {"train": "training rows\n(seen)", "valid": "validation rows\n(seen by us)",
-             "test": "test rows\n(seen by nobody)"}  # fmt: skip
+    words = {"train": "training rows\n(fitted)", "valid": "validation rows\n(chosen on)",
+             "test": "test rows\n(no part)"}  # fmt: skip
     colors = {"train": COLORS["muted"], "valid": COLORS["accent"], "test": COLORS["bad"]}
     fig, ax = new_figure(5.2, 0.8 + 0.55 * max(len(parts), 1))
     for i, part in enumerate(parts):

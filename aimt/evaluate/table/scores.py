@@ -38,6 +38,7 @@ def score_models(
     model: str = "model",  # The model that is compared with the baselines
     baselines: Sequence[str] = BASELINES,  # Those of them that are in `preds` count
     seed: int = 0,  # Same seed, same intervals
+    clusters: np.ndarray | None = None,  # Whom or when each row is about, (n,), or both, (n, 2); None: rows are independent
 ) -> dict[str, Any]:  # metric, label, higher_is_better, part, n_rows, table, best_baseline, difference, ...
     """Every score of every model with a 95 % interval, and the paired differences to the baselines.
 
@@ -50,8 +51,8 @@ def score_models(
     main = get_metric(problem.metric, problem.task)
     others = [m for m in metrics_for(problem.task) if m.name != main.name]
     rivals = [b for b in baselines if b in preds and b != model] if model in preds else []
-    table = [row for m in [main, *others] for row in _rows(m, problem, y, preds, threshold, seed)]
-    differences = [_difference(main, y, _judged(main, problem, preds, threshold), model, b, seed) for b in rivals]
+    table = [row for m in [main, *others] for row in _rows(m, problem, y, preds, threshold, seed, clusters)]
+    differences = [_difference(main, y, _judged(main, problem, preds, threshold), model, b, seed, clusters) for b in rivals]
     best = min((d for d in differences if np.isfinite(d["value"])), key=lambda d: d["value"], default=None)
     for row in table:
         row["seconds"] = (seconds or {}).get(row["model"])
@@ -65,11 +66,12 @@ def score_models(
 
 
 def _rows(
-    metric: Metric, problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], threshold: float, seed: int
+    metric: Metric, problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], threshold: float, seed: int,
+    clusters: np.ndarray | None,
 ) -> list[dict[str, Any]]:
     judged = _judged(metric, problem, preds, threshold)
     main = metric.name == problem.metric
-    found = bootstrap(metric.function, y, judged, seed=seed, n_resamples=_resamples(len(y), main))
+    found = bootstrap(metric.function, y, judged, seed=seed, n_resamples=_resamples(len(y), main), clusters=clusters)
     return [{"model": name, "metric": metric.name, "label": metric.label, **found[name]} for name in preds]
 
 
@@ -86,10 +88,10 @@ def _resamples(n: int, main: bool) -> int:
 
 
 def _difference(
-    metric: Metric, y: np.ndarray, preds: dict[str, np.ndarray], model: str, baseline: str, seed: int
+    metric: Metric, y: np.ndarray, preds: dict[str, np.ndarray], model: str, baseline: str, seed: int, clusters: np.ndarray | None
 ) -> dict[str, Any]:
     both = {"a": preds[model], "b": preds[baseline]}
-    d = bootstrap(metric.function, y, both, seed=seed, pairs=[("a", "b")])["a - b"]
+    d = bootstrap(metric.function, y, both, seed=seed, pairs=[("a", "b")], clusters=clusters)["a - b"]
     turned = d if metric.higher_is_better else {"value": -d["value"], "low": -d["high"], "high": -d["low"]}
     return {"baseline": baseline, **turned}
 

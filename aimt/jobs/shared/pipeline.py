@@ -26,7 +26,7 @@ from ...decide.gate import GateResult, judge, read_attestations
 from .options import Options, given_options, option, parse_options, resumed_options, stored_settings
 from .run_lifecycle import find_interrupted, free_place, honest_ending
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #8d6533c9
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #eaf09410
 Call = str | Callable[..., Any]  # A function, or its address
 
 
@@ -101,6 +101,10 @@ class Work:
         """Last words, and last results, before the run is sealed. `measured` has seconds, memory_mb and stages."""
         return []
 
+    def unasked(self, name: str) -> str:
+        """A note about an attestation that no gate asked for."""
+        return f"{name!r} was attested, and nothing asked about it"
+
     def attestable(self) -> list[str] | None:
         """What may be attested; None for anything."""
         return None
@@ -110,7 +114,7 @@ class Work:
         """Whether this process writes the run."""
         return self.parallel is None or self.parallel.main
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #78a9bbe4
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #72a81cbe
 def train_kind(
     kind: Kind,
     source: Any,  # What the kind reads
@@ -213,7 +217,7 @@ def _judge(kind: Kind, work: Work) -> None:
         work.keep_result(verdict=found.to_dict())
         work.stage.done(found.verdict)
     if found.unasked:
-        notes = [f"'{name}' was attested, and no gate asked about it" for name in found.unasked]
+        notes = [work.unasked(name) for name in found.unasked]
         work.run.update(notes=[*work.run.info.get("notes", []), *notes])
         for note in notes:
             work.progress.say(f"        {note}")

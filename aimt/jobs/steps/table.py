@@ -32,7 +32,7 @@ from ...data.checks.neighbours import near_twins
 from ...data.table.infer_problem import choose_target, column_names, define_problem, encode_target, missing_label_note, missing_words, parse_cost
 from ...data.io.load import Table, word_column
 from ...data.table.schema import Schema, infer_column, infer_schema
-from ...data.split.split import Split, overlap, split_rows
+from ...data.split.split import Split, dependent_rows, latest_rows, overlap, split_rows
 from ...decide.threshold import decision_report
 from ...decide.gate import GateResult
 from ...decide.table_gates import ATTESTABLE, table_gates
@@ -97,6 +97,12 @@ class TableWork(Work):
                 "warnings": table.warnings, "seconds": table.seconds}
         self.run.write("schema.json", self.schema.to_dict())
         return {"data": data, "problem": self.problem.to_dict(), "notes": [*table.warnings, *self.schema.notes, *self.notes]}
+
+    def unasked(self, name: str) -> str:
+        """A note about an attestation that no gate asked for."""
+        if name in {entry["column"] for entry in self.audit["set_aside"]}:
+            return f"{name!r} was attested, and was set aside all the same: give --keep as well to use it"
+        return super().unasked(name)
 
     def attestable(self) -> list[str]:
         """Columns, and what the gates of a table ask about."""
@@ -218,6 +224,9 @@ def split(work: TableWork) -> str:
     """Put the test rows away."""
     work.split = split_rows(work.frame, work.problem, work.y, seed=work.seed, schema=work.schema)
     table = work.split.to_frame(work.rows)
+    for rows, clusters in zip((work.split.train, work.split.test), _clusters(work), strict=True):
+        for j, codes in enumerate([] if clusters is None else clusters.reshape(len(rows), -1).T):
+            table.loc[rows, f"cluster_{j}"] = codes
     with atomic_path(work.run.path / "splits.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     counts = {part: int((work.split.part == part).sum()) for part in ("train", "test")}
@@ -257,15 +266,17 @@ def _save_predictions(work: TableWork) -> None:
 def evaluate(work: TableWork) -> str:
     problem, made = work.problem, work.trained.predictions
     y_train, y_test = work.y[work.split.train], work.y[work.split.test]
-    ours = made["model"]
-    decision = decision_report(problem, y_train, ours["oof"], y_test, ours["test"],
-                               {n: (p["oof"], p["test"]) for n, p in made.items() if n != "model"}, seed=work.seed)
+    ours, (known, new) = made["model"], _clusters(work)
+    chosen_on = latest_rows(work.split.fold[work.split.train]) if work.split.ordered else np.arange(len(y_train))
+    decision = decision_report(problem, y_train[chosen_on], ours["oof"][chosen_on], y_test, ours["test"],
+                               {n: (p["oof"][chosen_on], p["test"]) for n, p in made.items() if n != "model"}, clusters=new, seed=work.seed)
     threshold = decision["threshold"] if problem.task == "binary" else 0.5
     scores = score_models(problem, y_test, {n: p["test"] for n, p in made.items()}, seconds=work.trained.seconds,
-                          threshold=threshold, seed=work.seed)
+                          threshold=threshold, seed=work.seed, clusters=new)
     calibration = calibration_report(problem, y_test, ours["test"], ours.get("uncalibrated"),
-                                     method=work.trained.calibration, seed=work.seed)
-    gaps = overfitting(problem, y_train, ours.get("train"), ours["oof"], y_test, ours["test"], seed=work.seed)
+                                     method=work.trained.calibration, seed=work.seed, clusters=new)
+    gaps = overfitting(problem, y_train, ours.get("train"), ours["oof"], y_test, ours["test"], seed=work.seed,
+                       clusters=(known, new))
     groups = _groups(work, ours, threshold) if problem.groups else None
     mitigation = _mitigation(work, ours, threshold, groups["columns"]) if groups and problem.task == "binary" else None
     labels = _wrong_labels(work, ours["oof"]) if problem.classification else None
@@ -292,6 +303,13 @@ def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> dict[str,
     found["rows"] = [{"row": int(work.rows[train[i]]), "given": labels[y[i]], "suggested": labels[oof[i].argmax()],
                       "probability": float(oof[i, y[i]])} for i in surprising]
     return found
+
+
+def _clusters(work: TableWork) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Which training rows, and which test rows, depend on each other."""
+    parts = (work.frame.iloc[rows].reset_index(drop=True) for rows in (work.split.train, work.split.test))
+    known, new = (dependent_rows(part, work.problem) for part in parts)
+    return known, new
 
 
 def _group_values(work: TableWork, rows: np.ndarray) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from ...core.errors import ProblemError, RunError
 from ...core.files import atomic_path, plain
 from ...core.progress import Progress
 from ...core.run import Run
+from ...data.split.split import latest_rows
 from ...decide.threshold import decision_report
 from ...decide.gate import number
 from ...decide.table_gates import verdict
@@ -31,7 +32,7 @@ from ...evaluate.table.group_metrics import group_report
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import score_models
 from ..shared.table_model import SavedModel, open_model
-from ..shared.run_rows import RunRows, read_rows, stored_predictions
+from ..shared.run_rows import RunRows, read_rows, stored_clusters, stored_predictions
 from ..shared.run_lifecycle import honest_ending
 from ...models.table.compact import compact, latency_ms
 
@@ -113,10 +114,13 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
     preds = {**{n: p for n, p in test.preds.items() if n != "model"}, "original": test.preds["model"], "model": pred}
     threshold = saved.threshold if saved.threshold is not None else 0.5
     others = {n: (oof.preds[n], test.preds[n]) for n in oof.preds if n != "model"}
-    decision = decision_report(problem, oof.y, oof.preds["model"], y, pred, others, seed=seed)
-    scores = score_models(problem, y, preds, threshold=threshold, seed=seed)
-    calibration = calibration_report(problem, y, pred, method=(old.get("calibration") or {}).get("method"), seed=seed)
-    gaps = overfitting(problem, oof.y, None, oof.preds["model"], y, pred, seed=seed)
+    known, new_rows = (stored_clusters(saved.run, part.rows) for part in (oof, test))
+    late = latest_rows(rows.split.fold[rows.split.train]) if rows.split.ordered else np.arange(len(oof.y))
+    others = {n: (of_train[late], of_test) for n, (of_train, of_test) in others.items()}
+    decision = decision_report(problem, oof.y[late], oof.preds["model"][late], y, pred, others, clusters=new_rows, seed=seed)
+    scores = score_models(problem, y, preds, threshold=threshold, seed=seed, clusters=new_rows)
+    calibration = calibration_report(problem, y, pred, method=(old.get("calibration") or {}).get("method"), seed=seed, clusters=new_rows)
+    gaps = overfitting(problem, oof.y, None, oof.preds["model"], y, pred, clusters=(known, new_rows), seed=seed)
     groups = _groups(saved, rows, oof.preds["model"], pred, threshold)
     split, attested = old.get("split") or {}, saved.run.info["settings"].get("attest")
     judged = verdict(problem, saved.run.read("audit.json"), scores, calibration, gaps, groups, decision, split.get("overlap"),
@@ -124,7 +128,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
     _write_predictions(new, saved, pred)
     return plain({
         **{name: old[name] for name in _CARRIED if name in old}, "scores": scores, "calibration": calibration, "overfitting": gaps,
-        "groups": groups, "decision": decision, "verdict": judged, "compact": _price(saved, small, X, y, test.preds["model"], pred, seed),
+        "groups": groups, "decision": decision, "verdict": judged, "compact": _price(saved, small, X, y, test.preds["model"], pred, seed, new_rows),
     })  # fmt: skip
 
 
@@ -142,11 +146,13 @@ def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray,
 
 
 def _price(
-    saved: SavedModel, small: Any, X: pd.DataFrame, y: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int
+    saved: SavedModel, small: Any, X: pd.DataFrame, y: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int,
+    clusters: np.ndarray | None,
 ) -> dict[str, Any]:
     """Members, trees, milliseconds and scores of both models, and the difference of the scores in pairs."""
     threshold = saved.threshold if saved.threshold is not None else 0.5
-    both = score_models(saved.problem, y, {"original": before, "model": after}, threshold=threshold, baselines=("original",), seed=seed)
+    both = score_models(saved.problem, y, {"original": before, "model": after}, threshold=threshold, baselines=("original",), seed=seed,
+                        clusters=clusters)
     values = {row["model"]: row["value"] for row in both["table"] if row["metric"] == both["metric"]}
     gain = {k: both["differences"][0][k] for k in ("value", "low", "high")}
     thousand = X.iloc[np.arange(1000) % len(X)]

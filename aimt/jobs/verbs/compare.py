@@ -22,7 +22,7 @@ from ...decide.threshold import row_values
 from ...decide.gate import number, span
 from ...evaluate.table.model_comparison import winner_score
 from ...evaluate.table.scores import readable, score_models
-from ..shared.run_rows import StoredPredictions, stored_predictions
+from ..shared.run_rows import StoredPredictions, stored_clusters, stored_predictions
 from ...metrics.intervals import mean_interval
 from ...metrics.registry import get_metric
 
@@ -107,10 +107,10 @@ def compare_runs(
         raise ProblemError("one run is nothing to compare", hint="aimt compare RUN_A RUN_B")
     rows, kept = shared_rows(runs)
     problem = runs[0].problem if metric is None else runs[0].problem.replace(metric=get_metric(metric, runs[0].problem.task).name)
-    names, y = _names(runs), kept[0].y
+    names, y, clusters = _names(runs), kept[0].y, stored_clusters(runs[0], rows)
     preds = {name: k.preds["model"] for name, k in zip(names, kept, strict=True)}
-    pairs = [_pair(problem, y, preds, names[0], name, [runs[0], r], seed) for name, r in zip(names[1:], runs[1:], strict=True)]
-    scores = score_models(problem, y, preds, baselines=(), seed=seed)
+    pairs = [_pair(problem, y, preds, names[0], name, [runs[0], r], clusters, seed) for name, r in zip(names[1:], runs[1:], strict=True)]
+    scores = score_models(problem, y, preds, baselines=(), seed=seed, clusters=clusters)
     main = {row["model"]: {k: row[k] for k in ("value", "low", "high")} for row in scores["table"] if row["metric"] == problem.metric}
     found = {"metric": scores["metric"], "label": scores["label"], "higher_is_better": scores["higher_is_better"], "n_rows": len(rows),
              "runs": [{"name": n, "path": str(r.path), **main[n]} for n, r in zip(names, runs, strict=True)],
@@ -127,9 +127,11 @@ def _names(runs: list[Run]) -> list[str]:
     return names
 
 
-def _pair(problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], a: str, b: str, runs: list[Run], seed: int) -> dict[str, Any]:
+def _pair(
+    problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], a: str, b: str, runs: list[Run], clusters: np.ndarray | None, seed: int
+) -> dict[str, Any]:
     """The second run against the first."""
-    scores = score_models(problem, y, {"model": preds[b], "first": preds[a]}, baselines=("first",), seed=seed)
+    scores = score_models(problem, y, {"model": preds[b], "first": preds[a]}, baselines=("first",), seed=seed, clusters=clusters)
     gain = {k: scores["differences"][0][k] for k in ("value", "low", "high")}
     found: dict[str, Any] = {"first": a, "second": b, "label": scores["label"], "gain": gain, "n_rows": len(y)}
     found |= {"mcnemar": None, "saved": None}
@@ -139,7 +141,7 @@ def _pair(problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], a: str,
     if problem.task == "binary" and problem.cost and problem.cost == runs[1].problem.cost:
         limits = [(r.read("metrics.json").get("decision") or {}).get("threshold") or 0.5 for r in runs]
         values = [row_values(y, preds[n][:, 1] >= t, problem.cost) for n, t in zip((a, b), limits, strict=True)]
-        found["saved"] = {k: 1000 * v for k, v in mean_interval(values[1] - values[0]).items()}
+        found["saved"] = {k: 1000 * v for k, v in mean_interval(values[1] - values[0], clusters=clusters).items()}
     found["rows_needed"] = _rows_needed(gain, len(y))
     return found | {"message": _verdict_words(found)}
 

@@ -20,6 +20,7 @@ from ...core.errors import DataError, ProblemError
 from ...core.files import plain
 from ...core.run import Run
 from ...core.problem import Problem
+from ...data.split.split import dependent_rows
 from ...data.table.infer_problem import encode_target, unknown_labels
 from ...data.table.schema import show
 from ...evaluate.table.model_comparison import permutation_test
@@ -80,7 +81,8 @@ def evaluate_table(
     inputs, _ = trained.conform(frame.iloc[np.flatnonzero(kept)])
     threshold = 0.5 if trained.threshold is None else trained.threshold
     pred = trained.model.predict_raw(inputs)
-    scores = score_models(trained.problem, y, {"model": pred}, part="new", threshold=threshold, seed=seed)
+    scores = score_models(trained.problem, y, {"model": pred}, part="new", threshold=threshold, seed=seed,
+                          clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem))
     scores |= {"rows": counted | _with_unknown(counted, y, pred), "warnings": warnings}
     if coverage is not None:
         scores["coverage"] = coverage_report(trained, inputs, y, pred, coverage, by)

@@ -544,9 +544,9 @@ def _told(panel: Panel, which: list[int], season: int, shift: int) -> float:
     n, p = sum(map(len, y)), len(which)
     if n < 5 * p + 10:
         return 0.0
-    A, b = np.vstack(X), np.asarray(np.concatenate(y))
-    residual: np.ndarray = b - A @ np.linalg.lstsq(A - A.mean(0), b, rcond=None)[0]
-    return float(1 - residual.var() / b.var() * (n - 1) / (n - p - 1))
+    A, target = np.vstack(X), np.concatenate(y)
+    residual = target - A @ np.linalg.lstsq(A - A.mean(0), target, rcond=None)[0]
+    return float(1 - residual.var() / target.var() * (n - 1) / (n - p - 1))
 
 
 def _changes(x: np.ndarray, season: int) -> np.ndarray:

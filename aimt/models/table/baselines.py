@@ -211,6 +211,7 @@ class LinearModel:
         y: np.ndarray,  # Class codes or numbers, shape (n,)
         *,
         fold: np.ndarray | None = None,  # Fold of each row; five random ones when None
+        ordered: bool = False,  # Whether the folds are stretches of time, each predicted from earlier ones
         deadline: float | None = None,  # Stop at this `time.perf_counter()`
         encoded: tuple[FeatureEncoder, np.ndarray] | None = None,  # The rows in numbers, where that was done already
     ) -> "LinearModel":
@@ -224,7 +225,7 @@ class LinearModel:
         rows = linear_rows(len(y), len(self.dense_.names), rng)
         options: dict[str, Any] = {"task": self.task, "n_classes": self.n_classes, "deadline": deadline}
         Z = self.dense_.transform(X[rows])
-        self.l2_, margin, _ = cross_fit_linear(Z, y[rows], fold_pairs(fold[rows]), **options)
+        self.l2_, margin, _ = cross_fit_linear(Z, y[rows], fold_pairs(fold[rows], ordered=ordered), **options)
         center, scale = _center_scale(y, self.task)
         target = (y[rows] - center) / scale if self.task == "regression" else y[rows]
         self.weights_ = _in_units(fit_linear(Z, target, l2=self.l2_, **options), center, scale)
@@ -250,7 +251,15 @@ def linear_rows(n_rows: int, n_dense: int, rng: np.random.Generator) -> np.ndarr
     return np.arange(n_rows) if n_rows <= most else np.sort(rng.choice(n_rows, most, replace=False))
 
 
-def fold_pairs(fold: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def fold_pairs(
+    fold: np.ndarray,  # Fold of each row, shape (n,)
+    *,
+    ordered: bool = False,  # Whether the folds are stretches of time: train on earlier ones only, the latest pair first
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of row numbers (train, valid), one for each fold that has rows on both sides."""
-    pairs = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in np.unique(fold[fold >= 0])]
+    folds = np.unique(fold[fold >= 0])
+    if ordered:
+        pairs = [(np.flatnonzero((fold >= 0) & (fold < f)), np.flatnonzero(fold == f)) for f in folds[::-1]]
+    else:
+        pairs = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in folds]
     return [(train, valid) for train, valid in pairs if len(train) and len(valid)]

@@ -503,6 +503,7 @@ class AdditiveModel:
         y: np.ndarray,  # Class codes or numbers, shape (n,)
         *,
         fold: np.ndarray,  # Fold of each row
+        ordered: bool = False,  # Whether the folds are stretches of time, each predicted from earlier ones
         threads: int = 1,
         deadline: float | None = None,  # Stop at this `time.perf_counter()`
         encoded: tuple[FeatureEncoder, np.ndarray] | None = None,  # The rows in numbers, where that was done already
@@ -514,10 +515,13 @@ class AdditiveModel:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, MOST_ADDITIVE_ROWS, replace=False))
         names = self.encoder_.names
         levels = {j: self.encoder_.n_levels(j) for j in self.encoder_.categorical}
-        folds = fold_pairs(np.asarray(fold)[rows])
-        self.additive_, margin = fit_additive(
-            X[rows, : len(names)], y[rows], folds, task=self.task, n_classes=self.n_classes, levels=levels, names=names,
-            most_pairs=self.most_pairs, deadline=deadline, threads=threads, seed=self.seed)  # fmt: skip
+        fit = lambda ordered, until: fit_additive(
+            X[rows, : len(names)], y[rows], fold_pairs(np.asarray(fold)[rows], ordered=ordered), task=self.task, n_classes=self.n_classes,
+            levels=levels, names=names, most_pairs=self.most_pairs, deadline=until, threads=threads, seed=self.seed)  # fmt: skip
+        now = time.perf_counter()
+        self.additive_, margin = fit(False, deadline if deadline is None or not ordered else now + (deadline - now) / 2)
+        if ordered:  # the curves come from all rows, what they promise from folds that know nothing of their future
+            margin = fit(True, deadline)[1]
         self.oof_ = np.full((len(y), self.n_classes) if self.task != "regression" else len(y), np.nan)
         self.oof_[rows] = to_prediction(margin, self.task)
         return self

@@ -27,6 +27,8 @@ def search_fingerprint(
     partitions: list[np.ndarray],  # Fold of each row, one array for each repeat
     seed: int,
     rounds: int | None = None,  # Most rounds of a booster
+    *,
+    ordered: bool = False,  # Whether the folds are stretches of time
 ) -> str:
     """A digest of all that decides how a recipe turns out."""
     digest = hashlib.blake2b(digest_size=16)
@@ -34,7 +36,7 @@ def search_fingerprint(
         digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"-")
         digest.update(repr((array.shape, array.dtype.str)).encode())
     about = (table.task, table.n_classes, list(table.categorical), table.loss, seed, rounds, version_of("aimt"))
-    digest.update(repr(about).encode())
+    digest.update(repr((*about, "ordered") if ordered else about).encode())
     return digest.hexdigest()
 
 

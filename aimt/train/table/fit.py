@@ -62,6 +62,7 @@ class DefaultBooster:
         y: np.ndarray,  # Class codes or numbers
         *,
         fold: np.ndarray,  # Fold of each row
+        ordered: bool = False,  # Whether the folds are stretches of time, each predicted from earlier ones
         threads: int = 1,
         deadline: float | None = None,  # Stop at this `time.perf_counter()`
         encoded: tuple[FeatureEncoder, np.ndarray] | None = None,  # The rows in numbers, where that was done already
@@ -69,7 +70,8 @@ class DefaultBooster:
         """Fit on all folds but the first, and once more for every other fold's out-of-fold predictions."""
         self.encoder_, X = encoded or encode_rows(frame, self.schema, self.inputs)
         self.oof_ = np.full((len(y), self.n_classes) if self.task != "regression" else len(y), np.nan)
-        pairs = fold_pairs(fold)[: 1 if len(y) >= LARGE_ROWS else None]
+        pairs = fold_pairs(fold)[: 1 if len(y) >= LARGE_ROWS or ordered else None]
+        pairs += fold_pairs(fold, ordered=True)[: 1 if len(y) >= LARGE_ROWS else None] if ordered else []
         start = time.perf_counter()
         for i, (train, valid) in enumerate(pairs):
             if i and deadline is not None and time.perf_counter() + (time.perf_counter() - start) / i > deadline:
@@ -77,7 +79,8 @@ class DefaultBooster:
             member = fit_member(X[train], y[train], X[valid], y[valid], task=self.task, n_classes=self.n_classes,
                                 categorical=self.encoder_.categorical, max_rounds=2000, patience=50, deadline=deadline,
                                 threads=threads, seed=self.seed + i)  # fmt: skip
-            self.oof_[valid] = to_prediction(member.margin(X[valid], threads), self.task)
+            if i or not ordered:  # the first knows what came after the rows it leaves out
+                self.oof_[valid] = to_prediction(member.margin(X[valid], threads), self.task)
             self.member_: Member = member if i == 0 else self.member_
         self.threads_ = threads
         return self
@@ -140,11 +143,12 @@ def train_table(
             if name == "prior":
                 model: Any = PriorModel(problem.task, n_classes).fit(train, y_train)
             elif name == "linear":
-                model = LinearModel(problem.task, n_classes, **common).fit(train, y_train, fold=fold, deadline=deadline, encoded=encoded)
+                model = LinearModel(problem.task, n_classes, **common)
+                model.fit(train, y_train, fold=fold, ordered=split.ordered, deadline=deadline, encoded=encoded)
             else:
                 kind = AdditiveModel if name == "additive" else DefaultBooster
                 model = kind(problem.task, n_classes, **common)
-                model.fit(train, y_train, fold=fold, threads=threads, deadline=deadline, encoded=encoded)
+                model.fit(train, y_train, fold=fold, ordered=split.ordered, threads=threads, deadline=deadline, encoded=encoded)
             out.models[name] = model
             oof = model.predict_raw(train) if name == "prior" else model.oof_
             out.predictions[name] = {"oof": oof, "test": model.predict_raw(test)}
@@ -164,7 +168,8 @@ def _fit_model(out: Trained, train: pd.DataFrame, y: np.ndarray, test: pd.DataFr
     fold = _folds(y, problem, split, seed)
     groups = [name for name in problem.groups if name in train]  # sets and intervals keep their promise in each
     limit = max(0.5 * left, left - reserve, 0.1)
-    common: dict[str, Any] = {"time_limit": limit, "folds": fold, "coverage_groups": groups, "checkpoints": checkpoints, "on_update": tell}
+    common: dict[str, Any] = {"time_limit": limit, "folds": fold, "ordered": split.ordered, "coverage_groups": groups,
+                              "checkpoints": checkpoints, "on_update": tell}
     if problem.classification:
         model: Any = TabularClassifier(**options)
         model.fit(train, y, classes=np.arange(len(problem.labels)), **common)
