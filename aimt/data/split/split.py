@@ -277,6 +277,7 @@ BLOCKS = 15  # Stretches of time that the rows of a test are divided into, for i
 def dependent_rows(
     frame: pd.DataFrame,  # The rows
     problem: Problem,  # Says whether there is a time or an id column
+    schema: Schema | None = None,  # How the table is read; the format of times is then that of the whole column
 ) -> np.ndarray | None:  # Cluster of each row, shape (n,), or (n, 2) with a time and an id; None when rows are independent
     """Which rows depend on each other: those about the same id, and those within the same of `BLOCKS` stretches of time.
 
@@ -284,7 +285,7 @@ def dependent_rows(
     """
     clusters = []
     if problem.time and problem.time in frame:
-        starts, moment = _moments(np.nan_to_num(time_values(frame[problem.time]), nan=-np.inf))[1:]
+        starts, moment = _moments(np.nan_to_num(time_values(frame[problem.time], schema and schema[problem.time]), nan=-np.inf))[1:]
         clusters.append((starts * BLOCKS // max(len(frame), 1))[moment])
     if problem.id and problem.id in frame and frame[problem.id].dropna().duplicated().any():
         codes = pd.factorize(frame[problem.id])[0]

@@ -26,7 +26,7 @@ from ...decide.gate import GateResult, judge, read_attestations
 from .options import Options, given_options, option, parse_options, resumed_options, stored_settings
 from .run_lifecycle import find_interrupted, free_place, honest_ending
 
-# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #eaf09410
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #9711aed5
 Call = str | Callable[..., Any]  # A function, or its address
 
 
@@ -74,7 +74,7 @@ def call(function: Call, *args: Any, **options: Any) -> Any:
 class Work:
     """What the steps of a job hand on to one another. A kind adds its own fields."""
 
-    options: Options
+    options: Any  # Of the kind: its subclass of `Options`
     progress: Progress
     name: str  # Of the source, for runs/NAME
     source: str | None  # Of the source, as stored; None for the bundled one

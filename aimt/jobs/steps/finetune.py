@@ -196,7 +196,7 @@ def _what_was_seen(work: TuneWork) -> dict[str, Any]:
     """How much of the test the base model has seen, and how many test examples are nearly training examples."""
     if work.family.kind != "text":
         return {"base": "other", "share": None, "near": None}
-    test, sketch = _texts(work.family, work.parts["test"]), base_sketch(work.options["model"])
+    test, sketch = _texts(work.family, work.parts["test"]), base_sketch(work.asked["model"])
     near = near_copies(test, [t for name in ("train", "valid") for t in _texts(work.family, work.parts[name])])
     return {"base": "aimt" if sketch else "foreign", "share": seen_share(test, sketch) if sketch else None, "near": np.flatnonzero(near).tolist()}
 
@@ -258,7 +258,7 @@ class _Say:
 def _save(work: TuneWork) -> None:
     if work.family.kind == "text":
         learned = [t for name in ("train", "valid") for t in _texts(work.family, work.parts[name])]
-        work.run.write(SKETCH, text_sketch(learned, base=base_sketch(work.options["model"])))
+        work.run.write(SKETCH, text_sketch(learned, base=base_sketch(work.asked["model"])))
     if lora_layers(work.model):
         save_adapters(work.model, work.run.path / "adapters", base=str(work.asked["model"]))
         remove_lora(work.model, merge=True)

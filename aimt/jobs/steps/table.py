@@ -308,7 +308,7 @@ def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> dict[str,
 def _clusters(work: TableWork) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Which training rows, and which test rows, depend on each other."""
     parts = (work.frame.iloc[rows].reset_index(drop=True) for rows in (work.split.train, work.split.test))
-    known, new = (dependent_rows(part, work.problem) for part in parts)
+    known, new = (dependent_rows(part, work.problem, work.schema) for part in parts)
     return known, new
 
 

@@ -82,7 +82,7 @@ def evaluate_table(
     threshold = 0.5 if trained.threshold is None else trained.threshold
     pred = trained.model.predict_raw(inputs)
     scores = score_models(trained.problem, y, {"model": pred}, part="new", threshold=threshold, seed=seed,
-                          clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem))
+                          clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem, trained.schema))
     scores |= {"rows": counted | _with_unknown(counted, y, pred), "warnings": warnings}
     if coverage is not None:
         scores["coverage"] = coverage_report(trained, inputs, y, pred, coverage, by)
