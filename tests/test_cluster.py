@@ -165,7 +165,7 @@ def test_killed_and_resumed(table, tmp_path, monkeypatch):
     assert Run.open(kept.parent, unfinished=True).status == "interrupted"
     with pytest.raises(RunError, match="Go on with --resume"):
         Run.open(kept.parent)
-    with pytest.raises(ProblemError, match="begun with another --time-limit"):
+    with pytest.raises(ProblemError, match="started with a different --time-limit"):
         aimt.train("answers.csv", resume=True, time_limit=20, quiet=True)
     table[0].assign(answer=table[1]).iloc[1:].to_csv("others.csv", index=False)
     with pytest.raises(RunError, match="the table has changed"):

@@ -86,7 +86,7 @@ def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
     whole = Run.open(tmp_path / "run")
     assert small.path == tmp_path / "run-compact" and small.info["settings"]["compact"]["max_latency_ms"] == 1e6
     assert len(small.model.ensemble_.parts) <= len(whole.model.ensemble_.parts)
-    with pytest.raises(ProblemError, match="the run is done, but .* 1,000 rows take .* The run holds: aimt report"):
+    with pytest.raises(ProblemError, match="the run is done, but .* 1,000 rows take .* The report is there: aimt report"):
         aimt_train(loans.head(300), out=tmp_path / "again", max_latency_ms=1e-3, **options)
     assert Run.open(tmp_path / "again").status == "done" and not (tmp_path / "again-compact").exists()
 
@@ -114,7 +114,7 @@ def test_regression_and_many_classes(aimt, aimt_here, tmp_path, loans):
         done = aimt("train", "loans.csv", "--target", target, "--out", target, "--max-latency-ms", 1e6, *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert Run.open(tmp_path / target).problem.task == task
-        done = aimt_here("compact", target, "--json", "--quiet", cwd=tmp_path)
+        done = aimt_here("compact", target, "--data", "loans.csv", "--json", "--quiet", cwd=tmp_path)
         found = json.loads(done.stdout)
         assert found["models"]["compact"]["members"] <= found["models"]["original"]["members"] and found["times_faster"] > 0
         done = aimt_here("compare", target, f"{target}-compact", "--json", cwd=tmp_path)

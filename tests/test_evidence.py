@@ -19,7 +19,7 @@ from aimt.evaluate.table.scores import score_models
 from aimt.jobs.verbs.compare import compare_runs
 from aimt.jobs.verbs.compact import compact_run
 from aimt.jobs.verbs.evaluate import evaluate
-from aimt.jobs.steps.table import train
+from aimt.jobs.verbs.train import train
 from aimt.metrics.classification import log_loss, roc_auc
 from aimt.metrics.intervals import auc_interval, bootstrap, mean_interval, paired_difference
 from aimt.metrics.regression import rmse

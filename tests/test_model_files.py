@@ -396,13 +396,12 @@ def test_the_command_takes_a_revision(tmp_path, tiny_bert, hub, aimt_here):
 
 def test_a_resumed_run_stays_with_its_commit(tmp_path, tiny_bert, hub, monkeypatch):
     import aimt
-    from aimt.jobs.steps import finetune as job
 
     def stop(work):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setitem(job._ACTIONS, "Train", stop)
+        broken.setattr("aimt.jobs.steps.finetune.train_network", stop)
         with pytest.raises(KeyboardInterrupt):
             aimt.finetune("bert", tiny_bert[1], model="owner/tiny", steps=2, out=tmp_path / "run", quiet=True)
     monkeypatch.setitem(COMMITS, "v2", COMMITS["v1"])  # the branch moves on

@@ -23,8 +23,9 @@ from aimt.data.series.panel import read_panel
 from aimt.data.split.split import split_rows, time_values
 from aimt.jobs.verbs.evaluate import score_lines
 from aimt.jobs.shared.run_rows import read_rows
-from aimt.jobs.steps.table import Work, train
-from aimt.jobs.steps.table import _define as define
+from aimt.jobs.kinds.table import TableOptions
+from aimt.jobs.steps.table import begin, define
+from aimt.jobs.verbs.train import train
 
 openpyxl = pytest.importorskip("openpyxl")
 
@@ -308,11 +309,11 @@ def test_words_for_missing_in_the_target(tmp_path, word, kind):
         frame.to_excel(path, index=False)
     elif kind == "jsonl":
         frame.to_json(path, orient="records", lines=True)
-    left = Work(load_table(path), {"target": "use", "groups": "none"}, None, 0, 1.0, Progress(quiet=True))
+    left = begin(path, TableOptions(target="use", groups="none"), Progress(quiet=True))
     define(left)
     assert left.problem.labels == ["High", "Low"] and len(left.y) == 60
     assert any(repr(word) in note and "30 rows" in note and "--missing-labels class" in note for note in left.notes)
-    asked = Work(load_table(path), {"target": "use", "groups": "none", "missing_labels": "class"}, None, 0, 1.0, Progress(quiet=True))
+    asked = begin(path, TableOptions(target="use", groups="none", missing_labels="class"), Progress(quiet=True))
     define(asked)
     assert set(asked.problem.labels) == {"High", "Low", word} and len(asked.y) == 90
 

@@ -446,7 +446,7 @@ def test_networks_are_refused_before_anything_is_read(tmp_path):
     network = Run.create(tmp_path / "run", settings={"job": "finetune"})
     network.finish()
     for question in ("rules", "stability"):
-        with pytest.raises(ProblemError, match=f"--{question} is for tables, and this run is a network"):
+        with pytest.raises(ProblemError, match=f"--{question} is not for runs of --kind finetune"):
             explain(network, "there is no such file.csv", **{question: True})
 
 

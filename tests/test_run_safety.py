@@ -18,7 +18,7 @@ from aimt.core.lock import LOCK, is_locked, lock_directory
 from aimt.core.run import Run, _digest
 from aimt.core.commands import VERBS, resolve
 from aimt.data.sources.catalog import load_dataset
-from aimt.jobs.steps.table import train
+from aimt.jobs.verbs.train import train
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="of POSIX systems")
 WRONG = {"null": None, "number": 7, "text": "x", "list": [], "list of lists": [[1]], "object": {}, "true": True}
@@ -179,7 +179,7 @@ def test_a_stored_population_is_not_read_on_resume(doctored):
 
 
 def test_a_stored_model_is_not_opened_on_resume(tmp_path):
-    from aimt.jobs.steps.finetune import finetune
+    from aimt.jobs.verbs.finetune import finetune
 
     run = Run.create(tmp_path / "run", settings={"job": "finetune", "family": "bert", "model": "/elsewhere/theirs"})
     run.fail("stopped")

@@ -167,7 +167,7 @@ def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ModelFormatError, match="missing"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("[]")
-    with pytest.raises(ModelFormatError, match="not a model"):
+    with pytest.raises(ModelFormatError, match="must hold an object"):
         load_model(tmp_path)
 
 

@@ -10,7 +10,7 @@ from aimt.decide.series_gates import ForecastLimits, baseline_gate, coverage_gat
 from aimt.decide.text_gates import text_verdict
 from aimt.decide.finetune_gates import Figure, TunedLimits, pretraining_gate, tuned_verdict
 from aimt.evaluate.text.language_model import block_gain, copied, near_copies, seen_share, text_sketch
-from aimt.jobs.steps.series import forecast
+from aimt.jobs.verbs.train import train
 from aimt.metrics.intervals import clustered_interval, mean_interval
 from aimt.models.table.baselines import PriorModel, smoothed_shares
 from aimt.models.series.forecaster import SIMPLE, Forecaster, backtest, simple_forecasts, told_ahead
@@ -18,6 +18,10 @@ from aimt.models.text.ngram import NGram
 
 DAY, MONTH = TimeStep("tick", 86_400_000_000), TimeStep("month")
 WEEK = np.array([5.0, 5, 6, 7, 9, 12, 3])
+
+
+def forecast(source, **options):
+    return train(source, kind="series", **options)
 
 
 def panel(values, step=DAY, known=None, holes=None) -> Panel:
@@ -237,7 +241,7 @@ def test_the_gain_is_measured_in_blocks():
 @pytest.mark.parametrize("kind", ["noise", "repeated"])
 def test_a_text_without_merit_does_not_ship(tmp_path, kind):
     pytest.importorskip("torch")
-    from aimt.jobs.steps.text import train_on_text
+    from aimt.jobs.verbs.train import train as train_on_text
 
     rng = np.random.default_rng(0)
     noise = lambda n: "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz ,."), n))

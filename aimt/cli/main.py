@@ -242,7 +242,7 @@ def _train_command() -> Any:
     {lines}
     """.replace("\n    ", "\n")
     first = [
-        _keyword("source", Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...), text (.txt, a folder of texts); with --sql a query or table.")], None),
+        _keyword("source", Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...), text (.txt, a folder); with --sql a query or table.")], None),
         _keyword("kind", Annotated[str | None, typer.Option(help=f"{', '.join(k.name for k in kinds)}. Default: found.")], None),
     ]
     command = _make("train", lambda source, **given: resolve(VERBS["train"])(source, **given), doc, first, options, _TrainCommand)

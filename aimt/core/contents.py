@@ -38,7 +38,7 @@ class Settings(TypedDict, total=False):
     target: str | None
     text: str | None
     groups: Names
-    cost: dict[str, float] | None
+    cost: dict[str, float] | str | None
     time: str | None
     id: str | None
     drop: Names
@@ -57,7 +57,7 @@ class Settings(TypedDict, total=False):
     steps: int | None
     series: str | None
     horizon: int | None
-    known: list[str]
+    known: list[str] | str | None
     every: str | None
     aggregate: str
     season: int | None
@@ -271,8 +271,8 @@ class SchemaColumn(TypedDict):
     missing: NotRequired[float]
     loaded_as: NotRequired[str]
     levels: NotRequired[list[str] | None]
-    low: NotRequired[float | None]
-    high: NotRequired[float | None]
+    low: NotRequired[float | str | None]
+    high: NotRequired[float | str | None]
     whole: NotRequired[bool]
     mean_words: NotRequired[float]
     date_format: NotRequired[str | None]

@@ -182,7 +182,8 @@ class Verdict:
         """As it stands in `metrics.json`."""
         return {
             "verdict": self.verdict, "summary": self.summary, "gates": [g.to_dict() for g in self.gates],
-            "attested": dict(self.attested), "unasked": self.unasked, "reasons": [g.text for g in self.failed], "advice": list(dict.fromkeys(g.advice for g in self.failed if g.advice)),
+            "attested": dict(self.attested), "unasked": self.unasked, "reasons": [g.text for g in self.failed],
+            "advice": list(dict.fromkeys(g.advice for g in self.failed if g.advice)),
         }  # fmt: skip
 
 

@@ -127,7 +127,8 @@ def forecast_card(
         "Metrics": ["| score | forecast | last season's values |", "|---|---|---|",
                     f"| MASE, mean | {number(scores['mase'])} | {number(scores['naive_mase'])} |",
                     f"| inside the {100 * scores['promised']:.0f} % interval | {100 * scores['coverage']:.0f} % | |"],
-        "Evaluation Data": [f"- The last {scores['horizon']} steps of each series, cut off at {scores['n_origins']} origins and forecast from what came before"],
+        "Evaluation Data": [f"- The last {scores['horizon']} steps of each series, cut off at {scores['n_origins']} origins "
+                            "and forecast from what came before"],
         "Training Data": [f"- Source: {escape(data['run']['source'])}, {sizes['n_values']:,} values",
                           "- To be filled in: who recorded them, and what they leave out"],
         "Quantitative Analyses": ["| gate | status | found |", "|---|---|---|",

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ...core.errors import AimtError
+from ...core.errors import AimtError, DataError
 from ...core.problem import Problem
 from ...data.table.features import FeatureEncoder, dense
 from ...data.checks.column_checks import finding, read_cells
@@ -62,6 +62,8 @@ def forward_loss(
     part, time, y = frame.iloc[rows].reset_index(drop=True), time[rows], y[rows]
     if problem.classification:
         y = np.unique(y, return_inverse=True)[1]
+        if y.max() == 0:
+            raise DataError("these rows have a single class")
     else:
         y = (y - y.mean()) / (y.std() or 1.0)
     late = late_rows(time, y, problem.classification, _blocks(part, schema, problem) if by is None else None)

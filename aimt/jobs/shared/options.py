@@ -22,7 +22,7 @@ from ...core.errors import ProblemError, closest, hide_secrets
 from ...core.files import plain
 from ...core.typed import check_type
 
-# %% ../../../nbs/jobs/shared/25_options.ipynb #fa07fa0d
+# %% ../../../nbs/jobs/shared/25_options.ipynb #0aa445a5
 def option(
     default: Any,
     help: str,  # One line, for the command and the docs
@@ -37,7 +37,8 @@ def option(
     flag: str = "",  # Command line: name of the flag when it is not the field's
 ) -> Any:
     """A field of an options dataclass."""
-    about = {"help": help, "min": min, "max": max, "choices": choices, "stored": stored, "named": named, "repeat": repeat, "positional": positional, "flag": flag}
+    about = {"help": help, "min": min, "max": max, "choices": choices, "stored": stored, "named": named, "repeat": repeat,
+             "positional": positional, "flag": flag}
     return field(default=default, metadata=about)
 
 

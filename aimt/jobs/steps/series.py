@@ -53,7 +53,8 @@ class SeriesWork(Work):
 
     def about(self) -> dict[str, Any]:
         """What the run keeps about the table."""
-        return {"data": {"source": self.source, "rows": len(self.table.frame), "fingerprint": self.fingerprint}, "notes": [*self.table.warnings, *self.panel.notes]}
+        data = {"source": self.source, "rows": len(self.table.frame), "fingerprint": self.fingerprint}
+        return {"data": data, "notes": [*self.table.warnings, *self.panel.notes]}
 
     def close(self, measured: dict[str, Any]) -> list[str]:
         """What to do with a run that has just ended."""

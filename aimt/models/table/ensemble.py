@@ -28,6 +28,7 @@ from ...core.hardware import threads_for
 from ...data.table.features import DenseEncoder, FeatureEncoder
 from .bagging import GROWN, pool_to_prediction, to_pool
 from .baselines import linear_margin, to_margin
+from .booster_text import parse_booster
 from .boosting import Member, member_contributions, read_booster
 from .calibration import Calibrator
 from .mlp import Network
@@ -232,7 +233,7 @@ def _save_part(part: Part, i: int, folder: Path, arrays: dict[str, np.ndarray]) 
         state, more = part.model.to_state()
         arrays.update({f"symmetric.{i}.{name}": a for name, a in more.items()})
         return {**entry, "array": f"symmetric.{i}", "symmetric": state}, ""
-    text = part.model.booster.model_to_string().encode("utf-8")
+    text = parse_booster(part.model.booster.model_to_string()).to_text().encode("utf-8")  # as it will be read: saved again, it is the same
     name = f"member_{i:02d}.txt" + (".gz" if len(text) > _LARGE else "")
     with atomic_path(folder / name) as temporary:
         temporary.write_bytes(gzip.compress(text, 6, mtime=0) if name.endswith(".gz") else text)
