@@ -2,7 +2,39 @@
 
 Modules:
 
-- `aimt.data.sources.catalog`: One list of the real data used in this book: where each comes from, under which licence, what it cannot tell, and which part of it is never trained on."""
+- `aimt.data.sources.catalog`: One list of the real data used in this book: where each comes from, under which licence, what it cannot tell, and which part of it is never trained on.
+- `aimt.generate.audio.ctc_decoding`: A CTC model gives a probability to each character in each frame. Prefix beam search finds the most probable text, with an n-gram language model of words if wanted.
+- `aimt.generate.text.beam_search`: Beam search keeps the `k` best partial sequences at each step and returns the most probable ones, for GPT and encoder-decoder models.
+- `aimt.generate.text.sampling`: A language model gives a logit to every possible next token. Sampling turns these into text: filters, a key-value cache, batches of prompts, streaming.
+- `aimt.generate.text.speculative`: A small draft model proposes several tokens, the large model verifies them in one pass, and the distribution of the text is exactly that of the large model.
+- `aimt.models.audio.deepspeech`: MFCC features in, characters out: dense layers, one LSTM, and the CTC loss, which needs no alignment between sound and text. Compatible with Mozilla's files.
+- `aimt.models.audio.tf_files`: Weights of old models from frozen graphs (`.pb`, `.pbmm`) and checkpoints, read and written with numpy alone.
+- `aimt.models.image.clip`: A vision transformer and a text transformer are trained so that a picture and its caption have similar embeddings. This gives zero-shot classification and image-text retrieval.
+- `aimt.models.layers.hub`: `find_model` accepts a folder or a name on the Hugging Face hub and returns a local folder, downloading it once if needed.
+- `aimt.models.layers.lora`: Low-rank adaptation fine-tunes a network by training a small correction beside its frozen weights; QLoRA stores the frozen weights in four bits (NF4).
+- `aimt.models.layers.pretrained`: A saved model is `config.json` and `model.safetensors`, readable by Hugging Face libraries. Damaged files are detected, and loading never runs code.
+- `aimt.models.layers.quantization`: Generating a token reads all weights of a model from memory. Weight-only quantization to 8 or 4 bits reads them in a fraction of the time.
+- `aimt.models.layers.transformer`: LayerNorm and RMSNorm, multi-head attention with rotary or relative positions, masks, a key-value cache, MLPs and blocks. Each part is built twice: as a plain loop and in a fast form.
+- `aimt.models.text.bert`: A bidirectional Transformer encoder, pre-trained by predicting masked words. A linear layer on top gives classes (text classification) or tags (named entities).
+- `aimt.models.text.gpt`: A causal language model that predicts the next token at every position. One class covers GPT-2 exactly and the modern variants (rotary positions, RMSNorm, grouped key-value heads).
+- `aimt.models.text.question_answering`: A BERT with a span head reads a question and a page, and returns the part of the page that answers it, or no answer.
+- `aimt.models.text.sentence_embeddings`: Each text becomes a vector, trained by contrast (InfoNCE) so that texts of similar meaning lie close together. Search is then a matrix product.
+- `aimt.models.text.t5`: The encoder reads the input, the decoder writes the output. All tasks share one network and are distinguished by a prefix in the text.
+- `aimt.models.text.text_features`: A scikit-learn transformer that adds sentence embeddings, reduced by PCA, to a table with text columns. Pre-trained embeddings help most with few labelled rows.
+- `aimt.train.loop.checkpoint`: The whole state of a training run on disk: written atomically, verified by checksums, saved in a background thread while training continues.
+- `aimt.train.loop.distributed`: Replicated (DDP) and sharded (FSDP2) data parallelism. The same training script runs on one core or on a cluster.
+- `aimt.train.loop.loggers`: Hooks that log the curves of a run to a CSV file, TensorBoard, MLflow or Weights & Biases. They are off by default and write local files.
+- `aimt.train.loop.optim`: AdamW, Muon for hidden matrices, row-wise Adagrad for large embedding tables, gradient clipping, and an exponential moving average of the weights.
+- `aimt.train.loop.recovery`: Safeguards for training: a lock on the run directory, clean stops on signals, roll-back after a loss spike or NaN, early stopping, and helpful out-of-memory errors.
+- `aimt.train.loop.schedule`: The learning rate as a function of the step number: it rises during warm-up, stays high, and decays towards the end.
+- `aimt.train.loop.sharded_checkpoint`: Every process writes its shard in parallel; any other number of processes can load the checkpoint (*resharding*).
+- `aimt.train.loop.state`: To resume a training run exactly, everything that the next step depends on must be saved and restored.
+- `aimt.train.loop.trainer`: `Trainer` trains any PyTorch model from batches and a loss function, with a learning-rate schedule, mixed precision, gradient accumulation and clipping, early stopping, exact resume from checkpoints, recovery from divergence, and several processes.
+- `aimt.train.networks.contrastive`: The symmetric InfoNCE loss with several positives, gradient caching for large batches in little memory, and weight averaging (WiSE-FT) against forgetting in fine-tuning.
+- `aimt.train.networks.doctor`: A hook records gradients, updates, activations and input waiting times during training; rules turn them into findings with evidence and advice: learning rate, exploding or vanishing signals, dead units, overfitting, label noise, slow input.
+- `aimt.train.networks.finetune`: Fine-tunes a pre-trained network on few examples with the defaults of its family, and measures both the gain on the new task and the loss on the original one (catastrophic forgetting).
+- `aimt.train.networks.pretrain`: `train_text` takes tokens and a time limit. It chooses the architecture and hyperparameters, trains a GPT, stops in time, and returns the best weights on held-out text.
+- `aimt.train.networks.resource_estimate`: Forecasts parameters, FLOPs, peak memory, time and cost before the first step, corrects itself after measured steps, and reports its error at the end."""
 
 # AUTOGENERATED! DO NOT EDIT! File to edit: ../nbs/core/45_package.ipynb.
 

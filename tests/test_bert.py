@@ -532,7 +532,7 @@ def change(folder: Path, **changes) -> None:
     ({"num_hidden_layers": 3}, "missing bert.blocks.2"),
     ({"num_hidden_layers": 1}, "unexpected bert.blocks.1"),
     ({"vocab_size": 200}, r"bert.embed.weight is \[211, 32\] and not \[200, 32\]"),
-    ({"architectures": ["BertForTokenClassification"]}, "Begin with a fresh head"),
+    ({"architectures": ["BertForTokenClassification"]}, "Start with a fresh head"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit(tmp_path, changes, message):
     change(saved(tmp_path), **changes)

@@ -470,7 +470,7 @@ def test_zero_shot_head():
     assert torch.allclose(head, torch.stack(by_hand), atol=1e-6)
     probs = zero_shot(model, embed_images(model, inputs(4)[0]), head)
     assert probs.shape == (4, 3) and torch.allclose(probs.sum(1), torch.ones(4))
-    for bad, words in [((), "at least one name"), (["a", "a"], "'a' is there twice"), (["a", " "], "class 1 has no name")]:
+    for bad, words in [((), "at least one name"), (["a", "a"], "'a' occurs twice"), (["a", " "], "class 1 has no name")]:
         with pytest.raises(DataError, match=words):
             zero_shot_head(model, tokenizer, bad)
     with pytest.raises(DataError, match="needs one"):

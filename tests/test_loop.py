@@ -275,7 +275,7 @@ def test_two_runs_in_one_directory(tmp_path):
 
 def test_a_directory_with_another_run_is_not_overwritten(tmp_path):
     trainer(tmp_path, hooks=[Stop(10)]).fit()
-    with pytest.raises(RunError, match="holds checkpoints of a run, up to step 10.*resume=True"):
+    with pytest.raises(RunError, match="contains checkpoints of a run, up to step 10.*resume=True"):
         trainer(tmp_path).fit()
     assert trainer(tmp_path).fit(resume=True).steps[-1]["step"] == 60
 

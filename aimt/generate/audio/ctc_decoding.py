@@ -1,4 +1,5 @@
-"""A speech model gives each character a chance in each frame. The text is what most paths agree on.
+"""A CTC model gives a probability to each character in each frame. Prefix beam search finds the most
+probable text, with an n-gram language model of words if wanted.
 
 Docs: https://aimt-dev.github.io/aimt/generate/audio/ctc_decoding.html.md"""
 
@@ -31,7 +32,7 @@ class Transcript:
     """A text, its score, and the frame at which each of its characters begins."""
 
     text: str
-    score: float  # Nats: log-probability, with what a language model added
+    score: float  # Nats: log-probability, plus the contribution of a language model
     frames: tuple[int, ...] = ()
 
 
@@ -47,7 +48,7 @@ class Word:
 def _as_log_probs(log_probs: Any, alphabet: Alphabet) -> np.ndarray:
     x = np.asarray(log_probs.detach().cpu() if hasattr(log_probs, "detach") else log_probs, float)
     if x.ndim != 2 or x.shape[1] != len(alphabet) + 1:
-        raise ValueError(f"log-probabilities of shape {x.shape}, and it should be (frames, {len(alphabet) + 1})")
+        raise ValueError(f"log-probabilities of shape {x.shape}, not (frames, {len(alphabet) + 1})")
     if np.isnan(x).any() or (len(x) and x.max() > 1e-3):
         raise ValueError("these are not log-probabilities: some are NaN or above 0")
     return x
@@ -57,7 +58,7 @@ def greedy(
     log_probs: Any,  # (T, n_classes), the blank last
     alphabet: Alphabet,
 ) -> Transcript:
-    """The likeliest output of each frame; then repeats become one, and blanks go."""
+    """Best path: the most probable output of each frame; then repeats are merged and blanks removed."""
     x = _as_log_probs(log_probs, alphabet)
     best = x.argmax(1)
     starts = [t for t, c in enumerate(best) if c != alphabet.blank and (t == 0 or best[t - 1] != c)]
@@ -83,7 +84,7 @@ def word_times(
 
 # %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #c2ed67d2
 class WordLM:
-    """An n-gram model of words with back-off, as an ARPA file holds it. All figures are natural logarithms."""
+    """An n-gram model of words with back-off, as in an ARPA file. All values are natural logarithms."""
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ def read_arpa(
         ) from e
     found = {i: len(g) for i, g in enumerate(grams, 1)}
     if not ended or not grams or announced != found:
-        raise ModelFormatError(f"an ARPA model cut off: it announces {announced} and holds {found}", where=str(path))
+        raise ModelFormatError(f"an ARPA model cut off: it announces {announced} and contains {found}", where=str(path))
     return WordLM(grams)
 
 
@@ -270,7 +271,7 @@ class _Prefix:
         self.times: Any = None  # Linked list of the frames at which its characters began
         self.moved: Any = None  # The list that replaces it when this frame is over
         self.children: dict[int, _Prefix] = {}
-        self.bonus: float | None = None  # What the language model says when a space follows
+        self.bonus: float | None = None  # Contribution of the language model when a space follows
 
 
 def _add(x: float, y: float) -> float:
@@ -298,7 +299,7 @@ class LMScorer:
         return self.alpha * (self._log_prob(gram) + boost) + self.beta
 
     def last_word(self, words: Sequence[str]) -> float:
-        """The same at the end of the recording, where the original does not look at hot words."""
+        """The same at the end of the recording, where the original ignores hot words."""
         return self.alpha * self._log_prob(words[max(0, len(words) - self.lm.order) :]) + self.beta
 
     def _log_prob(self, gram: Sequence[str]) -> float:
@@ -310,7 +311,7 @@ class LMScorer:
         return self.lm.log_prob(gram[-1], [*before, *gram[:-1]])
 
     def allows(self, partial: str, char: str) -> bool:
-        """Whether a known word can go on like this."""
+        """Whether a known word starts like this."""
         if not self.block_unknown:
             return True
         if char == " ":
@@ -327,8 +328,8 @@ def beam_search(
     beam_size: int = 100,  # Texts that are followed at a time
     scorer: LMScorer | None = None,  # A language model; None: sound alone
     n_best: int = 1,
-    cutoff_prob: float = 1.0,  # Look at the likeliest outputs of a frame until they have this share
-    cutoff_top_n: int = 40,  # and at no more than so many; without effect at a cutoff_prob of 1, as in the original
+    cutoff_prob: float = 1.0,  # Consider the most probable outputs of a frame until their sum reaches this
+    cutoff_top_n: int = 40,  # and at most this many; without effect at a cutoff_prob of 1, as in the original
 ) -> list[Transcript]:  # The best first
     """Prefix beam search, step by step as in Mozilla's decoder (``ds_ctcdecoder`` 0.9.3)."""
     x, space = _as_log_probs(log_probs, alphabet), _space(alphabet)
@@ -414,7 +415,7 @@ def _advance(
 
 
 def _grow(prefix: _Prefix, c: int, alphabet: Alphabet, space: int, scorer: LMScorer | None) -> _Prefix | None:
-    """The text with one more character; None when no word can go on like this."""
+    """The text with one more character; None when no known word starts like this."""
     child = prefix.children.get(c)
     if child is None:
         char = alphabet.characters[c]
@@ -475,9 +476,9 @@ def _frames(p: _Prefix) -> tuple[int, ...]:
 # %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #702d287a
 def tune_lm(
     log_probs: Sequence[Any],  # (T, n_classes) of each recording
-    texts: Sequence[str],  # What was said
+    texts: Sequence[str],  # Reference transcripts
     alphabet: Alphabet,
-    scorer: LMScorer,  # Its language model and options; its weights are what is looked for
+    scorer: LMScorer,  # Its language model and options; its weights are searched
     *,
     alphas: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.5),
     betas: Sequence[float] = (0.0, 1.0, 2.0, 4.0),

@@ -1,4 +1,5 @@
-"""The likeliest next word need not begin the likeliest sentence. Keep several beginnings alive, and choose at the end.
+"""Beam search keeps the `k` best partial sequences at each step and returns the most probable ones, for GPT and
+encoder-decoder models.
 
 Docs: https://aimt-dev.github.io/aimt/generate/text/beam_search.html.md"""
 
@@ -51,13 +52,13 @@ class _Text:
 def beam_search(
     step: Step,  # From the newest tokens (N,) and the rows they continue (N,) to logits (N, V); None, None gives (B, V)
     *,
-    num_beams: int = 4,  # Beginnings that are kept alive, and answers of each text at most
+    num_beams: int = 4,  # Beams kept at each step, and maximum number of answers for each text
     max_new_tokens: int = 64,
     eos_id: int | None = None,  # The token that ends a text; None for texts of max_new_tokens
     length_penalty: float = 1.0,  # Power of the length that scores are divided by; above 0 longer texts gain
     early_stopping: bool | str = False,  # True, False or "never"
 ) -> list[list[Beam]]:  # For each text its answers, best first
-    """The likeliest continuations of several texts at once.
+    """The most probable continuations of several texts at once.
 
     Raises `ProblemError` for a setting out of range, `RunError` when the logits are not numbers.
     """
@@ -88,7 +89,7 @@ def log_probs(z: Tensor) -> Tensor:
     """Log-probabilities in fp32 from logits; log-probabilities stay as they are."""
     z = z.float().log_softmax(dim=-1)
     if bool(z.isnan().any()):
-        raise RunError("the model's logits are not numbers", where="beam search", hint="Its weights hold NaN or infinity")
+        raise RunError("the model's logits are not numbers", where="beam search", hint="Its weights contain NaN or infinity")
     return z
 
 
@@ -142,7 +143,7 @@ def _check_settings(num_beams: int, max_new_tokens: int, length_penalty: float, 
 def decoder_step(
     model: Any,  # A `GPT`
     ids: Sequence[Sequence[int]],  # Prompts of at least one token
-    max_new_tokens: int,  # Room to take
+    max_new_tokens: int,  # Capacity of the cache
 ) -> Step:
     """A step of `beam_search` that continues prompts."""
     reader = _Reader(model, check_prompts(model, ids), max_new_tokens)
@@ -164,7 +165,7 @@ def beam_ids(
     max_new_tokens: int = 64,
     **settings: Any,  # Of `beam_search`: num_beams, length_penalty, early_stopping
 ) -> list[list[Beam]]:
-    """The likeliest continuations of prompts."""
+    """The most probable continuations of prompts, by beam search."""
     with _evaluating(model):
         step = decoder_step(model, ids, max_new_tokens)
         return beam_search(step, eos_id=eos_id, max_new_tokens=max_new_tokens, **settings)
@@ -221,8 +222,8 @@ class _Writer:
 
 def seq2seq_step(
     model: Any,  # A `T5`
-    ids: Sequence[Sequence[int]],  # What is read, each with its end
-    max_new_tokens: int,  # Room to take
+    ids: Sequence[Sequence[int]],  # Input texts, each with its end token
+    max_new_tokens: int,  # Capacity of the cache
     *,
     limit: int | None = None,  # Write only tokens below this one, such as those that a tokenizer knows
 ) -> Step:
@@ -232,7 +233,7 @@ def seq2seq_step(
 
 def answer_ids(
     model: Any,  # A `T5`
-    ids: Sequence[Sequence[int]],  # What is read, each with its end
+    ids: Sequence[Sequence[int]],  # Input texts, each with its end token
     *,
     num_beams: int = 1,  # Above 1 the search is by beams, and nothing is drawn
     length_penalty: float = 1.0,
@@ -254,12 +255,12 @@ def answer_ids(
 
 
 def _settings(num_beams: int, settings: dict[str, Any]) -> Sampling:
-    """Without a temperature the likeliest token is taken: an answer, unlike a story, should be the best one."""
+    """Greedy decoding unless a temperature is given: an answer, unlike a story, should be the most probable one."""
     sampling = make_sampling({"temperature": 0.0} | settings)
     if num_beams > 1:
         idle = [name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty") if settings.get(name)]
         if idle:
-            warnings.warn(f"beam search draws nothing: {', '.join(idle)} has no effect", stacklevel=4)
+            warnings.warn(f"beam search does not sample: {', '.join(idle)} has no effect", stacklevel=4)
     return sampling
 
 
@@ -310,11 +311,11 @@ def generate_seq2seq(
     num_beams: int = 1,  # Above 1 the search is by beams, and nothing is drawn
     length_penalty: float = 1.0,  # Of the beams: above 0 longer answers gain
     early_stopping: bool | str = False,  # Of the beams: True, False or "never"
-    max_read: int | None = None,  # Read only so many tokens of a text; None reads all of it
+    max_read: int | None = None,  # Maximum number of input tokens; None for all
     stream: bool = False,  # Give the answer piece by piece, as it is written; for one prompt and without beams
     **settings: Any,  # Of `Sampling`: max_new_tokens, temperature (0 by default), top_k, top_p, min_p, stop, seed ...
 ) -> Any:  # The answer, a list of them, or an iterator of pieces
-    """Answer texts: by the likeliest tokens, by drawing if there is a temperature, or by beams.
+    """Answer texts: by greedy decoding, by sampling if a temperature is given, or by beam search.
 
     Raises `ProblemError` for a setting out of range or a tokenizer of another model.
     """
@@ -352,14 +353,14 @@ def _written(steps: Iterator, tokenizer: Tokenizer, sampling: Sampling, prompt: 
 def generate_beams(
     model: Any,  # A `GPT`
     tokenizer: Tokenizer,  # The `Tokenizer` that it was trained with
-    prompt: str | Sequence[str] = "",  # A text to go on with, or several
+    prompt: str | Sequence[str] = "",  # A text to continue, or several
     *,
     num_beams: int = 4,
     max_new_tokens: int = 64,
     stop: str | Sequence[str] = (),  # The text ends before the first of these strings
     **settings: Any,  # Of `beam_search`: length_penalty, early_stopping
 ) -> Any:  # The new text, or a list of them
-    """Go on with a text in the likeliest way. For stories, sampling writes better."""
+    """Continue a text by beam search. For open-ended text, sampling is better."""
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         return []

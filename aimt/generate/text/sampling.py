@@ -1,4 +1,5 @@
-"""A language model gives a number to every possible next token. Sampling turns these numbers into text.
+"""A language model gives a logit to every possible next token. Sampling turns these into text: filters,
+a key-value cache, batches of prompts, streaming.
 
 Docs: https://aimt-dev.github.io/aimt/generate/text/sampling.html.md"""
 
@@ -26,14 +27,14 @@ from ...data.text.tokenizer import Tokenizer
 # %% ../../../nbs/generate/text/00_sampling.ipynb #c98ec92f
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn, and when to stop. Raises `ProblemError` for a value out of range."""
+    """How the next token is sampled, and when to stop. Raises `ProblemError` for a value out of range."""
 
-    max_new_tokens: int = 200  # Stop after so many tokens
-    temperature: float = 0.8  # Below 1 the likely tokens become likelier; 0 always takes the likeliest
-    top_k: int | None = None  # Only among the k likeliest
-    top_p: float | None = None  # Only among the fewest that have this probability together
-    min_p: float | None = None  # Only among those with at least this share of the likeliest one's probability
-    repetition_penalty: float = 1.0  # Above 1: tokens that were there already become less likely
+    max_new_tokens: int = 200  # Maximum number of new tokens
+    temperature: float = 0.8  # Below 1 favours probable tokens; 0 always takes the most probable
+    top_k: int | None = None  # Only the k most probable
+    top_p: float | None = None  # Only the fewest that together have this probability
+    min_p: float | None = None  # Only those with at least this share of the highest probability
+    repetition_penalty: float = 1.0  # Above 1: tokens that occurred already become less probable
     stop: tuple[str, ...] = ()  # The text ends before the first of these strings
     seed: int = 0  # The same seed gives the same text
 
@@ -62,7 +63,7 @@ def filter_logits(
     logits: Tensor,  # Shape (B, V)
     settings: Sampling,
     seen: Tensor | None = None,  # (B, V) True for tokens that are in the text already
-) -> Tensor:  # Shape (B, V); -inf where a token cannot be drawn
+) -> Tensor:  # Shape (B, V); -inf where a token is excluded
     """The logits after penalty, temperature, top-k, top-p and min-p, in this order."""
     s = settings
     z = penalise(logits.float(), s, seen)
@@ -96,7 +97,7 @@ def draw(
     uniform: np.ndarray,  # One number in [0, 1) for each row
     seen: Tensor | None = None,  # (B, V) True for tokens that are in the text already
 ) -> list[int]:  # One token for each row
-    """Draw a token per row: the likeliest at temperature 0, else by the number `uniform`.
+    """Sample a token per row: the most probable at temperature 0, else by the number `uniform`.
 
     Raises `RunError` when the logits are not numbers.
     """
@@ -116,7 +117,7 @@ def draw(
 
 def _check_numbers(x: np.ndarray) -> None:
     if not math.isfinite(x.sum()):
-        raise RunError("the model's logits are not numbers", where="sampling", hint="Its weights hold NaN or infinity")
+        raise RunError("the model's logits are not numbers", where="sampling", hint="Its weights contain NaN or infinity")
 
 
 def likeliest(
@@ -140,7 +141,7 @@ def likeliest(
 
 
 def _front(z: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens in order, at least as many as have the probability `top_p` together."""
+    """The most probable tokens in order, at least as many as together have the probability `top_p`."""
     total = z.logsumexp(dim=-1, keepdim=True)
     k = min(64, z.shape[-1])
     while True:
@@ -151,7 +152,7 @@ def _front(z: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         k = min(16 * k, z.shape[-1])
 
 # %% ../../../nbs/generate/text/00_sampling.ipynb #5a0d7eca
-KEEP = 0.75  # Part of the context that is read again when the window is full
+KEEP = 0.75  # Part of the context that is kept and processed again when it is full
 
 
 class _Reader:
@@ -185,7 +186,7 @@ class _Reader:
         return self.model.logits(h[:, -1].contiguous())
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only."""
+        """Keep only these rows."""
         self.texts = [self.texts[r] for r in rows]
         self.cache.select(torch.tensor(rows, device=self.device))
 
@@ -198,7 +199,7 @@ def generate_ids(
     eot_id: int | None = None,  # The token that ends a text
     ended: set[int] | None = None,  # Rows that need no more tokens; add to it between two steps to end a row
 ) -> Iterator[list[int | None]]:  # One list per step: the new token of every row, None once the row has ended
-    """Draw the next tokens of prompts of any lengths. Every row draws from a random stream of its own.
+    """Sample the next tokens of prompts of any lengths. Every row has a random stream of its own.
 
     Raises `ProblemError` for a prompt without tokens; warns about one that is longer than the context.
     """
@@ -210,7 +211,7 @@ def check_prompts(model: Any, ids: Sequence[Sequence[int]]) -> list[list[int]]:
     """The prompts as lists, cut to the last `context` tokens."""
     context, longest = model.config.context, max(map(len, ids), default=0)
     if not longest or not all(len(row) for row in ids):
-        raise ProblemError("a prompt has no tokens", where="prompt", hint="Begin a new text with the end-of-text token")
+        raise ProblemError("a prompt has no tokens", where="prompt", hint="Start a new text with the end-of-text token")
     if longest > context:
         message = f"the prompt has {longest:,} tokens, and the model sees only the last {context:,} of them"
         warnings.warn(message, stacklevel=4)
@@ -253,13 +254,13 @@ def note_seen(seen: Tensor | None, texts: list[list[int]], logits: Tensor) -> Te
 
 # %% ../../../nbs/generate/text/00_sampling.ipynb #f71a0e64
 class StopText:
-    """Lets text through until a stop string appears, even one that comes in pieces."""
+    """Passes text on until a stop string appears, even one split over several pieces."""
 
     def __init__(self, stop: Sequence[str] = ()):
         self.stop, self.held, self.done = tuple(stop), "", False
 
     def push(self, text: str) -> str:
-        """Add text; returns what is certain not to belong to a stop string."""
+        """Add text; returns the part that cannot belong to a stop string."""
         if not self.stop or self.done:
             return "" if self.done else text
         self.held += text
@@ -270,7 +271,7 @@ class StopText:
         return self._release(len(self.held) - self._doubtful())
 
     def rest(self) -> str:
-        """What is left when no more text comes."""
+        """The held-back text at the end."""
         return "" if self.done else self._release(len(self.held))
 
     def _release(self, n: int) -> str:
@@ -278,7 +279,7 @@ class StopText:
         return out
 
     def _doubtful(self) -> int:
-        """Length of the longest end of the held text that a stop string begins with."""
+        """Length of the longest suffix of the held text that is the start of a stop string."""
         longest = min(len(self.held), max(map(len, self.stop)) - 1)
         return next((n for n in range(longest, 0, -1) if any(s.startswith(self.held[-n:]) for s in self.stop)), 0)
 
@@ -286,12 +287,12 @@ class StopText:
 def generate(
     model: Any,  # A `GPT`
     tokenizer: Tokenizer,  # The `Tokenizer` that it was trained with
-    prompt: str | Sequence[str] = "",  # A text to go on with, or several; an empty one starts a new text
+    prompt: str | Sequence[str] = "",  # A text to continue, or several; an empty one starts a new text
     *,
-    stream: bool = False,  # Give the text piece by piece, as it is written; for one prompt
+    stream: bool = False,  # Give the text piece by piece, as it is generated; for one prompt
     **settings: Any,  # Of `Sampling`: max_new_tokens, temperature, top_k, top_p, min_p, stop, seed ...
 ) -> Any:  # The new text (without the prompt), a list of them, or an iterator of pieces
-    """Go on with a text.
+    """Continue a text.
 
     Raises `ProblemError` for a setting out of range and `DataError` for a character the tokenizer does not know.
     """

@@ -1,4 +1,5 @@
-"""A small model guesses a few tokens ahead, the large one checks them all at once, and the text stays its own.
+"""A small draft model proposes several tokens, the large model verifies them in one pass, and the distribution
+of the text is exactly that of the large model.
 
 Docs: https://aimt-dev.github.io/aimt/generate/text/speculative.html.md"""
 
@@ -26,7 +27,7 @@ def verify(
     guesses: Sequence[int],  # The k guesses
     rng: np.random.Generator,
 ) -> list[int]:  # From 1 to k + 1 tokens, distributed as the large model's
-    """Keep guesses until one is refused, and add one token."""
+    """Accept guesses until one is rejected, and add one token."""
     for i, x in enumerate(guesses):
         if rng.random() * q[i, x] < p[i, x]:
             continue
@@ -42,7 +43,7 @@ def pick(p: np.ndarray, rng: np.random.Generator) -> int:
 
 # %% ../../../nbs/generate/text/05_speculative.ipynb #e29e6c96
 class _Track:
-    """A model, and the part of one text that its cache holds."""
+    """A model, and the part of one text that is in its cache."""
 
     def __init__(self, model: Any):
         self.model, self.context = model, model.config.context
@@ -56,7 +57,7 @@ class _Track:
 
     @torch.no_grad()
     def logits(self, text: list[int], last: int = 1) -> Tensor:  # (last, V)
-        """What comes after each of the last tokens of the text."""
+        """Logits after each of the last tokens of the text."""
         if self.cache is None or self.room(text) < 0:
             keep = self.context if self.cache is None else max(1, int(KEEP * self.context))
             self.start = max(0, len(text) - keep)
@@ -65,7 +66,7 @@ class _Track:
         return self.model.logits(self.model.hidden(ids, cache=self.cache)[0, -last:].contiguous())
 
     def forget(self, n: int) -> None:
-        """Only the first `n` tokens of the text still hold."""
+        """Keep only the first `n` tokens of the text."""
         if self.cache is not None and n <= self.start:
             self.cache = None
         elif self.cache is not None:
@@ -77,7 +78,7 @@ def probabilities(
     settings: Sampling,
     text: list[int],
 ) -> np.ndarray:  # (n, V) float64
-    """What the next token is drawn from, with all filters; all on one token at temperature 0."""
+    """Probabilities of the next token after all filters; all on one token at temperature 0."""
     seen = None
     if settings.repetition_penalty != 1:
         seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
@@ -98,7 +99,7 @@ def speculate_ids(
     *,
     n_draft: int = 4,  # Guesses per round
     eot_id: int | None = None,  # The token that ends the text
-    counts: dict[str, int] | None = None,  # Is given the numbers of rounds, of guesses made and kept
+    counts: dict[str, int] | None = None,  # Receives the numbers of rounds, of guesses made and accepted
 ) -> Iterator[int]:
     """The tokens `generate_ids` would give: the same ones at temperature 0, else with the same probabilities.
 

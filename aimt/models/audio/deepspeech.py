@@ -1,4 +1,5 @@
-"""Sound in, characters out: five plain layers, one with a memory, and a loss that does not ask when each character was spoken.
+"""MFCC features in, characters out: dense layers, one LSTM, and the CTC loss, which needs no alignment between sound and text.
+Compatible with Mozilla's files.
 
 Docs: https://aimt-dev.github.io/aimt/models/audio/deepspeech.html.md"""
 
@@ -74,7 +75,7 @@ class Alphabet:
         return [numbers[c] for c in text]
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The text of some numbers; blanks are left out."""
+        """The text of some numbers, without blanks."""
         return "".join(self.characters[i] for i in numbers if i != self.blank)
 
     @classmethod
@@ -134,7 +135,7 @@ class DeepSpeechConfig:
     sample_rate: int = 16_000  # Hz
     window_ms: int = 32  # Length of a frame
     step_ms: int = 20  # From one frame to the next
-    relu_clip: float = 20.0  # Outputs of the plain layers are cut off here
+    relu_clip: float = 20.0  # Upper limit of the dense layers' clipped ReLU
     dropout: float = 0.05
     language: str = "en-US"
 
@@ -168,13 +169,13 @@ def count_frames(
     n: Any,  # Samples: a number or a tensor
     config: DeepSpeechConfig,
 ) -> Any:
-    """Whole frames in a recording; the rest at the end is not heard."""
+    """Number of whole frames in a recording; the rest at the end is dropped."""
     frames = (n - config.window) // config.step + 1
     return frames.clamp(min=0) if isinstance(frames, Tensor) else max(0, frames)
 
 
 def mel(hz: Any) -> Any:
-    """Pitch as we hear it: about linear up to 700 Hz, logarithmic above."""
+    """Perceived pitch (mel): about linear up to 700 Hz, logarithmic above."""
     return 1127.0 * np.log1p(np.asarray(hz, float) / 700.0)
 
 
@@ -340,7 +341,7 @@ class DeepSpeech(nn.Module):
         return F.dropout(layer(h).clamp(0, self.config.relu_clip), self.config.dropout, self.training)
 
     def new_stream(self) -> "SpeechStream":
-        """Start to listen."""
+        """Start a stream."""
         return SpeechStream(self)
 
     def drop_layers(
@@ -418,7 +419,7 @@ def config_from_json(settings: dict[str, Any], where: str | Path = "") -> DeepSp
 
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #e0ae2f59
 class SpeechStream:
-    """Recognition while the sound comes in: the LSTM's state, a few frames and a few samples are all that is kept."""
+    """Streaming recognition: keeps only the LSTM's state, a few frames and a few samples."""
 
     def __init__(self, model: DeepSpeech):
         self.model, self.config = model, model.config
@@ -432,8 +433,8 @@ class SpeechStream:
     def feed(
         self,
         x: Any,  # (n,) the next samples, at the rate of the model
-    ) -> Tensor:  # (T, n_classes) log-probabilities of the frames that can be told by now
-        """Take sound, give what follows from it. The last n_context frames wait for what comes after them."""
+    ) -> Tensor:  # (T, n_classes) log-probabilities of the frames that are decided so far
+        """Process samples and return new log-probabilities. The last n_context frames wait for the frames after them."""
         if self.closed:
             raise RunError("this stream has ended", hint="Start another with new_stream()")
         x = torch.as_tensor(x, dtype=self.samples.dtype, device=self.samples.device)
@@ -448,9 +449,9 @@ class SpeechStream:
     def finish(
         self,
         *,
-        partial: bool = False,  # Also hear the rest that is shorter than a frame, as the original's client does
+        partial: bool = False,  # Also use the rest that is shorter than a frame, as the original client does
     ) -> Tensor:  # (T, n_classes)
-        """The last frames, as if nothing followed them."""
+        """The last frames, at the end of the recording."""
         c, last = self.config, self.samples.new_zeros(0, self.config.n_features)
         if partial:
             last = mfcc(F.pad(self.samples[: c.window], (0, max(0, c.window - len(self.samples)))), c)

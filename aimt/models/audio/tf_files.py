@@ -1,4 +1,5 @@
-"""Old models lie in files of a program that no longer installs. Their numbers are still there, in plain order.
+"""Weights of old models from frozen graphs (`.pb`, `.pbmm`) and checkpoints, read and written with numpy
+alone.
 
 Docs: https://aimt-dev.github.io/aimt/models/audio/tf_files.html.md"""
 
@@ -500,7 +501,7 @@ def _block(raw: memoryview, handle: tuple[int, int]) -> bytes:
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block; a key only says how it goes on from the one before."""
+    """Keys and values of a block; a key stores only its difference from the one before."""
     end = len(block) - 4 - 4 * struct.unpack("<I", block[-4:])[0]
     at, key = 0, b""
     while at < end:
@@ -564,7 +565,7 @@ def checkpoint_prefix(
 def read_checkpoint(
     path: str | Path,  # See `checkpoint_prefix`
     *,
-    skip: str = "/Adam",  # Tensors with this in their names are left out: the optimizer's
+    skip: str = "/Adam",  # Tensors with this in their names (the optimizer's) are skipped
     verify: bool = True,  # Compare every tensor with its checksum
 ) -> dict[str, np.ndarray]:
     """The tensors of a TensorFlow 1 checkpoint. Raises `ModelFormatError` when something is missing or damaged."""

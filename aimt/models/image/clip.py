@@ -1,4 +1,5 @@
-"""One space for pictures and sentences: what belongs together lies close. Then every sentence is a classifier.
+"""A vision transformer and a text transformer are trained so that a picture and its caption have similar
+embeddings. This gives zero-shot classification and image-text retrieval.
 
 Docs: https://aimt-dev.github.io/aimt/models/image/clip.html.md"""
 
@@ -66,7 +67,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """What a CLIP is made of; `preset` has the published sizes."""
+    """Architecture of a CLIP; `preset` has the published sizes."""
 
     vision: Tower
     text: Tower
@@ -171,7 +172,7 @@ class TextTower(nn.Module):
 
 # %% ../../../nbs/models/image/00_clip.ipynb #8b9b3521
 class CLIP(nn.Module):
-    """A tower for pictures, one for texts, and one number: how sharp the comparison is."""
+    """A tower for pictures, one for texts, and the learned scale of the cosines."""
 
     def __init__(self, config: CLIPConfig):
         super().__init__()
@@ -204,7 +205,7 @@ class CLIP(nn.Module):
         *,
         normalize: bool = True,  # Give vectors of length 1; False gives what the projection gives
     ) -> Tensor:  # (N, D)
-        """The place of each picture. Raises `ValueError` for pictures of another size."""
+        """The embedding of each picture. Raises `ValueError` for pictures of another size."""
         z = self.image(pixels)
         return F.normalize(z, dim=-1) if normalize else z
 
@@ -214,7 +215,7 @@ class CLIP(nn.Module):
         *,
         normalize: bool = True,  # Give vectors of length 1; False gives what the projection gives
     ) -> Tensor:  # (N, D)
-        """The place of each text. Raises `ValueError` for ids outside the vocabulary, texts too long or without an end."""
+        """The embedding of each text. Raises `ValueError` for ids outside the vocabulary, texts too long or without an end."""
         z = self.text(ids)
         return F.normalize(z, dim=-1) if normalize else z
 
@@ -542,7 +543,7 @@ class CLIPTokenizer:
         self,
         texts: Sequence[str],
     ) -> Tensor:  # (N, context) int64
-        """The ids of several texts; what is too long is cut off before the end token."""
+        """The ids of several texts; longer ones are cut before the end token."""
         if isinstance(texts, str):
             raise TypeError("give a list of texts, even for one")
         rows = torch.full((len(texts), self.context), self.pad_id)
@@ -668,7 +669,7 @@ def _read_merges(text: str) -> list[tuple[str, str]]:
     """The merges of a file: two pieces in a line, perhaps below a line that says the version."""
     lines = [line.split() for line in text.splitlines()[text.startswith(("#version", '"bpe_simple')) :] if line.strip()]
     if any(len(line) != 2 for line in lines):
-        raise ValueError("a line of the merges does not hold two pieces")
+        raise ValueError("a line of the merges does not have two pieces")
     return [(a, b) for a, b in lines]
 
 
@@ -689,7 +690,7 @@ def embed_images(
     images: CLIPImages | None = None,  # How pictures become numbers
     batch_size: int = 64,
 ) -> Tensor:  # (N, D) vectors of length 1, on the CPU
-    """The places of many pictures, batch by batch. Raises `DataError` for a picture that cannot be read."""
+    """Embeddings of many pictures, batch by batch. Raises `DataError` for a picture that cannot be read."""
     like = model.logit_scale
     parts = [torch.zeros(0, model.config.width)]
     for a in range(0, len(sources), batch_size):
@@ -707,7 +708,7 @@ def embed_texts(
     *,
     batch_size: int = 256,
 ) -> Tensor:  # (N, D) vectors of length 1, on the CPU
-    """The places of many texts, batch by batch."""
+    """Embeddings of many texts, batch by batch."""
     parts = [torch.zeros(0, model.config.width)]
     for a in range(0, len(texts), batch_size):
         ids = tokenizer(texts[a : a + batch_size]).to(model.logit_scale.device)
@@ -738,13 +739,13 @@ def zero_shot_head(
     *,
     templates: Sequence[str] = TEMPLATES,  # Sentences with {} for the name
 ) -> Tensor:  # (C, D) vectors of length 1
-    """A classifier made of words: the mean place of all sentences of a class. Raises `DataError` for unusable names."""
+    """A zero-shot classifier: the mean embedding of all sentences of a class. Raises `DataError` for unusable names."""
     if not names or not templates:
         raise DataError("a classifier needs at least one name and one template")
     twice = [n for i, n in enumerate(names) if n in names[:i]]
     empty = [i for i, n in enumerate(names) if not n.strip()]
     if twice or empty:
-        raise DataError(f"the class {twice[0]!r} is there twice" if twice else f"class {empty[0]} has no name")
+        raise DataError(f"the class {twice[0]!r} occurs twice" if twice else f"class {empty[0]} has no name")
     odd = [t for t in templates if t.count("{}") != 1]
     if odd:
         raise DataError(f"the template {odd[0]!r} needs one {{}} for the name")
@@ -758,13 +759,13 @@ def zero_shot(
     image_ND: Tensor,  # From `embed_images`
     head_CD: Tensor,  # From `zero_shot_head`
 ) -> Tensor:  # (N, C) probabilities
-    """How likely each class is for each picture, if it is one of them."""
+    """Probability of each class for each picture, given that it is one of them."""
     return (model.logit_scale.detach().exp().cpu() * image_ND @ head_CD.T).softmax(dim=-1)
 
 # %% ../../../nbs/models/image/00_clip.ipynb #5b61f012
 def nearest(
-    query_MD: Tensor,  # What is looked for
-    library_ND: Tensor,  # Where
+    query_MD: Tensor,  # Embeddings of the queries
+    library_ND: Tensor,  # Embeddings to search in
     k: int = 5,
 ) -> tuple[Tensor, Tensor]:  # (M, k) cosines from the highest, (M, k) rows of the library
     """The closest entries of a library, pictures for texts or the other way."""
@@ -779,7 +780,7 @@ def recall_at_k(
     k: Sequence[int] = (1, 5, 10),
     match: Tensor | None = None,  # (N, M) True where a text belongs to a picture; by default row i to row i
 ) -> dict[str, float]:  # "image_to_text@1" ...: how often something that belongs is among the first k
-    """Retrieval both ways. A tie counts as a loss: a model that finds everything alike gets 0. Raises `DataError`."""
+    """Retrieval both ways. A tie counts as a miss: a model that gives equal scores to everything gets 0. Raises `DataError`."""
     if match is None and len(image_ND) != len(text_MD):
         raise DataError(f"{len(image_ND)} pictures and {len(text_MD)} texts", hint="Say with match what belongs together")
     match = torch.eye(len(image_ND), dtype=torch.bool) if match is None else match.bool()
@@ -802,7 +803,7 @@ def linear_probe(
     features: Tensor | np.ndarray,  # (N, D) vectors of pictures, from `embed_images`
     y: Sequence[Any] | np.ndarray,  # (N,) classes
     *,
-    strengths: Sequence[float] = (1e-3, 0.01, 0.1, 1, 10, 100, 1e3, 1e4),  # Inverse pull towards zero; one is chosen
+    strengths: Sequence[float] = (1e-3, 0.01, 0.1, 1, 10, 100, 1e3, 1e4),  # Inverse regularisation strengths; one is chosen
     seed: int = 0,
 ) -> LogisticRegression:
     """Logistic regression on frozen vectors, its strength chosen on a fifth of the rows.

@@ -1,4 +1,5 @@
-"""A folder on disk, or a name on the Hugging Face hub: one function turns both into a folder that can be read.
+"""`find_model` accepts a folder or a name on the Hugging Face hub and returns a local folder, downloading it
+once if needed.
 
 Docs: https://aimt-dev.github.io/aimt/models/layers/hub.html.md"""
 

@@ -1,4 +1,5 @@
-"""To teach a large network something new, leave it as it is and learn a small correction beside it.
+"""Low-rank adaptation fine-tunes a network by training a small correction beside its frozen weights;
+QLoRA stores the frozen weights in four bits (NF4).
 
 Docs: https://aimt-dev.github.io/aimt/models/layers/lora.html.md"""
 
@@ -56,7 +57,7 @@ class LoRALinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they count, shape (N, K); gradients reach A and B through it."""
+        """The effective weights, shape (N, K); gradients reach A and B through it."""
         w: Tensor = self.base.weight
         return w if self.merged else w + (self.scale * self.lora_B @ self.lora_A).to(w.dtype)
 
@@ -166,7 +167,7 @@ def lora_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def trainable_share(
     model: nn.Module,
 ) -> dict[str, float]:  # trainable, total, share
-    """How many of a model's weights are trained; those in four bits count as well."""
+    """Number and share of trainable weights; those in four bits are counted as well."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     four_bits: list[Any] = [m for m in model.modules() if getattr(m, "differentiable", False)]
     packed = sum(m.in_features * m.out_features for m in four_bits)
@@ -183,15 +184,15 @@ def add_lora(
     *,
     train: Sequence[str] = (),  # Patterns of other parameters to train as they are, such as a new head
 ) -> dict[str, float]:  # layers, trainable, total, share
-    """Freeze a model and put a correction beside the linear layers that are meant. Its outputs stay the same at first.
+    """Freeze a model and add a correction to the selected linear layers. Its outputs stay the same at first.
 
     Raises `ProblemError` for patterns that fit nothing, and for a model that has corrections already.
     """
     if rank < 1 or not 0 <= dropout < 1:
-        hint = "The rank is 1 or more, the dropout in [0, 1)"
-        raise ProblemError(f"rank {rank} and dropout {dropout} make no sense", hint=hint)
+        hint = "The rank must be at least 1, the dropout in [0, 1)"
+        raise ProblemError(f"rank {rank} and dropout {dropout} are out of range", hint=hint)
     if lora_layers(model):
-        hint = "Use remove_lora first, with merge=True to keep what was learnt"
+        hint = "Use remove_lora first, with merge=True to keep the corrections"
         raise ProblemError("the model has LoRA already", hint=hint)
     chosen = {n: m for n, m in linear_layers(model, targets).items() if not matches(n, train)}
     _freeze_but(model, train)
@@ -298,7 +299,7 @@ def load_adapters(
     rules: Sequence[KeyRule] = (),  # Names of the other side, when the file has them
     prefix: str = "",  # In front of those names
 ) -> dict[str, float]:  # layers, trainable, total, share
-    """Put stored corrections beside the layers of a model, and go on training them if you like.
+    """Add stored corrections to the layers of a model; they can be trained further.
 
     Raises `ModelFormatError` for a damaged file, another method than LoRA, or another network; `ProblemError` for a model
     that has LoRA already.
@@ -337,7 +338,7 @@ def _read_adapters(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         settings = read_json(folder / "adapter_config.json")
     except RunError as e:
-        raise ModelFormatError(e.what, where=str(folder / "adapter_config.json"), hint="An adapter folder holds it") from e
+        raise ModelFormatError(e.what, where=str(folder / "adapter_config.json"), hint="An adapter folder contains it") from e
     wanted = {"peft_type": "LORA", "use_dora": False, "bias": "none"}
     odd = [f"{k} is {settings.get(k)!r}" for k, v in wanted.items() if settings.get(k, v) != v]
     if not isinstance(settings.get("lora_alpha"), (int, float)):
@@ -505,7 +506,7 @@ class NF4Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they count, (N, K) float32, made anew at each call."""
+        """The effective weights, (N, K) float32, dequantised at each call."""
         double = self.scale_size is not None
         scales = dequantize_scales(self.scales, self.scale_size, self.scale_mean) if double else self.scales
         n = self.in_features * self.out_features

@@ -1,4 +1,5 @@
-"""A model is a file of tensors and one of settings. Others can read them, damage is noticed, and neither can run code.
+"""A saved model is `config.json` and `model.safetensors`, readable by Hugging Face libraries. Damaged files are
+detected, and loading never runs code.
 
 Docs: https://aimt-dev.github.io/aimt/models/layers/pretrained.html.md"""
 
@@ -68,7 +69,7 @@ def from_hf(
     state: Mapping[str, Tensor],  # Their names
     rules: Iterable[KeyRule],
     *,
-    ignore: str = "",  # Names that match this regular expression are left out
+    ignore: str = "",  # Names that match this regular expression are ignored
 ) -> dict[str, Tensor]:  # Our names
     """The way back. Raises `ModelFormatError` naming tensors that no rule knows."""
     out: dict[str, Tensor] = {}
@@ -159,7 +160,7 @@ def read_config(
     try:
         config = read_json(path)
     except RunError as e:
-        raise ModelFormatError(e.what, where=str(path), hint="A model folder holds config.json and model.safetensors") from e
+        raise ModelFormatError(e.what, where=str(path), hint="A model folder contains config.json and model.safetensors") from e
     if not isinstance(config, dict):
         raise ModelFormatError("not an object of settings", where=str(path))
     check_format(config.get("aimt_format", 0), path)
@@ -178,7 +179,7 @@ def check_family(
     *kinds: str,  # Values of ``model_type`` that are meant
     where: str | Path = "",
 ) -> None:
-    """Raise `ModelFormatError` for a model of another family, and say which class reads it."""
+    """Raise `ModelFormatError` for a model of another family, naming the class that loads it."""
     kind = config.get("model_type")
     if kind in kinds:
         return
@@ -234,7 +235,7 @@ def unfilled(
 def load_folder(
     folder: str | Path,  # A model folder
 ) -> dict[str, Tensor]:
-    """All tensors of a folder: safetensors, whole or in pieces, else a ``pytorch_model.bin`` of tensors alone.
+    """All tensors of a folder: safetensors, possibly sharded, else a ``pytorch_model.bin`` of tensors alone.
 
     Raises `ModelFormatError` when there are none, when a piece is missing or damaged, and for a pickle that asks for more.
     """
@@ -246,7 +247,7 @@ def load_folder(
             return _load_pieces(folder / f"{name}.index.json", read)
     foreign = {".h5", ".msgpack", ".ckpt", ".pt", ".pth", ".onnx", ".bin"}
     others = [p.name for p in sorted(folder.glob("*")) if p.suffix in foreign]
-    hint = f"{_few(others)} cannot be read; save it as safetensors" if others else "A model folder holds model.safetensors"
+    hint = f"{_few(others)} cannot be read; save it as safetensors" if others else "A model folder contains model.safetensors"
     raise ModelFormatError("model.safetensors is missing", where=str(folder), hint=hint)
 
 
@@ -284,6 +285,6 @@ def _load_pieces(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict
         piece = read(index.parent / name)
         odd = sorted(piece.keys() ^ {n for n, f in places.items() if f == name})
         if odd:
-            raise ModelFormatError(f"{name} does not hold what the index says: {_few(odd)}", where=str(index))
+            raise ModelFormatError(f"{name} does not contain what the index says: {_few(odd)}", where=str(index))
         state |= piece
     return state

@@ -1,4 +1,5 @@
-"""To write one token a model reads all of its weights. In 8 or 4 bits they are read in a fraction of the time.
+"""Generating a token reads all weights of a model from memory. Weight-only quantization to 8 or 4 bits reads
+them in a fraction of the time.
 
 Docs: https://aimt-dev.github.io/aimt/models/layers/quantization.html.md"""
 
@@ -207,7 +208,7 @@ class Int8Linear(nn.Module):
 
     stored: Tensor  # The table of `_pack_columns`, or the whole numbers of `quantize_rows`
     bias: Tensor | None
-    MANY = 32  # From so many rows on, turning the weights into bfloat16 first is faster
+    MANY = 32  # From this number of rows on, converting the weights to bfloat16 first is faster
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -240,7 +241,7 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they count, in bfloat16."""
+        """The dequantised weights, in bfloat16."""
         return self.part(0, self.out_features).T.bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -278,7 +279,7 @@ class Int4Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they count, in bfloat16."""
+        """The dequantised weights, in bfloat16."""
         q = _unpack_blocks(self.packed, self.block) if self.block else _unpack_rows(self.packed)
         q = q.unflatten(1, (-1, self.group)).to(torch.float32)
         scale, zero = self.pair.float().transpose(0, 1).chunk(2, dim=2)
@@ -308,7 +309,7 @@ class Int8Embedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The table as it counts, in bfloat16."""
+        """The dequantised table, in bfloat16."""
         return self.q.bfloat16() * self.scale[:, None]
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -324,7 +325,7 @@ class TiedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The table as it counts, in bfloat16."""
+        """The dequantised table, in bfloat16."""
         return self.head.weight
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -344,7 +345,7 @@ def quantize(
     *,
     group: int = 256,  # For int4: weights that share a scale and a zero; fewer where the width does not divide
 ) -> nn.Module:
-    """A copy for inference with small weights; the rest of it works in bfloat16.
+    """A copy for inference with quantised weights; everything else is in bfloat16.
 
     Raises `ProblemError` for an unknown kind.
     """

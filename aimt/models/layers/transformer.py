@@ -1,4 +1,5 @@
-"""Norms, attention, MLPs, and the block that every network here is stacked from: each built twice, plainly and compactly.
+"""LayerNorm and RMSNorm, multi-head attention with rotary or relative positions, masks, a key-value cache, MLPs and
+blocks. Each part is built twice: as a plain loop and in a fast form.
 
 Docs: https://aimt-dev.github.io/aimt/models/layers/transformer.html.md"""
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 # %% ../../../nbs/models/layers/00_transformer.ipynb #ca18348e
 def by_hand(x: Tensor) -> bool:
-    """Whether the hand-written gradients are used: on the CPU, and not while a compiler is looking."""
+    """Whether the hand-written gradients are used: on the CPU, and not under `torch.compile`."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -68,7 +69,7 @@ class LayerNorm(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(d)) if scale and bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        own = self._parameters  # `self.weight` would go a longer way, and this is called for every token
+        own = self._parameters  # faster than `self.weight`, and this is called for every token
         return torch.layer_norm(x, (self.d,), own["weight"], own["bias"], self.eps)
 
 
@@ -154,9 +155,9 @@ def attend(
 
 # %% ../../../nbs/models/layers/00_transformer.ipynb #a110fbb7
 class Rotary:
-    """A table of (cosine, sine) of position x frequency, made longer when a longer text asks for it.
+    """A table of (cosine, sine) of position x frequency, extended when a text is longer.
 
-    It has no weights, stays in fp32 whatever the model is turned into, and follows the tokens to their device.
+    It has no weights, stays in fp32 whatever the precision of the model, and follows the tokens to their device.
     """
 
     def __init__(self, d_head: int, context: int, *, base: float = 10_000.0):
@@ -190,7 +191,7 @@ def rotate(
     x: Tensor,  # Queries or keys, shape (B, L, H, d)
     turn: Tensor,  # From `Rotary`
 ) -> Tensor:
-    """Turn each pair (x[2j], x[2j+1]) by the angle of its position and frequency."""
+    """Rotate each pair (x[2j], x[2j+1]) by the angle of its position and frequency."""
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = turn.unbind(-1)
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
@@ -300,8 +301,8 @@ def attention_mask(
     real: Tensor | None = None,  # (B, past + L) True where a key is a real token, False where it is padding
     documents: Tensor | None = None,  # (B, L) number of the document each token belongs to
     device: torch.device | None = None,
-) -> Tensor | None:  # (1 or B, 1, L, past + L) True = may look; None when nothing (but plain causality) is hidden
-    """Who may look at whom. Every query may look at itself, so that no row of scores is empty."""
+) -> Tensor | None:  # (1 or B, 1, L, past + L) True = may attend; None when no mask (beyond plain causality) is needed
+    """Which query may attend to which key. Every query may attend to itself, so that no row of scores is empty."""
     if real is None and documents is None and (past == 0 or length == 1 or not causal):
         return None
     query = torch.arange(past, past + length, device=device)[:, None]
@@ -315,14 +316,14 @@ def attention_mask(
 
 # %% ../../../nbs/models/layers/00_transformer.ipynb #93806582
 class KVCache:
-    """Keys and values of every layer for the tokens read so far, in memory that is taken once."""
+    """Keys and values of every layer for the tokens processed so far, in memory that is allocated once."""
 
     def __init__(
         self,
         n_layer: int,
         batch_size: int,
         n_kv_head: int,
-        max_len: int,  # Room for so many tokens
+        max_len: int,  # Maximum number of tokens
         d_head: int,
         *,
         dtype: torch.dtype = torch.float32,
@@ -344,7 +345,7 @@ class KVCache:
         return keys.narrow(2, 0, self.length + new), values.narrow(2, 0, self.length + new)
 
     def note(self, ids: Tensor, mask: Tensor | None) -> None:
-        """Write down the ids of the tokens that are about to be read, and which of them are real."""
+        """Record the ids of the next tokens, and which of them are real."""
         end = self.length + ids.shape[1]
         if end > self.max_len:
             raise ValueError(f"the cache has room for {self.max_len} tokens, not {end}")
@@ -355,7 +356,7 @@ class KVCache:
             self.real[:, self.length : end] = True if mask is None else mask
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens after the first `length`."""
+        """Remove all tokens after the first `length`."""
         self.length = min(self.length, length)
 
     def select(self, rows: Tensor) -> None:
@@ -368,7 +369,7 @@ class KVCache:
 
 # %% ../../../nbs/models/layers/00_transformer.ipynb #bb6fe23e
 class Attention(nn.Module):
-    """Multi-head attention: to the text itself, or to a `memory` when ``cross``."""
+    """Multi-head attention: self-attention, or cross-attention to a `memory` when ``cross``."""
 
     def __init__(
         self,
@@ -379,7 +380,7 @@ class Attention(nn.Module):
         d_head: int | None = None,  # Width of a head; D / H by default
         bias: bool = False,
         qk_norm: bool = False,  # Divide queries and keys by their root mean square
-        causal: bool = True,  # Look at the past only
+        causal: bool = True,  # Attend to the past only
         cross: bool = False,  # Keys and values from `memory`
         scale: float | None = None,  # Factor of the scores; 1/sqrt(d_head) by default
         dropout: float = 0.0,
@@ -404,7 +405,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,  # (B, 1, L, S) True = may look, or numbers to add to the scores
         turn: Tensor | None = None,  # Rotary positions, from `Rotary`
-        memory: Tensor | None = None,  # (B, S, D) what a cross-attention looks at
+        memory: Tensor | None = None,  # (B, S, D) what cross-attention attends to
         cache: KVCache | None = None,
         layer: int = 0,  # Which layer of the cache
         extra_v: Tensor | None = None,  # (B, L, K d) added to the values
@@ -463,7 +464,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(nn.Module):
-    """Widen, bend, narrow; the gated kinds ("swiglu", "geglu") multiply by a second widening."""
+    """Up-projection, activation, down-projection; the gated kinds ("swiglu", "geglu") multiply by a second up-projection."""
 
     def __init__(
         self,
@@ -491,7 +492,7 @@ class MLP(nn.Module):
 # %% ../../../nbs/models/layers/00_transformer.ipynb #8a580fdf
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a `Block` is made of."""
+    """Settings of a `Block`."""
 
     d: int  # Width D
     n_head: int
@@ -513,7 +514,7 @@ class BlockConfig:
 
 
 class Block(nn.Module):
-    """Attention, perhaps cross-attention, and an MLP, each added to the stream that runs through."""
+    """Attention, optional cross-attention, and an MLP, each added to the residual stream."""
 
     def __init__(self, config: BlockConfig):
         super().__init__()

@@ -1,4 +1,5 @@
-"""A network that reads a whole text at once, learnt by filling in blanks. A thin layer on top makes classes and tags.
+"""A bidirectional Transformer encoder, pre-trained by predicting masked words. A linear layer on top gives classes
+(text classification) or tags (named entities).
 
 Docs: https://aimt-dev.github.io/aimt/models/text/bert.html.md"""
 
@@ -38,7 +39,7 @@ from aimt.models.layers.pretrained import (
 # %% ../../../nbs/models/text/10_bert.ipynb #92ecb761
 @dataclass(frozen=True)
 class BERTConfig:
-    """What a BERT is made of. The defaults are those of BERT base; `preset` has other sizes."""
+    """Architecture of a BERT. The defaults are those of BERT base; `preset` has other sizes."""
 
     vocab_size: int = 30522
     n_layer: int = 12
@@ -82,7 +83,7 @@ PRESETS = {  # Layers, heads, width
 
 # %% ../../../nbs/models/text/10_bert.ipynb #b4d5bb0c
 def fresh_weights(module: nn.Module, std: float) -> None:
-    """BERT's start: small normal numbers, and zeros for what is added."""
+    """BERT's initialisation: small normal weights, and biases of zero."""
     for m in module.modules():
         if isinstance(m, (nn.Linear, nn.Embedding)):
             nn.init.normal_(m.weight, std=std)
@@ -98,11 +99,11 @@ def first_tokens(
 
 
 class Pretrained(nn.Module):
-    """What all classes of this page share: settings, a tokenizer if there is one, reading and writing."""
+    """Base of all BERT classes: settings, an optional tokenizer, loading and saving."""
 
     architecture = "BertModel"  # What Hugging Face calls it
     prefix = ""  # What stands before our names in `BERT_RULES`
-    head: tuple[str, ...] = ()  # Names of what is on top
+    head: tuple[str, ...] = ()  # Names of the head's parameters
 
     config: BERTConfig
     tokenizer: Tokenizer | None = None
@@ -120,7 +121,7 @@ class Pretrained(nn.Module):
         path: str | Path,  # A folder, or a name on the hub
         *,
         labels: Sequence[str] | None = None,  # Classes or tags of a fresh head
-        fresh_head: bool = False,  # Begin with a fresh head when the file has none for this
+        fresh_head: bool = False,  # Start with a fresh head when the file has none for this task
         **changes: Any,  # Of the settings, such as ``dropout=0.0``
     ) -> Self:
         """Read a folder in the layout of Hugging Face. Raises `ModelFormatError` for other models and damaged files."""
@@ -193,7 +194,7 @@ class BERT(Pretrained):
     def inputs(self, ids: Tensor, types: Tensor | None, documents: Tensor | None) -> Tensor:
         """The sum of the vectors of word, place and type, normed."""
         c, place = self.config, torch.arange(ids.shape[1], device=ids.device)
-        if documents is not None:  # Places begin anew in each text
+        if documents is not None:  # Positions restart in each text
             place = place - torch.where(first_tokens(documents), place, 0).cummax(dim=1).values
         if ids.shape[1] > c.context and (documents is None or int(place.max()) >= c.context):
             raise ValueError(f"{ids.shape[1]} tokens, but this model reads {c.context}; cut the text")
@@ -217,11 +218,11 @@ def mask_tokens(
     *,
     mask_id: int,
     vocab_size: int,
-    special_ids: Sequence[int] = (),  # Tokens that are never covered, nor put in: padding, [CLS], ...
+    special_ids: Sequence[int] = (),  # Tokens that are never masked, nor used as replacements: padding, [CLS], ...
     rate: float = 0.15,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:  # What is read, and what is to be guessed (-100 elsewhere), both (B, L)
-    """Cover tokens for masked-word training: 80 % of those chosen become a blank, 10 % another word, 10 % stay."""
+) -> tuple[Tensor, Tensor]:  # The masked input, and the targets (-100 elsewhere), both (B, L)
+    """Mask tokens for masked language modelling: 80 % of those chosen become a blank, 10 % another word, 10 % stay."""
     special = torch.tensor(sorted({*special_ids, mask_id}), dtype=torch.int64)
     dice = lambda: torch.rand(ids.shape, generator=generator)
     chosen = (dice() < rate).to(ids.device) & ~torch.isin(ids, special.to(ids.device))
@@ -279,7 +280,7 @@ class BERTForMaskedLM(Pretrained):
         types: Tensor | None = None,
         documents: Tensor | None = None,
         *,
-        targets: Tensor | None = None,  # (B, L) the words under the blanks; -100 elsewhere
+        targets: Tensor | None = None,  # (B, L) the masked words; -100 elsewhere
         is_next: Tensor | None = None,  # (B,) 0 = the second text follows, 1 = it does not
     ) -> Tensor:  # Scores (B, L, V), or the loss in nats: per blank, plus per pair
         h = self.bert(ids, mask, types, documents)
@@ -307,7 +308,7 @@ class BERTForMaskedLM(Pretrained):
         text: str,  # With [MASK] for each blank
         *,
         top: int = 5,
-    ) -> list[list[tuple[str, float]]]:  # For each blank the likeliest words and their probabilities
+    ) -> list[list[tuple[str, float]]]:  # For each blank the most probable words and their probabilities
         """Fill in the blanks of a text."""
         known = text_tokenizer(self)
         parts = known.encode_batch(text.split("[MASK]"))
@@ -324,7 +325,7 @@ class BERTForMaskedLM(Pretrained):
 # %% ../../../nbs/models/text/10_bert.ipynb #24dfaca6
 @contextmanager
 def reading(model: nn.Module) -> Iterator[torch.device]:
-    """Without dropout and gradients; afterwards all is as it was. Gives the device of the model."""
+    """Evaluation mode without gradients; restores the training mode afterwards. Gives the device of the model."""
     training = model.training
     model.eval()
     try:
@@ -348,7 +349,7 @@ def text_batches(
     *,
     batch_size: int = 32,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:  # Numbers of the texts, and their ids, mask and types
-    """Batches of texts of like length, the longest first, on the device of the model."""
+    """Batches of texts of similar length, the longest first, on the device of the model."""
     if isinstance(texts, str) or isinstance(pairs, str):
         raise ValueError("give a list of texts, not one text")
     known, device = text_tokenizer(model), next(model.parameters()).device
@@ -446,7 +447,7 @@ def encode_words(
     *,
     max_len: int = 512,
 ) -> dict[str, np.ndarray]:  # ids, mask, words (number of the word at its first token, else -1), sample; targets
-    """Rows for tagging. A sentence that is too long goes on in the next row, so every word is read.
+    """Rows for tagging. A sentence that is too long continues in the next row, so every word is read.
 
     Raises `ValueError` for a tag that is not among the labels, and when words and tags differ in number.
     """
@@ -596,7 +597,7 @@ def _load_bert(cls: type[Pretrained], folder: Path, labels: Sequence[str] | None
 
 
 def _has_head(cls: type[Pretrained], settings: dict[str, Any], state: dict[str, Tensor]) -> bool:
-    """Whether a file has what this class has on top; a classifier of tags is none of texts."""
+    """Whether a file has the head of this class; a token classifier does not count for texts."""
     told = (settings.get("architectures") or [cls.architecture])[0]
     if "classifier" in cls.head and told != cls.architecture:
         return False
@@ -607,8 +608,8 @@ def _no_head(cls: type[Pretrained], settings: dict[str, Any], folder: Path) -> M
     told = (settings.get("architectures") or ["BERT"])[0]
     how = "labels=[...]" if "classifier" in cls.head else "fresh_head=True"
     return ModelFormatError(
-        f"the weights of a {told}, without what {cls.__name__} has on top", where=str(folder),
-        hint=f"Begin with a fresh head: {cls.__name__}.from_pretrained(path, {how})",
+        f"the weights of a {told}, without the head of {cls.__name__}", where=str(folder),
+        hint=f"Start with a fresh head: {cls.__name__}.from_pretrained(path, {how})",
     )  # fmt: skip
 
 

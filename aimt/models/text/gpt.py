@@ -1,4 +1,5 @@
-"""Blocks read tokens and say, at each of them, what comes next. One class is GPT-2 exactly, and the modern kind too.
+"""A causal language model that predicts the next token at every position. One class covers GPT-2 exactly and the
+modern variants (rotary positions, RMSNorm, grouped key-value heads).
 
 Docs: https://aimt-dev.github.io/aimt/models/text/gpt.html.md"""
 
@@ -31,7 +32,7 @@ from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into
 # %% ../../../nbs/models/text/05_gpt.ipynb #c8c1bbfb
 @dataclass(frozen=True)
 class GPTConfig:
-    """What a GPT is made of. The defaults are the modern kind; `preset` has named sizes."""
+    """Architecture of a GPT. The defaults are a modern variant; `preset` has named sizes."""
 
     vocab_size: int
     n_layer: int = 4
@@ -54,8 +55,8 @@ class GPTConfig:
     value_embeddings: bool = False  # Each layer adds a learned vector of the token itself to its values
     ngram_orders: tuple[int, ...] = ()  # (2, 3): vectors for the last two and three tokens, by hashing
     ngram_buckets: int = 0  # Rows of the table of each order
-    ngram_dropout: float = 0.0  # Share of the n-gram vectors left out in training
-    logit_cap: float | None = None  # Logits are squashed into (-cap, cap)
+    ngram_dropout: float = 0.0  # Probability of dropping an n-gram vector in training
+    logit_cap: float | None = None  # Logits are limited smoothly to (-cap, cap) (soft capping)
     embed_std: float | None = None  # Of the fresh embedding; small if tied, so that the first loss is near log(vocab_size)
     init: str = "modern"  # "gpt2": normal with std 0.02; "modern": 1/sqrt(inputs), branches end in zeros
     checkpoint_blocks: bool = False  # Recompute the blocks in the backward pass: less memory, a third more time
@@ -138,7 +139,7 @@ def ngram_ids(
 
 # %% ../../../nbs/models/text/05_gpt.ipynb #c276e85d
 def squash(z: Tensor, cap: float) -> Tensor:
-    """Logits bent smoothly into (-cap, cap)."""
+    """Soft capping: logits limited smoothly to (-cap, cap) by a tanh."""
     return cap * torch.tanh(z / cap)
 
 
@@ -177,7 +178,7 @@ def token_loss(
     logit_cap: float | None = None,
     max_logits: int | None = None,  # Numbers in memory at once; 2^24 on a CPU and 2^27 on a GPU by default
 ) -> Tensor:
-    """Mean cross-entropy in nats per target, in pieces when there are many logits."""
+    """Mean cross-entropy in nats per target, in chunks when there are many logits."""
     limit = max_logits or (2**24 if h.device.type == "cpu" else 2**27)
     h, targets = h.flatten(0, 1), targets.flatten()
     if len(h) * len(weight) <= limit:
@@ -265,7 +266,7 @@ class GPT(nn.Module):
         mask: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:  # (B, L, D)
-        """The stream after the last norm, from which logits are read."""
+        """The residual stream after the last norm, from which the logits are computed."""
         past = 0 if cache is None else cache.length
         if cache is not None:
             cache.note(ids, mask)
@@ -346,7 +347,7 @@ class GPT(nn.Module):
         return self.ngram(rows, per_sample_weights=weights).unflatten(0, ids.shape)
 
     def logits(self, h: Tensor) -> Tensor:
-        """Scores of the next token from the stream of `hidden`, shape (B, L, V)."""
+        """Logits of the next token from the output of `hidden`, shape (B, L, V)."""
         z = F.linear(h, self.embed.weight) if self.head is None else self.head(h)
         return z if self.config.logit_cap is None else squash(z, self.config.logit_cap)
 
@@ -484,7 +485,7 @@ def gpt_eval(
     batch_size: int,
     seq_len: int,
     n_characters: int,  # Characters that the tokens stand for
-    max_tokens: int | None = None,  # Look at so many tokens only
+    max_tokens: int | None = None,  # Evaluate on at most this many tokens
 ) -> dict[str, float]:  # valid_loss in nats per token, bits_per_character
     """Loss on held-out text, every token predicted once."""
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""How far does counting go? A table of what followed the last few characters is the baseline of every language model.
+"""Counts of what followed the last few characters predict the next one. This is the baseline of every language model.
 
 Docs: https://aimt-dev.github.io/aimt/models/text/ngram.html.md"""
 
@@ -16,11 +16,11 @@ from ...core.errors import DataError
 
 # %% ../../../nbs/models/text/00_ngram.ipynb #533d673d
 class NGram:
-    """Counts of grams up to an order, interpolated with Witten-Bell smoothing."""
+    """N-gram counts up to an order, interpolated with Witten-Bell smoothing."""
 
     def __init__(
         self,
-        order: int = 5,  # Tokens in the longest gram: what comes next is told from order - 1 tokens
+        order: int = 5,  # Tokens in the longest n-gram: the next token is predicted from order - 1 tokens
     ):
         if order < 1:
             raise ValueError(f"order must be at least 1, not {order}")
@@ -31,7 +31,7 @@ class NGram:
         tokens: Any,  # Token ids: an array, or `Tokens`
         vocab_size: int,
     ) -> "NGram":
-        """Count all grams. Raises `DataError` when there are no tokens. Memory: up to some 50 bytes a token and order."""
+        """Count all n-grams. Raises `DataError` when there are no tokens. Memory: up to about 50 bytes per token and order."""
         ids = _ids(tokens, vocab_size)
         self.vocab_size = vocab_size
         self._levels: list[tuple[np.ndarray, ...]] = []
@@ -48,7 +48,7 @@ class NGram:
     def nats(
         self,
         tokens: Any,  # Token ids: an array, or `Tokens`
-    ) -> float:  # Nats a token
+    ) -> float:  # Nats per token
         """The mean of -log p(token | the tokens before it)."""
         return float(-np.log(self.likelihoods(tokens)).mean())
 
@@ -57,7 +57,7 @@ class NGram:
         tokens: Any,  # Token ids: an array, or `Tokens`
         order: int | None = None,  # Longest gram to use; the order it was fitted with when None
     ) -> np.ndarray:  # Shape (n,)
-        """The probability that was given to each token, from the tokens before it."""
+        """The probability of each token given the tokens before it."""
         ids = _ids(tokens, self.vocab_size)
         p = np.full(len(ids), 1 / self.vocab_size)
         history = np.zeros(len(ids), np.int64)  # -1 where a history was never seen
@@ -73,7 +73,7 @@ class NGram:
         self,
         history: Any = (),  # Token ids so far; the last order - 1 count
     ) -> np.ndarray:  # Shape (V,), sums to 1
-        """The probability of every token to come next."""
+        """The probability of each token of the vocabulary to come next."""
         past = _ids(history, self.vocab_size, empty=True)
         p = np.full(self.vocab_size, 1 / self.vocab_size)
         for k, (grams, counts, total, types) in enumerate(self._levels[: len(past) + 1]):
@@ -96,13 +96,13 @@ class NGram:
 
     def sample(
         self,
-        n: int,  # Tokens to write
+        n: int,  # Tokens to generate
         *,
-        history: Any = (),  # Token ids to go on from
-        temperature: float = 1.0,  # Below 1: more of the likely; 0: always the likeliest
+        history: Any = (),  # Token ids to continue
+        temperature: float = 1.0,  # Below 1: favour probable tokens; 0: always the most probable
         seed: int = 0,
     ) -> list[int]:
-        """Tokens drawn one after another, each from the distribution after those before it."""
+        """Tokens sampled one after another, each from its distribution given those before it."""
         rng, ids = np.random.default_rng(seed), [int(i) for i in history]
         start = len(ids)
         for _ in range(n):

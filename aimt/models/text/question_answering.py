@@ -1,4 +1,5 @@
-"""Question and page go in together; out comes the part of the page that answers, or the news that none does.
+"""A BERT with a span head reads a question and a page, and returns the part of the page that answers it, or
+no answer.
 
 Docs: https://aimt-dev.github.io/aimt/models/text/question_answering.html.md"""
 
@@ -23,12 +24,12 @@ from .bert import BERT, BERTConfig, Pretrained, fresh_weights, reading, text_tok
 # %% ../../../nbs/models/text/15_question_answering.ipynb #01975082
 @dataclass(frozen=True)
 class Answer:
-    """A part of a page, or nothing: ``text == ""``."""
+    """A span of a page, or no answer: ``text == ""``."""
 
     text: str
     begin: int  # ``page[begin:end]`` is the text
     end: int
-    score: float  # By how much it beats "no answer"; negative when there is none
+    score: float  # Score minus that of "no answer"; negative when there is none
 
 
 def best_spans(
@@ -36,7 +37,7 @@ def best_spans(
     ends: Tensor,  # (B, L)
     allowed: Tensor,  # (B, L) True for tokens of the page
     *,
-    max_answer: int = 30,  # The last token is at most so many after the first
+    max_answer: int = 30,  # Maximum distance from the first to the last token
 ) -> tuple[Tensor, Tensor, Tensor]:  # Score, first and last token, each (B,)
     """The span with the largest sum of scores; its score is -inf when no token is allowed."""
     first, last = torch.arange(starts.shape[1])[:, None], torch.arange(starts.shape[1])
@@ -47,7 +48,7 @@ def best_spans(
 
 
 class BERTForQuestions(Pretrained):
-    """Answers to questions, cut out of a page."""
+    """Extractive question answering: answers are spans of a page."""
 
     architecture, head = "BertForQuestionAnswering", ("spans",)
 
@@ -67,7 +68,7 @@ class BERTForQuestions(Pretrained):
         *,
         starts: Tensor | None = None,  # (B,) first token of the answer; 0, which is [CLS], when there is none
         ends: Tensor | None = None,  # (B,) last token of the answer
-    ) -> Tensor:  # Scores of begin and end (B, L, 2), or the loss in nats
+    ) -> Tensor:  # Scores of start and end (B, L, 2), or the loss in nats
         z = self.spans(self.bert(ids, mask, types, documents))
         if starts is None:
             return z
@@ -79,12 +80,12 @@ class BERTForQuestions(Pretrained):
         questions: Sequence[str],
         pages: Sequence[str],  # A page for each
         *,
-        threshold: float = 0.0,  # An answer must beat "no answer" by more than this
+        threshold: float = 0.0,  # The score of an answer must exceed that of "no answer" by more than this
         max_answer: int = 30,  # Longest answer, in tokens
         overlap: int = 128,  # Tokens that neighbouring windows share
         batch_size: int = 16,
     ) -> list[Answer]:
-        """The best part of each page, or none."""
+        """The best span of each page, or no answer."""
         rows = encode_questions(text_tokenizer(self), questions, pages, max_len=self.max_len, overlap=overlap)
         best = [Answer("", 0, 0, -float("inf"))] * len(questions)
         with reading(self) as device:
@@ -104,13 +105,13 @@ def encode_questions(
     tokenizer: Tokenizer,
     questions: Sequence[str],
     pages: Sequence[str],
-    answers: Sequence[tuple[int, int] | None] | None = None,  # Where in the page each answer begins and ends; None = nowhere
+    answers: Sequence[tuple[int, int] | None] | None = None,  # Start and end of each answer in its page, in characters; None = no answer
     *,
     max_len: int = 384,
     overlap: int = 128,  # Tokens that neighbouring windows share
-    max_question: int = 64,  # A question is cut to so many tokens, with a warning
+    max_question: int = 64,  # Longer questions are cut to this many tokens, with a warning
 ) -> dict[str, np.ndarray]:  # ids, mask, types, places (n, L, 2), sample; starts and ends when there are answers
-    """Rows of question and window for each page; `places` says which characters of the page a token is, -1 for others."""
+    """Rows of question and window for each page; `places` has the start and end characters of each token in the page, -1 for others."""
     rows = []
     for i, (question, page) in enumerate(zip(questions, pages, strict=True)):
         q, (ids, places) = tokenizer.encode(question), tokenizer.encode_places(page)

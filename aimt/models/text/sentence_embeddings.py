@@ -1,4 +1,5 @@
-"""A text becomes a point, and texts that mean the same lie close together. Then search is a product of matrices.
+"""Each text becomes a vector, trained by contrast (InfoNCE) so that texts of similar meaning lie close together.
+Search is then a matrix product.
 
 Docs: https://aimt-dev.github.io/aimt/models/text/sentence_embeddings.html.md"""
 
@@ -41,12 +42,12 @@ def mean_vectors(
 
 def info_nce(
     a: Tensor,  # (B, D) vectors of length 1
-    b: Tensor,  # (B or more, D) row i belongs to row i of `a`; rows beyond are wrong for all
+    b: Tensor,  # (B or more, D) row i belongs to row i of `a`; further rows are negatives for all
     *,
     scale: float = 20.0,
-    symmetric: bool = False,  # Let the seconds find their firsts as well
+    symmetric: bool = False,  # Add the loss in the other direction, from `b` to `a`
 ) -> Tensor:
-    """Loss of finding one's partner among all of the batch, in nats."""
+    """InfoNCE: cross-entropy of finding the partner of each row among all rows of `b`, in nats."""
     z, target = scale * a.float() @ b.float().T, torch.arange(len(a), device=a.device)
     loss = F.cross_entropy(z, target)
     return (loss + F.cross_entropy(z[:, : len(a)].T, target)) / 2 if symmetric else loss
@@ -59,7 +60,7 @@ def semantic_search(
     k: int = 5,
     chunk: int = 65_536,  # Rows of the corpus that are compared at once
 ) -> tuple[Tensor, Tensor]:  # Cosines and rows of the corpus, both (Q, min(k, N)), the best first
-    """The nearest rows by cosine, exactly."""
+    """The nearest rows by cosine similarity, by exact search."""
     q = F.normalize(queries.float(), dim=-1)
     scores, rows = torch.empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64)
     for at in range(0, len(corpus), chunk):
@@ -100,7 +101,7 @@ class BERTForSentences(BERT):
         *,
         batch_size: int = 32,
     ) -> Tensor:  # (N, D), on the CPU
-        """The vectors of texts; longer ones than `max_len` are cut, with a warning."""
+        """The vectors of texts; those longer than `max_len` are cut, with a warning."""
         out = torch.zeros(len(texts), self.config.n_embd)
         with reading(self):
             for rows, batch in text_batches(self, texts, batch_size=batch_size):

@@ -1,4 +1,5 @@
-"""One half reads a text, the other writes one. Every task is this same network, with another prefix.
+"""The encoder reads the input, the decoder writes the output. All tasks share one network and are
+distinguished by a prefix in the text.
 
 Docs: https://aimt-dev.github.io/aimt/models/text/t5.html.md"""
 
@@ -31,11 +32,11 @@ from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into
 # %% ../../../nbs/models/text/25_t5.ipynb #3a41b61c
 @dataclass(frozen=True)
 class T5Config:
-    """What a T5 is made of. The defaults are those of ``t5-small``; `preset` has named sizes."""
+    """Architecture of a T5. The defaults are those of ``t5-small``; `preset` has named sizes."""
 
     vocab_size: int = 32128
     n_layer: int = 6  # Layers of the encoder
-    n_decoder_layer: int | None = None  # Layers of the decoder; as many by default
+    n_decoder_layer: int | None = None  # Layers of the decoder; by default as many as in the encoder
     n_head: int = 8
     d_model: int = 512  # Width D
     d_kv: int = 64  # Width of a head; need not be D / H
@@ -49,7 +50,7 @@ class T5Config:
     dropout: float = 0.0  # Of the embeddings, of what the branches add, and of the output; 0.1 is usual for fine-tuning
     attn_dropout: float = 0.0  # Of the attention weights; slow on a CPU
     context: int = 512  # Longest text it is trained on, in tokens; longer ones are read, with a warning
-    pad_id: int = 0  # Fills up rows; also what the decoder begins with
+    pad_id: int = 0  # Padding; also the first token of the decoder
     eos_id: int = 1  # Ends every text
     checkpoint_blocks: bool = False  # Recompute the blocks in the backward pass: less memory, a third more time
 
@@ -154,7 +155,7 @@ class Stack(nn.Module):
 
 # %% ../../../nbs/models/text/25_t5.ipynb #ff0abb4d
 class T5Cache(KVCache):
-    """Keys and values of the text written so far, and of the text that was read."""
+    """Keys and values of the output so far, and of the encoded input."""
 
     def __init__(self, *args: Any, mask: Tensor | None = None, **options: Any):
         super().__init__(*args, **options)
@@ -162,7 +163,7 @@ class T5Cache(KVCache):
         self.source = torch.arange(len(self.ids), device=self.ids.device)  # Which text a row came from
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order. What was read is only moved if a row gets another text."""
+        """Keep these rows of the batch, in this order. The encoded input is only moved if a row gets another text."""
         source, memory = self.source[rows], self.memory
         if torch.equal(source, self.source):
             self.memory = {}
@@ -175,11 +176,11 @@ class T5Cache(KVCache):
 
 
 def shift_right(
-    targets: Tensor,  # (B, L) what the decoder must write; -100 is nothing
-    start_id: int,  # What it begins with; also stands for -100
-    documents: Tensor | None = None,  # (B, L) in packed rows each document begins anew
-) -> Tensor:  # (B, L) what the decoder reads: at each place, what came before
-    """The inputs of a decoder that learns to write `targets`."""
+    targets: Tensor,  # (B, L) target tokens of the decoder; -100 is none
+    start_id: int,  # Start token; also replaces -100
+    documents: Tensor | None = None,  # (B, L) in packed rows each document starts with the start token
+) -> Tensor:  # (B, L) inputs of the decoder: at each position the token before
+    """Teacher forcing: the inputs of a decoder that predicts `targets`."""
     ids = F.pad(targets[:, :-1], (1, 0), value=start_id)
     if documents is not None:
         first = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
@@ -213,13 +214,13 @@ class T5(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,  # (B, S) what is read
-        decoder_ids: Tensor | None = None,  # (B, L) what is written so far; from the targets by default
+        ids: Tensor,  # (B, S) input tokens
+        decoder_ids: Tensor | None = None,  # (B, L) output tokens so far; from the targets by default
         mask: Tensor | None = None,  # (B, S) True = a real token
         *,
-        targets: Tensor | None = None,  # (B, L) what comes next; -100 is ignored
+        targets: Tensor | None = None,  # (B, L) the next tokens; -100 is ignored
         documents: Tensor | None = None,  # (B, S) number of the document of each token; attention stays inside
-        target_documents: Tensor | None = None,  # (B, L) the same numbers for what is written
+        target_documents: Tensor | None = None,  # (B, L) the same numbers for the output
     ) -> Tensor:  # Logits (B, L, V), or the mean loss in nats per target
         if decoder_ids is None:
             if targets is None:
@@ -242,20 +243,20 @@ class T5(nn.Module):
         *,
         documents: Tensor | None = None,  # (B, S)
     ) -> Tensor:  # (B, S, D)
-        """Read a text. What comes out can be used for as many decoder steps as you like."""
+        """Encode the input. The result serves all decoder steps."""
         real = None if mask is None else mask.bool()
         return self.encoder(self.look_up(ids), real=real, documents=documents)
 
     def decode(
         self,
-        ids: Tensor,  # (B, L) what is written so far, or what is new in it if there is a cache
+        ids: Tensor,  # (B, L) output tokens so far; with a cache only the new ones
         memory: Tensor | None = None,  # (B, S, D) from `encode`; not needed with a cache
         mask: Tensor | None = None,  # (B, 1, 1 or L, S) from `memory_mask`
         *,
         documents: Tensor | None = None,  # (B, L)
         cache: T5Cache | None = None,  # From `new_cache`
     ) -> Tensor:  # (B, L, D)
-        """The stream after the decoder, from which `logits` are read."""
+        """The output of the decoder, from which `logits` are computed."""
         if cache is not None:
             cache.note(ids, None)
             mask = cache.mask
@@ -292,9 +293,9 @@ class T5(nn.Module):
         memory: Tensor,  # (B, S, D) from `encode`
         mask: Tensor | None = None,  # (B, S) True = a real token
         *,
-        max_len: int,  # Room for so many written tokens
+        max_len: int,  # Maximum number of output tokens
     ) -> T5Cache:
-        """A cache for writing. Keys and values of what was read are computed here, once for all steps."""
+        """A cache for generation. Keys and values of the encoded input are computed here, once for all steps."""
         c = self.config
         options = {"dtype": memory.dtype, "device": memory.device, "mask": memory_mask(mask)}
         cache = T5Cache(c.n_decoder_layer, len(memory), c.n_head, max_len, c.d_kv, **options)
@@ -353,7 +354,7 @@ def memory_mask(
     documents: Tensor | None = None,  # (B, S)
     target_documents: Tensor | None = None,  # (B, L)
 ) -> Tensor | None:  # (B, 1, 1 or L, S) True = may look
-    """What the decoder may look at. A place that could look at nothing looks at everything: its output is not used."""
+    """Which input positions the decoder may attend to. A position that may attend to none attends to all: its output is not used."""
     if documents is None and mask is None:
         return None
     see = torch.ones_like(documents if mask is None else mask, dtype=torch.bool)[:, None, None, :]

@@ -1,4 +1,5 @@
-"""Texts of a table as numbers that say what they mean: what a network has read elsewhere helps where labelled rows are few.
+"""A scikit-learn transformer that adds sentence embeddings, reduced by PCA, to a table with text columns. Pre-trained
+embeddings help most with few labelled rows.
 
 Docs: https://aimt-dev.github.io/aimt/models/text/text_features.html.md"""
 
@@ -22,35 +23,35 @@ from ...data.table.schema import infer_schema
 from .sentence_embeddings import BERTForSentences
 
 # %% ../../../nbs/models/text/30_text_features.ipynb #9fffb51e
-FIT_TEXTS = 10_000  # Different texts that the directions are learnt from, at most
+FIT_TEXTS = 10_000  # Maximum number of different texts from which the directions are computed
 
 
 class SentenceColumns(TransformerMixin, BaseEstimator):
-    """A table with columns added that say what its texts mean."""
+    """Transformer that adds the principal components of sentence embeddings to a table with texts."""
 
     def __init__(
         self,
         model: str | Path,  # Folder or name of a BERT for sentences; see `BERTForSentences.from_pretrained`
         *,
-        columns: Sequence[str] | None = None,  # Columns with texts; those that are, when None
-        dimensions: int = 24,  # Numbers of each text
-        batch_size: int = 32,  # Texts that are read at once
+        columns: Sequence[str] | None = None,  # Columns with texts; None finds them
+        dimensions: int = 24,  # Dimensions added for each text column
+        batch_size: int = 32,  # Texts per forward pass
     ):
         self.model, self.columns, self.dimensions, self.batch_size = model, columns, dimensions, batch_size
 
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
-        """Find the directions in which the texts differ. Raises `DataError` when a column is not there, or none holds texts."""
+        """Find the directions in which the texts differ. Raises `DataError` when a column is missing, or none contains texts."""
         schema = infer_schema(X)
         self.columns_ = [c for c in X.columns if schema.kind(c) == "text"] if self.columns is None else list(self.columns)
         if missing := [c for c in self.columns_ if c not in X.columns]:
             raise DataError(f"there is no column '{missing[0]}'", hint=f"The columns are {', '.join(map(str, X.columns[:8]))}")
         if not self.columns_:
-            raise DataError("no column holds texts", hint="Name them: columns=[...]")
+            raise DataError("no column contains texts", hint="Name them: columns=[...]")
         self.mean_, self.directions_ = {}, {}
         for name in self.columns_:
             texts = X[name].dropna().astype(str).drop_duplicates()
             if texts.empty:
-                raise DataError(f"column '{name}' holds no text")
+                raise DataError(f"column '{name}' contains no text")
             vectors = self._read(texts.iloc[np.linspace(0, len(texts) - 1, min(len(texts), FIT_TEXTS)).astype(int)].tolist())
             self.mean_[name] = vectors.mean(axis=0)
             self.directions_[name] = np.linalg.svd(vectors - self.mean_[name], full_matrices=False)[2][: self.dimensions]
@@ -58,12 +59,12 @@ class SentenceColumns(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # The same rows and columns, and the new ones; NaN where a text is missing
-        """Add the numbers. Texts that occur more than once are read once."""
+        """Add the columns. Texts that occur more than once are embedded once."""
         check_is_fitted(self)
         out = [X]
         for name in self.columns_:
             if name not in X.columns:
-                raise DataError(f"there is no column '{name}'", hint="It was there when the transformer was fitted")
+                raise DataError(f"there is no column '{name}'", hint="The transformer was fitted on a table with this column")
             codes, texts = pd.factorize(X[name].astype("string"))
             k = len(self.directions_[name])
             numbers = (self._read([str(t) for t in texts]) - self.mean_[name]) @ self.directions_[name].T if len(texts) else np.empty((0, k))
@@ -85,4 +86,4 @@ class SentenceColumns(TransformerMixin, BaseEstimator):
         return self.reader_.encode(texts, batch_size=self.batch_size).numpy().astype(np.float64)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"reader_": None}  # the network stays where it is, and is read when it is needed
+        return super().__getstate__() | {"reader_": None}  # the network is not pickled, but loaded when it is needed

@@ -1,4 +1,5 @@
-"""The whole state of a training run on disk: complete or absent, checked by fingerprint, written while training goes on.
+"""The whole state of a training run on disk: written atomically, verified by checksums, saved in a background thread
+while training continues.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/checkpoint.html.md"""
 
@@ -33,7 +34,7 @@ def copy_state(
     value: Any,  # Nested dicts, lists and tuples of tensors and plain values
     device: str | None = "cpu",  # Where the copy goes; None for where each tensor is
     *,
-    into: Any = None,  # An older copy that nobody needs any more: its tensors are written over where they fit
+    into: Any = None,  # An older copy that is no longer needed: its tensors are overwritten where they fit
 ) -> Any:
     """A copy that later training steps do not touch; tensors that are one stay one."""
     return _copy(value, into, device, {}, set())
@@ -92,7 +93,7 @@ def pack_state(
             return {"$float": str(x)}
         if x is None or isinstance(x, (str, int, bool, float)):
             return x
-        raise TypeError(f"a checkpoint cannot hold {type(x).__name__} (at {path!r})")
+        raise TypeError(f"a checkpoint cannot contain {type(x).__name__} (at {path!r})")
 
     return pack(state, ""), tensors
 
@@ -208,8 +209,8 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         raise ModelFormatError(f"this checkpoint is damaged: {e.what}", where=str(folder)) from e
     bad = [n for n, ok in same.items() if not ok]
     if bad or folder.name != step_name(step):
-        told = f"{(bad or ['manifest.json'])[0]} is not what was written"
-        raise ModelFormatError(f"this checkpoint is damaged: {told}", where=str(folder))
+        what = f"{(bad or ['manifest.json'])[0]} is not what was written"
+        raise ModelFormatError(f"this checkpoint is damaged: {what}", where=str(folder))
     return manifest
 
 
@@ -238,7 +239,7 @@ class Checkpoints:
         self,
         folder: str | Path,  # Where they are kept
         keep: int = 2,  # How many; older ones are removed
-        background: bool = True,  # Write in a thread while training goes on
+        background: bool = True,  # Write in a thread while training continues
     ):
         self.folder, self.keep, self.background = Path(folder), max(1, keep), background
         self.finished: deque[int] = deque()  # Steps of checkpoints that have reached the disk

@@ -1,4 +1,5 @@
-"""The training loop asks this page a handful of questions; the answers make it run on one core or on a cluster.
+"""Replicated (DDP) and sharded (FSDP2) data parallelism. The same training script runs on one core or on a
+cluster.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/distributed.html.md"""
 
@@ -339,7 +340,7 @@ class Parallel:
         optimizer: torch.optim.Optimizer,
         extra: dict[str, Any],  # JSON values and tensors that belong to this process
     ) -> None:
-        """Write a checkpoint in pieces; see `aimt.train.loop.sharded_checkpoint.save_sharded`."""
+        """Write a sharded checkpoint; see `aimt.train.loop.sharded_checkpoint.save_sharded`."""
         save_sharded(folder, model, optimizer, extra, rank=self.rank, world=self.world)
 
     def load(
@@ -348,7 +349,7 @@ class Parallel:
         model: nn.Module,  # Filled in place
         optimizer: torch.optim.Optimizer | None = None,  # Filled in place
     ) -> dict[str, Any]:  # The `extra` of this process
-        """Read a checkpoint in pieces; see `aimt.train.loop.sharded_checkpoint.load_sharded`."""
+        """Read a sharded checkpoint; see `aimt.train.loop.sharded_checkpoint.load_sharded`."""
         return load_sharded(folder, model, optimizer, rank=self.rank, world=self.world)
 
     def spread(
@@ -357,7 +358,7 @@ class Parallel:
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],  # With ``model`` and ``optimizer``, as one process writes them
     ) -> dict[str, Any]:
-        """A checkpoint of one process, with whole tensors, for a model in pieces; every process has read it."""
+        """A checkpoint of one process, with whole tensors, for a sharded model; every process has read it."""
         if self.strategy != "fsdp":
             return state
         params = [p for g in optimizer.param_groups for p in g["params"]]
@@ -376,7 +377,7 @@ class Parallel:
 
 # %% ../../../nbs/train/loop/30_distributed.ipynb #be004713
 class _Muted:
-    """Standard error of a process that should not print: only lines that say what went wrong come through."""
+    """Standard error of a process that should not print: only error messages are passed on."""
 
     def __init__(self, stream: TextIO, rank: int):
         self._stream, self._rank = stream, rank

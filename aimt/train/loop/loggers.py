@@ -1,4 +1,5 @@
-"""The curves of a run in a CSV file, TensorBoard, MLflow or Weights & Biases; off until you ask, and local.
+"""Hooks that log the curves of a run to a CSV file, TensorBoard, MLflow or Weights & Biases. They are off
+by default and write local files.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/loggers.html.md"""
 
@@ -27,7 +28,7 @@ class _Writer:
         every: int = 1,  # Steps between two rows
     ):
         if every < 1:
-            raise ProblemError(f"every={every} makes no sense", hint="1 writes every step")
+            raise ProblemError(f"every must be at least 1, not {every}", hint="1 writes every step")
         self.every = every
 
     def on_start(self, trainer: Any) -> None:
@@ -47,7 +48,7 @@ class _Writer:
             self.close()
 
     def open(self, trainer: Any) -> None:
-        """Begin, or go on after a resume."""
+        """Start, or continue after a resume."""
 
     def write(self, part: str, row: dict[str, float]) -> None:
         """Write the figures of a step (part "train") or of an evaluation ("valid")."""
@@ -131,12 +132,12 @@ class TensorBoardWriter(_Writer):
             self._writer.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         self._writer.close()
 
 
 class MLflowWriter(_Writer):
-    """Writes a run of MLflow, into a local database unless told otherwise."""
+    """Writes a run of MLflow, into a local database by default."""
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class MLflowWriter(_Writer):
         self.uri = uri or f"file://{self.folder.as_posix()}"
 
     def open(self, trainer: Any) -> None:
-        """Begin a run, or go on with the one that the checkpoint names."""
+        """Start a run, or continue the one named in the checkpoint."""
         if self.uri.startswith("file:"):
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ class WandbWriter(_Writer):
         self.folder, self.project, self.mode = Path(folder), project, mode
 
     def open(self, trainer: Any) -> None:
-        """Begin a run, or go on with the one that the checkpoint names."""
+        """Start a run, or continue the one named in the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self._wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         where = {"project": self.project, "dir": str(self.folder), "mode": self.mode, "settings": settings}
@@ -208,5 +209,5 @@ class WandbWriter(_Writer):
         self._run.log(dict(_figures(part, row)) | {"step": int(row["step"])})
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         self._run.finish()

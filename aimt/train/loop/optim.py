@@ -1,4 +1,5 @@
-"""AdamW for everything, Muon for hidden matrices, one number per row for huge tables; and an average of the weights on top.
+"""AdamW, Muon for hidden matrices, row-wise Adagrad for large embedding tables, gradient clipping, and an exponential
+moving average of the weights.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/optim.html.md"""
 
@@ -28,7 +29,7 @@ def parameter_groups(
     weight_decay: float,  # For weights of two or more axes that are not embeddings; others get none
     muon: bool = False,  # Whether hidden matrices form groups of their own
 ) -> list[dict[str, Any]]:  # Groups for an optimiser, with the keys lr_scale and update
-    """Parameters that are treated alike, together: same decay, same attribute `lr_scale`, same way of updating."""
+    """Group parameters with the same weight decay, attribute `lr_scale` and update rule."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     heads = {id(p) for name, p in model.named_parameters() if name.split(".")[-2:-1] in (["lm_head"], ["head"])}
     groups: dict[tuple, dict[str, Any]] = {}
@@ -99,9 +100,9 @@ def row_update(
     row_sq: Tensor,  # Average square of each row's gradients, shape (rows,); changed
     *,
     lr: float,
-    beta: float = 0.95,  # How slowly the average forgets; it forgets only when the row occurs
+    beta: float = 0.95,  # Decay of the average, which is updated only when the row occurs
 ) -> None:
-    """Move the rows that have a gradient, by about `lr` when it is a usual one: Adagrad that forgets, one number a row."""
+    """Row-wise RMSProp: move the rows that have a gradient, by about `lr`, with one running average per row."""
     if grad.is_sparse:
         grad = grad.coalesce()
         rows, values = grad.indices()[0], grad.values()
@@ -164,7 +165,7 @@ class Mixed(torch.optim.Optimizer):
 
 
 def _whole(G: Any) -> Tensor:
-    """`orthogonalize`, also of a matrix that lies in pieces on several processes: put together first, then cut again."""
+    """`orthogonalize`, also of a matrix sharded over several processes: gathered first, then sharded again."""
     if not hasattr(G, "full_tensor"):
         return orthogonalize(G)
     from torch.distributed.tensor import distribute_tensor
@@ -174,9 +175,9 @@ def _whole(G: Any) -> Tensor:
 # %% ../../../nbs/train/loop/10_optim.ipynb #c3970593
 def clip_gradients(
     params: Iterable[Tensor],  # Parameters with their gradients
-    max_norm: float,  # Longest gradient allowed; 0 for any
+    max_norm: float,  # Maximum norm; 0 for no clipping
 ) -> Tensor:  # The norm before clipping, a scalar on the device of the gradients
-    """Shorten the gradient, taken as one long vector, to at most `max_norm`."""
+    """Scale the gradient, taken as one vector, to a norm of at most `max_norm`."""
     grads = [p.grad for p in params if p.grad is not None and not p.grad.is_sparse]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
     if max_norm and (norm.is_cuda or norm > max_norm):  # asking a GPU would wait for it; multiplying by 1 does not
@@ -190,7 +191,7 @@ class EMA:
     def __init__(
         self,
         model: nn.Module,
-        decay: float = 0.999,  # Share of the average that stays, at each update; in [0, 1)
+        decay: float = 0.999,  # Decay d of the average per update, in [0, 1)
     ):
         if not 0 <= decay < 1:
             raise ProblemError(f"an EMA decay of {decay} is not in [0, 1)", hint="0.99 to 0.9999 are usual")

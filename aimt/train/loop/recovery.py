@@ -1,4 +1,5 @@
-"""What can go wrong while a network trains is noticed in time: a second run, a signal, a spike, a NaN, no memory left.
+"""Safeguards for training: a lock on the run directory, clean stops on signals, roll-back after a loss spike or NaN,
+early stopping, and helpful out-of-memory errors.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/recovery.html.md"""
 
@@ -77,7 +78,7 @@ def _lock(handle: int) -> bool:
 def stop_signals(
     stop: Callable[[str], None],  # Called with the name of the signal
 ) -> Iterator[None]:
-    """Inside the block the first SIGTERM or SIGINT (Ctrl-C) asks to stop; a second one acts as usual."""
+    """Inside the block the first SIGTERM or SIGINT (Ctrl-C) requests a stop; a second one acts as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,7 +99,7 @@ def stop_signals(
 # %% ../../../nbs/train/loop/25_recovery.ipynb #288fb97a
 def is_spike(
     losses: Sequence[float],  # Losses of the last steps, the newest last
-    window: int = 64,  # Steps that say what is usual
+    window: int = 64,  # Earlier steps that define the usual range
     recent: int = 4,  # Steps that must be unusual together
 ) -> bool:
     """Whether the loss has jumped: the lowest of the recent ones lies far above anything usual."""
@@ -123,7 +124,7 @@ def trouble(
 def bad_values(
     batches: Sequence[dict[str, Any]],  # What the step was computed from
 ) -> str:  # "" when all numbers are finite
-    """Where a batch holds NaN or infinity."""
+    """Where a batch contains NaN or infinity."""
     for batch in batches:
         for name, value in batch.items():
             if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
@@ -195,7 +196,7 @@ class Recovery:
 
 
 def _give_up(evidence: dict[str, Any], tries: int) -> AimtError:
-    """The error that ends a training; its `evidence` says what was seen."""
+    """The error that ends a training, with its `evidence`."""
     where, after = f"step {evidence['step']}", f" after {tries} roll-backs" if tries else ""
     if evidence["batch"]:
         what = f"the data is not finite{after}: {evidence['batch']}"
@@ -206,18 +207,18 @@ def _give_up(evidence: dict[str, Any], tries: int) -> AimtError:
         error = RunError(
             f"the training diverges{after}: loss {evidence['loss']:.4g} (before: {before}), gradient norm "
             f"{evidence['grad_norm']:.3g}, learning rate {evidence['lr']:.3g}; largest gradients: {gradients}", where=where,
-            hint="Lower lr, lengthen warmup or lower clip; if it begins at once, look at the initialisation",
+            hint="Lower lr, lengthen warmup or lower clip; if it starts at once, check the initialisation",
         )  # fmt: skip
     error.evidence = evidence  # type: ignore[attr-defined]
     return error
 
 # %% ../../../nbs/train/loop/25_recovery.ipynb #1d90b21f
 class Patience:
-    """Remembers the best evaluation and says when to stop."""
+    """Early stopping: keeps the best evaluation and decides when to stop."""
 
     def __init__(
         self,
-        limit: int,  # Evaluations without gain before stopping; 0 for never
+        limit: int,  # Evaluations without improvement before stopping; 0 for never
     ):
         self.limit, self.waited, self.value, self.step = limit, 0, math.inf, 0
         self.weights: Any = None
@@ -247,7 +248,7 @@ class Patience:
 
 # %% ../../../nbs/train/loop/25_recovery.ipynb #046e56ee
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory left, on a GPU or in the machine."""
+    """Whether an error is out-of-memory, on a GPU or in the machine."""
     texts = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(t in str(error).lower() for t in texts)

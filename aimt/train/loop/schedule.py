@@ -1,4 +1,5 @@
-"""One function of the step number: start gently, run fast, land softly.
+"""The learning rate as a function of the step number: it rises during warm-up, stays high, and
+decays towards the end.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/schedule.html.md"""
 

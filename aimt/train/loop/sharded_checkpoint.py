@@ -1,4 +1,5 @@
-"""Every process writes what it holds, all at once; any other number of processes can read it.
+"""Every process writes its shard in parallel; any other number of processes can load the checkpoint
+(*resharding*).
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/sharded_checkpoint.html.md"""
 
@@ -114,7 +115,7 @@ def together(
     where: str | Path,  # What is being written or read, for the message
     world: int,  # Number of processes, all of which enter the block
 ) -> Iterator[None]:
-    """A failure of one process in this block becomes a `RunError` in all of them, and nobody waits for ever."""
+    """A failure of one process in this block becomes a `RunError` in all of them, so that none waits forever."""
     error: Any = None
     try:
         yield
@@ -148,7 +149,7 @@ def save_sharded(
     rank: int = 0,  # Number of this process
     world: int = 1,  # Number of processes, all of which call this
 ) -> None:
-    """Write a checkpoint in pieces: each process its part of the tensors, no pickle.
+    """Write a sharded checkpoint: each process its part of the tensors, without pickle.
 
     Raises `RunError` in every process when one of them cannot write; an older checkpoint stays as it is.
     """
@@ -265,7 +266,7 @@ def load_sharded(
     rank: int = 0,  # Number of this process
     world: int = 1,  # Number of processes, all of which call this
 ) -> dict[str, Any]:  # What this process gave as `extra`; of process 0 when there was no such process
-    """Read a checkpoint in pieces: each process the part it holds now.
+    """Read a sharded checkpoint: each process the part it has now.
 
     Raises `ModelFormatError` when the files are damaged or belong to another model.
     """
@@ -320,7 +321,7 @@ def spread(
     model: nn.Module,  # Whose parameters may be sharded
     path: str = "",  # Name of the value
 ) -> Any:
-    """The same with every tensor that belongs to a sharded parameter, by its name, in pieces as well."""
+    """The same with every tensor that belongs to a sharded parameter, by its name, sharded as well."""
     if isinstance(value, Tensor) and not is_sharded(value):
         twin = _twin(path, tuple(value.shape), model)
         return value if twin is None or not is_sharded(twin) else shard_like(value, twin)

@@ -1,4 +1,5 @@
-"""A training run can go on exactly where it was only if nothing that it depends on is forgotten.
+"""To resume a training run exactly, everything that the next step depends on must be saved and
+restored.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/state.html.md"""
 
@@ -72,7 +73,7 @@ class BatchStream:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where we are: the source's own position, or the number of batches taken."""
+        """The source's own position, or the number of batches taken."""
         return {"taken": self.taken, "source": self.source.state_dict() if self.exact else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -129,9 +130,9 @@ def load_model(
         "missing": sorted(own.keys() - state.keys()), "unexpected": sorted(state.keys() - own.keys()),
         "another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
     }  # fmt: skip
-    told = [f"{kind}: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "") for kind, names in wrong.items() if names]
-    if told:
-        what = f"the weights are those of another model ({'; '.join(told)})"
+    parts = [f"{kind}: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "") for kind, names in wrong.items() if names]
+    if parts:
+        what = f"the weights are those of another model ({'; '.join(parts)})"
         raise ModelFormatError(what, hint="Use the same configuration")
     model.load_state_dict(state)
 

@@ -1,4 +1,5 @@
-"""Every network here is trained by one page of code; killed at any moment, it goes on as if nothing had happened.
+"""`Trainer` trains any PyTorch model from batches and a loss function, with a learning-rate schedule, mixed precision, gradient accumulation and
+clipping, early stopping, exact resume from checkpoints, recovery from divergence, and several processes.
 
 Docs: https://aimt-dev.github.io/aimt/train/loop/trainer.html.md"""
 
@@ -54,22 +55,22 @@ class TrainConfig:
     steps: int  # Updates of the weights
     lr: float = 3e-3  # Peak learning rate
     optimizer: str = "adamw"  # "adamw", "muon" or "sgd"
-    betas: tuple[float, float] = (0.9, 0.95)  # How slowly the averages of the optimiser forget
-    weight_decay: float = 0.1  # Pull of matrices towards zero
+    betas: tuple[float, float] = (0.9, 0.95)  # Decay rates of the optimiser's running averages
+    weight_decay: float = 0.1  # Decoupled weight decay of matrices
     schedule: str = "wsd"  # "wsd", "cosine", "linear" or "constant"
     warmup: float = 0.02  # Of the steps, a fraction; 1 or more is a number of steps
     decay: float = 0.3  # "wsd": last fraction of the steps, in which the rate falls
     floor: float = 0.0  # What the rate falls to, as a fraction of lr
     accumulation: int = 1  # Batches whose gradients are averaged for one update
-    clip: float = 1.0  # Longest gradient; 0 for any
-    ema: float | None = None  # Share of the averaged weights that stays at each update; None for no average
+    clip: float = 1.0  # Maximum norm of the gradient; 0 for no clipping
+    ema: float | None = None  # Decay of an exponential moving average of the weights; None for no average
     precision: str = "auto"  # "fp32", "bf16" or "auto"
     device: str = "auto"  # "cpu", "cuda", "mps" or "auto"
-    compile: bool = False  # torch.compile: a minute of waiting, then faster steps
+    compile: bool = False  # torch.compile: slow to start, then faster steps
     eval_every: float = 0  # Steps between evaluations; below 1 a fraction of the run, 0 for one at the end
     save_every: float = 0.05  # Steps between checkpoints; below 1 a fraction of the run, 0 for one at the end
-    patience: int = 0  # Evaluations without gain before stopping; 0 for never
-    seed: int = 0  # For everything that is random while training
+    patience: int = 0  # Evaluations without improvement before early stopping; 0 for never
+    seed: int = 0  # Seed of all random generators during training
     keep: int = 2  # Checkpoints kept
     max_retries: int = 3  # Roll-backs from the same place before giving up; 0 for none
 
@@ -82,7 +83,7 @@ class TrainConfig:
             "eval_every": self.eval_every >= 0, "save_every": self.save_every >= 0, "keep": self.keep >= 1,
         }  # fmt: skip
         for name in (name for name, good in checks.items() if not good):
-            raise ProblemError(f"{name}={getattr(self, name)!r} makes no sense", where="TrainConfig")
+            raise ProblemError(f"{name}={getattr(self, name)!r} is out of range", where="TrainConfig")
 
 # %% ../../../nbs/train/loop/35_trainer.ipynb #3822f9d0
 def pick_device(
@@ -109,7 +110,7 @@ def pick_precision(device: torch.device) -> str:  # "bf16" or "fp32"
 
 # %% ../../../nbs/train/loop/35_trainer.ipynb #03f558ca
 class _Run:
-    """Everything that a run is, and how it is saved and found again; `Trainer` adds the loop."""
+    """What a run consists of: model, optimiser, data, history, settings."""
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def seconds(self) -> float:
-        """Seconds of training so far, in this process and in those before it, by a clock that nobody can set."""
+        """Seconds of training so far, in this process and in those before it, by a monotonic clock."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def stop(
@@ -174,8 +175,31 @@ class _Run:
             if hasattr(hook, name):
                 getattr(hook, name)(self, *args)
 
+    def _sharded(self, step: int | None = None) -> Path:
+        folder = self.folder / "sharded"
+        return folder if step is None else folder / f"step-{step:08d}"
+
+    def _due(self, *every: float) -> bool:
+        steps = [round(n if n >= 1 else max(10, n * self.steps)) for n in every if n]
+        return self.step >= self.steps or any(self.step % n == 0 for n in steps)
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"batches": self.batches, "recovery": self.recovery, "patience": self.patience, "history": self.history}
+        return parts | ({"ema": self.ema} if self.ema else {})
+
+    def _progress(self) -> dict[str, Any]:
+        """All of the state but model and optimizer."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"step": self.step, "steps": self.steps, "extra": self.extra, "seconds": self.seconds()}
+        about = {"config": asdict(self.config), "precision": self.precision, "threads": torch.get_num_threads()}
+        return state | about | {"random": random_states()}
+
+# %% ../../../nbs/train/loop/35_trainer.ipynb #05573c0b
+class _Saving(_Run):
+    """Saves the state: in memory for a roll-back, on disk as a checkpoint."""
+
     def save(self) -> None:
-        """Note the state as good, and write it as a checkpoint in the background when there is a folder."""
+        """Keep the state for a roll-back, and write it as a checkpoint in the background when there is a folder."""
         if self._saved_at == self.step:
             return
         self._saved_at, forgotten = self.step, None
@@ -194,7 +218,7 @@ class _Run:
         return None if self.many else "cpu"  # pieces of a model stay on their device
 
     def _write(self, state: dict[str, Any], progress: dict[str, Any]) -> None:
-        """A checkpoint that fails is no reason to throw the training away: it is noted, and the next one is tried."""
+        """Write a checkpoint; a failure is recorded, and training continues."""
         try:
             if self.many:
                 self.parallel.save(self._sharded(self.step), self.model, self.optimizer, progress)
@@ -222,27 +246,12 @@ class _Run:
         while self.checkpoints.finished:
             self._call("on_save", self.checkpoints.finished.popleft())
 
-    def _sharded(self, step: int | None = None) -> Path:
-        folder = self.folder / "sharded"
-        return folder if step is None else folder / f"step-{step:08d}"
-
-    def _due(self, *every: float) -> bool:
-        steps = [round(n if n >= 1 else max(10, n * self.steps)) for n in every if n]
-        return self.step >= self.steps or any(self.step % n == 0 for n in steps)
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {"batches": self.batches, "recovery": self.recovery, "patience": self.patience, "history": self.history}
-        return parts | ({"ema": self.ema} if self.ema else {})
-
-    def _progress(self) -> dict[str, Any]:
-        """All of the state but model and optimizer."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"step": self.step, "steps": self.steps, "extra": self.extra, "seconds": self.seconds()}
-        about = {"config": asdict(self.config), "precision": self.precision, "threads": torch.get_num_threads()}
-        return state | about | {"random": random_states()}
+# %% ../../../nbs/train/loop/35_trainer.ipynb #11b3f92e
+class _Resuming(_Saving):
+    """Finds the newest checkpoint and takes over its state."""
 
     def _restore(self, state: dict[str, Any], *, resume: bool = False) -> None:
-        """Take over a state; position in the data and random numbers only to resume: after a roll-back they go on."""
+        """Restore a state; the position in the data and the random generators only on a resume, not on a roll-back."""
         if "model" in state:
             load_model(self.model, state["model"])
             load_optimizer(self.optimizer, state["optimizer"])
@@ -256,7 +265,7 @@ class _Run:
             set_random_states(state["random"])
 
     def _read(self, step: int) -> dict[str, Any]:
-        """The state in a checkpoint; the model of one in pieces is filled at once."""
+        """The state in a checkpoint; for a sharded one the model is loaded directly."""
         if step in self.checkpoints.steps():
             return self.parallel.spread(self.model, self.optimizer, self.checkpoints.load(step))
         return self.parallel.load(self._sharded(step), self.model, self.optimizer)
@@ -274,7 +283,7 @@ class _Run:
         return max((s for s in steps if s is not None), default=None)
 
     def _changes(self, state: dict[str, Any]) -> dict[str, list[Any]]:
-        """Other settings than before are allowed, but said: the run is then not the one that was interrupted."""
+        """Changed settings are allowed, with a warning: the run then differs from the one that was interrupted."""
         before = state["config"] | {"threads": state["threads"]}
         now = asdict(self.config) | {"threads": torch.get_num_threads()}
         changed = {k: [before.get(k), v] for k, v in now.items() if before.get(k) != v}
@@ -283,13 +292,17 @@ class _Run:
         if self.config.precision == "auto":
             self.precision = state["precision"]
         if changed:
-            told = ", ".join(f"{k} {a} -> {b}" for k, (a, b) in changed.items())
-            warnings.warn(f"resumed with other settings: {told}", stacklevel=2)
+            settings = ", ".join(f"{k} {a} -> {b}" for k, (a, b) in changed.items())
+            warnings.warn(f"resumed with other settings: {settings}", stacklevel=2)
         return changed
+
+# %% ../../../nbs/train/loop/35_trainer.ipynb #b02682da
+class _Session(_Resuming):
+    """Starts and ends a run, whatever happens in between."""
 
     @contextmanager
     def _session(self, resume: bool) -> Iterator[None]:
-        """The lock, the signals, the random numbers; in the end everything is put back, whatever has happened."""
+        """Takes the lock, handles signals, sets the random generators; restores everything at the end."""
         self._started, self._stop, self._failure = time.perf_counter(), "", None
         with ExitStack() as stack:
             if self.folder and self.parallel.main:
@@ -315,8 +328,8 @@ class _Run:
         self.model.train()
         found = self._newest() if self.folder else None
         if found is not None and not (resume or self.parallel.restarted):
-            what = f"this directory holds checkpoints of a run, up to step {found}"
-            hint = "Use resume=True to go on with it, or choose another directory"
+            what = f"this directory contains checkpoints of a run, up to step {found}"
+            hint = "Use resume=True to continue it, or choose another directory"
             raise RunError(what, where=str(self.folder), hint=hint)
         if found is None:
             seed_everything(self.config.seed + 1000003 * self.parallel.rank)
@@ -344,20 +357,61 @@ class _Run:
         elif self.ema:
             self.ema.copy_to(self.model)
 
-# %% ../../../nbs/train/loop/35_trainer.ipynb #0dc5a118
-class Trainer(_Run):
-    """Trains a model. `fit` is the loop, `train_step` its heart.
+# %% ../../../nbs/train/loop/35_trainer.ipynb #0099db1b
+class _Recovering(_Session):
+    """Reads the results of finished steps, and rolls back after a spike or a NaN."""
 
-    Hooks may use `step`, `steps` (and change it), `history`, `extra` (what they want to find again after a resume), `model`,
+    def _stopping(self) -> bool:
+        if self.many and self.parallel.any(bool(self._stop)):
+            self.stop()
+        return bool(self._stop)
+
+    def _read_rows(self, last: bool = False) -> bool:
+        """Turn finished steps into rows of the history; False after a roll-back.
+
+        A GPU is asked for its loss one step late, so that it never waits for Python to prepare the next step.
+        """
+        late = self.device.type == "cuda" and not self.many and not last
+        keep = 1 if late and not self._due(self.config.eval_every, self.config.save_every) else 0
+        while len(self._unread) > keep:
+            row, batches = self._unread.popleft()
+            row["loss"], row["grad_norm"] = self.parallel.mean(float(row["loss"])), float(row["grad_norm"])
+            row["seconds"] = self.seconds()
+            recent = [r["loss"] for r in self.history.steps[-80:]] + [row["loss"]]
+            kind = trouble(recent, row["grad_norm"])
+            if kind == "nan" or (kind and self.config.max_retries):
+                self._roll_back(kind, row, batches, recent[:-1])
+                return False
+            self.history.steps.append(row)
+            self._call("on_step", row)
+            self._report_saves()
+        return True
+
+    def _roll_back(self, kind: str, row: dict[str, Any], batches: list[dict[str, Tensor]], losses: list[float]) -> None:
+        """Back to a good state, with a lower rate and other data."""
+        self._unread.clear()
+        evidence = {k: row[k] for k in ("step", "loss", "grad_norm", "lr")} | {"kind": kind, "losses": losses[-5:]}
+        evidence["batch"] = bad_values(batches) if kind == "nan" else ""
+        evidence["largest_gradients"] = largest_gradients(self.model)
+        target = self.recovery.decide(evidence)
+        state, events = self.recovery.good[target], self.history.events
+        self._restore(copy_state(state, None) if state is not None else self._read(target))
+        self.history.events = [*events, evidence | {"back_to": target, "lr_factor": self.recovery.factor}]
+
+# %% ../../../nbs/train/loop/35_trainer.ipynb #0dc5a118
+class Trainer(_Recovering):
+    """Trains a model: `fit` is the loop, `train_step` one update of the weights.
+
+    Hooks may use `step`, `steps` (and change it), `history`, `extra` (values to be restored on a resume), `model`,
     `optimizer`, `lr()`, `seconds()`, `stop()`. In `on_step` the gradients of the step are still there.
     """
 
     def fit(
         self,
         *,
-        resume: bool = False,  # Go on from the newest checkpoint of the folder, if there is one
+        resume: bool = False,  # Continue from the newest checkpoint of the folder, if there is one
     ) -> History:
-        """Train until the steps are done, the patience is at an end, or somebody stops it.
+        """Train until all steps are done, early stopping applies, or `stop` is called.
 
         Raises `RunError` when the training diverges, memory runs out, or the folder is in use; `ModelFormatError` when
         there are checkpoints, but not one is good or of this model; `DataError` for batches that are not finite.
@@ -413,43 +467,6 @@ class Trainer(_Run):
         if self.many:
             return self.parallel.clip(self.model, self.config.clip)
         return clip_gradients(self.params, self.config.clip)
-
-    def _stopping(self) -> bool:
-        if self.many and self.parallel.any(bool(self._stop)):
-            self.stop()
-        return bool(self._stop)
-
-    def _read_rows(self, last: bool = False) -> bool:
-        """Turn finished steps into rows of the history; False after a roll-back.
-
-        A GPU is asked for its loss one step late, so that it never waits for Python to prepare the next step.
-        """
-        late = self.device.type == "cuda" and not self.many and not last
-        keep = 1 if late and not self._due(self.config.eval_every, self.config.save_every) else 0
-        while len(self._unread) > keep:
-            row, batches = self._unread.popleft()
-            row["loss"], row["grad_norm"] = self.parallel.mean(float(row["loss"])), float(row["grad_norm"])
-            row["seconds"] = self.seconds()
-            recent = [r["loss"] for r in self.history.steps[-80:]] + [row["loss"]]
-            kind = trouble(recent, row["grad_norm"])
-            if kind == "nan" or (kind and self.config.max_retries):
-                self._roll_back(kind, row, batches, recent[:-1])
-                return False
-            self.history.steps.append(row)
-            self._call("on_step", row)
-            self._report_saves()
-        return True
-
-    def _roll_back(self, kind: str, row: dict[str, Any], batches: list[dict[str, Tensor]], losses: list[float]) -> None:
-        """Back to a good state, with a lower rate and other data."""
-        self._unread.clear()
-        evidence = {k: row[k] for k in ("step", "loss", "grad_norm", "lr")} | {"kind": kind, "losses": losses[-5:]}
-        evidence["batch"] = bad_values(batches) if kind == "nan" else ""
-        evidence["largest_gradients"] = largest_gradients(self.model)
-        target = self.recovery.decide(evidence)
-        state, events = self.recovery.good[target], self.history.events
-        self._restore(copy_state(state, None) if state is not None else self._read(target))
-        self.history.events = [*events, evidence | {"back_to": target, "lr_factor": self.recovery.factor}]
 
     def run_evaluation(self) -> None:
         """Evaluate now. Random numbers used for it do not change the training."""

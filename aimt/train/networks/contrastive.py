@@ -1,4 +1,5 @@
-"""Pull together what belongs together, push apart the rest: in little memory, and without forgetting what was known.
+"""The symmetric InfoNCE loss with several positives, gradient caching for large batches in little memory, and weight
+averaging (WiSE-FT) against forgetting in fine-tuning.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/contrastive.html.md"""
 
@@ -128,7 +129,7 @@ class PairBatches:
         return {"step": self.step, "seed": self.seed, "batch_size": self.batch_size, "n_pairs": len(self.ids)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position. Raises `RunError` when data or batch are others."""
+        """Continue from a position. Raises `RunError` when the data or the batch size differ."""
         for name, value in self.state_dict().items():
             if name != "step" and state.get(name) != value:
                 raise RunError(f"the batches were made with {name} = {state.get(name)}, and now it is {value}")

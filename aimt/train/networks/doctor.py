@@ -1,4 +1,6 @@
-"""A network that trains badly says so in its numbers. Here is what to look at, what is normal, and what to do.
+"""A hook records gradients, updates, activations and input waiting times during training; rules turn them into
+findings with evidence and advice: learning rate, exploding or vanishing signals, dead units, overfitting,
+label noise, slow input.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/doctor.html.md"""
 
@@ -28,13 +30,13 @@ from ..loop.state import History
 
 # %% ../../../nbs/train/networks/05_doctor.ipynb #271c35df
 class Watch:
-    """A hook of `Trainer` that looks inside the network every few steps: gradients, updates, dead units, scales."""
+    """A hook of `Trainer` that records gradients, updates, dead units and scales every few steps."""
 
     def __init__(
         self,
         every: int = 0,  # Steps between two looks; 0 for about 20 looks in the run, and always the first step
         *,
-        probe: Sequence[dict[str, Tensor]] = (),  # Held-out batches with "ids" and "targets", looked at in the end
+        probe: Sequence[dict[str, Tensor]] = (),  # Held-out batches with "ids" and "targets", evaluated at the end
         n_tokens: int | None = None,  # Different tokens there are to learn from, in the units of the rows' "tokens"
         reference_loss: float | None = None,  # Held-out loss of a simple baseline, such as `NGram(2)`
     ):
@@ -58,12 +60,12 @@ class Watch:
         self._begin(trainer.step, trainer.steps)
 
     def on_step(self, trainer: Any, row: dict[str, float]) -> None:
-        """End of a step: the next one may be looked at."""
+        """End of a step: decide whether to record the next one."""
         self.history = trainer.history
         self._begin(int(row["step"]), trainer.steps)
 
     def on_end(self, trainer: Any) -> None:
-        """Detach, and look at the held-out batches."""
+        """Detach, and evaluate the held-out batches."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._now = [], None
@@ -128,7 +130,7 @@ def look_at_targets(
     model: nn.Module,
     batches: Iterable[dict[str, Tensor]],  # With "ids" (what the model reads) and "targets"
 ) -> dict[str, Any]:  # n_classes, error, targets_per_token, and sure_wrong and random_share among the surest quarter
-    """Where the model is most sure, is it right? And where it is wrong there, did it at least think of the answer?"""
+    """Rank of the label where the model is most confident: evidence for label noise."""
     device, was = next(model.parameters()).device, model.training
     seen: list[Tensor] = []
     n_read = 0
@@ -149,7 +151,7 @@ def look_at_targets(
 
 
 def _place(logits: Tensor, targets: Tensor) -> Tensor:
-    """The model's highest probability, and how many classes it holds for likelier than the right one; shape (2, N)."""
+    """The model's highest probability, and how many classes have a higher one than the right class; shape (2, N)."""
     right = logits.gather(-1, targets[:, None])
     return torch.stack([logits.softmax(-1).amax(-1), (logits > right).sum(-1).to(logits.dtype)])
 
@@ -198,7 +200,7 @@ def _smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
 # %% ../../../nbs/train/networks/05_doctor.ipynb #1dc4bd17
 def symptoms(
     evidence: dict[str, Any],  # From `Watch.evidence`
-) -> dict[str, float]:  # Figures that the rules of `diagnose_network` look at; those that cannot be had are absent
+) -> dict[str, float]:  # Measures that the rules of `diagnose_network` use; unavailable ones are absent
     """The evidence, boiled down to a few numbers. Losses are measured in units of what guessing costs."""
     history, samples = evidence["history"], evidence.get("samples") or []
     rows = history.steps
@@ -252,7 +254,7 @@ def _fit_symptoms(evals: list[dict[str, float]], rows: list[dict[str, float]], u
 
 
 def _step_symptoms(samples: list[dict[str, Any]], steps: int) -> dict[str, float]:
-    """How far a step moves a matrix. One that starts at zero consists of its steps, and says nothing."""
+    """Relative size of the updates of a matrix. Matrices that start at zero consist of their updates and are left out."""
     grown = {n for n, size in samples[0]["weight"].items() if size > 0}
     ratios = [median([r for n, r in s["update"].items() if n in grown] or [0.0]) for s in samples if s["update"]]
     return {"update_ratio": median(ratios), "travel": float(np.mean(ratios)) * steps} if ratios else {}
@@ -315,7 +317,7 @@ def diagnose_network(
     evidence: dict[str, Any] | History,  # From `Watch.evidence`, or a history alone
     limits: DoctorLimits = DoctorLimits(),  # noqa: B008  frozen
 ) -> list[dict[str, Any]]:  # name, severity ("critical", "warning" or "note"), evidence, advice; the gravest first
-    """What is wrong with a training, with the evidence and what to do. Empty when nothing stands out.
+    """Problems of a training, with evidence and advice. Empty when nothing stands out.
 
     A consequence is left out when its cause is among the findings: a rate that is much too low leaves a network underfitted.
     """
@@ -331,7 +333,7 @@ def _finding(name: str, severity: str, evidence: str, advice: str) -> dict[str, 
 
 
 def _number(s: dict[str, float], name: str) -> str:
-    """A figure in words, also when nobody measured it."""
+    """A figure as text, or that it was not measured."""
     return f"{s[name]:.2g}" if name in s else "(not measured)"
 
 
@@ -346,9 +348,9 @@ def _lr_too_high(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | 
     if s["events"] or s.get("failed") or jumped or restless:
         return _finding(
             "learning rate too high", "critical",
-            f"{s['events']:.0f} roll-backs; the loss climbed {_number(s, 'overshoot')} guesses above its start and ends "
+            f"{s['events']:.0f} roll-backs; in units of the loss of guessing, the loss rose {_number(s, 'overshoot')} above its start and ends "
             f"{_number(s, 'rebound')} above its lowest; a step changes the weights by {_share(s, 'update_ratio')}",
-            "Lower lr three- to tenfold, or lengthen the warm-up; `range_test` shows where the loss begins to rise",
+            "Lower lr three- to tenfold, or lengthen the warm-up; `range_test` shows where the loss starts to rise",
         )  # fmt: skip
     return None
 
@@ -358,8 +360,8 @@ def _lr_too_low(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | N
     if s.get("travel", 1) < limits.travel and s["steps"] >= limits.steps and loss > good:
         return _finding(
             "learning rate too low", "critical",
-            f"all {s['steps']:.0f} steps together could move the weights by {s['travel']:.1%} of their size",
-            "Raise lr ten-fold and look again; `range_test` shows how far it can go",
+            f"all {s['steps']:.0f} steps together change the weights by only {s['travel']:.1%} of their size",
+            "Raise lr tenfold; `range_test` shows the limit",
         )  # fmt: skip
     return None
 
@@ -368,7 +370,7 @@ def _exploding(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | No
     if s.get("grad_start", 0) > limits.grad_norm or s.get("growth", 0) > limits.growth:
         return _finding(
             "exploding gradients", "critical",
-            f"the first gradient has the norm {s['grad_start']:.2g}, a few is usual; signals grow "
+            f"the first gradient norm is {s['grad_start']:.2g}, where a few is usual; activations grow "
             f"{_number(s, 'growth')}-fold from the first layer to another",
             "Add norms and residual connections, scale the initialisation by width and depth, clip gradients",
         )  # fmt: skip
@@ -380,8 +382,8 @@ def _vanishing(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | No
     if ratio < limits.pull_ratio or s.get("fading", 1) < limits.fading:
         return _finding(
             "vanishing gradients", "critical",
-            f"the weakest layer's gradient has {ratio:.0e} of the pull of the strongest; signals shrink to "
-            f"{_number(s, 'fading')} of what they were in the first layer",
+            f"gradient norm times weight norm of the weakest layer is {ratio:.0e} of that of the strongest; activations shrink to "
+            f"{_number(s, 'fading')} of those of the first layer",
             "Add residual connections and norms, use ReLU-like activations with He initialisation",
         )  # fmt: skip
     return None
@@ -391,7 +393,7 @@ def _bad_init(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | Non
     recovers = s.get("early_loss", math.inf) < s.get("chance", 0)  # within a few steps: sharp, but harmless
     if s.get("first_loss", 0) > limits.first_loss * s.get("chance", math.inf) + 0.5 and not recovers:
         return _finding(
-            "bad initialisation", "critical", f"the first loss is {s['first_loss']:.2f}; guessing has {s['chance']:.2f}",
+            "bad initialisation", "critical", f"the first loss is {s['first_loss']:.2f}; that of uniform guessing is {s['chance']:.2f}",
             "Smaller weights in the last layer, 1/sqrt(fan-in) elsewhere, zero biases",
         )  # fmt: skip
     return None
@@ -400,15 +402,15 @@ def _bad_init(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | Non
 def _dead_units(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("dead", 0) > limits.dead:
         return _finding(
-            "dead units", "critical", f"in one layer {s['dead']:.0%} of the units say the same to every input",
-            "Lower lr, mend the initialisation or the biases, or use an activation without a flat part",
+            "dead units", "critical", f"in one layer {s['dead']:.0%} of the units give the same output for every input",
+            "Lower lr, correct the initialisation or the biases, or use an activation without a flat part",
         )  # fmt: skip
     return None
 
 
 def _overfitting(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
-    by_heart = s.get("valid_rise", 0) > limits.rise or s.get("gap_share", 0) > limits.gap_share
-    if s.get("gap", 0) > limits.gap and by_heart:
+    memorised = s.get("valid_rise", 0) > limits.rise or s.get("gap_share", 0) > limits.gap_share
+    if s.get("gap", 0) > limits.gap and memorised:
         kept = bool(s["stopped_early"])
         return _finding(
             "overfitting", "note" if kept else "critical",
@@ -431,12 +433,12 @@ def _too_little_data(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any
 
 
 def _behind(s: dict[str, float], limits: DoctorLimits) -> bool:
-    """No better than a simple baseline, on training data as on others."""
+    """Whether it is no better than a simple baseline, on training and held-out data alike."""
     return s.get("gap", 1) < limits.gap / 2 and s.get("valid_loss", 0) > s.get("reference_loss", math.inf)
 
 
 def _saturated(s: dict[str, float], limits: DoctorLimits) -> bool:
-    """More training would not do: every weight has seen many answers, or the loss has stopped falling."""
+    """Whether more training would not help: many targets per weight, or the loss has stopped falling."""
     flat = s["steps"] >= limits.steps and s["falling"] < limits.falling
     return flat or s.get("answers_per_weight", 0) > limits.answers_per_weight
 
@@ -446,7 +448,7 @@ def _underfitting(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] |
         return _finding(
             "underfitting", "critical",
             f"held-out loss {s['valid_loss']:.3f}, training loss no better; a simple baseline has "
-            f"{s['reference_loss']:.3f}; the last third of the run brought {s['falling'] * s['unit']:.3f}; targets seen for "
+            f"{s['reference_loss']:.3f}; the last third of the run lowered the loss by {s['falling'] * s['unit']:.3f}; targets seen for "
             f"each weight: {_number(s, 'answers_per_weight')}",
             "Use a larger model, a longer context or better inputs",
         )  # fmt: skip
@@ -466,13 +468,13 @@ def _too_short(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | No
 
 def _label_noise(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     wrong, random = s.get("sure_wrong", 1.0), s.get("random_share", 0.0)
-    learnt = s["steps"] >= limits.steps and wrong < 0.5
-    if learnt and random > limits.random_share and random > limits.far_off * wrong:
+    trained = s["steps"] >= limits.steps and wrong < 0.5
+    if trained and random > limits.random_share and random > limits.far_off * wrong:
         return _finding(
             "label noise", "warning",
-            f"where the model is surest, its answer differs from the label {wrong:.0%} of the time, and the label is often "
-            f"one that it holds for most unlikely: about {random:.0%} of the labels look random",
-            "Look at those examples; clean the labels",
+            f"where the model is surest, its prediction differs from the label {wrong:.0%} of the time, and the label is often "
+            f"one with a very low probability: about {random:.0%} of the labels look random",
+            "Check those examples and correct the labels",
         )  # fmt: skip
     return None
 
@@ -491,7 +493,7 @@ def _tokenizer_misfit(s: dict[str, float], limits: DoctorLimits) -> dict[str, An
 def _slow_input(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("waiting", 0) > limits.waiting and s["steps"] >= limits.steps:
         return _finding(
-            "slow input", "critical", f"{s['waiting']:.0%} of the time goes into waiting for batches",
+            "slow input", "critical", f"{s['waiting']:.0%} of the time is spent waiting for batches",
             "Prepare the data beforehand (`write_tokens`), read it memory-mapped, or make batches in another process",
         )  # fmt: skip
     return None

@@ -1,4 +1,5 @@
-"""A pretrained network knows a lot. Teach it your task from few examples, gently enough that it still knows it afterwards.
+"""Fine-tunes a pre-trained network on few examples with the defaults of its family, and measures both the gain on the new
+task and the loss on the original one (catastrophic forgetting).
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/finetune.html.md"""
 
@@ -42,7 +43,7 @@ def freeze(
     model: nn.Module,
     patterns: str | Sequence[str] = "*",  # Names such as "embed", "blocks.[01]", "encoder.*"
     *,
-    keep: Sequence[str] = (),  # Patterns of what is trained all the same
+    keep: Sequence[str] = (),  # Patterns of exceptions that are trained
 ) -> float:  # Share of the weights that are trained now
     """Stop training some parameters. Raises `ProblemError` for a pattern that fits nothing, and when nothing is left."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
@@ -176,7 +177,7 @@ def class_weights(
     *,
     power: float = 1.0,  # 0 for no weights, 0.5 for a compromise
 ) -> Tensor:  # (n_classes,), of mean 1 over the examples; for the `weight` of `cross_entropy`
-    """Weights by which classes count alike. Raises `DataError` for a class that is not there, or out of range."""
+    """Class weights by which all classes count the same. Raises `DataError` for a class that is missing or out of range."""
     y = torch.as_tensor(np.asarray(labels)).long().flatten()
     if not len(y) or int(y.min()) < 0 or int(y.max()) >= n_classes:
         found = f"{int(y.min())} to {int(y.max())}" if len(y) else "none"
@@ -237,7 +238,7 @@ def find_lr(
 
     def make() -> nn.Module:
         twin = copy.deepcopy(model)
-        for p, scale in zip(twin.parameters(), scales, strict=True):  # a copy of a tensor forgets its attributes
+        for p, scale in zip(twin.parameters(), scales, strict=True):  # a copy of a tensor loses its attributes
             p.lr_scale = scale  # type: ignore[attr-defined]
         return twin.train()
 
@@ -317,8 +318,8 @@ class ChatBatches:
             except DataError as e:
                 raise DataError(e.what, where=f"conversation {i}") from e
         if long := sum(len(e["ids"]) > seq_len for e in encoded):
-            told = f"{long} of {len(encoded)} conversations are longer than {seq_len} tokens and lose their beginning"
-            warnings.warn(told, stacklevel=2)
+            message = f"{long} of {len(encoded)} conversations are longer than {seq_len} tokens and lose their beginning"
+            warnings.warn(message, stacklevel=2)
         encoded = [{k: v[-seq_len:] for k, v in e.items()} for e in encoded]
         if not encoded:
             raise DataError("there are no conversations")
@@ -347,7 +348,7 @@ class ChatBatches:
         return {"epoch": self.epoch, "row": self.row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a position."""
+        """Continue from a position."""
         self.epoch, self.row = int(state["epoch"]), int(state["row"])
 
 
@@ -363,7 +364,7 @@ def _chat_row(parts: Sequence[Mapping[str, np.ndarray]], seq_len: int, fill: int
 # %% ../../../nbs/train/networks/20_finetune.ipynb #6d543b77
 @dataclass(frozen=True)
 class Recipe:
-    """How a family is fine-tuned unless told otherwise."""
+    """Defaults for fine-tuning a family."""
 
     lr: float  # Peak learning rate of all weights
     schedule: str = "linear"
@@ -389,7 +390,7 @@ FINETUNE: dict[str, Recipe] = {
     ),
     "gpt": Recipe(
         lr=5e-5, schedule="cosine", warmup=0.03, weight_decay=0.0, betas=(0.9, 0.95),
-        why="No new head; short warm-up; three passes, since more of them only learn the answers by heart",
+        why="No new head; short warm-up; three passes, since more of them only memorise the answers",
         source="Taori 2023 (Alpaca: 3 epochs, cosine, 3 % warm-up); Ouyang 2022",
     ),
     "t5": Recipe(
@@ -399,12 +400,12 @@ FINETUNE: dict[str, Recipe] = {
     ),
     "clip": Recipe(
         lr=1e-5, schedule="cosine", weight_decay=0.1, betas=(0.9, 0.98), batch_size=64, epochs=10, average=0.5,
-        why="Tiny steps, and the mean of old and new weights: else what it recognised without training is lost",
+        why="Tiny steps, and the mean of old and new weights: otherwise its zero-shot abilities are lost",
         source="Wortsman 2022 (WiSE-FT: AdamW 3e-5, cosine, decay 0.1, mean of the weights)",
     ),
     "deepspeech": Recipe(
         lr=1e-4, schedule="constant", warmup=0.0, weight_decay=0.0,
-        why="A tenth of the rate it was trained at; for a new alphabet the last layer starts anew",
+        why="A tenth of the rate it was trained at; for a new alphabet the last layer is reinitialised",
         source="Mozilla DeepSpeech 0.9.3, Training: fine-tuning and transfer learning (0.0001; drop_source_layers 1)",
     ),
 }  # fmt: skip
@@ -491,7 +492,7 @@ def finetune(
     lr: float | None = None,  # Peak rate; the recipe's for this width by default, ten times as high with LoRA
     lora: int | Mapping[str, Any] | None = None,  # A rank for all linear layers, or arguments of `add_lora`, and "nf4": True
     freeze: Sequence[str] = (),  # Patterns of what stays as it is
-    head: Sequence[str] = (),  # Patterns of what is new: a higher rate, trained also with LoRA, never frozen
+    head: Sequence[str] = (),  # Patterns of new parts: a higher rate, trained also with LoRA, never frozen
     unfreeze_every: float = 0,  # Steps between blocks that join, or a fraction of the run; 0 for all at once
     layer_decay: float | None = None,  # Factor of the rate per block downwards
     average: float | None = None,  # Share of the new weights in the result, but for the head
@@ -499,13 +500,13 @@ def finetune(
     evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,  # Held-out figures, a loss first
     original: Callable[[nn.Module], Mapping[str, Any]] | None = None,  # Figures of the task it was trained for
     folder: str | Path | None = None,  # Where checkpoints go
-    resume: bool = False,  # Go on from there
+    resume: bool = False,  # Continue from the newest checkpoint
     hooks: Sequence[object] = (),
     **settings: Any,  # Of `TrainConfig`, such as patience=3, eval_every=50, precision="fp32", seed=1
 ) -> FineTuned:
-    """Fine-tune a model with the defaults of its family, and say what was gained and what was forgotten.
+    """Fine-tune a model with the defaults of its family, and measure what was gained and what was forgotten.
 
-    Raises `ProblemError` for settings that make no sense or patterns that fit nothing, and what `Trainer.fit` raises.
+    Raises `ProblemError` for invalid settings or patterns that fit nothing, and what `Trainer.fit` raises.
     """
     started, recipe = time.perf_counter(), _recipe(family)
     model.to(pick_device(settings.get("device", "auto")))
@@ -540,7 +541,7 @@ def _recipe(family: str | Recipe) -> Recipe:
 
 
 def _rate(recipe: Recipe, model: nn.Module) -> float:
-    """The recipe's rate for a network of this width, if it says for which width it is."""
+    """The recipe's rate, scaled to the width of this network if the recipe is for a given width."""
     own = getattr(getattr(model, "config", None), "n_embd", 0)
     return recipe.lr * (recipe.width / own if recipe.width and own else 1.0)
 
@@ -573,7 +574,7 @@ def _steps(steps: int | None, time_limit: float | None, recipe: Recipe, batches:
     if time_limit:
         return 1000  # until it is known how many fit
     if not hasattr(batches, "__len__"):
-        raise ProblemError("it is not said how long to train", hint="Give steps, time_limit, or batches that have a length")
+        raise ProblemError("how long to train is not given", hint="Give steps, time_limit, or batches that have a length")
     return max(1, math.ceil(recipe.epochs * len(batches)))
 
 

@@ -1,4 +1,5 @@
-"""Give it tokens and a time limit. It chooses the network, trains it, and stops in time with the best weights it had.
+"""`train_text` takes tokens and a time limit. It chooses the architecture and hyperparameters, trains a GPT, stops in
+time, and returns the best weights on held-out text.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/pretrain.html.md"""
 
@@ -118,12 +119,12 @@ class StepsFromTime:
         self,
         time_limit: float,  # Seconds
         *,
-        used: float = 0.0,  # Of which so many had passed before the training
+        used: float = 0.0,  # Of which already used before the training
         warmup_steps: int = 20,  # Steps to measure; fewer when they take more than a tenth of the time
         max_steps: int = 10**9,
-        eval_share: float = 0.0,  # Evaluations cost as much as so many steps ...
+        eval_share: float = 0.0,  # Cost of the evaluations, as a number of steps ...
         clock: Callable[[], float] = time.perf_counter,  # time.process_time to count CPU-seconds instead
-        on_fixed: Callable[[list[float], int], None] = lambda seconds, steps: None,  # Told the measured seconds, and the steps
+        on_fixed: Callable[[list[float], int], None] = lambda seconds, steps: None,  # Called with the measured seconds and the number of steps
     ):
         self.room = 0.95 * time_limit - used
         self.warmup_steps, self.max_steps, self.eval_share = warmup_steps, max_steps, eval_share
@@ -158,14 +159,14 @@ class StopWhenWorse:
         self.patience, self.margin = patience, margin
 
     def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """Look at the last evaluations."""
+        """Check the last evaluations."""
         losses = [r["valid_loss"] for r in trainer.history.evals]
         if len(losses) > self.patience and min(losses[-self.patience :]) > (1 + self.margin) * min(losses):
             trainer.stop("patience")
 
 
 class Tell:
-    """A hook: says where the training is, about once a second."""
+    """A hook: reports progress, about once a second."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say, self.last, self.bits = say, 0.0, ""
@@ -195,7 +196,7 @@ def keep_memory(
 
 
 def kept_blocks(s: dict[str, Any]) -> int:  # Bytes
-    """What `keep_memory` should keep: blocks as large as the logits of a batch, which are computed in pieces of at most 2^24."""
+    """What `keep_memory` should keep: blocks as large as the logits of a batch, which are computed in chunks of at most 2^24."""
     tokens = max(s["batch_size"] * s["seq_len"], 8192)
     return max(2**25, 2**20 + 4 * min(2**24, tokens * s["model"]["vocab_size"]))
 
@@ -329,9 +330,9 @@ def train_text(
     steps: int | None = None,  # Updates, in place of a time limit
     seed: int = 0,
     folder: str | Path | None = None,  # Where checkpoints go
-    resume: bool = False,  # Go on from the newest checkpoint in the folder
+    resume: bool = False,  # Continue from the newest checkpoint in the folder
     hooks: Sequence[object] = (),  # For the `Trainer`
-    on_update: Callable[[str], None] | None = None,  # Told in words what is happening
+    on_update: Callable[[str], None] | None = None,  # Called with progress messages
     threads: int | None = None,
     parallel: Parallel | None = None,
     precision: str = "auto",

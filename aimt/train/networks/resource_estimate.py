@@ -1,4 +1,5 @@
-"""How many weights, how much memory, how long, what it costs: known before the first step, and checked after the last.
+"""Forecasts parameters, FLOPs, peak memory, time and cost before the first step, corrects itself after measured steps,
+and reports its error at the end.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/resource_estimate.html.md"""
 
@@ -307,13 +308,13 @@ class Heap:
     """What the C library makes of the requests of a training."""
 
     held: int  # Bytes: most that it had from the system
-    fresh: int  # Bytes that it fetches from the system anew in every step
+    fresh: int  # Bytes that it allocates from the system in every step
 
 
 def replay(
     run: DryRun,
     *,
-    keep: int = 0,  # Freed blocks of up to so many bytes stay with the process, see `aimt.train.networks.pretrain.keep_memory`
+    keep: int = 0,  # Freed blocks of up to this many bytes stay with the process, see `aimt.train.networks.pretrain.keep_memory`
 ) -> Heap:
     """Make the same requests to the C library for real, in a process of their own that never writes to the memory.
 
@@ -568,7 +569,7 @@ def plan_network(
     eval_rows: int = 0,  # Rows of an evaluation while training, each as long as the context
     best: bool = False,  # Whether the weights of the best evaluation are kept
     rowwise_tables: bool = True,  # An n-gram table is updated row by row, as `train_text` does
-    keep_memory: int = 0,  # Freed blocks of up to so many bytes stay with the process, see `aimt.train.networks.pretrain.keep_memory`
+    keep_memory: int = 0,  # Freed blocks of up to this many bytes stay with the process, see `aimt.train.networks.pretrain.keep_memory`
     device: str | None = None,  # "cpu" or "cuda"; what there is by default
     machine: dict[str, Any] | None = None,  # From `aimt.core.hardware.machine`
     rates: dict[str, Any] | None = None,  # From `machine_rates`; measured by default, for this very network
