@@ -12,7 +12,8 @@ from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.table.schema import infer_schema
 from aimt.data.split.split import split_rows
-from aimt.deploy.report.table import render_report, report_data
+from aimt.deploy.report.page import render_report, report_data
+from aimt.deploy.report.table import REPORT
 from aimt.evaluate.table.scores import score_models
 from aimt.metrics.classification import roc_auc
 from aimt.models.table.gam import Additive, AdditiveModel, Axis, additive_report, fit_additive, plot_term, purify, rank_pairs
@@ -270,7 +271,7 @@ def test_it_is_trained_beside_the_model_and_the_price_is_told():
     price = next(d for d in scores["differences"] if d["baseline"] == "additive")
     metrics = {"scores": scores, "additive": additive_report(trained.models["additive"], problem)}
     run = {"run.json": {"problem": problem.to_dict(), "source": "loans", "stage": "done"}, "metrics.json": metrics}
-    data = report_data(run)
+    data = report_data(run, REPORT)
     section = next(s for s in data["sections"] if s["id"] == "reading")
     said = " ".join(section["text"])
     assert f"{price['value']:.3f}"[:4] in said and "price of reading" in said and len(section["figures"]) == 4
@@ -286,5 +287,5 @@ def test_what_follows_from_the_price(low, high, words):
     term = {"kind": "number", "columns": ["a"], "label": "bad", "target": "y", "importance": 0.3, "edges": [1.0], "values": [-0.3, 0.3],
             "error": [0.1, 0.1], "counts": [5, 5], "missing": None, "message": "a: up and down"}  # fmt: skip
     found = {"terms": [term], "parts": [{"columns": ["a"], "importance": 0.3}], "n_curves": 1, "n_pairs": 0, "odds": True, "cut": True, "rest": 0.0}
-    section = next(s for s in report_data({"metrics.json": {"scores": scores, "additive": found}})["sections"] if s["id"] == "reading")
+    section = next(s for s in report_data({"metrics.json": {"scores": scores, "additive": found}}, REPORT)["sections"] if s["id"] == "reading")
     assert words in section["text"][1] and any("clock" in t for t in section["text"])

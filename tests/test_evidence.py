@@ -12,7 +12,8 @@ from aimt.core.run import Run
 from aimt.data.split.split import Split, dependent_rows, latest_rows, split_rows
 from aimt.decide.threshold import decision_report, value_intervals
 from aimt.decide.table_gates import Limits, calibration_gate, value_gate
-from aimt.deploy.report.table import render_report, report_data
+from aimt.deploy.report.page import render_report, report_data
+from aimt.deploy.report.table import REPORT
 from aimt.evaluate.table.calibration import calibration_line, calibration_report, observed_to_expected
 from aimt.evaluate.table.overfitting import overfitting
 from aimt.evaluate.table.scores import score_models
@@ -70,7 +71,7 @@ def test_without_costs_nothing_follows_from_costs():
     for cost, said in ((None, "no costs were given"), ({"fn": 5, "fp": 1}, "follows from the costs alone")):
         asked = BINARY.replace(cost=cost)
         metrics = {"decision": decision_report(asked, y, p, y, p)}
-        html = render_report(report_data({"run.json": {"problem": asked.to_dict()}, "metrics.json": json.loads(json.dumps(metrics))}))
+        html = render_report(report_data({"run.json": {"problem": asked.to_dict()}, "metrics.json": json.loads(json.dumps(metrics))}, REPORT))
         assert said in html and ("follows from the costs alone" in html) == (cost is not None)
 
 

@@ -12,7 +12,8 @@ from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
 from aimt.decide.gate import GateResult
 from aimt.decide.groups_gate import GroupLimits, groups_gate
-from aimt.deploy.report.table import _groups as groups_section
+from aimt.deploy.report.groups import groups_section
+from aimt.deploy.report.page import RunParts
 from aimt.evaluate.table.group_metrics import JUDGED, group_report
 from aimt.evaluate.table.representativeness import (
     compare_population,
@@ -363,14 +364,14 @@ def test_thresholds_of_a_run_do_not_come_from_test_rows(tmp_path):
 
 def test_the_report_shows_crossings_gaps_and_calibration():
     report = group_report(PROBLEM, *people(4000, 0.2, 0))
-    section = groups_section({"metrics": {"groups": report}, "audit": {}})
-    captions = " ".join(t["caption"] for t in section["tables"])
+    section = groups_section(RunParts(metrics={"groups": report}))
+    captions = " ".join(t.caption for t in section.tables)
     assert "sex × region" in captions and "surest first" in captions
-    heads = {h for t in section["tables"] for h in t["head"]}
+    heads = {h for t in section.tables for h in t.head}
     assert {"Precision", "Calibration error", "By chance up to", "Added by the model"} <= heads
-    assert any("Nobody chose a criterion" in t for t in section["text"])
+    assert any("Nobody chose a criterion" in t for t in section.text)
     old = {"columns": [{k: v for k, v in c.items() if k != "gaps"} for c in report["columns"]]}  # of an earlier version
-    assert groups_section({"metrics": {"groups": old}, "audit": {}})["tables"]
+    assert groups_section(RunParts(metrics={"groups": old})).tables
 
 
 # ---- the population ------------------------------------------------------------------------------------------------
@@ -487,12 +488,12 @@ def test_the_report_shows_the_population_whoever_asked_for_it():
     frame, y, pred = drawn(400, 2)
     stated = read_population(STATED)
     scored, compared = population_report(PROBLEM, frame, y, pred, stated), compare_population(frame, stated)
-    for run, kind, tables in (({"metrics": {"population": scored}, "audit": {}}, "population", 2),
-                              ({"metrics": {}, "audit": {"population": compared}}, "sample", 1)):  # fmt: skip
+    for run, kind, tables in ((RunParts(metrics={"population": scored}), "population", 2),
+                              (RunParts(audit={"population": compared}), "sample", 1)):  # fmt: skip
         section = groups_section(run)
-        assert [f["kind"] for f in section["figures"]] == [kind] and len(section["tables"]) == tables
-        assert any("Under-represented: region 'south'" in t for t in section["text"])
-    assert groups_section({"metrics": {}, "audit": {}})["tables"] == []
+        assert [f.kind for f in section.figures] == [kind] and len(section.tables) == tables
+        assert any("Under-represented: region 'south'" in t for t in section.text)
+    assert list(groups_section(RunParts()).tables) == []
 
 
 def test_a_range_ends_where_it_says_and_whole_numbers_leave_no_gap():

@@ -2,25 +2,43 @@
 
 import json
 import re
+import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
+from typing import get_type_hints
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from aimt.core.contents import Settings
 from aimt.core.errors import RunError
 from aimt.core.problem import Problem
 from aimt.core.run import Run
+from aimt.core.typed import check_type
 from aimt.data.checks.audit import audit
 from aimt.data.table.schema import infer_schema
 from aimt.decide.threshold import decision_report
+from aimt.decide.gate import Gate, judge
 from aimt.decide.table_gates import verdict
 from aimt.deploy.report.card import HEADINGS, model_card, write_card
-from aimt.deploy.report.table import PLOTS, SECTIONS, docs_url, render_report, report_data, write_report
+from aimt.deploy.report import page
+from aimt.deploy.report.page import PLOTS, docs_url, render_report
+from aimt.deploy.report.table import REPORT, write_report
 from aimt.evaluate.table.calibration import calibration_report
 from aimt.evaluate.table.group_metrics import group_report
 from aimt.evaluate.table.overfitting import overfitting
 from aimt.evaluate.table.scores import score_models
+from aimt.jobs.shared.options import stored_settings
+from aimt.jobs.shared.pipeline import KINDS, get_kind, report_spec, write_reports
+from aimt.jobs.verbs.doctor import doctor, finding_lines
+
+SECTIONS = {section.name: section for section in REPORT.all_sections}
+
+
+def report_data(run):
+    return page.report_data(run, REPORT)
+
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -144,9 +162,9 @@ def test_every_gate_and_section_is_there(run, html):
     text = re.sub(r"\s+", " ", page.text)
     for gate in run["metrics.json"]["verdict"]["gates"]:
         assert gate["question"] in text and gate["text"] in text and gate["limit_text"] in text
-    for name, (title, _, links) in SECTIONS.items():
-        assert name in page.ids and title in text
-        assert all(docs_url() + link in page.addresses for link, _ in links)
+    for name, section in SECTIONS.items():
+        assert name in page.ids and section.title in text
+        assert all(docs_url() + link in page.addresses for link, _ in section.links)
     assert "could not be" not in text
 
 
@@ -260,3 +278,145 @@ def test_a_run_that_was_tampered_with_is_refused(run, tmp_path):
     with pytest.raises(RunError):
         write_report(made)
     assert not (made.path / "report.html").exists()
+
+
+# ---- what all kinds of models share --------------------------------------------------------------------------------
+
+
+def failed_run(kind, path=None, **settings):
+    """A run of a kind whose gates have answered, one with HOLD, one with NOT YET, one with a pass; nothing else was written."""
+    hold = Gate("collapse", "Do its answers differ?", "scores", "fault").result("hold", "They do not.", "Train again.", value=0.9, limit=0.5)
+    wait = Gate("future", "Is it known?", "scores", "fault", essential=True).result("not yet", "Nobody said.", "Say so.", needs_attestation=("my col",))
+    good = Gate("merit", "Is it better?", "scores", "merit").result("pass", "It is.", value=0.3, low=0.2, high=0.4, limit=0.1)
+    metrics = {"verdict": judge([wait, good, hold], {}).to_dict(),
+               "findings": [{"name": "dead units", "severity": "warning", "evidence": "31 % never fired", "advice": "Warm up longer"}]}  # fmt: skip
+    info = {"kind": kind, "source": "my data.csv", "seed": 0, **settings}
+    if path is None:
+        return {"run.json": {"settings": info}, "metrics.json": metrics}
+    run = Run.create(path, settings=info)
+    run.write("metrics.json", metrics)
+    run.write("audit.json", {"findings": []})
+    run.finish()
+    return run
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_ends_with_what_it_takes_and_how_to_repeat_it(kind):
+    spec = report_spec(get_kind(kind))
+    assert [(s.name, s.title) for s in spec.all_sections[-2:]] == [("plan", "What it takes"), ("reproduce", "To repeat it")]
+    data = page.report_data({"run.json": {"settings": {"kind": kind}, "timings": {"Train": 3.0, "total": 3.5}}}, spec)
+    assert data["verdict"]["verdict"] == "NOT YET" and assert_self_contained(render_report(data))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_has_a_card_with_gates_findings_and_lines_to_sign(kind):
+    card = model_card(failed_run(kind, target="y"), report_spec(get_kind(kind)))
+    assert re.findall("^## (.*)$", card, flags=re.M) == list(HEADINGS)
+    assert "| collapse | hold | They do not. |" in card and "Warning, dead units: 31 % never fired" in card
+    signed = card[card.index("## Sign-off") :]
+    assert "the verdict HOLD" in signed and signed.count("To be filled in") == 3
+
+
+AWKWARD = ["a b", "it's", "$(touch x)", "`id`", "a;b|c&d", 'say "x"', "*", "-- --", "Größe", "x\\y"]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("word", AWKWARD)
+def test_every_command_in_a_report_is_quoted(kind, word):
+    settings = {"family": "bert", "target": word, "time": word, "attest": {word: word}, "cost": {"fn": 5.0, "fp": 1.0}}
+    data = page.report_data(failed_run(kind, **settings), report_spec(get_kind(kind)))
+    first = data["sections"][-1]["code"].splitlines()[0]
+    words = shlex.split(first)
+    assert words[:2] == ["aimt", "finetune" if kind == "finetune" else "train"] and words[2 + (kind == "finetune")] == "my data.csv"
+    assert words[words.index("--target") + 1] == word and words[words.index("--attest") + 1] == f"{word}={word}"
+    assert words[words.index("--cost") + 1] == "fn=5,fp=1"
+    gates = {g["gate"]: shlex.split(g["command"]) for g in data["verdict"]["gates"]}
+    assert gates["future"][-2:] == ["--attest", "my col=REASON"] and gates["merit"] == [] and word in gates["future"]
+
+
+def test_the_command_repeats_what_was_given_and_nothing_else():
+    settings = {"kind": "series", "target": "n", "time": "day", "n_origins": 8, "seed": 0, "aggregate": "sum", "known": ["promo", "price"], "season": 12}
+    run = {"run.json": {"settings": settings, "given": ["target", "time", "known"], "source": "/home/ann lee/s.csv"}}
+    code = page.report_data(run, report_spec(get_kind("series")))["sections"][-1]["code"]
+    assert code.splitlines()[0] == "aimt train s.csv --kind series --target n --time day --known promo,price"
+    made = {"kind": "table", "target": "y", "compact": {"of": "my run", "members": 2, "max_latency_ms": None}}
+    code = page.report_data({"run.json": {"settings": made}}, REPORT)["sections"][-1]["code"]
+    assert code.splitlines()[0] == "aimt compact 'my run' --members 2"  # the bundled table
+    wait = Gate("groups", "?", "groups", "fault").result("not yet", "?", "Choose.", command="aimt train DATA --fairness calibration")
+    run = {"run.json": {"settings": made, "source": "a b.csv", "given": ["target"]}, "metrics.json": {"verdict": judge([wait]).to_dict()}}
+    data = page.report_data(run, REPORT)
+    assert data["sections"][-1]["code"].splitlines()[0] == "aimt compact 'my run' --data 'a b.csv' --members 2"
+    assert data["verdict"]["gates"][0]["command"] == "aimt train 'a b.csv' --target y --fairness calibration"
+
+
+@pytest.mark.parametrize(("burden", "side"), [("merit", "left"), ("fault", "right")])
+@pytest.mark.parametrize("name", ["baseline", "gain", "score", "groups", "anything"])
+def test_the_strip_takes_the_good_side_from_the_gate(burden, side, name):
+    answer = Gate(name, "?", "scores", burden).result("pass", "Yes.", value=0.3, low=0.2, high=0.4, limit=0.25)
+    data = page.report_data({"metrics.json": {"verdict": judge([answer]).to_dict()}}, REPORT)
+    x, width = map(float, re.search(r'class="strip".*?<rect x="([\d.]+)" y="0" width="([\d.]+)"', render_report(data)).groups())
+    assert (x == 0) == (side == "left") and 0 < width < 160
+    data["verdict"]["gates"][0]["better"] = ""  # one that does not say
+    assert "<rect" not in re.search(r'<svg class="strip".*?</svg>', render_report(data))[0]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_doctor_leads_with_the_gates_that_did_not_pass_and_the_next_command(kind, tmp_path):
+    run = failed_run(kind, tmp_path / "a run", family="bert", model="m", target="y")
+    found = doctor(run)
+    assert [(f["name"], f["severity"]) for f in found[:2]] == [("collapse", "hold"), ("future", "not yet")]
+    assert all(shlex.split(f["command"])[0] == "aimt" for f in found[:2]) and not any("command" in f for f in found[2:])
+    assert any(f["name"] == "dead units" for f in found[2:]) == (kind in ("text", "finetune"))
+    lines = finding_lines(found)
+    assert lines[0] == "hold: collapse" and lines[3].startswith("  $ aimt ")
+    assert doctor(run.path) == found
+
+
+def test_doctor_does_not_send_to_the_doctor(tmp_path):
+    run = Run.create(tmp_path / "my run", settings={"kind": "text", "source": "b.txt"})
+    gates = [Gate(name, "?", "scores", "fault").result("hold", "Bad.", "Look.", command=command)
+             for name, command in (("training", "aimt doctor RUN"), ("other", "aimt evaluate RUN NEW.csv"), ("more", "aimt train DATA --steps 9"))]  # fmt: skip
+    run.write("metrics.json", {"verdict": judge(gates).to_dict()})
+    run.finish()
+    commands = [f["command"] for f in doctor(run)]
+    assert commands == ["aimt train b.txt --kind text", f"aimt evaluate {shlex.quote(str(run.path))} NEW.csv", "aimt train b.txt --kind text --steps 9"]
+
+
+def test_figures_fill_the_column_and_wide_tables_scroll(html):
+    figures = re.findall(r'<div class="scroll">(<svg[^>]*>)', html)
+    assert len(figures) >= 5 and sum("max-width" not in f and 'class="full' in f for f in figures) >= len(figures) - 1
+    assert re.search(r"figure svg\.full \{ width: 100%; \}", html) and re.search(r"\.wide \{ overflow-x: auto;", html)
+
+
+def test_a_kind_may_write_files_of_its_own(run, tmp_path):
+    made = Run.create(tmp_path / "run", settings={"seed": 0})
+    made.write("metrics.json", run["metrics.json"])
+    addresses = ("aimt.deploy.report.card:write_card", "aimt.deploy.report.table:write_report")
+    assert write_reports(replace(get_kind("table"), report=addresses), made) == made.path / "report.html"
+    assert (made.path / "card.md").is_file() and (made.path / "report.json").is_file()
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_a_kind_stores_by_default_can_be_opened_again(kind):
+    settings = stored_settings(get_kind(kind).options())
+    allowed = get_type_hints(Settings)
+    for name in set(settings) & set(allowed) - {"family"}:  # a fine-tuning always has one
+        check_type(settings[name], allowed[name], where="run.json", field=name)
+
+
+def test_options_are_not_broken_at_their_hyphens_and_code_still_never_acts(run):
+    data = page.report_data({**run, "run.json": {**run["run.json"], "settings": {"target": "<b>", "time_limit": 9.0}}}, REPORT)
+    html = render_report(data)
+    assert "aimt train rows.csv <span>--target</span> &#39;&lt;b&gt;&#39; <span>--time-limit</span> 9" in html
+    assert_self_contained(html)
+    data["sections"][-1]["code"] = "a sample <b> --of text"
+    assert "<code>a sample &lt;b&gt; --of text</code>" in render_report(data)
+
+
+@pytest.mark.parametrize(("known", "shown"), [("promo,price", "promo, price"), (["promo"], "promo"), (None, "nothing"), ("", "nothing")])
+def test_columns_known_ahead_are_named_however_they_were_given(known, shown):
+    spec = report_spec(get_kind("series"))
+    metrics = {"data": {"n_series": 1, "step": "day", "season": 7, "n_values": 9, "notes": []}}
+    data = page.report_data({"run.json": {"settings": {"target": "n", "time": "day", "known": known}}, "metrics.json": metrics}, spec)
+    rows = next(s for s in data["sections"] if s["id"] == "task")["tables"][0]["rows"]
+    assert ["Known ahead", shown] in rows

@@ -57,12 +57,12 @@ class Settings(TypedDict, total=False):
     steps: int | None
     series: str | None
     horizon: int | None
-    known: list[str] | str | None
+    known: Names
     every: str | None
     aggregate: str
     season: int | None
     recursive: bool
-    n_origins: int
+    n_origins: int | None
     epochs: float | None
     lr: float | None
     batch_size: int | None
@@ -117,6 +117,7 @@ class RunInfo(TypedDict):
     finished: NotRequired[str]
     reason: NotRequired[str]
     command: NotRequired[str]
+    given: NotRequired[list[str]]
     files: NotRequired[dict[str, str]]
 
 # %% ../../nbs/core/37_contents.ipynb #9d669a34

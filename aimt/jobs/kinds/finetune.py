@@ -66,7 +66,7 @@ FINETUNE = Kind(
         Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",
-    report=("aimt.deploy.report.finetune:write_tuned_card", "aimt.deploy.report.finetune:write_tuned_report"),
+    report="aimt.deploy.report.finetune:REPORT",
     open="aimt.jobs.families.finetuned_model:open_tuned",
     verbs={
         "predict": "aimt.jobs.families.finetuned_model:predict_tuned",

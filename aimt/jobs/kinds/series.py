@@ -56,7 +56,7 @@ SERIES = Kind(
         Step("Forecast", f"{_STEPS}:write_forecasts", share=0.05),
     ),
     gates=f"{_STEPS}:gates",
-    report=("aimt.deploy.report.series:write_forecast_card", "aimt.deploy.report.series:write_forecast_report"),
+    report="aimt.deploy.report.series:REPORT",
     open="aimt.jobs.steps.series:open_forecaster",
     verbs={"predict": "aimt.jobs.steps.series:predict_series"},
     time_limit=300,

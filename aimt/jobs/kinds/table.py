@@ -66,7 +66,7 @@ TABLE = Kind(
         Step("Decide", f"{_STEPS}:decide"),
     ),
     gates=f"{_STEPS}:gates",
-    report=("aimt.deploy.report.card:write_card", "aimt.deploy.report.table:write_report"),
+    report="aimt.deploy.report.table:REPORT",
     open="aimt.jobs.shared.table_model:open_model",
     after=f"{_STEPS}:make_fast",
     verbs={

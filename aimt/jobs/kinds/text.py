@@ -53,7 +53,7 @@ TEXT = Kind(
         Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",
-    report=("aimt.deploy.report.text:write_text_card", "aimt.deploy.report.text:write_text_report"),
+    report="aimt.deploy.report.text:REPORT",
     open="aimt.jobs.shared.text_model:open_text_model",
     verbs={
         "generate": "aimt.jobs.verbs.generate:generate_text",

@@ -36,8 +36,6 @@ from ...data.split.split import Split, dependent_rows, latest_rows, overlap, spl
 from ...decide.threshold import decision_report
 from ...decide.gate import GateResult
 from ...decide.table_gates import ATTESTABLE, table_gates
-from ...deploy.report.table import write_report
-from ...deploy.report.card import write_card
 from ...evaluate.table.calibration import calibration_report
 from ...evaluate.table.group_metrics import group_report
 from ...evaluate.table.what_if import what_helps

@@ -9,6 +9,7 @@ __all__ = ['compact_run', 'compact_lines']
 
 # %% ../../../nbs/jobs/verbs/10_compact.ipynb #b748a60f
 import itertools
+import shlex
 import shutil
 import time as clock
 from pathlib import Path
@@ -92,13 +93,13 @@ def _place_for(run: Run, out: str | Path | None, overwrite: bool) -> Path:
 def _keep(new: Run, saved: SavedModel, small: Any) -> None:
     """What does not change, and the model."""
     old, asked = saved.run, new.info["settings"]["compact"]
-    words = [f" --{name.replace('_', '-')} {asked[name]:g}" for name in ("max_latency_ms", "members") if asked[name] is not None]
+    words = [w for name in ("max_latency_ms", "members") if asked[name] is not None for w in (f"--{name.replace('_', '-')}", f"{asked[name]:g}")]
     for name in ("schema.json", "splits.parquet", "audit.json"):
         shutil.copyfile(old.file(name), new.path / name)
     note = (f"Made of the run '{old.path.name}' by growing its recipes on all training rows. The threshold, and what validation promised, "
             "come from the out-of-fold predictions of that run.")
-    info = {k: v for k, v in old.info.items() if k in ("seed", "data", "problem")}
-    new.update(**info, notes=[note, *old.info.get("notes", [])], command=f"aimt compact {old.path.name} --data TABLE{''.join(words)}")
+    info = {k: v for k, v in old.info.items() if k in ("seed", "data", "problem", "given")}
+    new.update(**info, notes=[note, *old.info.get("notes", [])], command=shlex.join(["aimt", "compact", old.path.name, "--data", "TABLE", *words]))
     small.save(new.path / "model")
 
 # %% ../../../nbs/jobs/verbs/10_compact.ipynb #21928ec0
