@@ -2,7 +2,6 @@
 
 Modules:
 
-- `aimt.data.sources.catalog`: One list of the real data used in this book: where each comes from, under which licence, what it cannot tell, and which part of it is never trained on.
 - `aimt.generate.audio.ctc_decoding`: A CTC model gives a probability to each character in each frame. Prefix beam search finds the most probable text, with an n-gram language model of words if wanted.
 - `aimt.generate.text.beam_search`: Beam search keeps the `k` best partial sequences at each step and returns the most probable ones, for GPT and encoder-decoder models.
 - `aimt.generate.text.sampling`: A language model gives a logit to every possible next token. Sampling turns these into text: filters, a key-value cache, batches of prompts, streaming.

@@ -370,7 +370,7 @@ def test_ambiguous_dates_are_said_and_can_be_given():
     assert any("two ways" in n and "--date-format '%d/%m/%Y'" in n for n in schema.notes)
     given = infer_schema(frame, date_format="%d/%m/%Y")
     assert given["day"].date_format == "%d/%m/%Y" and not any("two ways" in n for n in given.notes)
-    with pytest.raises(ProblemError, match="no column holds dates written like '%Y.%m.%d'"):
+    with pytest.raises(ProblemError, match="no column contains dates written like '%Y.%m.%d'"):
         infer_schema(frame, date_format="%Y.%m.%d")
     with pytest.raises(ProblemError, match="is not a date format"):
         infer_schema(frame, date_format="day first")

@@ -56,8 +56,8 @@ BAD = {
     "last.jsonl": (b'{"text": "a b"}\n{"text": ', "line 2 is not valid JSON"),
     "deep.jsonl": (b'{"text": "a"}\n' + b"[" * 100_000, "line 2"),
     "field.jsonl": (b'{"text": "a"}\n{"body": "b"}\n', "line 2 has no field 'text'"),
-    "number.jsonl": (b'{"text": 5}\n', "line 1 holds no text"),
-    "array.jsonl": (b'[1, 2]\n', "line 1 holds no text"),
+    "number.jsonl": (b'{"text": 5}\n', "line 1 contains no text"),
+    "array.jsonl": (b'[1, 2]\n', "line 1 contains no text"),
     "wide.jsonl": ('{"text": "a"}\n'.encode("utf-16"), "binary"),
 }  # fmt: skip
 

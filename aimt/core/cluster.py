@@ -1,4 +1,4 @@
-"""The same work on other machines: name the cluster, change nothing else.
+"""Run the same work on other machines by giving an address; nothing else changes.
 
 Docs: https://aimt-dev.github.io/aimt/core/cluster.html.md"""
 

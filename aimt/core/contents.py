@@ -1,4 +1,4 @@
-"""The types of `run.json`, `metrics.json`, `audit.json` and `schema.json`, in one place: a file that has others is refused at the door.
+"""The types of run.json, metrics.json, audit.json and schema.json in one place: a file that does not match them is refused when it is read.
 
 Docs: https://aimt-dev.github.io/aimt/core/contents.html.md"""
 

@@ -1,4 +1,4 @@
-"""Every mistake a person can make gets one line: what was wrong, where, and what to do.
+"""Every mistake that a user can fix raises an AimtError: one line that says what was wrong, where, and what to do.
 
 Docs: https://aimt-dev.github.io/aimt/core/errors.html.md"""
 

@@ -1,4 +1,4 @@
-"""A process can die at any instruction. What it leaves on disk must be either the old file or the new one.
+"""A process can die at any instruction. Atomic writes leave either the old file or the new one, never half of one.
 
 Docs: https://aimt-dev.github.io/aimt/core/files.html.md"""
 

@@ -1,4 +1,4 @@
-"""Whatever a damaged or doctored model file makes a reader raise becomes one error that names the file, and its sizes are checked before memory is taken.
+"""Whatever a damaged or manipulated model file makes a reader raise becomes one error that names the file; sizes are checked before memory is allocated.
 
 Docs: https://aimt-dev.github.io/aimt/core/foreign.html.md"""
 

@@ -1,4 +1,4 @@
-"""What this computer really allows: cores, memory, disk, and what is installed.
+"""How many cores, how much memory and disk a process may really use, and which packages are installed.
 
 Docs: https://aimt-dev.github.io/aimt/core/hardware.html.md"""
 

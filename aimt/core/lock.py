@@ -1,4 +1,4 @@
-"""A directory that a process writes to is taken, until that process ends: on this machine, in another container, on another host.
+"""One writer for a directory, until its process ends: on one machine, across containers, and on network file systems.
 
 Docs: https://aimt-dev.github.io/aimt/core/lock.html.md"""
 

@@ -1,4 +1,4 @@
-"""One look for every figure, in light and in dark, on a wide screen and on a phone.
+"""One style for every figure, in light and dark mode, on a wide screen and on a phone.
 
 Docs: https://aimt-dev.github.io/aimt/core/plot_style.html.md"""
 

@@ -1,4 +1,4 @@
-"""What is asked, of which column, judged how, fair to whom, and at what cost.
+"""What is predicted from which columns, by which metric, fair to which groups, and at what cost of mistakes.
 
 Docs: https://aimt-dev.github.io/aimt/core/problem.html.md"""
 

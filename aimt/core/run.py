@@ -1,4 +1,4 @@
-"""One directory that holds everything needed to trust, reuse, serve and repeat a model.
+"""One directory that contains everything needed to trust, reuse, serve and reproduce a model.
 
 Docs: https://aimt-dev.github.io/aimt/core/run.html.md"""
 

@@ -1,4 +1,4 @@
-"""What is read from a file has the types that the code counts on, or one line says which field has not.
+"""JSON read from a file is compared with Python type annotations; an error names the field that does not fit.
 
 Docs: https://aimt-dev.github.io/aimt/core/typed.html.md"""
 

@@ -1,4 +1,4 @@
-"""Of the days with a 70 % chance of rain, seven in ten should be wet. How to see whether a model keeps that promise.
+"""Of the days with a 70 % chance of rain, seven in ten should be wet. How to measure whether predicted probabilities match what happens.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/calibration.html.md"""
 
@@ -80,7 +80,7 @@ def expected_calibration_error(
 def plot_reliability(
     result: dict[str, Any],  # From `reliability` or `reliability_regression`
 ) -> Any:  # A matplotlib Figure
-    """Observed against predicted, one dot a bin with its 95 % interval; on the diagonal the promise is kept."""
+    """Observed against predicted, one dot a bin with its 95 % interval; on the diagonal the model is calibrated."""
     from aimt.core.plot_style import COLORS, new_figure  # matplotlib; the search for a model needs these pages, and no plot
 
     fig, ax = new_figure(3.6, 3.2)
@@ -91,7 +91,7 @@ def plot_reliability(
     ends = [0.0, 1.0]
     if result["kind"] == "regression" and len(x):
         ends = [np.nanmin([x, seen]), np.nanmax([x, seen])]
-    ax.plot(ends, ends, color=COLORS["muted"], lw=1, ls="--", label="promise kept")
+    ax.plot(ends, ends, color=COLORS["muted"], lw=1, ls="--", label="calibrated")
     bars = np.nan_to_num([seen - low, high - seen]).clip(0)
     ax.errorbar(x, seen, yerr=bars, fmt="o", ms=4, lw=1.2, color=COLORS["accent"], label="bin, 95 % interval")
     what = {"binary": "share of positives", "multiclass": "share right", "regression": "value"}[result["kind"]]

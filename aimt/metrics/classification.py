@@ -1,4 +1,4 @@
-"""A classifier makes three kinds of promise: a decision, a ranking, a probability. Each has its own score.
+"""A classifier makes decisions, rankings and probabilities. Each has its own metrics: F1 and balanced accuracy, ROC AUC and average precision, log loss and Brier score.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/classification.html.md"""
 

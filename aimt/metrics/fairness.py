@@ -1,4 +1,4 @@
-"""Who is selected, who is missed, who is accused wrongly: the same rates for each group, and which gaps are chance.
+"""Selection rates, true and false positive rates for each group, and which of their gaps are larger than chance explains.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/fairness.html.md"""
 
@@ -132,7 +132,7 @@ def _shortened(cuts: np.ndarray) -> np.ndarray:
 def dispersion(
     residual: np.ndarray,  # Observed minus expected, shape (n,)
     variance: np.ndarray | float,  # Variance that independent rows would have, shape (n,) or one for all
-    clusters: np.ndarray | None = None,  # Who a row is about: rows of one hang together; each row by itself when None
+    clusters: np.ndarray | None = None,  # Entity of each row: rows of one entity are dependent; each row is its own when None
 ) -> float:  # At least 1
     """How many times larger the variance of a sum of residuals is than that of independent rows."""
     sums = residual if clusters is None else np.bincount(np.unique(clusters, return_inverse=True)[1].ravel(), residual)
@@ -145,7 +145,7 @@ def dispersion(
 def effective_count(
     event: np.ndarray,  # What is counted, shape (n,)
     among: np.ndarray,  # Rows that it is counted among, shape (n,), boolean
-    clusters: np.ndarray | None = None,  # Whom each row is about; each row by itself when None
+    clusters: np.ndarray | None = None,  # Entity of each row; each row is its own when None
 ) -> tuple[float, float]:  # k, n
     """How many of the rows, in terms of independent rows."""
     event = np.asarray(event, float)[among]
@@ -171,7 +171,7 @@ def group_rates(
     *,
     min_size: int = 50,  # A group with fewer rows is shown, but not `enough` to be compared
     level: float = 0.95,  # Coverage of the intervals
-    clusters: np.ndarray | None = None,  # Whom each row is about: rows of one hang together
+    clusters: np.ndarray | None = None,  # Entity of each row: rows of one entity are dependent
 ) -> dict[str, Any]:  # binned, min_size, groups: each with group, n, enough and an interval for each rate; gaps
     """Base rate, selection rate, true and false positive rate and precision of each group, and the largest gaps."""
     y, decision = np.asarray(y), np.asarray(decision)
@@ -279,7 +279,7 @@ def mean_gap(
     values: dict[str, np.ndarray],  # Group -> its values, two or more
     *,
     level: float = 0.95,  # Coverage
-    clusters: dict[str, np.ndarray] | None = None,  # Group -> whom each of its values is about
+    clusters: dict[str, np.ndarray] | None = None,  # Group -> entity of each of its values
     each: bool = False,  # The interval of each pair by itself, without allowing for the other pairs
 ) -> dict[str, Any]:  # value, low, high, highest, lowest
     """Largest difference of a mean between groups, with an interval that allows for having picked the extremes."""
@@ -320,7 +320,7 @@ def group_calibration(
     level: float = 0.95,  # Coverage of the intervals of the bias
     errors: bool = True,  # Also the calibration error, which takes longer
     seed: int = 0,  # For the level of chance
-    clusters: np.ndarray | None = None,  # Whom each row is about: rows of one hang together
+    clusters: np.ndarray | None = None,  # Entity of each row: rows of one entity are dependent
 ) -> dict[str, Any]:  # groups: group, n, enough, bias, ece (value, low, high, chance, off); gaps: bias
     """Whether the probabilities of each group are too high or too low, and how far they are off.
 
@@ -420,7 +420,7 @@ def group_errors(
     *,
     min_size: int = 50,  # A group with fewer rows is shown, but not `enough` to be compared
     level: float = 0.95,  # Coverage of the intervals
-    clusters: np.ndarray | None = None,  # Whom each row is about: rows of one hang together
+    clusters: np.ndarray | None = None,  # Entity of each row: rows of one entity are dependent
 ) -> dict[str, Any]:  # binned, min_size, groups with mean_error, mae, rmse; gaps of mean_error and mae
     """Mean error (predicted minus observed), mean absolute error and RMSE of each group, and the largest gaps."""
     error = np.asarray(pred, float) - np.asarray(y, float)

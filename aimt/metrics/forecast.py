@@ -1,4 +1,4 @@
-"""A forecast of ten shops has to be judged by one number, though one shop sells thousands a day and another sells three.
+"""Errors of series of different sizes need a common scale: MASE divides by the error of the naive forecast, the pinball loss scores quantiles.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/forecast.html.md"""
 

@@ -1,4 +1,4 @@
-"""A score from a test set is one draw of a lottery. The interval says how far another draw could have fallen.
+"""A test score varies from one test set to the next. A confidence interval says by how much: bootstrap and BCa for any score, Wilson for shares, clusters for dependent rows.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/intervals.html.md"""
 
@@ -111,7 +111,7 @@ def bootstrap(
     level: float = 0.95,  # Coverage
     seed: int = 0,  # Same seed, same resamples
     pairs: Sequence[tuple[str, str]] | None = None,  # Also the differences first minus second, keyed "first - second"
-    clusters: np.ndarray | None = None,  # Whom or when each row is about, (n,), or both, (n, 2); None: rows are independent
+    clusters: np.ndarray | None = None,  # Entity or stretch of time of each row, (n,), or both, (n, 2); None: rows are independent
 ) -> dict[str, dict[str, float]]:  # Name -> value, low, high; NaN where the score is not defined
     """Intervals of one score for several models, all from the same resamples, so that differences are paired.
 
@@ -153,7 +153,7 @@ def paired_difference(
     n_resamples: int = 1000,  # Resamples
     level: float = 0.95,  # Coverage
     seed: int = 0,  # Same seed, same resamples
-    clusters: np.ndarray | None = None,  # Whom or which stretch of time each row is about
+    clusters: np.ndarray | None = None,  # Entity or stretch of time of each row
 ) -> dict[str, float]:  # value, low, high of score(pred) - score(other)
     """Interval of the difference of two models' scores on the same rows."""
     both, options = {"a": pred, "b": other}, {"n_resamples": n_resamples, "level": level, "seed": seed, "clusters": clusters}
@@ -253,7 +253,7 @@ def auc_interval(
 
 
 def _last(inside: Callable[[float], bool], start: float, end: float) -> float:
-    """How far from the start towards the end a condition holds, by bisection."""
+    """How far from the start towards the end a condition is true, by bisection."""
     if inside(end):
         return end
     for _ in range(50):
@@ -326,7 +326,7 @@ def mean_interval(
     values: np.ndarray,  # Values, shape (n,)
     *,
     level: float = 0.95,  # Coverage
-    clusters: np.ndarray | None = None,  # Whom or when each value is about, shape (n,), or both, shape (n, 2)
+    clusters: np.ndarray | None = None,  # Entity or time of each value, shape (n,), or both, shape (n, 2)
 ) -> dict[str, float]:  # value, low, high; NaN bounds for fewer than 2 rows, or clusters
     """Interval of a mean by Student's t; with clusters, from the spread of their sums (Cochran 1977, eq. 6.13)."""
     if clusters is not None and np.ndim(clusters) == 2:

@@ -1,4 +1,4 @@
-"""One name for each score, wherever it is asked for: on the command line, in the report, in Python.
+"""One name for each metric, wherever it is used: on the command line, in the report, in Python.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/registry.html.md"""
 

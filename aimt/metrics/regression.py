@@ -1,4 +1,4 @@
-"""How far off is a predicted number? Each score has its own notion of *far*, and so asks for another prediction.
+"""How far off is a predicted number? Each metric is minimised by another prediction: RMSE by the mean, MAE by the median.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/regression.html.md"""
 

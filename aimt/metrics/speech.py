@@ -1,4 +1,4 @@
-"""How wrong is a transcript? Count the fewest edits that would mend it, and say how sure that count is.
+"""How wrong is a transcript? The fewest edits that turn it into the reference, per word (WER) or character (CER), with a bootstrap interval.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/speech.html.md"""
 

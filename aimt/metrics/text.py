@@ -1,4 +1,4 @@
-"""How close is a text to what it should say? Count the pieces that both share: words for BLEU, characters for chrF.
+"""How close is a text to a reference? Count the n-grams that both share: of words for BLEU, of characters for chrF.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/text.html.md"""
 

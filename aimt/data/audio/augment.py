@@ -1,4 +1,4 @@
-"""The same words in a car, in a church, on the telephone. Changed copies teach a model what does not matter.
+"""Changed copies of a recording (in a car, in a church, on the telephone) teach a speech model what does not matter.
 
 Docs: https://aimt-dev.github.io/aimt/data/audio/augment.html.md"""
 

@@ -1,4 +1,4 @@
-"""A recording is a row of numbers and a rate. Read any file at the rate you need, in one channel, in pieces.
+"""A recording is a sequence of samples and a sampling rate. Read any file at the rate a model needs, in one channel, in pieces.
 
 Docs: https://aimt-dev.github.io/aimt/data/audio/read.html.md"""
 

@@ -1,4 +1,4 @@
-"""Before anything is trained: is this table sound, does it give the answer away, and whom does it speak for?
+"""Before anything is trained: is the table sound, does a column give the target away, and which groups of people does it represent?
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/audit.html.md"""
 
@@ -181,7 +181,7 @@ def check_groups(
                       limit=GAP if key == "base_rate" else 0.5 * spread)
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #8d11ad6b
-REASONS = {"leak": "gives the target away", "id": "is an id", "constant": "never changes", "empty": "holds no value"}
+REASONS = {"leak": "gives the target away", "id": "is an id", "constant": "never changes", "empty": "contains no value"}
 
 
 def audit(

@@ -1,4 +1,4 @@
-"""What is wrong with a table, found in one linear pass, said in one sentence each, with a number and what to do.
+"""Missing, constant, sentinel, outlying and duplicate values, ids and redundant columns: found in one linear pass, each reported in a sentence with a number and advice.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/column_checks.html.md"""
 
@@ -132,7 +132,7 @@ def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
     """Empty, constant, missing and infinite."""
     name, column = cells.column.name, cells.column
     if column.kind == "empty" or column.n_unique == 0:
-        yield finding("empty", "warning", [name], f"{cells.name} holds no value in {cells.n:,} rows",
+        yield finding("empty", "warning", [name], f"{cells.name} contains no value in {cells.n:,} rows",
                       "Nothing can be learned from it", n_rows=cells.n, action="set aside")
         return
     if column.n_unique == 1 and column.missing == 0 and cells.n > 1 and not len(cells.infinite):
@@ -231,7 +231,7 @@ def check_outliers(cells: Cells) -> Iterator[dict[str, Any]]:
         return
     worst = x[rows[np.argmax(np.abs(x[rows] - middle))]]
     yield finding("outlier", "warning", [cells.column.name],
-                  f"{cells.name} holds {_shown(cells, worst)}, while 90% of its values lie between "
+                  f"{cells.name} contains {_shown(cells, worst)}, while 90% of its values lie between "
                   f"{_shown(cells, low)} and {_shown(cells, high)}; {_rows(len(rows))} {_are(rows)} that far out",
                   "Check the unit and the source of these values", rows=rows, n_rows=len(rows), value=worst)
 
@@ -257,7 +257,7 @@ def check_words(cells: Cells) -> Iterator[dict[str, Any]]:
         if len(hit):
             rows = np.flatnonzero(np.isin(cells.codes, hit))
             yield finding(check, "note", [cells.column.name],
-                          f"{cells.name} holds {what} in {_rows(len(rows))}, such as "
+                          f"{cells.name} contains {what} in {_rows(len(rows))}, such as "
                           f"{show(levels[int(hit[0])].as_py())}",
                           advice, rows=rows, n_rows=len(rows))
 
@@ -274,7 +274,7 @@ def _mixed(cells: Cells, number: np.ndarray, counts: np.ndarray, levels: pa.Arra
     rows = np.flatnonzero(np.isin(cells.codes, words))
     common = words[np.argmax(counts[words])]
     yield finding("mixed types", "warning", [cells.column.name],
-                  f"{cells.name} holds numbers in {share:.0%} of its values and words in the others, most often "
+                  f"{cells.name} contains numbers in {share:.0%} of its values and words in the others, most often "
                   f"{show(levels[int(common)].as_py())}",
                   "It is read as a category. Mend the words, or write them as missing, to have it read as a number",
                   rows=rows, n_rows=len(rows), value=share, limit=0.95)
@@ -416,7 +416,7 @@ def hash_rows(
     frame: pd.DataFrame,  # The table
     columns: Sequence[str] | None = None,  # Columns that count; all when None
 ) -> np.ndarray:  # uint64, shape (n,)
-    """A 64-bit hash of each row: equal rows have equal hashes, and different rows different ones, almost surely."""
+    """A 64-bit hash of each row: equal rows have equal hashes, and different rows have different ones, except with negligible probability."""
     out = np.zeros(len(frame), np.uint64)
     for name in frame.columns if columns is None else columns:
         out = mix(out, hash_column(frame[name]))

@@ -1,4 +1,4 @@
-"""Does the second half of the table come from the same world as the first? Which column changed, where, and by how much.
+"""Do the first and the second half of a table have the same distribution? Which column changed, in which row, and by how much.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/drift.html.md"""
 
@@ -77,9 +77,9 @@ def _categories_apart(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarr
 
 # %% ../../../nbs/data/checks/25_drift.ipynb #dbc2f629
 def changed_rows(
-    yes: np.ndarray,  # Whether something holds, in each row, in the order of the file
+    yes: np.ndarray,  # Whether a condition is true, in each row, in the order of the file
 ) -> tuple[int, int]:  # First row, and the row after the last
-    """The stretch of rows in which it holds more often, or less often, than elsewhere."""
+    """The stretch of rows in which it is true more often, or less often, than elsewhere."""
     walk = np.concatenate([[0.0], np.cumsum(yes - yes.mean())])
     low, high = int(walk.argmin()), int(walk.argmax())
     a, b = min(low, high), max(low, high)

@@ -1,4 +1,4 @@
-"""A customer with five rows is one customer. How to see from the values alone that a column says who, whatever its name is.
+"""Five rows of one customer are not independent rows. How to find, from the values alone, the column that identifies the entity, whatever its name.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/entities.html.md"""
 

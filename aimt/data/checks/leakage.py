@@ -1,4 +1,4 @@
-"""A column that gives the answer away makes a brilliant test score and a useless model. How to find it before training.
+"""A column that gives the target away makes a brilliant test score and a useless model. How to find it before training.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/leakage.html.md"""
 
@@ -289,8 +289,8 @@ def _encoded_text(e: dict[str, Any], target: str) -> str:
     if e["form"] == "left out":
         return (f"{name} is computed from {target} of the other rows of each {level}: inside it, high means a low outcome, "
                 f"and {1 - e['left']:.0%} of the outcome can be read off")
-    return (f"{name} is computed from {target} in each {level}, these very rows included: it holds {1 - e['left']:.0%} of "
-            "what chance did there")
+    return (f"{name} is computed from {target} in each {level}, these very rows included: it contains {1 - e['left']:.0%} of "
+            "the noise there")
 
 
 def _gives_away(score: float, auc: float | None, classification: bool) -> bool:

@@ -1,4 +1,4 @@
-"""A gap is seldom an accident. Which columns tell where the gaps are, how strongly, and what no table can ever tell.
+"""Missing values are seldom missing at random. Which columns explain where they are missing, how strongly, and what no table can show.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/missingness.html.md"""
 

@@ -1,4 +1,4 @@
-"""The same event, recorded twice with a blank more or a digit less: found without comparing every row with every other.
+"""The same event recorded twice, with an extra space or a digit less: near-duplicates found by hashing, without comparing every row with every other.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/near_duplicates.html.md"""
 
@@ -210,7 +210,7 @@ def _trifles(frame: pd.DataFrame, schema: Schema, keys: RowKeys, both: np.ndarra
     single = differ.sum(1) == 1
     column = np.where(single, np.array(list(keys.grids), object)[differ.argmax(1)], None)
     close = far <= CLOSE
-    alone = close.sum() >= 0.5 * len(close)  # the wider shell holds little more
+    alone = close.sum() >= 0.5 * len(close)  # the wider shell contains little more
     return pd.DataFrame({"a": rows[a], "b": rows[b], "column": column})[close & alone]
 
 

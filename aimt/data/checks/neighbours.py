@@ -1,4 +1,4 @@
-"""A test row whose twin was learned from is no test. How many have one, when the twins differ a little everywhere.
+"""A test row with a near-duplicate in training does not test the model. How many test rows have one, even when every number differs a little.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/neighbours.html.md"""
 

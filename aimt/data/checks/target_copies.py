@@ -1,4 +1,4 @@
-"""A column that repeats the target in nine rows of ten is too weak for a leak alarm and too sharp to be honest. How to tell it from a good column.
+"""A column that repeats the target in nine rows of ten is too weak for a leakage threshold and too sharp to be honest. How to distinguish it from a good column.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/target_copies.html.md"""
 
@@ -251,7 +251,7 @@ def _text(c: TargetCopy, target: str, classification: bool) -> str:
     if c.form == "copy":
         return f"{name} names the class in {c.high:.0%} of the rows and says nothing beyond it, like a copy with mistakes"
     if c.form == "part":
-        return (f"One part of the values of {name} holds {c.high:.0%} of the rows of some classes and {c.low:.0%} of the others, and "
+        return (f"One part of the values of {name} contains {c.high:.0%} of the rows of some classes and {c.low:.0%} of the others, and "
                 "the values say nothing beyond it, like a copy with mistakes")
     if c.form == "ranks":
         return f"{name} puts the rows in the order of {target}: {c.value:.1%} of the variance of the ranks"

@@ -1,4 +1,4 @@
-"""The mean of the outcome in each town is a fine column, unless the outcome it is to predict went into it. How to tell.
+"""The mean of the target in each town is a good column, unless the row's own target is part of the mean. How to detect target encodings that leak.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/target_encoding.html.md"""
 

@@ -1,4 +1,4 @@
-"""Broken characters, stock phrases, words that mean nothing, stays that end before they begin: what people and programs leave behind.
+"""Broken characters, placeholders, stock phrases and stays that end before they begin: what forms and programs leave behind in a table.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/text_checks.html.md"""
 
@@ -152,7 +152,7 @@ def check_lengths(
             "long text",
             cells,
             hit,
-            f"holds a text of {longest:,} characters, while half of its texts have at most "
+            f"contains a text of {longest:,} characters, while half of its texts have at most "
             f"{np.exp(middle):,.0f}; {{rows}} that long",
             "A lost quotation mark, or a whole document? Look at them",
             value=longest,

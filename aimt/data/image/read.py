@@ -1,4 +1,4 @@
-"""Any picture file becomes one thing: a grid of red, green and blue, upright, in bytes. Or a sentence that says why not.
+"""Any image file becomes one thing, an upright grid of red, green and blue bytes, or an error that says why not.
 
 Docs: https://aimt-dev.github.io/aimt/data/image/read.html.md"""
 
@@ -139,7 +139,7 @@ def read_image(
     name: str = "",  # What to call it in errors; the path by default
     max_pixels: int = MAX_PIXELS,  # Larger JPEGs are read at a half, a quarter or an eighth; others are refused
 ) -> np.ndarray:  # (H, W, 3) uint8: red, green, blue
-    """A picture as a person sees it: upright, transparency on white, 16 bits scaled, the first frame.
+    """A picture as a viewer shows it: upright, transparency on white, 16 bits scaled, the first frame.
 
     Arrays are bytes, fractions in 0..1, uint16 or bool. Raises `DataError` with the name of the file for anything else:
     missing, empty, truncated, damaged, too large, or no picture.

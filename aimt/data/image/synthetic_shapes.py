@@ -1,4 +1,4 @@
-"""A thousand pictures with exact captions in a moment, so that a model of pictures and words can be studied anywhere.
+"""A thousand captioned pictures in a moment, with exact captions, so that image-text models such as CLIP can be studied on any machine.
 
 Docs: https://aimt-dev.github.io/aimt/data/image/synthetic_shapes.html.md"""
 

@@ -1,4 +1,4 @@
-"""Opening a package somebody else made, without installing it and without trusting it.
+"""Open a package that somebody else made (.deb, .tgz, .whl) without installing or trusting it.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/archive.html.md"""
 
@@ -36,7 +36,7 @@ def safe_name(
     """The path of a member, if it stays below the folder. Raises `DataError` otherwise, on every system alike."""
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name) or re.search(r"[\\\0]", name) or not parts:
-        raise DataError(f"the archive holds the unsafe name {name!r}", hint="Do not use it, and tell whoever made it")
+        raise DataError(f"the archive contains the unsafe name {name!r}", hint="Do not use it, and tell whoever made it")
     return str(PurePosixPath(*parts))
 
 # %% ../../../nbs/data/io/15_archive.ipynb #d83d31cd
@@ -183,19 +183,19 @@ def unpack(
             name = safe_name(name.removeprefix(strip))
             total += member.size
             if total > limit:
-                raise DataError(f"the archive holds more than the {limit:,} bytes that were expected")
+                raise DataError(f"the archive contains more than the {limit:,} bytes that were expected")
             written[name] = _write(member, folder / name)
     return written
 
 
 def _check_link(member: ArchiveMember) -> None:
     if not member.link:
-        raise DataError(f"the archive holds {member.name!r}, which is no ordinary file")
+        raise DataError(f"the archive contains {member.name!r}, which is no ordinary file")
     depth = 0
     for part in PurePosixPath(member.link).parts:
         depth += -1 if part == ".." else 1
         if depth < 0 or part == "/":
-            raise DataError(f"the archive holds the link {member.name!r}, which leads out of it to {member.link!r}")
+            raise DataError(f"the archive contains the link {member.name!r}, which leads out of it to {member.link!r}")
 
 
 def _write(member: ArchiveMember, path: Path) -> int:
@@ -205,7 +205,7 @@ def _write(member: ArchiveMember, path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "xb")
     except FileExistsError as e:
-        raise DataError(f"the archive holds {member.name!r} twice") from e
+        raise DataError(f"the archive contains {member.name!r} twice") from e
     except OSError as e:
         raise write_error(e, path) from e
     with file:

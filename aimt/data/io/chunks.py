@@ -1,4 +1,4 @@
-"""Read and write tables larger than memory, piece by piece, with the same values as in one go.
+"""Read and write tables larger than memory, chunk by chunk, with the same values as in one go.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/chunks.html.md"""
 
@@ -400,7 +400,7 @@ def read_records(
     layout: Layout,  # From `inspect_text`
     *,
     rows: int = 100_000,  # Records in a piece
-) -> Iterator[Records]:  # The first holds the header alone, and whatever stands above it
+) -> Iterator[Records]:  # The first contains the header alone, and whatever stands above it
     """A text file record by record, nothing interpreted. Raises `DataError` with the line of the first fault."""
     encoding, errors = _codec(path, layout)
     with open_bytes(path) as stream, io.TextIOWrapper(io.BufferedReader(stream), encoding, errors, newline="") as file:

@@ -1,4 +1,4 @@
-"""Read a table once, in parallel, with the same result whatever the block size, and name the line of every fault.
+"""Read a CSV table once, in parallel, with the same result whatever the block size, and name the line of every fault.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/delimited.html.md"""
 

@@ -1,4 +1,4 @@
-"""Thirty column types come in; five go on. Nothing is thrown away on the way without a word.
+"""Thirty column types come in, five go on. Nothing is dropped on the way without a warning.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/dtypes.html.md"""
 
@@ -54,7 +54,7 @@ def plain_column(
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers that pandas can hold exactly; text where it cannot (missing values, beyond 2^53)."""
+    """Whole numbers that pandas can represent exactly; text where it cannot (missing values, beyond 2^53)."""
     if column.null_count and len(column) > column.null_count:
         bounds = pc.min_max(column).as_py()
         if max(-bounds["min"], bounds["max"]) > 2**53:
@@ -63,7 +63,7 @@ def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_text(value: Any) -> str:
-    """A value as text: dates in ISO form, lists and records as JSON. Halves of surrogate pairs, which no file can hold, become U+FFFD."""
+    """A value as text: dates in ISO form, lists and records as JSON. Halves of surrogate pairs, which no file can contain, become U+FFFD."""
     if isinstance(value, str):
         return value if value.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", value)
     if isinstance(value, (dict, list, tuple, np.ndarray)):
@@ -113,7 +113,7 @@ def plain_frame(
         columns.append(plain)
         kept.append(name)
     if left_out:
-        warnings.append(f"left out because they hold raw bytes: {', '.join(map(repr, left_out))}")
+        warnings.append(f"left out because they contain raw bytes: {', '.join(map(repr, left_out))}")
     del table
     plain_table = pa.table(columns, names=kept)
     columns.clear()
@@ -139,7 +139,7 @@ def tidy_frame(
         columns[name] = series if _is_plain(series.dtype) else _plain_series(series)
     left_out = [n for n, c in columns.items() if c is None]
     if left_out:
-        warnings.append(f"left out because they hold raw bytes: {', '.join(map(repr, left_out))}")
+        warnings.append(f"left out because they contain raw bytes: {', '.join(map(repr, left_out))}")
     kept = {n: c for n, c in columns.items() if c is not None}
     return pd.DataFrame(kept, index=pd.RangeIndex(len(frame)), copy=False), warnings
 

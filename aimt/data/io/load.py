@@ -1,4 +1,4 @@
-"""From whatever people have, a file, a query or a DataFrame, to one plain table; what was assumed on the way is said.
+"""From a file, a query or a DataFrame to one table with plain column types; whatever was assumed on the way is reported.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/load.html.md"""
 
@@ -186,7 +186,7 @@ def table_of(rows: list[dict[str, Any]], path: Path) -> pa.Table:
     """Objects as an Arrow table; a field that an object lacks is missing."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
-        raise DataError("the file holds no rows", where=str(path), hint="Export it again")
+        raise DataError("the file contains no rows", where=str(path), hint="Export it again")
     return pa.table([column_of([row.get(name) for row in rows]) for name in names], names=[as_text(name) for name in names])
 
 
@@ -250,7 +250,7 @@ def _sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[Any, ...]]:
 
 def read_excel(
     path: Path,
-    sheet: str | int | None = None,  # Name or number (from 0) of the sheet; the first that holds a table if None
+    sheet: str | int | None = None,  # Name or number (from 0) of the sheet; the first that contains a table if None
     *,
     words: Iterable[str] = (),  # Columns in which NA, None and such are words
 ) -> tuple[pa.Table, list[str]]:
@@ -276,7 +276,7 @@ def read_excel(
     header, table, notes = _sheet_table(rows, spans, frozenset(words))
     if not table:
         raise DataError(
-            f"the sheet {chosen!r} holds no rows below the names", where=str(path), hint=f"Sheets: {', '.join(names)}"
+            f"the sheet {chosen!r} contains no rows below the names", where=str(path), hint=f"Sheets: {', '.join(names)}"
         )
     if len(names) > 1 and sheet is None:
         others = ", ".join(repr(n) for n in names if n != chosen)

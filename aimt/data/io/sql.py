@@ -1,4 +1,4 @@
-"""A query is a table too. Read it from SQLite, DuckDB, or whatever SQLAlchemy knows, and never change anything there.
+"""A query is a table too. Read it from SQLite, DuckDB or any database that SQLAlchemy supports, and never write anything there.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/sql.html.md"""
 
@@ -219,7 +219,7 @@ def check_reads(
     *,
     where: str = "",
 ) -> None:
-    """Raise `DataError` for a text that is more than one statement, or holds a word that writes outside of quotes."""
+    """Raise `DataError` for a text that is more than one statement, or contains a word that writes outside of quotes."""
     extra = {"postgresql": r"\$(\w*)\$.*?\$\1\$", "mssql": r"\[[^\]]*\]"}.get(dialect)
     for quoted in _QUOTED.values():
         bare = re.sub("|".join(p for p in (extra, quoted, _COMMENT) if p), " ", query, flags=re.DOTALL).strip().removesuffix(";")

@@ -1,4 +1,4 @@
-"""CSV is a habit, not a format: look at all the bytes first, and say how the file must be read.
+"""CSV is a habit, not a format: read all the bytes first, then decide how the file must be parsed.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/text_format.html.md"""
 
@@ -126,7 +126,7 @@ def _count_letters(text: str, block: bytes, facts: Scan) -> None:
 
 
 def line_at(path: Path, offset: int) -> int:
-    """The number, from 1, of the line that holds the byte at an offset."""
+    """The number, from 1, of the line that contains the byte at an offset."""
     line = 1
     for block in blocks(path):
         line += block[: max(0, offset)].count(b"\n")
@@ -321,7 +321,7 @@ def inspect_text(
     delimiter = delimiter or (stated[1] if stated else sniff_delimiter(head, whole=whole))
     rows = records(head, delimiter, whole=whole)
     if not rows or not any(cell.strip() for cell in rows[0]):
-        raise DataError("the file holds no table: its first line is blank", where=str(path), hint="Export it again")
+        raise DataError("the file contains no table: its first line is blank", where=str(path), hint="Export it again")
     if whole and len(rows) == 1:
         raise no_rows(path)
     names, more = _header(rows, delimiter)

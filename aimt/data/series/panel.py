@@ -1,4 +1,4 @@
-"""A table of dates and numbers becomes series with an even step; what is missing, doubled or out of step is said by name.
+"""A table of dates and numbers becomes series with an even step; missing, duplicate and irregular times are reported by name.
 
 Docs: https://aimt-dev.github.io/aimt/data/series/panel.html.md"""
 
@@ -66,7 +66,7 @@ class TimeStep:
             return max(1, 12 // self.count)
         if self.unit == "weekday":
             return 5
-        for length in (60_000_000, 3_600_000_000, _DAY, 7 * _DAY):  # the shortest round time that holds at least four steps
+        for length in (60_000_000, 3_600_000_000, _DAY, 7 * _DAY):  # the shortest round time that contains at least four steps
             if length % self.count == 0 and length // self.count >= 4:
                 return length // self.count
         return 52 if self.count == 7 * _DAY else 1
@@ -122,7 +122,7 @@ def _as_dates(column: pd.Series, name: str, form: str | None = None) -> pd.Datet
 def _years(column: pd.Series, name: str) -> pd.DatetimeIndex:
     years = column.to_numpy(float)
     if not ((years == np.floor(years)) & (years > 1677) & (years < 2262)).all():
-        raise DataError(f"{show(name)} holds numbers that are no years", hint="Write times like 2024-01-31 or 2024-01-31 18:00")
+        raise DataError(f"{show(name)} contains numbers that are no years", hint="Write times like 2024-01-31 or 2024-01-31 18:00")
     return pd.DatetimeIndex((years.astype(np.int64) - 1970).astype("datetime64[Y]").astype("datetime64[us]"))
 
 
@@ -197,7 +197,7 @@ def time_format(
     column: pd.Series,  # Times, without missing ones
     name: str,  # Of the column
     group: np.ndarray,  # Series that each of them belongs to, integer codes
-) -> tuple[str | None, list[str]]:  # strptime format of texts (None for what is no text), and what a person should know
+) -> tuple[str | None, list[str]]:  # strptime format of texts (None for what is no text), and notes for the user
     """How times are written, decided on the whole column: of two orders of day and month the one with the evener step."""
     if storage(column) != "text":
         return None, []
@@ -328,7 +328,7 @@ def _check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
 
 
 def _text_numbers(frame: pd.DataFrame, known: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Formats of the columns known ahead that hold numbers as text."""
+    """Formats of the columns known ahead that store numbers as text."""
     texts = [n for n in known if storage(frame[n]) == "text"]
     columns = infer_schema(frame[texts]).columns if texts else {}
     return {name: c.number_format for name, c in columns.items() if c.kind == "number" and c.number_format}
@@ -357,7 +357,7 @@ def read_numbers(
     frame: pd.DataFrame,
     name: str,  # Column
 ) -> tuple[np.ndarray, list[str]]:  # Values as floats, NaN where there is none, and notes
-    """A column as numbers. Raises `DataError` when it holds something else."""
+    """A column as numbers. Raises `DataError` when it contains something else."""
     values, notes = conform(infer_schema(frame[[name]], kinds={name: "number"}), frame[[name]])
     values = values[name].to_numpy(float).copy()
     values[np.isinf(values)] = np.nan
@@ -373,7 +373,7 @@ def known_columns(
     known: Sequence[str],  # Names of the columns
     wanted: Sequence[str] | None = None,  # At prediction: the k columns of the training table
     *,
-    formats: dict[str, dict[str, str]] | None = None,  # Of columns that hold numbers as text, from the training table
+    formats: dict[str, dict[str, str]] | None = None,  # Of columns that store numbers as text, from the training table
 ) -> dict[str, np.ndarray]:  # k columns of floats
     """Columns known ahead as numbers; a category becomes one column of 0 and 1 for each level."""
     out: dict[str, np.ndarray] = {}

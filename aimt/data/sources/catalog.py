@@ -1,5 +1,4 @@
-"""One list of the real data used in this book: where each comes from, under which licence, what it cannot tell, and
-which part of it is never trained on.
+"""One list of the real data used in this book: source, licence, size, checksum, limitations, and the part that is never trained on.
 
 Docs: https://aimt-dev.github.io/aimt/data/sources/catalog.html.md"""
 

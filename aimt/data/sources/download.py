@@ -1,4 +1,4 @@
-"""A package by its name, once, checked, into a folder of your own; from then on without network.
+"""Fetch a package by its name, once, verify its checksum, keep it in a cache, and work without a network from then on.
 
 Docs: https://aimt-dev.github.io/aimt/data/sources/download.html.md"""
 
@@ -71,7 +71,7 @@ def cache_dir() -> Path:
 # %% ../../../nbs/data/sources/00_download.ipynb #64045130
 ATTEMPTS = 3  # Of one download whose line breaks
 LIMIT = 1 << 32  # Bytes of one download of unknown size
-Say = Callable[[str], None]  # Told what is happening
+Say = Callable[[str], None]  # Called with messages about the progress
 
 
 class Unreachable(DataError):
@@ -88,7 +88,7 @@ def download(
     *,
     size: int = 0,  # Bytes expected; 0 if not known
     checksum: str = "",  # SHA-256 expected; empty if not known
-    say: Say = lambda text: None,  # Told how far it is
+    say: Say = lambda text: None,  # Called with messages about the progress
 ) -> str:  # The SHA-256 of what came
     """Fetch one file. Raises `Gone`, `Unreachable`, `DataError` for wrong bytes, `RunError` when the disk is full."""
     if not url.startswith(("https://", "http://", "file://")):
@@ -439,7 +439,7 @@ def _fill(source: Source, place: Path, say: Say) -> dict[str, Any]:
     except OSError as e:
         raise write_error(e, folder) from e
     if not files:
-        raise DataError(f"{source.file} holds none of the files expected", where=found.origin)
+        raise DataError(f"{source.file} contains none of the files expected", where=found.origin)
     size = sum(files.values()) if not source.keep else found.path.stat().st_size
     record = {
         "kind": source.kind, "name": source.name, "version": found.version, "sha256": found.sha256, "bytes": size,

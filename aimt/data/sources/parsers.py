@@ -1,4 +1,4 @@
-"""From the files of a package to what a trainer wants: rows with names, and a test part that nobody trains on.
+"""From the files of a package to what a trainer needs: rows with names, and a test part that is never trained on.
 
 Docs: https://aimt-dev.github.io/aimt/data/sources/parsers.html.md"""
 
@@ -67,7 +67,7 @@ _AGAIN = "Delete it; it will be fetched again"
 
 
 def _missing(folder: Path, what: str) -> DataError:
-    return DataError(f"this folder holds no {what}", where=str(folder), hint=_AGAIN)
+    return DataError(f"this folder contains no {what}", where=str(folder), hint=_AGAIN)
 
 
 def _only(folder: Path, pattern: str) -> Path:

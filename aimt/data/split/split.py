@@ -1,4 +1,4 @@
-"""Which rows the model learns from, and which rows examine it: decided once, written down, kept apart until the end.
+"""Which rows a model learns from, and which rows test it: decided once, recorded, and kept apart until the end.
 
 Docs: https://aimt-dev.github.io/aimt/data/split/split.html.md"""
 
@@ -35,7 +35,7 @@ class Split:
 
     fold: np.ndarray  # Fold of each row, shape (n,), int16: 0 to n_folds - 1 for training rows, -1 for test rows
     strategy: str  # stratified, grouped or time
-    notes: list[str] = field(default_factory=list)  # What a person should know about this split
+    notes: list[str] = field(default_factory=list)  # Notes for the user about this split
 
     @property
     def n_folds(self) -> int:
@@ -76,7 +76,7 @@ class Split:
     def unseen(
         self,
         oof: np.ndarray,  # Out-of-fold predictions of the training rows, shape (n_train,) or (n_train, K); NaN where there are none
-    ) -> tuple[np.ndarray, np.ndarray]:  # Places in `oof` that hold a prediction; row numbers of these, then of the test rows
+    ) -> tuple[np.ndarray, np.ndarray]:  # Places in `oof` with a prediction; row numbers of these, then of the test rows
         """The rows that were predicted by models which had not been fitted on them.
 
         Only the test rows prove merit: on the others models were stopped, chosen and calibrated, so their scores are too good.
@@ -182,7 +182,7 @@ def _grouped(
     notes = [f"{len(sizes):,} values of {show(ids.name)} in {len(codes):,} rows; all rows of one stay in one part"]
     share = (fold < 0).mean()
     if abs(share - test_size) > 0.05:
-        notes.append(f"The test part holds {share:.0%} of the rows instead of {test_size:.0%}: groups are large")
+        notes.append(f"The test part contains {share:.0%} of the rows instead of {test_size:.0%}: groups are large")
     return fold, notes
 
 
@@ -252,7 +252,7 @@ def _timed(times: np.ndarray, test_size: float, n_folds: int) -> tuple[np.ndarra
         notes.append(f"{lost:,} rows without a time are taken as the oldest")
     share = 1 - cut / n
     if abs(share - test_size) > 0.05:
-        notes.append(f"The test part holds {share:.0%} of the rows instead of {test_size:.0%}: times repeat")
+        notes.append(f"The test part contains {share:.0%} of the rows instead of {test_size:.0%}: times repeat")
     return stretch.astype(np.int16)[moment], notes
 
 

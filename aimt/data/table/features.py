@@ -1,4 +1,4 @@
-"""From columns that people understand to a matrix that a model understands, and the way back.
+"""From raw columns to the numeric matrix that a model needs, and back from each encoded column to its source.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/features.html.md"""
 
@@ -71,7 +71,7 @@ def _days(dates: pd.Series) -> np.ndarray:
 # %% ../../../nbs/data/table/10_features.ipynb #e1381d4b
 MOST_SINCE = 5  # Other dates that a date is counted from, at most
 _MAX_WORDS = 10_000  # Words kept, the most frequent ones
-MOST_TEXTS = 30_000  # Texts that the words and directions are learnt from
+MOST_TEXTS = 30_000  # Texts that the words and directions are learned from
 _CHUNK = 50_000  # Texts encoded at a time, to bound memory
 
 
@@ -156,7 +156,7 @@ class FeatureEncoder:
         *,
         max_levels: int = 5000,  # Levels of a category with a code of their own
         text_dimensions: int = 24,  # Numbers per text column
-        max_texts: int = MOST_TEXTS,  # Texts that words and directions are learnt from, evenly spread
+        max_texts: int = MOST_TEXTS,  # Texts that words and directions are learned from, evenly spread
     ):
         self.schema, self.inputs = schema, list(inputs)
         self.max_levels, self.text_dimensions, self.max_texts = max_levels, text_dimensions, max_texts
@@ -240,7 +240,7 @@ class FeatureEncoder:
 
     @property
     def categorical(self) -> list[int]:
-        """Positions of the encoded columns that hold codes."""
+        """Positions of the encoded columns with codes."""
         return [i for i, (name, _) in enumerate(self.columns) if isinstance(self.parts.get(name), _Category)]
 
     def n_levels(self, position: int) -> int:
@@ -248,12 +248,12 @@ class FeatureEncoder:
         return len(self.parts[self.columns[position][0]].levels) + 1
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """All that was learnt: a JSON-ready dict and arrays. `from_state` is the inverse."""
+        """The fitted state: a JSON-ready dict and arrays. `from_state` is the inverse."""
         return _to_state(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> "FeatureEncoder":
-        """The encoder from its state. Raises `ModelFormatError` when the state does not hold together."""
+        """The encoder from its state. Raises `ModelFormatError` when the state is inconsistent."""
         try:
             return _from_state(state, arrays)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -390,14 +390,14 @@ class DenseEncoder:
         return [self.in_sources[i] for _, i in self.columns]
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """All that was learnt: a JSON-ready dict and arrays."""
+        """The fitted state: a JSON-ready dict and arrays."""
         levels, cycles = ({str(i): n for i, n in numbers.items()} for numbers in (self.levels, self.cycles))
         state = {"names": self.in_names, "sources": self.in_sources, "levels": levels, "cycles": cycles, "max_one_hot": self.max_one_hot}
         return state, {f"dense.{k}": v for k, v in self.table.items()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> "DenseEncoder":
-        """The encoder from its state. Raises `ModelFormatError` when the state does not hold together."""
+        """The encoder from its state. Raises `ModelFormatError` when the state is inconsistent."""
         try:
             levels = {int(i): int(n) for i, n in state["levels"].items()}
             cycles = {int(i): float(period) for i, period in state.get("cycles", {}).items()}

@@ -1,4 +1,4 @@
-"""From a table and the name of one column to a question that a model can answer, with every guess said aloud.
+"""From a table and the name of the target column to a well-defined prediction problem, with every guess reported.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/infer_problem.html.md"""
 
@@ -48,10 +48,10 @@ def infer_task(
                                hint="Is it an id, or free text? Choose another target")
         return "multiclass", f"{name} has {k} different texts"
     if not column.whole:
-        return "regression", f"{name} holds numbers with fractions"
+        return "regression", f"{name} contains numbers with fractions"
     if _codes(values, counts):
-        return "multiclass", f"{name} holds the whole numbers {values.min():g} to {values.max():g}, each often"
-    return "regression", f"{name} holds {k:,} different whole numbers that look like amounts"
+        return "multiclass", f"{name} contains the whole numbers {values.min():g} to {values.max():g}, each often"
+    return "regression", f"{name} contains {k:,} different whole numbers that look like amounts"
 
 
 def _codes(values: np.ndarray, counts: np.ndarray) -> bool:
@@ -235,7 +235,7 @@ def define_problem(
     positive: str | None = None,  # The class to look for, when there are two
     groups: str | Iterable[str] | None = None,  # Columns whose groups must be treated alike; by name when None, or "none"
     time: str | None = None,  # Column to order rows by
-    id: str | None = None,  # Column that tells whom a row is about
+    id: str | None = None,  # Column that identifies the entity of a row
     drop: str | Iterable[str] = (),  # Columns to leave out
     cost: str | dict[str, float] | None = None,  # Cost of each outcome of a yes-or-no decision
     missing_labels: str | None = None,  # What NA, None and such are in a target of words: "missing", or "class"; missing when None
@@ -280,7 +280,7 @@ def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str |
     for name in parts["time"]:
         if schema.kind(name) not in ("date", "number"):
             about = [note for note in schema.notes if show(name) in note]
-            raise ProblemError(f"{show(name)} holds neither dates nor numbers, so it cannot order the rows",
+            raise ProblemError(f"{show(name)} contains neither dates nor numbers, so it cannot order the rows",
                                hint="; ".join(about) or "Choose a column of dates for time")
     for name in parts["groups"]:
         column = schema[name]
@@ -323,7 +323,7 @@ def _task(column: Column, values: np.ndarray, counts: np.ndarray, asked: str | N
         raise ProblemError(f"{show(asked)} is not a task", hint=closest(asked, [*TASKS, "classification"]))
     if asked == "regression":
         if column.kind not in ("number", "boolean") or (column.kind == "boolean" and column.loaded_as == "text"):
-            raise ProblemError(f"{show(column.name)} holds no numbers, which regression needs",
+            raise ProblemError(f"{show(column.name)} contains no numbers, which regression needs",
                                hint="Leave the task out to have it inferred")
         return asked, []
     if asked == "binary" and len(values) != 2:
@@ -379,7 +379,7 @@ def _labels(
     if single:
         more = f" and {len(single) - 3} more" if len(single) > 3 else ""
         few = ", ".join(map(show, single[:3]))
-        notes.append(f"Classes with a single row cannot be learnt and are left out: {few}{more}")
+        notes.append(f"Classes with a single row cannot be learned and are left out: {few}{more}")
     if task == "multiclass" and len(kept) == 2 and single:
         raise ProblemError(f"only two classes of {show(column.name)} have more than one row",
                            hint="Remove the rows of the others, and it is a yes-or-no question")

@@ -1,4 +1,4 @@
-"""New rows are compared with the range and the distribution of each training column; other units and signs are told apart from new values.
+"""New rows are compared with the range and the distribution of each training column; wrong units and signs are distinguished from new values.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/ranges.html.md"""
 
@@ -54,7 +54,7 @@ class RangeCheck:
         return self
 
     def messages(self) -> list[str]:
-        """What a person should know, the worst first: columns in another unit, then values that training did not meet."""
+        """Notes for the user, the worst first: columns in another unit, then values that training did not meet."""
         scaled = {name: f for name, s in self.seen.items() if (f := scale_of(s, self.schema[name])) != 1}
         outside = {name: s for name, s in self.seen.items() if s.below + s.above and name not in scaled}
         worst = sorted(outside, key=lambda name: -(outside[name].below + outside[name].above) / outside[name].n)

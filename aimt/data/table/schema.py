@@ -1,4 +1,4 @@
-"""What each column *means* is decided once, on the training table, and kept: every later table is read the same way.
+"""The kind of each column (number, category, date, text) is decided once, on the training table, and kept: every later table is read the same way.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/schema.html.md"""
 
@@ -242,7 +242,7 @@ _TRUTH = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "1": 1.0, "false": 0.0, "
 
 
 def storage(series: pd.Series) -> str:
-    """How a column is stored: number, boolean, date, category, text, or missing when it holds no value at all."""
+    """How a column is stored: number, boolean, date, category, text, or missing when it contains no value at all."""
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return "category"
@@ -313,7 +313,7 @@ def infer_column(
     series: pd.Series,  # Its values
     kind: str | None = None,  # A kind, or a strptime format for a date; None to find out
     habits: Habits = Habits(),  # noqa: B008  # How the table writes numbers and dates
-) -> tuple[Column, list[str]]:  # The column, and what a person should know about the reading
+) -> tuple[Column, list[str]]:  # The column, and notes for the user about the reading
     """Decide what a column means, and say what could not be read."""
     return _infer_column(name, series, kind, habits)[:2]
 
@@ -537,7 +537,7 @@ def _count(n: int, noun: str, name: str, what: str) -> str:
 
 
 def show(
-    value: object,  # A name or value from the data: it may hold anything
+    value: object,  # A name or value from the data: it may contain anything
     length: int = 40,  # Longest text shown
 ) -> str:  # Quoted, on one line, without control characters
     """A name or value from the data, safe to print in one line."""
@@ -656,7 +656,7 @@ def infer_schema(
         if name in columns and columns[name].kind == "number":
             columns[name] = _with(columns[name], number_format=form)
     if date_format and date_format not in [c.date_format for c in columns.values()]:
-        raise ProblemError(f"no column holds dates written like {date_format!r}", hint=_date_hint(columns))
+        raise ProblemError(f"no column contains dates written like {date_format!r}", hint=_date_hint(columns))
     return Schema(columns, len(frame), [note for name in series for note in found[name][1]])
 
 
@@ -679,7 +679,7 @@ def _check_date_format(form: str | None) -> str | None:
 
 def _date_hint(columns: dict[str, Column]) -> str:
     found = [f"{show(c.name)} is {c.date_format}" for c in columns.values() if c.date_format]
-    return f"Found: {', '.join(found[:3])}" if found else "No column of text holds dates; leave it out"
+    return f"Found: {', '.join(found[:3])}" if found else "No column of text contains dates; leave it out"
 
 
 def named(
@@ -816,7 +816,7 @@ def _read_column(column: Column, series: pd.Series, report: bool) -> tuple[Any, 
 
 def _retyped(column: Column, series: pd.Series, stored: str) -> bool:
     if stored == "text" and column.kind in ("number", "boolean"):
-        return False  # text is how a file holds numbers; what cannot be read is counted
+        return False  # a file may store numbers as text; what cannot be read is counted
     alike = {"number": "amount", "boolean": "amount", "text": "words", "category": "words"}
     before, now = alike.get(column.loaded_as, column.loaded_as), alike.get(stored, stored)
     return before not in (now, "missing") and not (stored == "number" and series.isna().all())
@@ -847,7 +847,7 @@ def _as_number(column: Column, series: pd.Series, stored: str, report: bool) -> 
 
 
 def _cast(series: pd.Series) -> np.ndarray | None:
-    """A column of text that holds nothing but plain numbers as float64, without a look at the single texts."""
+    """A column of text that contains nothing but plain numbers as float64, without a look at the single texts."""
     try:
         array = pa.array(series, type=pa.large_string(), from_pandas=True)
         return np.array(pc.cast(pc.utf8_trim_whitespace(array), pa.float64()).to_numpy(zero_copy_only=False))

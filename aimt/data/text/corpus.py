@@ -37,7 +37,7 @@ class TextSource:
     files: list[Path]  # In the order they are read
     n_bytes: int  # Bytes of all files, decompressed
     encoding: str  # utf-8, cp1252, utf-16 ..., or mixed
-    field: str | None  # Field of JSON Lines that holds the text
+    field: str | None  # Field of JSON Lines that contains the text
     fingerprint: str  # SHA-256 of names and bytes
     warnings: list[str] = dataclass_field(default_factory=list)
     n_characters: int = 0  # Characters of all documents, after cleaning
@@ -156,7 +156,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         size += len(last)
         if size > LINE_LIMIT:
             raise DataError(f"line {number} is longer than {LINE_LIMIT >> 20} MB", where=str(path),
-                            hint="JSON Lines holds one document on each line; is this one large JSON value?")  # fmt: skip
+                            hint="JSON Lines has one document on each line; is this one large JSON value?")  # fmt: skip
     yield number, b"".join(parts)
 
 
@@ -175,13 +175,13 @@ def _document(line: bytes, number: int, path: Path, name: str) -> str:
         raise DataError(f"line {number} is not valid JSON ({e})", where=str(path), hint=hint) from e
     if isinstance(value, dict):
         if name not in value:
-            hint = "Name the field that holds the text. " + closest(name, value)
+            hint = "Name the field that contains the text. " + closest(name, value)
             raise DataError(f"line {number} has no field '{name}'", where=str(path), hint=hint)
         value = value[name]
     if value is None:
         return ""
     if not isinstance(value, str):
-        what = f"line {number} holds no text but a value of type {type(value).__name__}"
+        what = f"line {number} contains no text but a value of type {type(value).__name__}"
         raise DataError(what, where=str(path), hint='Each line must be like {"text": "..."}')
     text = re.sub("[\ud800-\udfff]", "\ufffd", value)  # halves of surrogate pairs, which no encoding can write
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
@@ -214,7 +214,7 @@ _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1a\x1b\0"))
 def describe_texts(
     source: TextSource | str | Path,  # A text file, a folder of them, or JSON Lines; may be compressed
     *,
-    field: str | None = None,  # Field of JSON Lines that holds the text; ``text`` by default
+    field: str | None = None,  # Field of JSON Lines that contains the text; ``text`` by default
 ) -> TextSource:
     """Read all of it once and say what it is; memory does not grow with the size.
 

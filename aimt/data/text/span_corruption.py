@@ -1,4 +1,4 @@
-"""Hide spans of a text and ask for them back: any text becomes a lesson. A prefix in front: any task becomes a pair of texts.
+"""Hide spans of a text and predict them: any text becomes a training pair. With a prefix in front, any task becomes a pair of texts.
 
 Docs: https://aimt-dev.github.io/aimt/data/text/span_corruption.html.md"""
 
@@ -103,7 +103,7 @@ def _check_sentinels(ids: np.ndarray, spans: int, first: int, n_sentinels: int) 
     odd = ids[(ids > first - n_sentinels) & (ids <= first)]
     if odd.size:
         hint = f"Sentinels are the {n_sentinels} ids up to {first}; keep them free of text"
-        raise DataError(f"the text holds the token {odd.flat[0]}, which is a sentinel", hint=hint)
+        raise DataError(f"the text contains the token {odd.flat[0]}, which is a sentinel", hint=hint)
 
 
 def _end(rows: np.ndarray, eos_id: int | None) -> np.ndarray:

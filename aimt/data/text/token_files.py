@@ -1,4 +1,4 @@
-"""A text of any size becomes numbers on disk. Batches are windows into them, and their order can be taken up at any step.
+"""A text of any size becomes token ids on disk. Batches are windows into them, and their order can be resumed at any step.
 
 Docs: https://aimt-dev.github.io/aimt/data/text/token_files.html.md"""
 
@@ -154,7 +154,7 @@ def write_tokens(
     *,
     valid_fraction: float = 0.1,  # This last part of the characters is held out
     shard_tokens: int = 2**26,  # Tokens in one file
-    on_update: Callable[[str], None] | None = None,  # Told how far it is, in a few words
+    on_update: Callable[[str], None] | None = None,  # Called with a short message about the progress
 ) -> TokenFiles:
     """Encode a text into files, piece by piece; done already for the same text and tokenizer, it returns at once.
 

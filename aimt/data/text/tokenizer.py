@@ -1,4 +1,4 @@
-"""A network reads numbers. A tokenizer numbers the pieces of a text, and gives the text back without loss.
+"""A network reads numbers. A tokenizer splits text into tokens, numbers them, and restores the text without loss.
 
 Docs: https://aimt-dev.github.io/aimt/data/text/tokenizer.html.md"""
 

@@ -1,4 +1,4 @@
-"""A level, a trend and a season, each corrected a little by every surprise: sixty years old, and still hard to beat.
+"""Holt-Winters smoothing of level, trend and season, the theta method and autoregressive models: fast local forecasts that are hard to beat on single series.
 
 Docs: https://aimt-dev.github.io/aimt/models/series/exponential_smoothing.html.md"""
 

@@ -1,4 +1,4 @@
-"""Rehearse the forecast on your own past: the rehearsal says whom to trust, and how wide the interval has to be.
+"""Backtests from rolling origins weight the members of a forecast combination and calibrate its prediction intervals.
 
 Docs: https://aimt-dev.github.io/aimt/models/series/forecaster.html.md"""
 

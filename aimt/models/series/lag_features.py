@@ -1,4 +1,4 @@
-"""Turn "what comes next" into rows of a table, and one set of boosted trees forecasts all series at once, holidays and prices included.
+"""Turn forecasting into a table of lags, and one set of boosted trees forecasts all series at once, with holidays and prices as inputs.
 
 Docs: https://aimt-dev.github.io/aimt/models/series/lag_features.html.md"""
 

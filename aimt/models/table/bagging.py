@@ -1,4 +1,4 @@
-"""Many models that err differently, each heard as much as the held-out rows say it deserves.
+"""Bagging over folds, ensemble selection and stacking: many models that err differently, weighted by their out-of-fold loss.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/bagging.html.md"""
 
@@ -123,7 +123,7 @@ class Encoded:
     y: np.ndarray  # Class codes or numbers, shape (n,)
     task: str
     n_classes: int = 1
-    categorical: Sequence[int] = ()  # Columns of X that hold category codes
+    categorical: Sequence[int] = ()  # Columns of X with category codes
     Z: np.ndarray | None = None  # For lines and networks, shape (n, e)
     loss: str = ""  # "mae" for absolute errors
     weight: np.ndarray | None = None  # What each row counts, shape (n,); all the same when None

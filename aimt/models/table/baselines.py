@@ -1,4 +1,4 @@
-"""A model is worth what it adds to the simplest thing that could work.
+"""Every model is compared with two baselines: the class shares (or the mean), and logistic or ridge regression.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/baselines.html.md"""
 
@@ -215,7 +215,7 @@ class LinearModel:
         deadline: float | None = None,  # Stop at this `time.perf_counter()`
         encoded: tuple[FeatureEncoder, np.ndarray] | None = None,  # The rows in numbers, where that was done already
     ) -> "LinearModel":
-        """Choose the penalty on held-out folds and fit on all rows; `oof_` holds the out-of-fold predictions."""
+        """Choose the penalty on held-out folds and fit on all rows; `oof_` contains the out-of-fold predictions."""
         rng = np.random.default_rng(self.seed)
         fold = rng.permutation(len(y)) % 5 if fold is None else np.asarray(fold)
         self.encoder_, X = encoded or (FeatureEncoder(self.schema, self.inputs).fit(frame), None)

@@ -1,4 +1,4 @@
-"""A stored booster is parsed into numbers, every number is checked, and LightGBM reads a text that is written afresh from them.
+"""A stored booster is parsed into arrays, every number is checked, and LightGBM reads a text that is written from them.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/booster_text.html.md"""
 

@@ -1,4 +1,4 @@
-"""Many small trees, each mending what the ones before it got wrong, until the held-out rows say stop or the clock does.
+"""Many small trees, each correcting the errors of those before it, until the held-out loss or the clock says stop.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/boosting.html.md"""
 
@@ -102,7 +102,7 @@ def fit_member(
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # LightGBM options
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     weight_valid: np.ndarray | None = None,  # What each of the rows that say when to stop counts
     max_rounds: int = 5000,  # Cap on the rounds
@@ -170,7 +170,7 @@ def grow_member(
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # LightGBM options
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     threads: int = 1,
     seed: int = 0,

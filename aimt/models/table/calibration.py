@@ -1,4 +1,4 @@
-"""When the model says 70 %, it should happen in seven cases out of ten.
+"""Post-hoc calibration: transform a model's scores so that of the rows with a predicted 70 %, seven in ten are positive.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/calibration.html.md"""
 

@@ -1,4 +1,4 @@
-"""Categories as numbers that do not give the target away, and trees of any library written as LightGBM's: one form to predict with, to store and to check.
+"""Cross-fitted target encoding turns categories into numbers without leaking the target; trees of any library are stored in LightGBM's format.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/category_encoding.html.md"""
 
@@ -53,7 +53,7 @@ def _codes(x: np.ndarray, n_levels: int) -> np.ndarray:
 def category_views(
     X: np.ndarray,  # Encoded training rows, shape (n, d)
     target: np.ndarray,  # Columns whose means are looked at, shape (n, k): values, or one column for each class
-    categorical: Sequence[int] = (),  # Columns of X that hold category codes
+    categorical: Sequence[int] = (),  # Columns of X with category codes
     *,
     weight: np.ndarray | None = None,  # What each row counts in a mean, shape (n,); all the same when None
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""The same recipes, grown once on all rows: a few members instead of dozens, many times faster, and about as good.
+"""The chosen recipes, refitted once on all rows: a few members instead of dozens, many times faster, and about as accurate.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/compact.html.md"""
 
@@ -33,8 +33,8 @@ def compact(
     y: Any,  # Their labels or values
     sample_weight: Any = None,  # Their weights
     *,
-    members: int | None = None,  # Trees are grown with so many seeds for each recipe; two, or one where two are dear, when None
-    max_latency_ms: float | None = None,  # Most milliseconds for 1,000 rows; members and recipes are given up until it holds
+    members: int | None = None,  # Trees are grown with so many seeds for each recipe; two, or one where two are expensive, when None
+    max_latency_ms: float | None = None,  # Maximum milliseconds per 1,000 rows; members and recipes are removed until it is met
 ) -> Any:  # A model of the same kind; the given one stays as it is
     """A model that predicts many times faster: each chosen recipe grown again on all rows, instead of one member for each fold.
 

@@ -1,4 +1,4 @@
-"""Around any prediction a set or an interval that holds the truth as often as it says, for every group of people.
+"""Prediction intervals and prediction sets with guaranteed coverage around any model, over all rows or in every group.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/conformal.html.md"""
 

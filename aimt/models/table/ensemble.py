@@ -1,4 +1,4 @@
-"""From a raw row to a prediction and its reasons; to files that carry no code, and back from files that are not trusted.
+"""A weighted ensemble: from raw rows to predictions and exact contributions, stored in files that carry no code and are checked when loaded.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/ensemble.html.md"""
 
@@ -125,7 +125,7 @@ def contributions(
 ) -> pd.DataFrame:  # One column per input, and the base value last; attrs["additivity_error"]
     """What each input column adds to the margin of each row: log-odds for classes, the unit of the target for numbers.
 
-    Log-odds are those of the positive class; of several classes, those of one against the likeliest other.
+    Log-odds are those of the positive class; of several classes, those of one against the most probable other.
     """
     if not len(frame):  # LightGBM divides by their number
         empty = pd.DataFrame(columns=[*model.encoder.inputs, BASE], index=frame.index, dtype=float)
@@ -151,7 +151,7 @@ def contributions(
 
 
 def _class_pair(probs: np.ndarray, class_code: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the class to explain, and the likeliest other one."""
+    """For each row the class to explain, and the most probable other one."""
     one = probs.argmax(axis=1) if class_code is None else np.full(len(probs), class_code)
     others = probs.copy()
     others[np.arange(len(probs)), one] = -1

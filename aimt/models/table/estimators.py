@@ -1,4 +1,4 @@
-"""A raw table in, a bagged and selected ensemble out, within the time you have.
+"""AutoML for tables with the interface of scikit-learn: a raw table in, a bagged and selected ensemble out, within a time limit.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/estimators.html.md"""
 
@@ -144,8 +144,8 @@ def search(
     rounds: int | None = None,  # Most rounds of a booster
     threads: int = 1,
     seed: int = 0,
-    shelf: Shelf | None = None,  # Keeps finished bags, and has those of a search that was interrupted
-    on_update: Callable[[str], None] = lambda text: None,  # Told what is happening
+    shelf: Shelf | None = None,  # Cache of finished bags, also those of an interrupted search
+    on_update: Callable[[str], None] = lambda text: None,  # Called with messages about the progress
 ) -> Search:
     """Fit recipes fold by fold, select, and repeat the selected ones while there is time; with several workers, see `n_workers`, several at a time."""
     folds = fold_pairs(partitions[0], ordered=ordered)
@@ -205,7 +205,7 @@ def _batches(items: Sequence[Any], n_folds: int) -> Iterator[Sequence[Any]]:
 # %% ../../../nbs/models/table/70_estimators.ipynb #6e8016ba
 @dataclass
 class _Maker:
-    """Makes bags: from the shelf, here, or with the workers there are."""
+    """Makes bags: from the cache, in this process, or with parallel workers."""
 
     table: Encoded
     deadline: float | None
@@ -219,7 +219,7 @@ class _Maker:
         return self.deadline is not None and moment > self.deadline
 
     def make(self, candidates: Sequence[Candidate], folds: Any, repeat: int = 0, **options: Any) -> list[Bag | Exception]:
-        """A bag of each candidate on these folds, or why there is none. What was on the shelf has cost its time before."""
+        """A bag of each candidate on these folds, or why there is none. Bags from the cache took their time in the earlier search."""
         found = [self._kept(c, len(folds), repeat) for c in candidates]
         if self.deadline is not None:
             self.deadline -= sum(bag.seconds for bag in found if bag)
@@ -232,7 +232,7 @@ class _Maker:
         return bags
 
     def _kept(self, candidate: Candidate, n_folds: int, repeat: int) -> Bag | None:
-        """The bag on the shelf, if it was made on as many folds."""
+        """The bag in the cache, if it was made on as many folds."""
         bag = self.shelf.get(candidate, repeat) if self.shelf else None
         return bag if bag and len(bag.members) == n_folds else None
 
@@ -370,7 +370,7 @@ def _regrow(maker: "_Maker", chosen: list[Bag], log: list[dict[str, Any]], metri
 
 
 def _thin(chosen: list[Bag], most: float) -> None:
-    """Give up members of folds while a prediction costs more nanoseconds than it may, where members grown on all rows hold the weight."""
+    """Give up members of folds while a prediction costs more nanoseconds than it may, where members grown on all rows have the weight."""
     while sum(bag.cost_ns for bag in chosen) > most and (able := [b for b in chosen if b.whole and len(b.members) > 2]):
         dear = max(able, key=lambda bag: bag.cost_ns)
         dear.members = dear.members[:-1]
@@ -601,7 +601,7 @@ def affordable_texts(
     schema: Schema,
     limit: float | None,  # Seconds
 ) -> int:
-    """The texts of each column that can be learnt from in a sixth of the time, a thousand at least."""
+    """The texts of each column that can be learned from in a sixth of the time, a thousand at least."""
     return MOST_TEXTS if limit is None else int(np.clip(limit / 6 / (_LEARN_SECONDS * max(_words(schema), 1)), 1000, MOST_TEXTS))
 
 
@@ -611,7 +611,7 @@ def _row_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     if weight.shape != (n_rows,):
         raise ValueError(f"sample_weight.shape == {weight.shape}, expected {(n_rows,)}")
     if (weight < 0).any():
-        raise ValueError(f"sample_weight holds {weight.min():g} in row {int(weight.argmin())}: weights must not be negative")
+        raise ValueError(f"sample_weight contains {weight.min():g} in row {int(weight.argmin())}: weights must not be negative")
     n = int((weight > 0).sum())
     if not n and len(weight):
         raise ValueError("every sample weight is zero")
@@ -709,7 +709,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         coverage_groups: Sequence[str] = (),  # Columns whose groups must each be covered by `predict_set`
         classes: Any = None,  # All labels there are, when some are not in `y`
         checkpoints: str | Path | None = None,  # Folder for finished work: a fit that was killed goes on from there
-        on_update: Callable[[str], None] | None = None,  # Told what is happening
+        on_update: Callable[[str], None] | None = None,  # Called with messages about the progress
     ) -> "TabularClassifier":
         """Learn from a table. Takes `time_limit` seconds at most, and a little more on a slow disk."""
         start = time.perf_counter()
@@ -738,7 +738,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         return self.predict_raw(X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest label of each row."""
+        """The most probable label of each row."""
         probs = self.predict_raw(X)
         return self.classes_[probs.argmax(axis=1)]
 
@@ -750,7 +750,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         by: str | None = None,  # Keep it in every group, class, both, or none; by group when None and groups are known
         probs: np.ndarray | None = None,  # `predict_proba(X)`, if it is there already
     ) -> np.ndarray:  # Which of `classes_` are in the set, at least one, shape (m, K), bool
-        """Sets of classes that hold the true one as often as asked.
+        """Prediction sets with the requested coverage.
 
         Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
         """
@@ -773,7 +773,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         ordered: bool = False,  # Whether the folds are stretches of time, each predicted from earlier ones
         coverage_groups: Sequence[str] = (),  # Columns whose groups must each be covered by `predict_interval`
         checkpoints: str | Path | None = None,  # Folder for finished work: a fit that was killed goes on from there
-        on_update: Callable[[str], None] | None = None,  # Told what is happening
+        on_update: Callable[[str], None] | None = None,  # Called with messages about the progress
     ) -> "TabularRegressor":
         """Learn from a table. Takes `time_limit` seconds at most."""
         start = time.perf_counter()
@@ -800,7 +800,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         by: str | None = None,  # Keep it in every group, or none; by group when None and groups are known
         pred: np.ndarray | None = None,  # `predict(X)`, if it is there already
     ) -> np.ndarray:  # Low and high, shape (m, 2); infinite where too few rows are known
-        """Intervals that hold the true value as often as asked.
+        """Prediction intervals with the requested coverage.
 
         Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
         """

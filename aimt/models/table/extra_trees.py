@@ -1,4 +1,4 @@
-"""Trees that cut at random and grow deep, averaged: they remember rows, and the rule for the other rows does not suffer.
+"""Deep trees with random splits, averaged: a forest that memorises repeated rows without harm to the others.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/extra_trees.html.md"""
 
@@ -47,7 +47,7 @@ def fit_forest(
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # Options of scikit-learn's ExtraTrees
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     weight_valid: np.ndarray | None = None,  # Not needed; there for the convention
     max_rounds: int = FOREST_TREES,  # Cap on the trees

@@ -1,4 +1,4 @@
-"""One curve for each column, and a few maps for pairs: all that this model knows stands in tables that can be drawn.
+"""A GAM (explainable boosting machine): one curve for each column and a few maps for pairs, so that the whole model can be drawn and read.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/gam.html.md"""
 
@@ -36,7 +36,7 @@ from .boosting import member_params
 class Axis:
     """The cells of a column: intervals of a number or levels of a category, and one for missing values, the last."""
 
-    edges: np.ndarray  # Rising; cell i holds edges[i - 1] < x <= edges[i]
+    edges: np.ndarray  # Rising; cell i contains edges[i - 1] < x <= edges[i]
     levels: int = 0  # Codes of a category, the last for unknown ones; 0 for a number
 
     @property
@@ -141,7 +141,7 @@ def _check_term(term: Term, n_columns: int, n_outputs: int) -> None:
     if term.values.shape != (*shape, n_outputs) or term.error.shape != term.values.shape or term.counts.shape != shape:
         raise ValueError("a table does not fit its columns")
     if not np.isfinite(term.values).all() or (term.counts < 0).any():
-        raise ValueError("a table holds what is no number")
+        raise ValueError("a table contains what is no number")
 
 # %% ../../../nbs/models/table/35_gam.ipynb #5ad7d1cc
 MOST_ROUNDS, PATIENCE = 1500, 50  # Rounds of one fold at most, and those without gain before it stops
@@ -382,7 +382,7 @@ def fit_additive(
     threads: int = 1,
     seed: int = 0,
 ) -> tuple[Additive, np.ndarray]:  # The model, and out-of-fold margins (n,) or (n, K), NaN where none
-    """Functions of single columns, averaged over the folds, and of those pairs that prove themselves on held-out rows."""
+    """Functions of single columns, averaged over the folds, and of those pairs that lower the held-out loss significantly."""
     y = np.asarray(y, float if task == "regression" else np.int64)
     job = _Job(X, y, folds, task, n_classes, levels or {}, deadline, threads, seed)
     names = list(names or [f"column {j}" for j in range(X.shape[1])])
@@ -508,7 +508,7 @@ class AdditiveModel:
         deadline: float | None = None,  # Stop at this `time.perf_counter()`
         encoded: tuple[FeatureEncoder, np.ndarray] | None = None,  # The rows in numbers, where that was done already
     ) -> "AdditiveModel":
-        """Fit on the folds; `oof_` holds the out-of-fold predictions, NaN where there are none."""
+        """Fit on the folds; `oof_` contains the out-of-fold predictions, NaN where there are none."""
         self.encoder_, X = encoded or (found := FeatureEncoder(self.schema, self.inputs).fit(frame), found.transform(frame))
         rows = np.arange(len(y))
         if len(rows) > MOST_ADDITIVE_ROWS:
@@ -532,14 +532,14 @@ class AdditiveModel:
         return to_prediction(np.concatenate([self.additive_.margin(self.encoder_.transform(c)) for c in chunks]), self.task)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """All that was learnt: a JSON-ready dict, and the arrays of the encoder's texts."""
+        """The fitted state: a JSON-ready dict, and the arrays of the encoder's texts."""
         encoder, arrays = self.encoder_.to_state()
         about = {"task": self.task, "n_classes": self.n_classes, "encoder": encoder, "additive": self.additive_.to_state()}
         return about, arrays
 
     @classmethod
     def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> "AdditiveModel":
-        """The model from its state. Raises `ModelFormatError` when it does not hold together."""
+        """The model from its state. Raises `ModelFormatError` when it is inconsistent."""
         try:
             encoder, additive = FeatureEncoder.from_state(state["encoder"], arrays), Additive.from_state(state["additive"])
             found = cls(str(state["task"]), int(state["n_classes"]), schema=encoder.schema, inputs=encoder.inputs)

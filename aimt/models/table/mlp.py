@@ -1,4 +1,4 @@
-"""Trees cut, lines add, and a network bends: a small one, with an input layer made for columns, is the member that the others cannot replace.
+"""A small MLP with piecewise linear encoding of numbers and shared weights (batch ensemble, TabM): smooth where trees have steps.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/mlp.html.md"""
 

@@ -1,4 +1,4 @@
-"""Every node of a level asks the same question, so a leaf is a binary number: trees that are hard to overfit, grown by CatBoost and kept as plain arrays.
+"""All nodes of a level share one split, so a leaf is a binary number: trees that are hard to overfit, grown by CatBoost and stored as plain arrays.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/oblivious_trees.html.md"""
 
@@ -185,7 +185,7 @@ def fit_symmetric(
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # CatBoost options
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     weight_valid: np.ndarray | None = None,  # What each of the rows that say when to stop counts
     max_rounds: int = 5000,  # Cap on the rounds
@@ -219,7 +219,7 @@ def grow_symmetric(
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
     params: dict[str, Any] | None = None,  # CatBoost options
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     threads: int = 1,
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""The same bags, made by as many workers as there are: processes of this machine, a Dask cluster, a Ray cluster.
+"""The same bags, fitted by as many workers as there are: processes of this machine, a Dask cluster or a Ray cluster.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/parallel_fit.html.md"""
 

@@ -1,4 +1,4 @@
-"""A search that was killed goes on where it was: every finished bag is on disk before the next one begins.
+"""An interrupted search resumes where it was: every finished bag is stored on disk before the next one starts.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/search_cache.html.md"""
 

@@ -1,4 +1,4 @@
-"""Boosted trees that see a category through the mean of its target: the way to learn from thousands of levels with a few rows each.
+"""Target encoding for high-cardinality categories: boosted trees that learn from thousands of levels with a few rows each.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/target_encoded_trees.html.md"""
 
@@ -36,7 +36,7 @@ def fit_means(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     seed: int = 0,
     log_target: bool = False,  # Grow on the logarithm of y, which must be positive
@@ -56,7 +56,7 @@ def grow_means(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    categorical: Sequence[int] = (),  # Columns that hold category codes
+    categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     seed: int = 0,
     log_target: bool = False,  # Grow on the logarithm of y, which must be positive

@@ -1,4 +1,4 @@
-"""Mixed neighbours, jitter, labels given by the model, class weights: each judged against doing nothing, and taken only if it proves itself.
+"""Synthetic rows and pseudo-labels, each compared with no augmentation by nested validation, and accepted only if the gain is significant.
 
 Docs: https://aimt-dev.github.io/aimt/train/table/augment.html.md"""
 

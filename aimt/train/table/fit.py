@@ -1,4 +1,4 @@
-"""The baselines, then the best model the time allows, each judged on rows it has not seen.
+"""Four baselines and the best model the time allows, on the same folds under one clock, each tested on unseen rows.
 
 Docs: https://aimt-dev.github.io/aimt/train/table/fit.html.md"""
 
@@ -35,7 +35,7 @@ def encode_rows(
     frame: pd.DataFrame,  # Training rows
     schema: Schema,
     inputs: list[str],
-    time_limit: float | None = None,  # Seconds; with few of them, fewer texts are learnt from
+    time_limit: float | None = None,  # Seconds; with few of them, fewer texts are learned from
 ) -> tuple[FeatureEncoder, np.ndarray]:
     """An encoder fitted to these rows, and the rows in numbers."""
     encoder = FeatureEncoder(schema, inputs, max_texts=affordable_texts(schema, time_limit)).fit(frame)
@@ -123,7 +123,7 @@ def train_table(
     seed: int = 0,
     threads: int | None = None,  # One for small tables when None
     checkpoints: Path | None = None,  # Folder for finished work: a training that was killed goes on from there
-    on_update: Callable[[str], None] | None = None,  # Told what is happening
+    on_update: Callable[[str], None] | None = None,  # Called with messages about the progress
 ) -> Trained:
     """Train the baselines and the model on the training rows, and predict the test rows with each."""
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Three ways to treat groups more alike, before, during and after training, and what each costs in accuracy.
+"""Three ways to reduce a fairness gap, before, during and after training, and what each costs in accuracy.
 
 Docs: https://aimt-dev.github.io/aimt/train/table/mitigate.html.md"""
 
@@ -339,7 +339,7 @@ def _message(r: dict[str, Any]) -> str:
     if not np.isfinite(before):
         return f"'{r['column']}' has fewer than two groups that are large enough to be compared."
     if not r["needed"]:
-        return f"The groups of '{r['column']}' differ by {r['gap_learned']:.3f} in {what}, which is within chance: nothing to mend."
+        return f"The groups of '{r['column']}' differ by {r['gap_learned']:.3f} in {what}, which is within chance: no change is needed."
     gain, best = {k: 1000 * v for k, v in r["gain"].items()}, r["common_best"]
     verb, sign = ("save", 1) if gain["value"] >= 0 else ("cost", -1)
     ends = sorted(sign * gain[k] for k in ("low", "high"))

@@ -1,4 +1,4 @@
-"""How long will it take, and will it fit? Said before, measured afterwards, printed side by side.
+"""How long will it take, and will it fit into memory? Estimated before, measured afterwards, printed side by side.
 
 Docs: https://aimt-dev.github.io/aimt/train/table/time_budget.html.md"""
 
