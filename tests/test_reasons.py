@@ -140,7 +140,7 @@ def test_what_a_few_rules_cannot_tell_is_not_told():
     model = lambda f: two(1 / (1 + np.exp(-f.sum(axis=1).to_numpy())))
     found = rule_set(model, X, asked)
     assert not found["told"] and found["rules"] == [] and 0.1 < found["fidelity"]["value"] < 0.6
-    assert rule_lines(found) == found["messages"] and "they are not told" in found["messages"][0]
+    assert rule_lines(found) == found["messages"] and "they are not shown" in found["messages"][0]
     shares = [rule_set(model, X, asked, max_rules=k, min_fidelity=0, n_samples=0)["fidelity"]["value"] for k in (2, 8, 32)]
     assert shares[0] < shares[1] < shares[2]
 

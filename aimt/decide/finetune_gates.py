@@ -1,4 +1,4 @@
-"""Is it better than before, better than something simple, is the test new to it, is it still alive, what has it forgotten, was the training healthy?
+"""Is it better than before and better than a simple baseline, is the test contaminated, has it collapsed, what has it forgotten (catastrophic forgetting), was the training stable?
 
 Docs: https://aimt-dev.github.io/aimt/decide/finetune_gates.html.md"""
 
@@ -25,10 +25,10 @@ from ..metrics.intervals import clustered_interval, wilson
 class TunedLimits:
     """How much of each fault is too much."""
 
-    gain: float = 0.0  # That must be exceeded, against before and against every simple way
+    gain: float = 0.0  # Gain that must be exceeded, over the pretrained model and over every baseline
     seen: float = 0.05  # Share of the test that may have been seen in training
     much_seen: float = 0.15  # ... that must be excluded
-    collapse: float = 0.5  # Share of the way from the commonest true answer to "always the same"
+    collapse: float = 0.5  # Share of the way from the most frequent true answer to "always the same"
     collapsed: float = 0.75  # ... that must be excluded
     forgotten: float = 0.02  # Of the original task's figure that may be lost
     much_forgotten: float = 0.1  # ... that must be excluded
@@ -36,11 +36,11 @@ class TunedLimits:
 
 GATES = {
     "gain": Gate("gain", "Is it better than before?", "scores", "merit"),
-    "baseline": Gate("baseline", "Is it better than something simple?", "scores", "merit", essential=True),
+    "baseline": Gate("baseline", "Is it better than a simple baseline?", "scores", "merit", essential=True),
     "near-duplicates": Gate("near-duplicates", "Does the test differ from the training examples?", "scores", "fault"),
     "pretraining": Gate("pretraining", "Is the test new to the base model?", "scores", "fault"),
     "collapse": Gate("collapse", "Do its answers differ?", "examples", "fault", essential=True),
-    "forgotten": Gate("forgotten", "Does it still know what it knew?", "forgotten", "fault"),
+    "forgotten": Gate("forgotten", "Does it still perform its original task?", "forgotten", "fault"),
     "training": Gate("training", "Was the training healthy?", "training", "fault"),
 }
 
@@ -106,14 +106,14 @@ def baseline_gate(
     limits: TunedLimits,
     groups: np.ndarray | None = None,
 ) -> GateResult:
-    """Merit: the gain over the simple way that is hardest to beat."""
+    """Merit: the gain over the baseline that is hardest to beat."""
     if not baselines:
-        return GATES["baseline"].result("not checked", "There is nothing simple to compare with.")
+        return GATES["baseline"].result("not checked", "There is no baseline to compare with.")
     gains = {name: figure.difference(after, values, groups) for name, values in baselines.items()}
     name = min(gains, key=lambda n: (gains[n]["value"] > limits.gain, gains[n]["low"]))
-    text = f"{figure.name} is {figure.shown(after.mean())}. Something simple ({name}) has {figure.shown(baselines[name].mean())}."
+    text = f"{figure.name} is {figure.shown(after.mean())}. The best baseline ({name}) scores {figure.shown(baselines[name].mean())}."
     return _merit(GATES["baseline"], gains[name], limits, len(after), text,
-                  f"Use the simple way ({name}), unless more examples or more training bring a gain.", "gained against the best simple way")
+                  f"Use the baseline ({name}), unless more examples or more training bring a gain.", "gained against the best simple way")
 
 
 def near_gate(near: np.ndarray | None, limits: TunedLimits) -> GateResult:
@@ -152,11 +152,11 @@ def collapse_gate(answers: Sequence[str], truth: Sequence[str], limits: TunedLim
     said, usual = wilson(n, len(answers)), common / len(truth)
     limit, far = usual + limits.collapse * (1 - usual), usual + limits.collapsed * (1 - usual)
     shown = answer if len(answer) <= 40 else answer[:38] + "…"
-    text = f"The commonest answer, {shown!r}, is {100 * said['value']:.0f} % of all; the commonest true one is {100 * usual:.0f} %."
-    advice = "It says the same to everything: lower the rate (or use --lora 8), and look at the classes' sizes."
+    text = f"The most frequent answer, {shown!r}, is {100 * said['value']:.0f} % of all; the most frequent true one is {100 * usual:.0f} %."
+    advice = "It gives nearly every input the same answer: lower the learning rate (or use --lora 8), and check the class sizes."
     same = len(set(truth)) > 1 and len(set(answers)) == 1
     return GATES["collapse"].result("hold" if same else fault_status(said["low"], said["high"], limit, far) if usual < 1 else "pass", text, advice, **said,
-                                    limit=limit, measure="share of the commonest answer", limit_text=f"{number(far)} must be excluded")
+                                    limit=limit, measure="share of the most frequent answer", limit_text=f"{number(far)} must be excluded")
 
 
 def forgotten_gate(lost: Mapping[str, float] | None, figure: Figure, limits: TunedLimits) -> GateResult:
@@ -178,7 +178,7 @@ def tuned_gates(
     figure: Figure,  # By which the network is judged
     before: np.ndarray | None,  # That figure of each held-out example, by the pretrained network
     after: np.ndarray,  # By the fine-tuned one
-    baselines: Mapping[str, np.ndarray],  # By simple ways
+    baselines: Mapping[str, np.ndarray],  # By the baselines
     answers: Sequence[str],
     truth: Sequence[str],
     lost: Mapping[str, float] | None,  # The original task's figure: before, after, change, low, high

@@ -1,4 +1,4 @@
-"""Merit must be proven, faults must be excluded; where the rows are too few for either, the answer is NOT YET. One rule for every kind of model.
+"""A release gate with confidence intervals: merit must be proven, serious faults must be excluded (an equivalence test), and where the rows are too few for either, the answer is NOT YET.
 
 Docs: https://aimt-dev.github.io/aimt/decide/gate.html.md"""
 

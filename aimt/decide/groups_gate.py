@@ -1,4 +1,4 @@
-"""Is a fault between groups proven, excluded, or could these rows not tell? Three answers, the smallest fault that would have been seen, and how many rows would settle it.
+"""Is a difference between groups proven, excluded, or undecided? Three answers, the smallest detectable fault, and how many rows would settle it.
 
 Docs: https://aimt-dev.github.io/aimt/decide/groups_gate.html.md"""
 

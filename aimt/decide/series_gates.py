@@ -1,4 +1,4 @@
-"""Better than every simple forecast, with intervals of the promised coverage, from values that were there and columns that are known ahead: that is SHIP.
+"""SHIP means: better than every naive forecast (MASE), prediction intervals with their nominal coverage, few missing values, and covariates that are known ahead.
 
 Docs: https://aimt-dev.github.io/aimt/decide/series_gates.html.md"""
 

@@ -1,4 +1,4 @@
-"""SHIP, NOT YET or HOLD: seven gates, each with a figure, a limit and a 95 % confidence interval.
+"""SHIP, NOT YET or HOLD for a classifier or a regression model: seven gates, each with a figure, a limit and a 95 % confidence interval.
 
 Docs: https://aimt-dev.github.io/aimt/decide/table_gates.html.md"""
 

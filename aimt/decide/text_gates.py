@@ -1,4 +1,4 @@
-"""Did it learn more than counting, is the test new text, did it get worse, does it copy, is the network healthy?
+"""Is the model better than n-grams, is the test text new, did the score get worse during training, does the model copy, was the training stable?
 
 Docs: https://aimt-dev.github.io/aimt/decide/text_gates.html.md"""
 

@@ -1,4 +1,4 @@
-"""A model says 23 %. Act or not? The costs decide, and one line of algebra says where to cut.
+"""Cost-sensitive decisions: from the costs of false positives and false negatives to the threshold on a probability, and what deciding with the model is worth.
 
 Docs: https://aimt-dev.github.io/aimt/decide/threshold.html.md"""
 
@@ -128,7 +128,7 @@ def value_intervals(
     level: float = 0.95,  # Coverage of the intervals
     n_resamples: int = 4000,  # Bootstrap resamples
     seed: int = 0,
-    clusters: NDArray[Any] | None = None,  # Whom or when each row is about, (n,), or both, (n, 2); None: rows are independent
+    clusters: NDArray[Any] | None = None,  # Cluster of each row: its entity or its time, (n,), or both, (n, 2); None: independent rows
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # Value of each policy; gain of `against` over each other
     """Value per 1,000 decisions of each policy with its interval, and the paired gain of one over the others.
 
@@ -231,7 +231,7 @@ def decision_report(
     p_test: NDArray[Any],  # Their predictions, shape (m, 2) or (m,)
     baselines: dict[str, tuple[NDArray[Any], NDArray[Any]]] | None = None,  # Out-of-fold and test predictions of each
     *,
-    clusters: NDArray[Any] | None = None,  # Whom or when each test row is about, (m,) or (m, 2); None: rows are independent
+    clusters: NDArray[Any] | None = None,  # Cluster of each test row: its entity or its time, (m,), or both, (m, 2); None: independent rows
     level: float = 0.95,  # Coverage of the intervals
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What would have to be different for another answer? The fewest and smallest changes, to values that others have.
+"""What would have to change for the model to decide differently? The fewest and smallest changes, to values that occur in other rows.
 
 Docs: https://aimt-dev.github.io/aimt/explain/counterfactuals.html.md"""
 
@@ -89,14 +89,14 @@ def counterfactuals(
     row: pd.DataFrame,  # The row in question: a table of one row with the same columns
     problem: Problem,  # Task, labels, inputs and groups
     *,
-    wanted: Any = None,  # The class wanted, or (low, high) for a number; the other class, or the second likeliest, when None
+    wanted: Any = None,  # Desired class, or (low, high) for a number; None: the other class, or the second most probable
     threshold: float = 0.5,  # Two classes: probability from which a row is treated as positive
     fixed: Sequence[str] = (),  # Columns that cannot change, besides those of groups, time and identity
-    only: Mapping[str, str] | None = None,  # Columns that can only go one way: {"age": "up"}
+    only: Mapping[str, str] | None = None,  # Columns that can only increase or decrease: {"age": "up"}
     most_changes: int = 3,  # Columns that may change together
     answers: int = 3,  # Different ways to find
 ) -> list[dict[str, Any]]:  # changes (column, before, after), prediction, chance, cost, plausible, strange, message; the best first
-    """The nearest rows with another answer, each with other columns changed; an empty list when none is found.
+    """Counterfactuals: the nearest rows with another prediction, each changing other columns; an empty list when none is found.
 
     Raises `DataError` for too few known rows and columns that are not there, `ProblemError` for a class that does not exist or is the answer already.
     """

@@ -1,4 +1,4 @@
-"""Take a word out of the text, a square out of the picture, a moment out of the recording: what does the answer lose?
+"""Leave out a word of a text, cover a square of an image, silence a moment of a recording: how much does the model's confidence in its answer fall?
 
 Docs: https://aimt-dev.github.io/aimt/explain/occlusion.html.md"""
 
@@ -18,13 +18,13 @@ from ..core.plot_style import COLORS, new_figure
 
 # %% ../../nbs/explain/15_occlusion.ipynb #d3d368a5
 def leave_out(
-    belief: Callable[[Sequence[Any]], np.ndarray],  # How strongly each of several inputs speaks for the answer
+    belief: Callable[[Sequence[Any]], np.ndarray],  # Score of the answer for each of several inputs: log-odds or log-probability
     parts: Sequence[str],  # Names of the parts, in order
-    without: Callable[[np.ndarray], Any],  # From a mask of the parts that stay to an input
+    without: Callable[[np.ndarray], Any],  # Makes an input from a mask of the parts that stay
     *,
     most: int = 64,  # With more parts than this, neighbours are left out together
 ) -> list[dict[str, Any]]:  # part, effect, first, last (numbers of the parts); in order
-    """What the belief in an answer loses without each part."""
+    """Occlusion: how far the score of the answer falls without each part."""
     n = len(parts)
     if not n:
         return []

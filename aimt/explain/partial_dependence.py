@@ -1,4 +1,4 @@
-"""How does the answer move when one column moves? On average, for each row by itself, and where there are rows at all.
+"""How does the prediction change when one column changes? Partial dependence (the average), ICE curves (each row), where the rows are, and ALE for correlated columns.
 
 Docs: https://aimt-dev.github.io/aimt/explain/partial_dependence.html.md"""
 
@@ -34,12 +34,12 @@ def column_effect(
     problem: Problem,  # Task, labels and inputs
     *,
     label: str | None = None,  # Class whose chance is followed; the positive one, or that which moves most
-    max_rows: int = 200,  # A random sample of so many rows is used
+    max_rows: int = 200,  # Larger tables are sampled down to this number of rows
     seed: int = 0,  # Same seed, same rows
 ) -> dict[str, Any]:  # column, kind, label, values, mean, curves, shares, others, span, against, interaction, partner, message
-    """Partial dependence, individual curves and the density of one column, with a sentence that says what is seen.
+    """Partial dependence, ICE curves and the density of one column, with a sentence that describes them.
 
-    Raises `DataError` for a column that is not there or has only one value, and for a class that does not exist.
+    Raises `DataError` for a column that does not exist or has only one value, and for a class that does not exist.
     """
     if column not in frame:
         raise DataError(f"there is no column '{column}'", hint=closest(column, frame.columns))

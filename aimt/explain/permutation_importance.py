@@ -1,4 +1,4 @@
-"""How much worse does the model get when one column is shuffled? In the unit of the score, on rows it has not seen.
+"""How much worse does the model score when one column is shuffled? Measured in the unit of the score, on rows the model has not seen.
 
 Docs: https://aimt-dev.github.io/aimt/explain/permutation_importance.html.md"""
 
@@ -25,7 +25,7 @@ from ..metrics.intervals import deal_blocks, jackknife_weights, weighted_scores
 from ..metrics.registry import get_metric
 
 # %% ../../nbs/explain/00_permutation_importance.ipynb #16c66bdb
-BLOCKS = 20  # Of rows that are left out in turn
+BLOCKS = 20  # Blocks of rows that the jackknife leaves out in turn
 
 
 def permutation_importance(
@@ -37,16 +37,16 @@ def permutation_importance(
     *,
     repeats: int = 5,  # Shuffles of each column
     seed: int = 0,  # Same seed, same shuffles
-    max_rows: int = 2000,  # A random sample of so many rows is used
+    max_rows: int = 2000,  # Larger tables are sampled down to this number of rows
     deadline: float | None = None,  # Stop at this `time.monotonic()`
-    members: Sequence[Callable[[pd.DataFrame], np.ndarray]] = (),  # The same for models that were each trained without one fold, two or more
-    clusters: np.ndarray | None = None,  # Whom each row is about: rows of one are left out together
+    members: Sequence[Callable[[pd.DataFrame], np.ndarray]] = (),  # Predict functions of models trained without one fold each; two or more
+    clusters: np.ndarray | None = None,  # Entity of each row (a customer, a machine): the jackknife leaves out all rows of an entity together
 ) -> dict[str, Any]:  # metric, label, score, rows, repeats, complete, models, columns (column, value, low, high, sd, ...), sorted
-    """How much the score falls when a column is shuffled; positive means that the model leans on it.
+    """How much the score falls when a column is shuffled; positive means that the model relies on it.
 
-    Each column has `sd`, the spread over shuffles, `rows_sd`, the standard error over test rows and shuffles, `models_sd`, the standard error over
-    training rows, and `low` and `high`, a 95 % interval made of both. Columns that were not reached in time have the value None. Raises `DataError` for
-    a column that is not there.
+    Each column has `sd`, the standard deviation over shuffles, `rows_sd`, the standard error over test rows and shuffles, `models_sd`, the standard error
+    over training rows, and `low` and `high`, a 95 % interval from both. Columns that were not reached before the deadline have the value None. Raises
+    `DataError` for a column that does not exist.
     """
     metric = get_metric(problem.metric, problem.task)
     columns = list(problem.inputs if columns is None else columns)

@@ -1,4 +1,4 @@
-"""Why did *this* row get *this* answer? A sum of one number for each column, exact to the last digit.
+"""SHAP values split one prediction into a base value and one contribution per column, which add up to the prediction exactly.
 
 Docs: https://aimt-dev.github.io/aimt/explain/shap_values.html.md"""
 
@@ -24,7 +24,7 @@ from ..models.table.ensemble import BASE
 # %% ../../nbs/explain/05_shap_values.ipynb #4c00832a
 BASE_MEANS = ("the model's output before any column is known: for trees the mean margin over the rows that they were grown on, for lines and "
               "networks the margin of the mean row. It is not the base rate")  # fmt: skip
-TOP_COLUMNS = 20  # Columns listed for each row; the shares of the others are summed up in `rest`
+TOP_COLUMNS = 20  # Columns listed for each row; the contributions of the others are summed up in `rest`
 
 
 def explain_rows(
@@ -32,14 +32,14 @@ def explain_rows(
     frame: pd.DataFrame,  # Rows to choose from
     y: np.ndarray | None,  # Their true codes or values, if known
     problem: Problem,  # Task and labels
-    rows: Sequence[int] | None = None,  # Row numbers to explain; three telling ones by default
+    rows: Sequence[int] | None = None,  # Row numbers to explain; None: the surest, the one on the edge and the most wrong
     *,
-    threshold: float = 0.5,  # Two classes: probability at which a decision tips
+    threshold: float = 0.5,  # Two classes: probability from which the decision is the positive class
 ) -> list[dict[str, Any]]:  # row, why, prediction, probability, actual, explains, base, base_means, total, contributions, rest, ...
-    """What moved the prediction of single rows away from the base value, column by column, the largest share first.
+    """SHAP values of single rows: what moved each prediction away from the base value, the largest contribution first.
 
-    Shares are log-odds of the positive class, with more classes those of the predicted class against the likeliest
-    other, and for numbers in the unit of the target. Raises `DataError` for a row that is not there.
+    Contributions are in log-odds of the positive class; with several classes, in log-odds of the predicted class against the most
+    probable other one; for regression, in the unit of the target. Raises `DataError` for a row that does not exist.
     """
     if rows is not None and any(not 0 <= r < len(frame) for r in rows):
         raise DataError(f"there is no row {max(rows)}", hint=f"The table has rows 0 to {len(frame) - 1}")

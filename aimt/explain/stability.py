@@ -1,4 +1,4 @@
-"""Would the same columns come first if the data had been drawn anew? Two sources of chance, kept apart, and the columns that cannot be told apart.
+"""Would another sample of the data rank the columns in the same order? The variation from the test rows and from the training rows, measured separately, and the columns that cannot be ranked.
 
 Docs: https://aimt-dev.github.io/aimt/explain/stability.html.md"""
 
@@ -50,7 +50,7 @@ def draw_rows(
     y: np.ndarray,  # Codes or values, shape (n,)
     *,
     classification: bool,  # Draw again until each class is there
-    who: np.ndarray | None = None,  # Whom each row is about, when rows belong together
+    who: np.ndarray | None = None,  # Entity of each row, when an entity has several
     seed: int = 0,  # Same seed, same rows
 ) -> np.ndarray:  # Row numbers, about n of them
     """A bootstrap sample: as many rows (or people) as there are, with replacement."""
@@ -75,7 +75,7 @@ def quick_model(
     problem: Problem,  # Task, inputs and metric
     *,
     schema: Schema | None = None,  # What the columns mean; inferred when None
-    who: np.ndarray | None = None,  # Whom each row is about
+    who: np.ndarray | None = None,  # Entity of each row
     seconds: float | None = None,  # It takes no longer
     seed: int = 0,
 ) -> TabularClassifier | TabularRegressor:
@@ -129,7 +129,7 @@ _LEVELS = 50  # Levels of a category that is compared with another
 def column_association(
     frame: pd.DataFrame,  # Rows
     columns: Sequence[str],  # Columns to compare
-    max_rows: int = 2000,  # A random sample of so many rows is used
+    max_rows: int = 2000,  # Larger tables are sampled down to this number of rows
 ) -> np.ndarray:  # Shape (C, C), 0 to 1
     """How far columns say the same: rank correlation (absolute) of numbers and dates, else Tschuprow's T."""
     part = frame[list(columns)].iloc[np.random.default_rng(0).permutation(len(frame))[:max_rows]]
@@ -174,11 +174,11 @@ def reason_stability(
     fit: Fit | None = None,  # A model from (row numbers, seed, seconds); `quick_model` when None
     schema: Schema | None = None,  # What the columns mean
     rows: pd.DataFrame | None = None,  # Rows whose single reasons are checked too
-    who: tuple[np.ndarray, np.ndarray] | None = None,  # Whom the rows of `train` and of `test` are about
+    who: tuple[np.ndarray, np.ndarray] | None = None,  # Entities of the rows of `train` and of `test`
     n_models: int = 20,  # Quick models trained at most
     n_resamples: int = 100,  # Draws of the test rows
     top: int = 5,  # How many columns count as the first
-    max_rows: int = 1000,  # A random sample of so many test rows is used
+    max_rows: int = 1000,  # Larger test sets are sampled down to this number of rows
     most_columns: int = 30,  # With more columns, those are compared that matter most to the model
     time_limit: float = 60.0,  # Seconds for everything
     seed: int = 0,  # Same seed and enough time, same result

@@ -1,4 +1,4 @@
-"""The whole model in at most eight sentences, with how much of it they tell; and silence when they tell too little.
+"""The model approximated by at most eight if-then rules, with their fidelity measured on held-out rows; rules of low fidelity are not shown.
 
 Docs: https://aimt-dev.github.io/aimt/explain/surrogate_rules.html.md"""
 
@@ -467,7 +467,7 @@ def _decisions(pred: np.ndarray, problem: Problem, threshold: float) -> np.ndarr
 
 
 def _checked(pred: np.ndarray, by_rules: np.ndarray, problem: Problem, threshold: float, seed: int) -> dict[str, Any]:
-    """How well the rules stand for the model."""
+    """Fidelity of the rules to the model."""
     y, g = (p[:, 1] if problem.task == "binary" else p for p in (pred, by_rules))
     share = bootstrap(explained_share, y, {"rules": g}, n_resamples=500, seed=seed)["rules"]
     mine, theirs = _decisions(pred, problem, threshold), _decisions(by_rules, problem, threshold)
@@ -498,7 +498,7 @@ def _priced(
     return {"metric": metric.name, "label": metric.label, **both, "constant": constant, "price": price}
 
 # %% ../../nbs/explain/30_surrogate_rules.ipynb #3ed418a6
-MIN_FIDELITY = 0.6  # Below it the rules are not told
+MIN_FIDELITY = 0.6  # Fidelity below which the rules are not shown
 FEWEST_ROWS = 100  # To make rules from and to check them
 
 
@@ -510,7 +510,7 @@ def rule_set(
     *,
     held_out: np.ndarray | None = None,  # Rows to check the rules on, bool; a random third when None
     max_rules: int = 8,  # Rules at most
-    min_fidelity: float = MIN_FIDELITY,  # Below it the rules are not told
+    min_fidelity: float = MIN_FIDELITY,  # Fidelity below which the rules are not shown
     threshold: float = 0.5,  # Two classes: probability from which the decision is the positive class
     n_samples: int = 20,  # Bootstrap samples that the rules are made from again
     max_rows: int = 5000,  # So many rows at most to make rules, and to check them
@@ -675,7 +675,7 @@ def _sentences(found: dict[str, Any], same: bool) -> list[str]:
     held = f"({per_cent(share['low'])} to {per_cent(share['high'])} %, on {found['checked']:,} rows held out)"
     about = f"{per_cent(share['value'])} % of what the model does {held}"
     if not found["told"]:
-        best = f"The {n} best rules explain only {about}: too little to stand for it, so they are not told."
+        best = f"The {n} best rules explain only {about}: too little to stand for it, so they are not shown."
         return [best + " Look at single columns and rows instead, or allow more rules."]
     said = [f"{n} rules explain {about}."]
     if found["equal"]:
@@ -747,7 +747,7 @@ def plot_rules(
         ax.text(
             0.5,
             0.5,
-            "too little of the model to be told",
+            "the fidelity is too low to show rules",
             transform=ax.transAxes,
             ha="center",
             color=COLORS["muted"],

@@ -1,4 +1,4 @@
-"""Can its probabilities be taken at their word? If not: is it too sure, too timid, or simply shifted?
+"""Do events happen as often as the model's probabilities say? If not, is the model overconfident, underconfident, or shifted?
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/calibration.html.md"""
 
@@ -29,7 +29,7 @@ def calibration_line(
     p: np.ndarray,  # Probability it was given, shape (n,)
     *,
     steps: int = 30,  # Newton steps at most
-    clusters: np.ndarray | None = None,  # Whom or when each row is about, shape (n,); None: rows are independent
+    clusters: np.ndarray | None = None,  # Cluster of each row: its entity or its time, shape (n,); None: independent rows
 ) -> dict[str, dict[str, float]] | None:  # slope and shift, each value, low, high; None when it cannot be fitted
     """Logistic regression of the event on the log-odds of p; the shift is taken at the mean of the log-odds."""
     p = np.clip(np.asarray(p, float), 1e-6, 1 - 1e-6)
@@ -77,7 +77,7 @@ def observed_to_expected(
     p: np.ndarray,  # Probability it was given, shape (n,)
     *,
     level: float = 0.95,  # Coverage
-    clusters: np.ndarray | None = None,  # Whom or when each row is about, shape (n,); None: rows are independent
+    clusters: np.ndarray | None = None,  # Cluster of each row: its entity or its time, shape (n,); None: independent rows
 ) -> dict[str, float]:  # value, low, high; NaN without rows
     """Events observed for each event expected, 1 when probabilities are right on average (calibration in the large).
 
@@ -112,7 +112,7 @@ def calibration_report(
     method: str | None = None,  # Name of the recalibration that was used
     n_bins: int = 10,  # Bins, with equally many rows
     seed: int = 0,  # For the noise level
-    clusters: np.ndarray | None = None,  # Whom or when each row is about, (n,), or both, (n, 2); None: rows are independent
+    clusters: np.ndarray | None = None,  # Cluster of each row: its entity or its time, (n,), or both, (n, 2); None: independent rows
 ) -> dict[str, Any]:  # kind, n_rows, ece, ece_noise, off, ratio, slope, shift, brier, bins, method, *_before, message
     """Whether predictions can be taken at their word, in which way not, and what recalibration changed."""
     y, pred = np.asarray(y), np.asarray(pred, float)
@@ -222,7 +222,7 @@ def plot_calibration(
     ax.errorbar(x, seen, yerr=[np.maximum(down, 0), np.maximum(up, 0)], fmt="o", ms=5, lw=1.3, color=COLORS["accent"],
                 label=f"{'after' if earlier else 'model'} (error {readable(calibration['ece'])})")  # fmt: skip
     names = {"binary": ("predicted probability", "observed share"), "regression": ("predicted value", "observed mean"),
-             "multiclass": ("probability of the likeliest class", "share right")}  # fmt: skip
+             "multiclass": ("probability of the most probable class", "share right")}  # fmt: skip
     ax.set_xlabel(names[calibration["kind"]][0])
     ax.set_ylabel(names[calibration["kind"]][1])
     ax.legend(frameon=False, fontsize=8, loc="upper left")

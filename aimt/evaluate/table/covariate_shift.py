@@ -1,4 +1,4 @@
-"""Are the rows of the test like those of the training? If a model can tell them apart, they are not; and which columns gave them away?
+"""Do the test rows have the same distribution as the training rows? A classifier two-sample test answers for all columns together, distances of the distributions say which columns changed.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/covariate_shift.html.md"""
 

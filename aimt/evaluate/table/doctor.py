@@ -1,4 +1,4 @@
-"""What is wrong with this run? Every figure that it measured, read as a physician reads a chart: a name, the evidence, and what to do.
+"""Leakage, underfitting, overfitting, too little data, shift, miscalibration, label noise: what is wrong with this run, with the evidence and what to do.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/doctor.html.md"""
 

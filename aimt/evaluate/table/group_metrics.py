@@ -1,4 +1,4 @@
-"""Is the model as good and as fair for everyone it judges? Rates with intervals, or an honest *too few*.
+"""Is the model as good and as fair for every group? Selection, true positive and false positive rates with intervals, or *too few rows*.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/group_metrics.html.md"""
 
@@ -57,14 +57,14 @@ def group_report(
     *,
     min_size: int = 50,  # Groups with fewer rows get no rates
     columns: list[Any] | None = None,  # Instead of the problem's groups; "sex,age" or a tuple is a crossing
-    crossings: int = 2,  # Also crossings of up to so many of the columns; 1: none
-    clusters: np.ndarray | None = None,  # Whom each row is about, when several are about one: they hang together
+    crossings: int = 2,  # Also crossings of up to this many columns; 1: none
+    clusters: np.ndarray | None = None,  # Entity of each row, when an entity has several: its rows are dependent
     seed: int = 0,  # For the intervals of the scores
 ) -> dict[str, Any]:  # task, metric, label, threshold, min_size, positive, columns, crossings, ranked, fairness, comparisons, unjudged
     """How each group fares, and the largest gaps between them.
 
     Each of the `columns` has column, binned, groups, gaps, four_fifths and message; so has each of the `crossings`, the
-    surest gap first, without scores. `ranked` holds every gap of all of them, the surest first, with intervals that
+    most significant gap first, without scores. `ranked` has every gap of all of them, in the same order, with intervals that
     allow for having looked at so many. `comparisons` are the faults that the criterion of the problem asks about, see `Comparison`, and
     `unjudged` the groups that are too small for it. Raises `DataError` when a column is missing.
     """
@@ -213,7 +213,7 @@ def _rates(
 
 # %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #359dfc0b
 def _ranked(judge: _Judged, single: dict[str, Grouped], columns: list[Any]) -> list[dict[str, Any]]:
-    """Every gap that could be measured, the surest first, with intervals that hold together."""
+    """Every gap that could be measured, the most significant first, with simultaneous intervals."""
     rates = JUDGED[judge.problem.task]
     level = 1 - 0.05 / max(len(columns) * len(rates), 1)
     found = []
@@ -421,7 +421,7 @@ def _message(report: dict[str, Any]) -> str:
         sure = [r for r, g in known.items() if g["low"] > 0]
         worst = max(sure or known, key=lambda r: (known[r]["low"], known[r]["value"]))
         g = known[worst]
-        start = "The surest gap is in the" if sure else "No gap is beyond chance; the largest is in the"
+        start = "The most significant gap is in the" if sure else "No gap is beyond chance; the largest is in the"
         text = (f"{start} {_WORDS.get(worst, worst)}, '{g['highest']}' above '{g['lowest']}' by "
                 f"{readable(g['value'])} ({readable(g['low'])} to {readable(g['high'])}).")  # fmt: skip
     if few:

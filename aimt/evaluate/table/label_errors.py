@@ -1,4 +1,4 @@
-"""Which rows carry a wrong label, how sure is that, and how many are there in all, without being told the noise rate?
+"""Finding label noise: which rows are mislabelled, with what probability, and how many there are in all, when the noise rate is unknown.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/label_errors.html.md"""
 
@@ -162,7 +162,7 @@ def _rate_interval(probs: np.ndarray, y: np.ndarray, T: np.ndarray) -> tuple[flo
 class LabelErrors:
     """Rows whose label is probably wrong, and how much of that there is in all."""
 
-    table: pd.DataFrame  # Flagged rows, likeliest first: row, given, suggested, probability
+    table: pd.DataFrame  # Flagged rows, the most probable error first: row, given, suggested, probability
     probability: np.ndarray  # Of a wrong label, for every row, shape (N,); NaN without a prediction
     noise_rate: dict[str, float]  # Share of wrong labels: value, low, high; says nothing unless `refuted`
     noise_matrix: np.ndarray  # P(given j | true k), shape (C, C)
@@ -175,12 +175,12 @@ class LabelErrors:
     def message(self) -> str:
         """One or two sentences for a person."""
         if not self.refuted:
-            return ("Nothing proves that labels are wrong: what a calibrated model cannot foretell may be chance as well as "
-                    "error. Only somebody who looks at the rows can tell.")  # fmt: skip
+            return ("Nothing proves that labels are wrong: a label that a calibrated model finds improbable may be chance as well as "
+                    "error. Only checking the rows can tell.")  # fmt: skip
         n, rate = int(np.isfinite(self.probability).sum()), self.noise_rate
         share = f"about {rate['value']:.1%} of {n:,} labels ({rate['low']:.1%} to {rate['high']:.1%})"
         count = "1 label is" if len(self.table) == 1 else f"{len(self.table) or 'No'} labels are"
-        return f"{count} probably wrong; in all {share} may be. Look at the flagged rows, the likeliest first, before training again."
+        return f"{count} probably wrong; in all {share} may be. Check the flagged rows, the most probable errors first, before training again."
 
     def to_dict(self, *, rows: int = 100) -> dict[str, Any]:
         """Plain data for JSON, with the first `rows` flagged rows."""

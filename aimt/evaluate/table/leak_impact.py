@@ -1,4 +1,4 @@
-"""A column is suspected of giving the answer away. How much of the score hangs on it? Two small models tell.
+"""When a column is suspected of target leakage, two small models show how much of the score depends on it.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/leak_impact.html.md"""
 

@@ -1,4 +1,4 @@
-"""Would twice the rows help? A forecast with an interval, or an honest *cannot tell*.
+"""How does the error fall with the number of training rows, and would twice the rows help? A power-law forecast with an interval, or *cannot tell*.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/learning_curve.html.md"""
 
@@ -32,7 +32,7 @@ def drawing_order(
     y: np.ndarray,  # Targets of all rows
     *,
     classification: bool,  # Keep the classes in proportion
-    groups: np.ndarray | None = None,  # Who each row (of all) is about, when rows belong together
+    groups: np.ndarray | None = None,  # Entity of each of all rows, when an entity has several
     seed: int = 0,  # Same seed, same order
 ) -> np.ndarray:  # The same row numbers; the first n are a fair sample of size n
     """A random order of which every beginning is a sample of the whole."""
@@ -67,8 +67,8 @@ def measure_errors(
     metric: Metric,  # What is measured
     *,
     deadline: float,  # Stop at this `time.perf_counter()`
-    groups: np.ndarray | None = None,  # Who each row is about
-    max_repeats: int = 3,  # At most so many subsets of each size and fold
+    groups: np.ndarray | None = None,  # Entity of each row
+    max_repeats: int = 3,  # Maximum number of subsets of each size and fold
     threads: int = 1,
     seed: int = 0,
 ) -> tuple[np.ndarray, int]:  # Errors, shape (sizes, folds), NaN where there was no time; and the number of fits

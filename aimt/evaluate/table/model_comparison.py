@@ -1,4 +1,4 @@
-"""Is one way of training better than another, is the winner as good as it looks, and is there anything to learn at all?
+"""The corrected resampled t test, nested cross-validation with its bootstrap correction, and the permutation test: is A better than B, is the winner as good as it looks, and is there anything to learn?
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/model_comparison.html.md"""
 
@@ -44,7 +44,7 @@ def out_of_fold(
     problem: Problem,  # Task
     *,
     folds: int = 5,  # Parts
-    groups: np.ndarray | None = None,  # Rows that belong together
+    groups: np.ndarray | None = None,  # Entity of each row: its rows stay together
     seed: int = 0,  # Of the parts
 ) -> np.ndarray:  # Predictions for every row by a model that has not seen it
     """Train on all parts but one, predict that one, in turn."""
@@ -64,7 +64,7 @@ def repeated_scores(
     *,
     repeats: int = 10,  # Splits
     test: float = 0.2,  # Share of the rows to test on
-    groups: np.ndarray | None = None,  # Rows that belong together
+    groups: np.ndarray | None = None,  # Entity of each row: its rows stay together
     seed: int = 0,  # Of the splits
 ) -> dict[str, np.ndarray]:  # Name -> score of each split, shape (repeats,)
     """The score of each way of training on the same random splits."""
@@ -85,7 +85,7 @@ def nested_score(
     *,
     folds: int = 5,  # Parts outside
     inner: int = 4,  # Parts inside, in which the choice is made
-    groups: np.ndarray | None = None,  # Rows that belong together
+    groups: np.ndarray | None = None,  # Entity of each row: its rows stay together
     seed: int = 0,  # Of the parts
 ) -> dict[str, Any]:  # value, folds (chosen, seen, value)
     """What "take the best of these" is worth on rows that had no part in the choice."""
@@ -149,7 +149,7 @@ def permutation_test(
     *,
     shuffles: int = 99,  # Times the answers are shuffled
     folds: int = 5,  # Parts of the cross-validation
-    groups: np.ndarray | None = None,  # Rows that belong together; answers are then shuffled within groups
+    groups: np.ndarray | None = None,  # Entity of each row: its rows stay together; answers are then shuffled within groups
     seed: int = 0,  # Same seed, same shuffles
     deadline: float | None = None,  # Stop at this `time.monotonic()`
 ) -> dict[str, Any]:  # metric, label, higher_is_better, score, shuffled, p, complete, message

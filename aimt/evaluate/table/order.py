@@ -1,4 +1,4 @@
-"""A random split asks about the middle of the past, a user about the future. Would a model of the early rows do as well on the late ones?
+"""When the rows of a table are in order of time and nothing says so, a random split is too optimistic. Does a model of the early rows do as well on the late ones?
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/order.html.md"""
 

@@ -1,4 +1,4 @@
-"""Two gaps with one name: what the model memorised, and what choosing it has flattered. Only the second lies.
+"""Two gaps that are often confused: training minus validation (memorisation) and validation minus test (selection bias). Only the second makes a reported score wrong.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/overfitting.html.md"""
 
@@ -30,7 +30,7 @@ def overfitting(
     y_test: np.ndarray | None = None,  # True codes or values of the test rows
     test_pred: np.ndarray | None = None,  # Predictions for them
     *,
-    clusters: tuple[np.ndarray | None, np.ndarray | None] = (None, None),  # Whom or when each training, and each test row is about
+    clusters: tuple[np.ndarray | None, np.ndarray | None] = (None, None),  # Cluster (entity or time) of each training row, and of each test row
     seed: int = 0,  # Same seed, same intervals
 ) -> dict[str, Any]:  # metric, train, valid, test, gap_train_valid, gap_valid_test (intervals or None), status, message
     """What was memorised (train minus validation) and what choosing has flattered (validation minus test).

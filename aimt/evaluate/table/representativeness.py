@@ -1,4 +1,4 @@
-"""The rows are never the population. Say what the population looks like, and see who is missing, and what the score would be there.
+"""State the shares of a population, and see which groups are under-represented in a table, and what the score would be in that population.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/representativeness.html.md"""
 
@@ -41,7 +41,7 @@ ROUNDED = 0.01  # The stated shares of a column may miss 1 by this much, since t
 def read_population(
     source: Any,  # CSV file with column, value, share, or JSON {column: {value: share}}; or such a dict or DataFrame
 ) -> dict[str, dict[str, float]]:  # Column -> value -> share, adding up to 1
-    """The stated shares of a population. Shares may be percentages. Raises `DataError` when they make no sense."""
+    """The stated shares of a population. Shares may be percentages. Raises `DataError` when they are invalid."""
     if isinstance(source, pd.DataFrame):
         rows = [tuple(r) for r in _columns_of(source).itertuples(index=False)]
     elif isinstance(source, dict):
@@ -265,7 +265,7 @@ def population_weights(
     frame: pd.DataFrame,  # The table
     shares: dict[str, dict[str, float]],  # From `read_population`
     *,
-    most: float | None = None,  # Weights above so many times the mean are cut; None: none
+    most: float | None = None,  # Weights above this multiple of the mean are trimmed; None: no trimming
 ) -> np.ndarray:  # Shape (n,), mean 1 over the rows that count; 0 where a value is missing or was not stated
     """Weights with which the rows stand for the population. Raises `DataError` when no row is left, or shares contradict."""
     weights, _ = _weights(population_margins(frame, shares))
@@ -304,7 +304,7 @@ def compare_population(
     frame: pd.DataFrame,  # The table
     shares: dict[str, dict[str, float]],  # From `read_population`
     *,
-    level: float = 0.95,  # That all intervals hold together
+    level: float = 0.95,  # Simultaneous coverage of all intervals
 ) -> dict[str, Any]:  # n_rows, n_used, n_effective, weights, columns, message; JSON-ready
     """Who is under- and over-represented in a table, and by how much.
 
@@ -366,7 +366,7 @@ def _said(result: dict[str, Any]) -> str:
     if not apart:
         differs = any(c["p"] < 0.05 and c["distance"] >= SLIGHT for c in result["columns"])
         silent = "The table has the stated shares, as far as its rows can tell."
-        return "The shares differ from the stated ones, no single group surely." if differs else silent
+        return "The shares differ from the stated ones, but no single group differs significantly." if differs else silent
     told = [_group_said(c, g) for c, g in apart[:3]]
     more = f" and {len(apart) - 3} more" if len(apart) > 3 else ""
     return (f"Under-represented: {'; '.join(told)}{more}. Weighted to the population, {result['n_used']:,} rows are worth "
@@ -444,7 +444,7 @@ def _score_said(row: dict[str, Any], metric: Metric) -> str:
         return f"{metric.label} in the population is not defined."
     sure = np.isfinite(d["low"]) and (d["low"] > 0 or d["high"] < 0)
     better = metric.gain(p["value"], f["value"]) > 0
-    how = f"surely {'better' if better else 'worse'} than" if sure else "no different, as far as can be told, from"
+    how = f"significantly {'better' if better else 'worse'} than" if sure else "no different, as far as can be told, from"
     there = f"{readable(p['value'])} ({readable(p['low'])} to {readable(p['high'])})"
     return f"Weighted to the population, {metric.label} is {there}: {how} the {readable(f['value'])} of these rows."
 
@@ -471,7 +471,7 @@ def plot_population(
 def population_findings(
     compared: dict[str, Any],  # From `compare_population`
 ) -> list[dict[str, Any]]:
-    """Findings of the audit: a column whose shares are surely, and by enough, not those of the population."""
+    """Findings of the audit: columns whose shares differ significantly, and by enough, from those of the population."""
     out = []
     for c in compared["columns"]:
         absent = [g for g in c["groups"] if g["status"] == "absent" and g["stated"] >= SLIGHT]

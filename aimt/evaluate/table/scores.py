@@ -1,4 +1,4 @@
-"""A score means little alone. Beside the cheapest models, with its interval, it says whether the work was worth it.
+"""A score means little alone. Compared with simple baselines on the same test rows, with a bootstrap interval, it shows whether the model was worth the work.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/scores.html.md"""
 
@@ -38,7 +38,7 @@ def score_models(
     model: str = "model",  # The model that is compared with the baselines
     baselines: Sequence[str] = BASELINES,  # Those of them that are in `preds` count
     seed: int = 0,  # Same seed, same intervals
-    clusters: np.ndarray | None = None,  # Whom or when each row is about, (n,), or both, (n, 2); None: rows are independent
+    clusters: np.ndarray | None = None,  # Cluster of each row: its entity or its time, (n,), or both, (n, 2); None: independent rows
 ) -> dict[str, Any]:  # metric, label, higher_is_better, part, n_rows, table, best_baseline, difference, ...
     """Every score of every model with a 95 % interval, and the paired differences to the baselines.
 

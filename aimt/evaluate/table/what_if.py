@@ -1,4 +1,4 @@
-"""More rows, cleaner labels, more columns, a longer search, more of a rare class: what each would bring, measured on this table, or an honest *cannot tell*.
+"""More rows, cleaner labels, more columns, a longer search, or more rows of a rare class: the expected gain of each, estimated on this table with an interval, or *cannot tell*.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/what_if.html.md"""
 
@@ -698,7 +698,7 @@ def _sum_up(levers: list[dict[str, Any]], metric: Metric) -> str:
             + (f" Then: {_listed(sure[1:])}." if sure[1:] else "")
             + (f" {_listed(may).capitalize()} may help." if may else "")
         )
-    tried = "Nothing that was looked at would surely help"
+    tried = "No option is shown to help"
     return f"{tried}; {_listed(may)} may." if may else f"{tried}."
 
 

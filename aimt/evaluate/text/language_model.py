@@ -1,4 +1,4 @@
-"""Bits per character on text it has not seen, with an interval; and whether what it writes is its own.
+"""Bits per character and perplexity on held-out text, with an interval; memorisation and contamination: is the output copied, was the test seen in training?
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/text/language_model.html.md"""
 
