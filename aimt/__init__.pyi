@@ -80,6 +80,12 @@ def train(
     checkpointing: bool = False,
     patience: int = 3,
     original: str | Path | pd.DataFrame | None = None,
+    actual: str | None = None,
+    prediction: str | None = None,
+    probability: str | list[str] | None = None,
+    baseline: str | list[str] | None = None,
+    training: str | Path | pd.DataFrame | None = None,
+    threshold: float | None = None,
     out: str | Path | None = None,
     time_limit: float | None = None,
     seed: int = 0,
@@ -128,6 +134,41 @@ def finetune(
 
     Returns the finished `Run`. Raises a kind of `AimtError` when the examples, the model or the place cannot be used; the run then
     says `failed`.
+    """
+
+def judge(
+    source: str | Path | pd.DataFrame,
+    *,
+    actual: str | None = None,
+    prediction: str | None = None,
+    probability: str | list[str] | None = None,
+    model: Any = None,
+    baseline: str | list[str] | None = None,
+    training: str | Path | pd.DataFrame | None = None,
+    threshold: float | None = None,
+    groups: str | list[str] | None = None,
+    fairness: str | None = None,
+    cost: str | dict[str, float] | None = None,
+    time: str | None = None,
+    id: str | None = None,
+    drop: str | list[str] | None = None,
+    task: str | None = None,
+    positive: str | None = None,
+    metric: str | None = None,
+    date_format: str | None = None,
+    sql: str | None = None,
+    out: str | Path | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    attest: dict[str, str] | list[str] | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Judge a model that you already have, by its answers for rows whose outcome is known, and keep everything in a run directory.
+
+    Returns the finished `Run`. Raises a kind of `AimtError` when the table, the answers or the place cannot be used. The model is
+    neither stored nor changed.
     """
 
 def audit(

@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Json', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy',
-           'MADE', 'Terminated', 'train', 'finetune', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact',
-           'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
+           'MADE', 'Terminated', 'train', 'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare',
+           'compact', 'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/00_main.ipynb #37cb15fe
 import functools
@@ -152,6 +152,11 @@ def finetune() -> None:
     """Fine-tune a pretrained network on your examples, and learn whether it was worth it."""
 
 
+@app.command(add_help_option=False)
+def judge() -> None:
+    """Judge a model that you already have, by its answers for rows whose outcome is known."""
+
+
 def _flag(name: str, about: Any, annotation: Any) -> Any:
     """An option of a kind as an option of the command."""
     flag = "--" + (about.get("flag") or name.replace("_", "-"))
@@ -266,7 +271,23 @@ def _finetune_command() -> Any:
     return _make("finetune", lambda **given: resolve(VERBS["finetune"])(**given), doc, first, options, TyperCommand)
 
 
-MADE: dict[str, Callable[[], Any]] = {"train": _train_command, "finetune": _finetune_command}
+def _judge_command() -> Any:
+    from aimt.jobs.shared.pipeline import get_kind
+
+    options, _ = _kind_parameters([get_kind("judge")], skip=("actual",))
+    doc = """Judge a model that you already have, by its answers for rows whose outcome is known. Nothing is trained.
+
+    Examples: `aimt judge scored.csv --actual churned --probability p --training history.csv`,
+    `aimt judge new.csv --actual churned --model model.onnx --gate`
+    """
+    first = [
+        _keyword("source", Annotated[str, typer.Argument(help="Rows whose outcome is known: a table; with --sql a query or table.")]),
+        _keyword("actual", Annotated[str, typer.Option(help="Column with what really happened.")]),
+    ]
+    return _make("judge", lambda source, **given: resolve(VERBS["judge"])(source, **given), doc, first, options, TyperCommand)
+
+
+MADE: dict[str, Callable[[], Any]] = {"train": _train_command, "finetune": _finetune_command, "judge": _judge_command}
 
 # %% ../../nbs/cli/00_main.ipynb #8e2bedb6
 def _show_verdict(report: dict[str, Any], as_json: bool, gate: bool) -> None:

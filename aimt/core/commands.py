@@ -15,6 +15,7 @@ from typing import Any
 VERBS: dict[str, str] = {
     "train": "aimt.jobs.verbs.train:train",
     "finetune": "aimt.jobs.verbs.finetune:finetune",
+    "judge": "aimt.jobs.verbs.judge:judge",
     "audit": "aimt.jobs.verbs.audit:audit",
     "predict": "aimt.jobs.verbs.predict:predict",
     "evaluate": "aimt.jobs.verbs.evaluate:evaluate",

@@ -38,7 +38,7 @@ class Settings(TypedDict, total=False):
     target: str | None
     text: str | None
     groups: Names
-    cost: dict[str, float] | str | None
+    cost: str | dict[str, float] | None
     time: str | None
     id: str | None
     drop: Names

@@ -120,6 +120,7 @@ EXTRA_PACKAGES = {
     "audio": ("soundfile",),
     "fair": ("fairlearn",),
     "catboost": ("catboost",),
+    "onnx": ("onnx", "onnxruntime"),
     "cluster": ("distributed", "ray"),
 }
 

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/decide/threshold.html.md"""
 
 # %% auto #0
 __all__ = ['NONE', 'cost_threshold', 'empirical_threshold', 'row_values', 'choose_threshold', 'value_intervals',
-           'decision_report', 'plot_decision']
+           'decision_report', 'decision_at_threshold', 'plot_decision']
 
 # %% ../../nbs/decide/00_threshold.ipynb #5e968019
 from typing import Any
@@ -316,6 +316,40 @@ def _message(result: dict[str, Any]) -> str:
         )
     return f"The model is not shown to be worth more than {same}: {gain}."
 
+# %% ../../nbs/decide/00_threshold.ipynb #075d83b1
+def decision_at_threshold(
+    problem: Problem,
+    y: NDArray[Any],  # True class of the rows, 0 or 1, shape (n,)
+    pred: NDArray[Any],  # Their predictions, shape (n, 2) or (n,)
+    threshold: float | None = None,  # Fixed in advance; None: from the costs by the formula, 0.5 without costs
+    baselines: dict[str, NDArray[Any]] | None = None,  # Predictions of each
+    *,
+    clusters: NDArray[Any] | None = None,  # Whom or when each row is about, (n,) or (n, 2); None: rows are independent
+    level: float = 0.95,  # Coverage of the intervals
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What decisions at a threshold that these rows did not choose are worth on them, and against what; as `decision_report`."""
+    if problem.task != "binary":
+        return {"threshold": None, "cost": None, "gain": None, "message": _NO_DECISION[problem.task]}
+    given = bool(problem.cost and any(problem.cost.values()))
+    cost = {k: float(v) for k, v in (problem.cost or {}).items()} if given else {"fn": 1.0, "fp": 1.0}
+    y, p, fixed = np.asarray(y, int), _positive(pred), cost_threshold(cost) if threshold is None else float(threshold)
+    treat = p >= fixed
+    curve = [{k: v for k, v in row.items() if k != "oof"} for row in _curve(y, p, y, p, cost, fixed, clusters)]
+    result: dict[str, Any] = {"cost": cost, "default_cost": not given, "positive": problem.positive_label, "threshold": fixed}
+    result |= {"chosen_by": "formula" if threshold is None else "given", "n_test": len(y), "treated": float(treat.mean())}
+    result |= {"confusion": _confusion(y, treat), "curve": curve, "baseline": None, "policies": None, "gains": None, "gain": None}
+    if not given:
+        how = "The threshold is 0.5, as no costs were given." if threshold is None else f"The threshold {fixed:.3g} was given."
+        return result | {"message": f"{how} Give costs to learn what its decisions are worth."}
+    policies = {"model": treat, **_trivial(len(y))}
+    for name, other in (baselines or {}).items():
+        result["baseline"], policies["baseline"] = name, _positive(other) >= fixed
+    better = max(("all", "none"), key=lambda k: row_values(y, policies[k], cost).sum())
+    values, gains = value_intervals(y, policies, cost, level=level, seed=seed, clusters=clusters)
+    result |= {"policies": values, "gains": gains, "gain": {"against": better, "n_rows": len(y), **gains[better]}}
+    return result | {"message": _message(result)}
+
 # %% ../../nbs/decide/00_threshold.ipynb #2ce71da7
 def plot_decision(
     decision: dict[str, Any],  # What `decision_report` returned
@@ -328,7 +362,8 @@ def plot_decision(
     x = curve["threshold"]
     ax.fill_between(x, curve["low"], curve["high"], color=COLORS["accent"], alpha=0.15, lw=0, label="95 % interval")
     ax.plot(x, curve["value"], color=COLORS["accent"], label="model, test")
-    ax.plot(x, curve["oof"], color=COLORS["accent"], lw=1, ls=":", label="model, out of fold")
+    if "oof" in curve:
+        ax.plot(x, curve["oof"], color=COLORS["accent"], lw=1, ls=":", label="model, out of fold")
     names = {"all": ("treat all", "--"), "none": ("treat none", "-."), "baseline": (decision.get("baseline"), ":")}
     for key, (name, style) in names.items():
         if (decision.get("policies") or {}).get(key):

@@ -261,6 +261,7 @@ def report_spec(
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #d5c6ea97
 KINDS: dict[str, str | Kind] = {
+    "judge": "aimt.jobs.kinds.judge:JUDGE",
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
     "series": "aimt.jobs.kinds.series:SERIES",
     "text": "aimt.jobs.kinds.text:TEXT",
@@ -290,7 +291,7 @@ def get_kind(
 def option_owners() -> dict[str, str]:
     """Which kinds have which options: option -> kind, or kinds."""
     owners: dict[str, list[str]] = {}
-    for name in KINDS:
+    for name in reversed(KINDS):
         for f in get_kind(name).options.__dataclass_fields__:
             owners.setdefault(f, []).append(name)
     return {f: ", ".join(names) for f, names in owners.items()}
