@@ -15,6 +15,7 @@ extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.githubpages"]
 source_suffix = {".ipynb": "myst-nb"}
 html_extra_path = [str(root / "_proc" / "extra")]
 
+suppress_warnings = ["ref.python"]  # two classes of one name in two modules: the link leads to one of them
 nb_execution_mode = "off"  # outputs are stored in the notebooks and checked by the tests
 nb_merge_streams = True
 nb_render_markdown_format = "myst"

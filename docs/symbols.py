@@ -121,6 +121,8 @@ def text_of(node: ast.AST | None) -> str:
         return "..."
     if isinstance(node, ast.Lambda):
         return "..."
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "option":  # of a kind of model: its default stands first
+        return text_of(node.args[0])
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "field":
         made = [k.value for k in node.keywords if k.arg in ("default", "default_factory")]
         return {"list": "[]", "dict": "{}", "set": "set()"}.get(text_of(made[0]), "...") if made else ""
@@ -169,8 +171,15 @@ def fields_of(node: ast.ClassDef, notes: dict[int, str]) -> list[Argument]:
     rows = [s for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
     public = [s for s in rows if not s.target.id.startswith("_") and "ClassVar" not in ast.unparse(s.annotation)]
     return [
-        Argument(s.target.id, type_of(s.annotation), text_of(s.value), notes.get(s.end_lineno, "")) for s in public
+        Argument(s.target.id, type_of(s.annotation), text_of(s.value), help_of(s.value) or notes.get(s.end_lineno, "")) for s in public
     ]
+
+
+def help_of(node: ast.AST | None) -> str:
+    """The help of an option of a kind of model: it stands second."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "option" and isinstance(node.args[1], ast.Constant):
+        return str(node.args[1].value)
+    return ""
 
 
 def function_symbol(node, notes, *, owner: str, **place) -> Symbol:
