@@ -296,10 +296,7 @@ def plan(
 def doctor(
     run: Run | str | Path,
 ) -> list[dict[str, Any]]:
-    """What is wrong with a run: what was seen while its network was trained, or what its figures say of its table.
-
-    Raises `ProblemError` for a kind of run that has no doctor.
-    """
+    """What is wrong with a run: the gates that did not pass, then what was seen in training, or what its figures say of its table."""
 
 def datasets(
     name: str | None = None,

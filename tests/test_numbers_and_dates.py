@@ -323,7 +323,7 @@ def test_a_class_called_none_is_kept_from_train_to_compact(tmp_path):
     frame.to_csv(tmp_path / "t.csv", index=False)
     made = train(tmp_path / "t.csv", target="y", groups="none", missing_labels="class", out=tmp_path / "run", time_limit=1, quiet=True)
     assert made.evaluate(tmp_path / "t.csv")["rows"]["scored"] == 150
-    assert len(read_rows(made).y) == 150
+    assert len(read_rows(made, tmp_path / "t.csv").y) == 150
 
 
 # --- dates

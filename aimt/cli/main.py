@@ -222,12 +222,13 @@ class _TrainCommand(TyperCommand):
         from aimt.jobs.shared.pipeline import KINDS
 
         kind = ctx.meta.get("kind")
-        for p in self.params:
-            of = self.owners.get(p.name or "", set(KINDS))
+        option: Any
+        for option in self.params:
+            of = self.owners.get(option.name or "", set(KINDS))
             special = len(of) < len(KINDS)
-            p.hidden = special and kind not in of
-            if special and hasattr(p, "rich_help_panel"):
-                p.rich_help_panel = f"Options of --kind {kind}"
+            option.hidden = special and kind not in of
+            if special and hasattr(option, "rich_help_panel"):
+                option.rich_help_panel = f"Options of --kind {kind}"
         super().format_help(ctx, formatter)
 
 
