@@ -69,6 +69,6 @@ JUDGE = Kind(
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.30),
     ),
     gates=f"{_STEPS}:gates",
-    report=("aimt.jobs.steps.judge_report:write_judged_card", "aimt.jobs.steps.judge_report:write_judged_report"),
+    report="aimt.deploy.report.judge:REPORT",
     open=f"{_STEPS}:open_judged",
 )
