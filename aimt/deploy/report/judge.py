@@ -78,7 +78,7 @@ def _decide(run: RunParts, content: SectionContent) -> SectionContent:
     why = "half, since no costs were given" if decision["default_cost"] and decision["chosen_by"] == "formula" else why
     return replace(content, text=[f"{rule}, {why}.", decision["message"]])
 
-# %% ../../../nbs/deploy/report/30_judge.ipynb #152bd713
+# %% ../../../nbs/deploy/report/30_judge.ipynb #a212a55e
 def _card_details(run: RunParts) -> list[str]:
     judged = run.metrics["judged"]
     return [f"- Predicts: {escape(run.problem.get('target', 'unknown'))} ({run.problem.get('task', 'unknown task')})",
@@ -98,6 +98,7 @@ def _card_training(run: RunParts) -> list[str]:
 REPORT: ReportSpec = replace(
     TABLE,
     train="judge",
+    makes="figures",
     sections=(*(_judged(s) for s in TABLE.sections if s.name in _KEPT), Section("plan", "What it takes", effort)),
     card={**TABLE.card, "Model Details": _card_details, "Evaluation Data": _card_test, "Training Data": _card_training},
     use=(),

@@ -135,6 +135,7 @@ class ReportSpec:
     card_title: Callable[[RunParts], str] = lambda run: run.source  # What the model is, in a few words
     card: Mapping[str, Callable[[RunParts], list[str]]] = field(default_factory=dict)  # Heading of the card -> lines of Markdown
     train: str = "train"  # The verb that made the run
+    makes: str = "model"  # What the run makes, for the section on how to repeat it
     arguments: tuple[str, ...] = ()  # Settings that stand before the source, without a flag
     use: tuple[str, ...] = ()  # Commands that use the run
     exact: Callable[[RunParts], bool] = lambda run: False  # Whether the effort was set in steps, not by the clock
@@ -367,7 +368,7 @@ def _reproduce(run: RunParts, spec: ReportSpec) -> SectionContent:
         ["Started", run.info.get("created")],
     ]
     same = "The same command on the same data, with the same versions and seed, "
-    clock = "gives the same model." if spec.exact(run) else (
+    clock = f"gives the same {spec.makes}." if spec.exact(run) else (
         "makes the same random choices. How far training goes is set by the clock, so another machine, or a busier one, can end with another model."
     )
     table = section_table("The run", [], [r for r in facts if r[1] not in (None, "")])
