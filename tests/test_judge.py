@@ -272,7 +272,7 @@ def test_report_and_card_say_nothing_that_only_a_training_could(judged, given):
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
     told = " ".join([*sections.values(), (run.path / "card.md").read_text(encoding="utf-8")])
     assert not [phrase for phrase in UNTRUE if phrase in told]
-    assert set(sections) == {"define", "audit", "split", "scores", "calibration", "overfitting", "groups", "decide", "reproduce"}
+    assert set(sections) == {"define", "audit", "split", "scores", "calibration", "overfitting", "groups", "decide", "plan", "reproduce"}
     assert "could not be drawn" not in (run.path / "report.html").read_text(encoding="utf-8")
     assert "0.4" in sections["decide"] if "threshold" in given else "--cost" in sections["decide"] or "costs" in sections["decide"]
     if "prediction" in given:
