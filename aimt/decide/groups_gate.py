@@ -155,7 +155,7 @@ def _because(c: Mapping[str, Any]) -> str:
     if not c["other"] or c["implied"] is None or c["implied"] != c["implied"]:
         return ""
     added = 100 * (c["value"] - c["implied"])
-    return f" With true probabilities and these base rates it would be {100 * c['implied']:.0f} points; the model adds {added:.0f}."
+    return f" With true probabilities and these base rates it would be {100 * c['implied']:.0f} points; the model adds {added:z.0f}."
 
 
 def _lower(text: str) -> str:
