@@ -595,9 +595,15 @@ def test_split_keeps_its_promises(credit, options):
     y, keep = encode_target(frame, problem, schema)
     split = split_rows(frame, problem, y)
     assert 0.2 < len(split.test) / 1000 < 0.3 and split.n_folds == (3 if "time" in options else 5)
-    assert sorted(np.concatenate([v for _, v in split.folds()])) == split.train.tolist()
+    judged = np.concatenate([v for _, v in split.folds()])
+    assert len(np.unique(judged)) == len(judged) and set(judged) <= set(split.train)
+    assert (set(judged) == set(split.train)) == ("time" not in options)  # in time, the first stretch is only learned from
     for fit, valid in split.folds(within_train=True):
-        assert len(fit) + len(valid) == len(split.train) and len(np.unique(y[split.train][valid])) == 2
+        assert not set(fit) & set(valid) and len(np.unique(y[split.train][valid])) == 2
+        if "time" in options:
+            assert frame.when[split.train[fit]].max() <= frame.when[split.train[valid]].min()
+        else:
+            assert len(fit) + len(valid) == len(split.train)
     if options.get("id"):
         assert (frame.assign(fold=split.fold).groupby("who").fold.nunique() == 1).all()
     if options.get("time"):

