@@ -228,7 +228,7 @@ def open_onnx(
     file = existing_file(path)
     if file.suffix.lower() != ".onnx":
         raise ProblemError("this is not an ONNX file, and a file that could run code is not opened", where=str(path),
-                           hint="Write the model as .onnx, give its predictions with --probability or --prediction, or use aimt.judge(..., model=MODEL) in Python")
+                           hint="Write it as .onnx, give its predictions with --probability or --prediction, or use aimt.judge(..., model=MODEL)")
     runtime = require("onnxruntime", "onnx")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = 1, 4

@@ -123,7 +123,8 @@ def begin(
 
 def _check_given(source: Any, o: Any) -> None:
     if source is None and o.sql is None:
-        raise ProblemError("no table was given to judge by", hint="Give rows whose outcome is known: aimt judge scored.csv --actual COLUMN --probability COLUMN")
+        raise ProblemError("no table was given to judge by",
+                           hint="Give rows whose outcome is known: aimt judge scored.csv --actual COLUMN --probability COLUMN")
     if o.actual is None:
         raise ProblemError("the column with the true outcomes is not named", hint="Name it with --actual COLUMN")
     columns = [name for name in ("prediction", "probability") if getattr(o, name) is not None]
