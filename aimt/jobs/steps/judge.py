@@ -195,7 +195,8 @@ def _model_inputs(model: ExternalModel, left: list[str], frame: pd.DataFrame) ->
     places = {c: c for c in frame.columns} | {str(c).replace(" ", "_"): c for c in frame.columns}
     missing = [n for n in model.inputs if n not in places]
     if missing:
-        raise ProblemError(f"{model.name} reads the column '{missing[0]}', which the table does not have" + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
+        raise ProblemError(f"{model.name} reads the column '{missing[0]}', which the table does not have"
+                           + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
                            hint="Give the rows as the model was given them")
     return [places[n] for n in model.inputs]
 
@@ -233,9 +234,11 @@ def _for_decisions(work: JudgeWork) -> Problem:
     if not work.answers.decided:
         return problem
     if o.metric and get_metric(o.metric, problem.task).name in _PROBABILITIES:
-        raise ProblemError(f"the metric {o.metric} needs probabilities, and there are classes alone", hint="Give --probability, or another metric such as balanced_accuracy")
+        raise ProblemError(f"the metric {o.metric} needs probabilities, and there are classes alone",
+                           hint="Give --probability, or another metric such as balanced_accuracy")
     if problem.fairness == "calibration":
-        raise ProblemError("--fairness calibration needs probabilities, and there are classes alone", hint=f"Give --probability, or choose from {', '.join(FAIRNESS[problem.task][1:])}")
+        raise ProblemError("--fairness calibration needs probabilities, and there are classes alone",
+                           hint=f"Give --probability, or choose from {', '.join(FAIRNESS[problem.task][1:])}")
     if o.threshold is not None:
         raise ProblemError("--threshold is for probabilities, and there are classes alone", hint="Give --probability")
     metric, fair = problem.metric, problem.fairness
@@ -252,17 +255,20 @@ def _check_groups_and_threshold(work: JudgeWork) -> None:
     if work.options.threshold is not None and work.problem.task != "binary":
         raise ProblemError(f"--threshold is for two classes, and this is {work.problem.task}", hint="Leave out --threshold")
     if any(rival.decided for rival in work.rivals.values()) and get_metric(work.problem.metric, work.problem.task).name in _PROBABILITIES[1:]:
-        raise ProblemError(f"--baseline has classes alone, and {work.problem.metric} compares probabilities", hint="Give probabilities of it, or --metric balanced_accuracy")
+        raise ProblemError(f"--baseline has classes alone, and {work.problem.metric} compares probabilities",
+                           hint="Give probabilities of it, or --metric balanced_accuracy")
 
 
 def _read_training(work: JudgeWork) -> None:
     """The training rows whose outcome is known."""
     frame, target = work.training.frame, work.problem.target  # type: ignore[union-attr]
     if target not in frame:
-        raise ProblemError(f"the training table has no column '{target}'", where=work.training.source, hint="It should hold the outcomes under the same name")  # type: ignore[union-attr]
+        raise ProblemError(f"the training table has no column '{target}'", where=work.training.source,  # type: ignore[union-attr]
+                           hint="It should hold the outcomes under the same name")
     work.y_known, kept = encode_target(frame, work.problem, work.schema)
     if len(work.y_known) < 20:
-        raise DataError(f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows", where=work.training.source)  # type: ignore[union-attr]
+        raise DataError(f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows",
+                        where=work.training.source)  # type: ignore[union-attr]
     work.known = frame.iloc[np.flatnonzero(kept)].reset_index(drop=True)
 
 # %% ../../../nbs/jobs/steps/20_judge.ipynb #3270c156
@@ -400,9 +406,12 @@ def evaluate(work: JudgeWork) -> str:
                           baselines=("prior", *rivals), seed=seed, clusters=clusters)
     if work.answers.decided:
         scores["table"] = [r for r in scores["table"] if r["metric"] not in _PROBABILITIES]
-        decision["message"] = decision["message"] if problem.task != "binary" else "The decisions are the model's own. " + (decision["message"] if problem.cost else "Give costs to learn what they are worth.")
+        if problem.task == "binary":
+            worth = decision["message"] if problem.cost else "Give costs to learn what they are worth."
+            decision["message"] = f"The decisions are the model's own. {worth}"
     calibration = None if work.answers.decided else calibration_report(problem, y, values, seed=seed, clusters=clusters)
-    work.keep_result(scores=scores, decision=decision, calibration=calibration, groups=_compare_groups(work, threshold), overfitting=_compare_training_scores(work, clusters))
+    work.keep_result(scores=scores, decision=decision, calibration=calibration, groups=_compare_groups(work, threshold),
+                     overfitting=_compare_training_scores(work, clusters))
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == scores["metric"])
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y):,} judged rows"
