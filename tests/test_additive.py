@@ -279,7 +279,7 @@ def test_it_is_trained_beside_the_model_and_the_price_is_told():
     assert "could not be" not in html and "A model that can be read" in html
 
 
-@pytest.mark.parametrize(("low", "high", "words"), [(0.01, 0.03, "surely there"), (-0.01, 0.02, "includes zero"), (-0.03, -0.01, "Use it")])
+@pytest.mark.parametrize(("low", "high", "words"), [(0.01, 0.03, "statistically significant"), (-0.01, 0.02, "includes zero"), (-0.03, -0.01, "Use it")])
 def test_what_follows_from_the_price(low, high, words):
     row = {"model": "additive", "metric": "roc_auc", "label": "ROC AUC", "value": 0.8, "low": 0.7, "high": 0.9}
     price = {"baseline": "additive", "value": (low + high) / 2, "low": low, "high": high}

@@ -83,7 +83,7 @@ def test_gates_say_what_was_measured(run, tmp_path):
 
 
 def test_the_parts_do_not_share_texts(base, tmp_path):
-    """The same text in training and test would be learnt by heart; here each is there three times."""
+    """The same text in training and test would be memorised; here each is there three times."""
     run = tune(base, tmp_path, pd.concat([TABLE] * 3), steps=2)
     parts = pd.read_parquet(run.path / "splits.parquet")
     text = pd.concat([TABLE] * 3, ignore_index=True)["text"]

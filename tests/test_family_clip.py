@@ -294,7 +294,7 @@ def test_loss_is_zero_at_best_and_needs_no_memory(base, pictures):
     assert torch.equal(next(again)["pixels"], batch["pixels"])
 
 
-# ---- pictures that are none, and tables that cannot be learnt
+# ---- pictures that are none, and tables that cannot be learned
 
 
 def huge_png() -> bytes:

@@ -49,7 +49,7 @@ def adapted(config: GPTConfig = CONFIG, **options) -> tuple[GPT, GPT]:
 
 
 def steps_of(model: nn.Module, n: int = 8):
-    """Batches that can be learnt: count upwards."""
+    """Batches that can be learned: count upwards."""
     for i in range(n):
         start = torch.randint(40, (4, 1), generator=torch.Generator().manual_seed(i))
         ids = (start + torch.arange(13)) % 40
@@ -600,9 +600,9 @@ def test_answers_only():
     template = {"system": ("<s>", ""), "user": ("<u>", ""), "assistant": ("<a>", "!")}
     e = ft.encode_chat(conversation(4), TOKENIZER, template)
     text = TOKENIZER.decode([*e["ids"].tolist()])
-    learnt = [t for t in e["targets"].tolist() if t != -100]
-    assert text == "<s>s<u>q4<a>a4a4!<u>more<a>b4!" and learnt[-1] == TOKENIZER.eot_id
-    assert TOKENIZER.decode(learnt[:-1]) == "a4a4!b4!"
+    learned = [t for t in e["targets"].tolist() if t != -100]
+    assert text == "<s>s<u>q4<a>a4a4!<u>more<a>b4!" and learned[-1] == TOKENIZER.eot_id
+    assert TOKENIZER.decode(learned[:-1]) == "a4a4!b4!"
     assert all(t in (-100, n) for t, n in zip(e["targets"][:-1].tolist(), e["ids"][1:].tolist(), strict=True))
     start = ft.chat_prompt(conversation(4)[:2], template)
     assert TOKENIZER.encode(start) == e["ids"][: len(start)].tolist()  # the prompt is what training has seen

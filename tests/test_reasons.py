@@ -146,7 +146,7 @@ def test_what_a_few_rules_cannot_tell_is_not_told():
 
 
 def test_fidelity_is_measured_on_rows_held_out():
-    """A model that answers at random can be learned by heart by no rule."""
+    """No rule can memorise a model that answers at random."""
     X = pd.DataFrame({"x": np.random.default_rng(3).normal(size=600)})
     noise = np.random.default_rng(4).normal(size=600)
     asked = Problem("regression", "y", ["x"], "rmse")
@@ -350,7 +350,7 @@ def test_people_are_drawn_whole_and_copies_of_a_row_are_tuned_together():
         frame, y, draw_rows(y, classification=True, seed=0), Problem("binary", "y", ["x"], "roc_auc", labels=["a", "b"])
     )
     drawn = draw_rows(y, classification=True, seed=0)
-    right = (model.oof_[:, 1] - 0.5) * (2 * y[drawn] - 1)  # pure noise: copies in other folds would be known by heart
+    right = (model.oof_[:, 1] - 0.5) * (2 * y[drawn] - 1)  # pure noise: copies in other folds would be memorised
     assert np.mean(right > 0) < 0.62
 
 

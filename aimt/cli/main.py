@@ -446,7 +446,7 @@ def explain(
     wanted: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,
     fixed: Annotated[str | None, typer.Option(help="With --change: columns that cannot change, besides those of groups.")] = None,
     rules: Annotated[int, typer.Option(help="Instead: at most so many rules that stand for the whole model, such as 8.", min=0)] = 0,
-    stability: Annotated[bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been drawn anew?")] = False,
+    stability: Annotated[bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been resampled?")] = False,
     time_limit: Annotated[float | None, typer.Option(help="With --stability: seconds. Default: 60.", min=1)] = None,
     as_json: Json = False,
 ) -> None:

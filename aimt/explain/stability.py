@@ -165,7 +165,7 @@ Fit = Callable[[np.ndarray, int, float], Any]  # A model from row numbers, a see
 
 def reason_stability(
     model: Any,  # Has `predict_raw(frame)`, and `contributions(frame, class_code=...)` if `rows` are given
-    train: pd.DataFrame | None,  # Rows to train quick models on; None: only the test rows are drawn anew
+    train: pd.DataFrame | None,  # Rows to train quick models on; None: only the test rows are resampled
     y_train: np.ndarray | None,  # Their codes or values
     test: pd.DataFrame,  # Rows that the model has not seen
     y_test: np.ndarray,  # Their codes or values
@@ -185,7 +185,7 @@ def reason_stability(
 ) -> dict[
     str, Any
 ]:  # columns, agreement, likeness, training_share, places, exchangeable, row_reasons, models, messages, ...
-    """How much importances and single reasons change when the rows they are measured on, or trained on, are drawn anew.
+    """How much importances and single reasons change when the rows they are measured on, or trained on, are resampled.
 
     Raises `DataError` for fewer than 20 test rows.
     """
@@ -350,7 +350,7 @@ def _agreement(own: np.ndarray, draws: np.ndarray, top: int) -> dict[str, Any]:
 
 
 def _places(columns: list[str], draws: np.ndarray, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Stable columns that share their places: the first of them is not surely ahead of the others."""
+    """Stable columns that share their places: the first of them is not significantly ahead of the others."""
     samples = {c: draws[:, 1:, j].ravel() for j, c in enumerate(columns)}
     groups: list[list[str]] = []
     for column in (c["column"] for c in told if c["stable"]):
@@ -498,7 +498,7 @@ def stability_sentences(
     """What a person should know, in a few sentences."""
     said, index = [], found["agreement"]
     if not found["models"]:
-        said.append("No or too few new models were trained: only the rows that importance is measured on were drawn anew.")
+        said.append("No or too few new models were trained: only the rows that importance is measured on were resampled.")
     if index is not None and np.isfinite(index["value"]):
         how = "much the same" if index["value"] > 0.75 else "partly the same" if index["value"] >= 0.4 else "hardly the same"
         first = f"The {found['top']} most important columns of {found['models']} newly trained models are {how}"

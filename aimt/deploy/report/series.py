@@ -1,4 +1,4 @@
-"""How well it did on the past, what comes next and how surely, who forecasts, and what it learned from.
+"""How well it did on the past, what comes next and how certain that is, who forecasts, and what it learned from.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/series.html.md"""
 

@@ -401,7 +401,7 @@ def _price(scores: dict[str, Any]) -> str:
         return text + ": below zero, so the readable model is the better one. Use it."
     if d["low"] <= 0:
         return text + ", which includes zero: no price was shown. Where decisions must be explained, the readable model may be the one to use."
-    return text + ": it is surely there, and whether it is worth paying depends on who has to understand the decisions."
+    return text + ": it is statistically significant, and whether it is worth paying depends on who has to understand the decisions."
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #ceab3014
 def _decide(run: RunParts) -> SectionContent:

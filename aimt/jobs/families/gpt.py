@@ -245,10 +245,10 @@ def token_nats(
         for r, i in enumerate(few):
             ids[r, : len(sequences[i]["ids"])] = torch.as_tensor(sequences[i]["ids"])
             targets[r, : len(sequences[i]["ids"])] = torch.as_tensor(sequences[i]["targets"])
-        learnt = targets != -100
-        z = model.logits(model.hidden(ids)[learnt]).float()
-        nats, right = F.cross_entropy(z, targets[learnt], reduction="none"), z.argmax(-1) == targets[learnt]
-        ends = learnt.sum(1).cumsum(0).tolist()
+        learned = targets != -100
+        z = model.logits(model.hidden(ids)[learned]).float()
+        nats, right = F.cross_entropy(z, targets[learned], reduction="none"), z.argmax(-1) == targets[learned]
+        ends = learned.sum(1).cumsum(0).tolist()
         for i, a, b in zip(few, [0, *ends], ends, strict=False):
             out[i] = (nats[a:b].cpu().double().numpy(), right[a:b].cpu().numpy())
     return out

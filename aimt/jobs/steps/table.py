@@ -290,7 +290,7 @@ WIDE_COLUMNS = 500  # Rules, and what would help most, are not looked for in mor
 
 
 def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> dict[str, Any] | None:
-    """The training rows whose label surprises models that did not see them most; and whether labels are surely wrong."""
+    """The training rows whose label surprises models that did not see them most; and whether some labels are certainly wrong."""
     train, labels = work.split.train, work.problem.labels
     y, seen = work.y[train], np.flatnonzero(np.isfinite(oof[:, 0]))
     if oof.size > MOST_CELLS or not len(seen):

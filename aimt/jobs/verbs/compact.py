@@ -173,10 +173,10 @@ def _sentence(found: dict[str, Any]) -> str:
         return f"{faster}; the difference in {label} has no interval on {found['n_test']:,} test rows"
     between = f"between {number(-gain['high'])} and {number(-gain['low'])}"
     if gain["high"] < 0:
-        return f"{faster}, and surely worse: it costs {number(-gain['value'])} {label}, {between}"
+        return f"{faster}, and significantly worse: it costs {number(-gain['value'])} {label}, {between}"
     if gain["low"] > 0:
         between = f"between {number(gain['low'])} and {number(gain['high'])}"
-        return f"{faster}, and surely better: it gains {number(gain['value'])} {label}, {between}"
+        return f"{faster}, and significantly better: it gains {number(gain['value'])} {label}, {between}"
     return f"{faster}; no difference in {label} is to be seen on {found['n_test']:,} test rows: the cost is {between}"
 
 

@@ -158,10 +158,10 @@ def _verdict_words(found: dict[str, Any]) -> str:
     if None in gain.values():
         return f"{label} has no interval on these {found['n_rows']:,} rows: too few, or all of one class."
     if gain["low"] > 0:
-        return f"'{b}' is surely better than '{a}': {label} better by {span(gain)} on {found['n_rows']:,} rows that neither has seen."
+        return f"'{b}' is significantly better than '{a}': {label} better by {span(gain)} on {found['n_rows']:,} rows that neither has seen."
     if gain["high"] < 0:
         worse = {"value": -gain["value"], "low": -gain["high"], "high": -gain["low"]}
-        return f"'{a}' is surely better than '{b}': {label} better by {span(worse)} on {found['n_rows']:,} rows that neither has seen."
+        return f"'{a}' is significantly better than '{b}': {label} better by {span(worse)} on {found['n_rows']:,} rows that neither has seen."
     if gain["low"] == gain["high"] == 0:
         return f"'{a}' and '{b}' do the same on these {found['n_rows']:,} rows."
     way = f"from '{a}' to '{b}' the gain is {span(gain)} {label}, which can be chance"

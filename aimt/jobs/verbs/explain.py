@@ -39,7 +39,7 @@ def explain(
     wanted: str | tuple[float, float] | None = None,  # With `change`: the class wanted, or "100,200" for a number
     fixed: str | list[str] | None = None,  # With `change`: columns that cannot change, besides those of groups
     rules: bool | int = False,  # Instead: at most so many rules that stand for the whole model (True: 8)
-    stability: bool = False,  # Instead: would the reasons be the same if the data had been drawn anew?
+    stability: bool = False,  # Instead: would the reasons be the same if the data had been resampled?
     time_limit: float | None = None,  # With `stability`: seconds; 60 when None
 ) -> list[dict[str, Any]]:  # From `explain_rows`, `column_effect`, `counterfactuals`, `rule_set` or `reason_stability`
     """Which columns moved the predictions of some rows, and how far; or, by one of the other options, other reasons.

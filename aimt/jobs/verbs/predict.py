@@ -107,7 +107,7 @@ def group_limits(
     reports = {r["column"]: r for r in saved.run.read("metrics.json").get("mitigation") or [] if "rule" in r}
     if column not in reports:
         compact = saved.run.info["settings"].get("compact")
-        hint = "They are proposed for columns of --groups whose groups surely differ"
+        hint = "They are proposed for columns of --groups whose groups differ significantly"
         if reports:
             hint = f"It proposes some for {', '.join(reports)}"
         elif compact:

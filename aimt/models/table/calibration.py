@@ -92,7 +92,7 @@ def fit_calibrator(
 ) -> Calibrator:
     """The correction with the lowest cross-fitted log loss; the identity unless one gains out of sample.
 
-    Two classes: Platt, beta, isotonic and Venn-Abers, and none of the last three unless it is surely better than Platt. More classes: temperature.
+    Two classes: Platt, beta, isotonic and Venn-Abers, and none of the last three unless it is significantly better than Platt. More classes: temperature.
     """
     have = np.isfinite(oof[:, 0])
     task = "binary" if oof.shape[1] == 2 else "multiclass"

@@ -67,7 +67,7 @@ def compact(
 
 
 def _spare(grown: dict[str, list[Any]], recipes: dict[str, Candidate]) -> None:
-    """Give up second members, the dearest first, while a prediction costs more than it should."""
+    """Give up second members, the most expensive first, while a prediction costs more than it should."""
     cost = {name: member_cost_ns(members[0], recipes[name]) for name, members in grown.items()}
     while sum(cost[name] * len(members) for name, members in grown.items()) > COMPACT_NS and (able := [n for n in grown if len(grown[n]) > 1]):
         dear = max(able, key=lambda name: cost[name])

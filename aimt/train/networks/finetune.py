@@ -294,8 +294,8 @@ def encode_chat(
         pieces += [(tokenizer.encode(before), False), (tokenizer.encode(m["content"] + after), answer)]
     pieces.append(([tokenizer.eot_id], pieces[-1][1]))
     tokens = np.array([t for ids, _ in pieces for t in ids], np.int64)
-    learnt = np.array([answer for ids, answer in pieces for _ in ids], bool)
-    return {"ids": tokens[:-1], "targets": np.where(learnt, tokens, -100)[1:]}
+    learned = np.array([answer for ids, answer in pieces for _ in ids], bool)
+    return {"ids": tokens[:-1], "targets": np.where(learned, tokens, -100)[1:]}
 
 # %% ../../../nbs/train/networks/20_finetune.ipynb #d96d14e7
 class ChatBatches:

@@ -173,7 +173,7 @@ def exponentiated_gradient(
 ) -> Any:  # Fitted; `predict(X, random_state=0)` gives decisions
     """A classifier trained under a fairness constraint (Agarwal et al. 2018), by `fairlearn`.
 
-    Raises `MissingExtraError` when fairlearn is not installed. Its decisions are drawn by lot among the fitted models.
+    Raises `MissingExtraError` when fairlearn is not installed. Its decisions are drawn at random among the fitted models.
     """
     _criterion(criterion)
     reductions = require("fairlearn.reductions", "fair")
