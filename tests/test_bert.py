@@ -120,11 +120,12 @@ def real_outputs(z, mask):
     return z
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: "-".join(c) or "usual")
+# Answers to questions have a begin and an end, and no labels
+PARITY = [(c, name) for c in VARIANTS for name in HEADS if not (name == "BertForQuestionAnswering" and "num_labels" in c)]
+
+
+@pytest.mark.parametrize(("changes", "name"), PARITY, ids=[f"{'-'.join(c) or 'usual'}-{name}" for c, name in PARITY])
 def test_parity_with_transformers_both_ways(transformers, tmp_path, name, changes):
-    if name == "BertForQuestionAnswering" and "num_labels" in changes:
-        pytest.skip("answers have a begin and an end, and no labels")
     theirs, batch = reference(transformers, name, **changes), inputs()
     theirs.save_pretrained(tmp_path / "theirs")
     ours = HEADS[name].from_pretrained(tmp_path / "theirs").eval()
