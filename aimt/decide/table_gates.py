@@ -381,7 +381,7 @@ def value_gate(decision: dict[str, Any] | None) -> GateResult:
     if status != "pass":
         text = f"Not shown to be worth more than {policy}: {span(found)} per 1,000 decisions."
         advice = f"At these costs, {policy} alike is as good and needs no model."
-        return gate.result(status, text, advice if status == "hold" else "The gain may be chance" + _more_rows(found.get("n_rows"), found) + ".", **figures)
+        return gate.result(status, text, advice if status == "hold" else "Revise costs or columns" + _more_rows(found.get("n_rows"), found) + ".", **figures)
     merit = f"worth {span(found)} more per 1,000 decisions than {policy}"
     return gate.result("pass", merit.capitalize() + ".", merit=merit, **figures)
 
