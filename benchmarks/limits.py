@@ -20,7 +20,7 @@ import pandas as pd
 
 from aimt.data.sources.catalog import load_dataset
 from aimt.metrics.classification import roc_auc
-from aimt.models.table.boosting import Member
+from aimt.models.trees.boosting import Member
 from aimt.models.table.estimators import TabularClassifier
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from aimt.core.hardware import cpu_allowance, peak_memory_mb
 from aimt.metrics.classification import roc_auc
-from aimt.models.table.boosting import Member
+from aimt.models.trees.boosting import Member
 from aimt.models.table.estimators import TabularClassifier
 
 

@@ -45,7 +45,7 @@ SECTIONS = {  # folder: (name, what it is about), in reading order: guides first
 ROOMS = {  # folders inside a section, in reading order: name
     "data": {"io": "Files and databases", "table": "Tables", "series": "Time series", "checks": "Data checks", "split": "Splits",
              "text": "Text", "image": "Images", "audio": "Audio", "sources": "Data sets"},
-    "models": {"layers": "Layers", "table": "Tables", "series": "Time series", "text": "Text", "image": "Images", "audio": "Audio"},
+    "models": {"layers": "Layers", "trees": "Trees", "table": "Tables", "series": "Time series", "text": "Text", "image": "Images", "audio": "Audio"},
     "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
     "evaluate": {"table": "Tables", "text": "Text"},
     "generate": {"text": "Text", "audio": "Audio"},

@@ -7,7 +7,7 @@ import lightgbm as lgb
 import numpy as np
 
 from aimt.core.errors import ModelFormatError
-from aimt.models.table.boosting import read_booster
+from aimt.models.trees.boosting import read_booster
 
 rng = np.random.default_rng(0)
 X = np.column_stack([rng.normal(size=(300, 3)), rng.integers(0, 80, 300)])

@@ -8,7 +8,7 @@ from aimt.core.errors import ProblemError
 from aimt.metrics.classification import log_loss
 from aimt.metrics.regression import rmse
 from aimt.models.table import estimators as tabular
-from aimt.models.table.boosting import Member
+from aimt.models.trees.boosting import Member
 from aimt.models.table.compact import compact, latency_ms
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from aimt.core.errors import AimtError, ModelFormatError
-from aimt.models.table.booster_text import parse_booster
-from aimt.models.table.boosting import fit_member, read_booster
+from aimt.models.trees.booster_text import parse_booster
+from aimt.models.trees.boosting import fit_member, read_booster
 
 HERE = Path(__file__).resolve().parent
 SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a minute: set AIMT_SLOW=1")

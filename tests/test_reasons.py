@@ -30,8 +30,8 @@ from aimt.explain.stability import (
 from aimt.jobs.verbs.explain import explain, reason_lines
 from aimt.jobs.shared.table_model import open_model
 from aimt.jobs.verbs.train import train
-from aimt.models.table.boosting import member_contributions
-from aimt.models.table.extra_trees import fit_forest
+from aimt.models.trees.boosting import member_contributions
+from aimt.models.trees.extra_trees import fit_forest
 
 
 def two(p: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from aimt.core.errors import MissingExtraError
-from aimt.models.table import oblivious_trees as symmetric
+from aimt.models.trees import oblivious_trees as symmetric
 from aimt.models.table.compact import compact
-from aimt.models.table.oblivious_trees import SymmetricTrees, can_grow_symmetric, fit_symmetric
+from aimt.models.trees.oblivious_trees import SymmetricTrees, can_grow_symmetric, fit_symmetric
 from aimt.models.table.estimators import TabularRegressor, load_model
 
 

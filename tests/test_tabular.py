@@ -20,7 +20,7 @@ from aimt.data.split.split import split_rows
 from aimt.models.table import estimators as tabular
 from aimt.models.table.bagging import Candidate, Encoded, cross_fit
 from aimt.models.table.baselines import fold_pairs
-from aimt.models.table.boosting import Member
+from aimt.models.trees.boosting import Member
 from aimt.models.table.ensemble import FORMAT
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor, _in_part, _Maker, _race, _regrow, _short, affordable_rows, affordable_texts, load_model
 from aimt.train.table.fit import train_table

@@ -23,7 +23,7 @@ from ...data.table.features import FeatureEncoder
 from ...data.table.schema import Schema
 from ...metrics.classification import roc_auc
 from ...metrics.intervals import bootstrap
-from ...models.table.boosting import fit_member
+from ...models.trees.boosting import fit_member
 
 # %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #44e09631
 MOST_COLUMNS = 300  # Of a wide table so many are looked at one by one, drawn at random

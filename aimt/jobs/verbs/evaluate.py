@@ -31,7 +31,7 @@ from ..shared.table_model import SavedModel, open_model
 from ...metrics.fairness import make_groups
 from ...metrics.intervals import wilson
 from ...models.table.baselines import LinearModel, fold_pairs, to_prediction
-from ...models.table.boosting import fit_member
+from ...models.trees.boosting import fit_member
 from ...models.table.conformal import check_asked
 from ...models.table.ensemble import encode
 from ...models.table.estimators import deal_folds

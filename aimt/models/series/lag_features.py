@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...core.errors import ModelFormatError
 from ...data.series.panel import Panel, TimeStep
-from ..table.boosting import member_params, read_booster
+from ..trees.boosting import member_params, read_booster
 
 # %% ../../../nbs/models/series/05_lag_features.ipynb #1a0e19a0
 N_LAGS = (6, 26)  # At least and at most so many last values; a season if that is between

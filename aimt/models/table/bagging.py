@@ -20,11 +20,11 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from .baselines import Folds, cross_fit_linear, linear_margin, to_prediction
-from .boosting import Member, fit_member, grow_member, tree_cost_ns
-from .extra_trees import fit_forest, grow_forest
-from .target_encoded_trees import MANY_LEVELS, can_use_means, fit_means, grow_means
+from ..trees.boosting import Member, fit_member, grow_member, tree_cost_ns
+from ..trees.extra_trees import fit_forest, grow_forest
+from ..trees.target_encoded_trees import MANY_LEVELS, can_use_means, fit_means, grow_means
 from .mlp import Network, fit_network
-from .oblivious_trees import SymmetricTrees, fit_symmetric, grow_symmetric, symmetric_cost_ns
+from ..trees.oblivious_trees import SymmetricTrees, fit_symmetric, grow_symmetric, symmetric_cost_ns
 
 # %% ../../../nbs/models/table/50_bagging.ipynb #cacac061
 def to_pool(margin: np.ndarray, task: str) -> np.ndarray:

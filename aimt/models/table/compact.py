@@ -18,7 +18,7 @@ from ...core.errors import ProblemError, require
 from ...core.hardware import threads_for
 from .bagging import GROWN, Candidate, Encoded, grow_whole, member_cost_ns
 from .mlp import Network
-from .oblivious_trees import SymmetricTrees
+from ..trees.oblivious_trees import SymmetricTrees
 from .ensemble import Ensemble, Part, encode
 from .estimators import TabularClassifier, TabularRegressor, recipes_for
 

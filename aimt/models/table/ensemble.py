@@ -28,11 +28,11 @@ from ...core.hardware import threads_for
 from ...data.table.features import DenseEncoder, FeatureEncoder
 from .bagging import GROWN, pool_to_prediction, to_pool
 from .baselines import linear_margin, to_margin
-from .booster_text import parse_booster
-from .boosting import Member, member_contributions, read_booster
+from ..trees.booster_text import parse_booster
+from ..trees.boosting import Member, member_contributions, read_booster
 from .calibration import Calibrator
 from .mlp import Network
-from .oblivious_trees import SymmetricTrees
+from ..trees.oblivious_trees import SymmetricTrees
 
 # %% ../../../nbs/models/table/55_ensemble.ipynb #8993b723
 CHUNK_ROWS = 50_000  # Rows predicted at a time, to bound memory

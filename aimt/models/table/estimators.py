@@ -37,10 +37,10 @@ from .calibration import Calibrator, fit_calibrator
 from .mlp import epoch_seconds
 from .conformal import Conformal, fit_conformal, score_growth
 from .ensemble import Ensemble, Part, contributions, encode, load_ensemble, save_ensemble
-from .extra_trees import can_grow_forest
-from .target_encoded_trees import MANY_LEVELS, can_use_means
+from ..trees.extra_trees import can_grow_forest
+from ..trees.target_encoded_trees import MANY_LEVELS, can_use_means
 from .search_cache import Shelf, search_fingerprint
-from .oblivious_trees import can_grow_symmetric
+from ..trees.oblivious_trees import can_grow_symmetric
 from .parallel_fit import FAILURES, Request, fit_together, n_workers
 
 # %% ../../../nbs/models/table/70_estimators.ipynb #5a9079ed

@@ -29,7 +29,7 @@ from ...core.plot_style import COLORS, axis_text, new_figure
 from ...data.table.features import FeatureEncoder
 from ...data.table.schema import Schema
 from .baselines import Folds, PriorModel, fold_pairs, to_margin, to_prediction
-from .boosting import member_params
+from ..trees.boosting import member_params
 
 # %% ../../../nbs/models/table/35_gam.ipynb #c44292ed
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ...data.table.features import FeatureEncoder, dense
 from ...data.table.schema import Schema
 from ...metrics.intervals import corrected_difference
 from ...metrics.registry import get_metric
-from ...models.table.boosting import member_params
+from ...models.trees.boosting import member_params
 
 # %% ../../../nbs/train/table/10_augment.ipynb #bae44021
 Fit = Callable[

@@ -26,7 +26,7 @@ from ...data.split.split import Split
 from ...metrics.registry import get_metric
 from ...models.table.gam import AdditiveModel
 from ...models.table.baselines import LinearModel, PriorModel, fold_pairs, to_prediction
-from ...models.table.boosting import Member, fit_member
+from ...models.trees.boosting import Member, fit_member
 from ...models.table.ensemble import encode
 from ...models.table.estimators import LARGE_ROWS, TabularClassifier, TabularRegressor, affordable_texts, deal_folds, prediction_budget_ns
 

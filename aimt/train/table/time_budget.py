@@ -17,10 +17,10 @@ import numpy as np
 from ...core.hardware import machine as this_machine
 from ...core.hardware import threads_for
 from ...models.table.bagging import MANY_ROWS, portfolio
-from ...models.table.boosting import tree_cost_ns
+from ...models.trees.boosting import tree_cost_ns
 from ...models.table.mlp import epoch_seconds
-from ...models.table.extra_trees import can_grow_forest, forest_seconds
-from ...models.table.oblivious_trees import can_grow_symmetric, symmetric_round_seconds
+from ...models.trees.extra_trees import can_grow_forest, forest_seconds
+from ...models.trees.oblivious_trees import can_grow_symmetric, symmetric_round_seconds
 from ...models.table.estimators import LARGE_ROWS, max_rounds, prediction_budget_ns
 
 # %% ../../../nbs/train/table/00_time_budget.ipynb #a2100101
