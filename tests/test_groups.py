@@ -15,16 +15,8 @@ from aimt.decide.groups_gate import GroupLimits, groups_gate
 from aimt.deploy.report.groups import groups_section
 from aimt.deploy.report.page import RunParts
 from aimt.evaluate.table.group_metrics import JUDGED, group_report
-from aimt.evaluate.table.representativeness import (
-    compare_population,
-    effective_rows,
-    population_findings,
-    population_lines,
-    population_report,
-    population_weights,
-    rake,
-    read_population,
-)
+from aimt.evaluate.table.population_weights import effective_rows, population_weights, rake, read_population
+from aimt.evaluate.table.representativeness import compare_population, population_findings, population_lines, population_report
 from aimt.metrics.fairness import bin_names, cross_groups, equalized_odds, event_interval, group_calibration, group_rates, implied_rates, quantile_cuts
 
 PROBLEM = Problem(task="binary", target="y", inputs=["x"], metric="accuracy", labels=["no", "yes"], groups=["sex", "region"])

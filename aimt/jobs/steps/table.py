@@ -43,7 +43,8 @@ from ...evaluate.table.label_errors import find_label_errors
 from ...evaluate.table.learning_curve import learning_curve
 from ...evaluate.table.order import check_forward
 from ...evaluate.table.overfitting import overfitting
-from ...evaluate.table.representativeness import against_population, population_margins, read_population
+from ...evaluate.table.population_weights import population_margins, read_population
+from ...evaluate.table.representativeness import against_population
 from ...evaluate.table.scores import readable, score_models
 from ...evaluate.table.covariate_shift import find_shift
 from ...evaluate.table.leak_impact import weigh_suspects

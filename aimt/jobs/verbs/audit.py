@@ -21,7 +21,8 @@ from ...data.checks.column_checks import merge
 from ...data.table.infer_problem import define_problem, encode_target
 from ...data.table.schema import Schema, infer_schema
 from ...evaluate.table.order import check_forward
-from ...evaluate.table.representativeness import against_population, population_lines, read_population
+from ...evaluate.table.population_weights import read_population
+from ...evaluate.table.representativeness import against_population, population_lines
 from ...evaluate.table.leak_impact import weigh_suspects
 from ..shared.source import read_source
 

@@ -24,7 +24,8 @@ from ...data.split.split import dependent_rows
 from ...data.table.infer_problem import encode_target, unknown_labels
 from ...data.table.schema import show
 from ...evaluate.table.model_comparison import permutation_test
-from ...evaluate.table.representativeness import population_lines, population_report, read_population
+from ...evaluate.table.population_weights import read_population
+from ...evaluate.table.representativeness import population_lines, population_report
 from ...evaluate.table.scores import readable, score_models
 from ..shared.pipeline import do_verb
 from ..shared.table_model import SavedModel, open_model
