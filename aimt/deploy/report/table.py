@@ -15,162 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ...decide.gate import number, span
-from . import page
-from .card import escape, list_names
 from .groups import groups_section
+from .table_card import CARD
+from .table_data import audit_section, problem_section, split_section
+
+# %% ../../../nbs/deploy/report/10_table.ipynb #32e995f5
+from . import page
 from aimt.deploy.report.page import (
     ReportSpec, RunParts, Section, SectionContent, SectionTable, as_dict, counted, longer, lookup, percent, quoted_names, section_figure, section_table,
 )
-
-# %% ../../../nbs/deploy/report/10_table.ipynb #f64affcc
-def _define(run: RunParts) -> SectionContent:
-    p, audit = run.problem, run.audit
-    if not p:
-        return SectionContent(text=["The problem was not defined."])
-    kinds = {
-        "binary": f"whether '{p['target']}' is '{p['labels'][-1]}' or '{p['labels'][0]}'" if p.get("labels") else "",
-        "multiclass": f"which of {len(p.get('labels') or [])} classes '{p['target']}' is",
-        "regression": f"the number '{p['target']}'",
-    }
-    seen = counted(len(p["inputs"]), "column")
-    rows = [
-        ["Source", run.source],
-        [
-            "Table",
-            f"{counted(audit.get('n_rows'), 'row')}, {counted(audit.get('n_columns'), 'column')}" if audit else None,
-        ],
-        ["Task", p["task"]],
-        ["Judged by", run.scores.get("label") or p["metric"]],
-        ["Classes", quoted_names(p.get("labels"), 10)],
-        ["Costs", ", ".join(f"{k} = {number(v)}" for k, v in (p.get("cost") or {}).items())],
-        ["Groups compared", quoted_names(p.get("groups"))],
-        ["Ordered by", p.get("time")],
-        ["Rows belong together by", p.get("id")],
-        ["Left out", quoted_names(p.get("drop"))],
-        ["Inputs", quoted_names(p["inputs"], 40)],
-    ]
-    table = section_table("What was inferred or given", [], [r for r in rows if r[1]])
-    text = [f"The model predicts {kinds[p['task']]}, from {seen} of the table."]
-    return SectionContent(text=text, notes=run.info.get("notes"), tables=[table])
-
-
-def _plan(run: RunParts) -> SectionContent:
-    plan = as_dict(run.metrics.get("plan"))
-    if not plan:
-        return SectionContent(text=["The effort was not estimated."])
-    measured = plan.get("measured") or {}
-    took = (
-        f"; it took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB" if measured else ""
-    )
-    text = [
-        f"The run was expected to take {number(plan.get('seconds'))} s and {number(plan.get('memory_mb'))} MB{took}."
-    ]
-    expected, actual = _stages(plan), _stages(measured)
-    rows = [
-        [k, number(expected[k]) if k in expected else "", number(actual[k]) if k in actual else ""]
-        for k in [*expected, *(k for k in actual if k not in expected)]
-    ]
-    tables = [section_table("Seconds of each step", ["Step", "Expected", "Measured"], rows, right=(1, 2))] if rows else []
-    return SectionContent(text=text, notes=plan.get("notes") or [], tables=tables)
-
-
-def _stages(plan: dict[str, Any]) -> dict[str, float]:
-    stages = plan.get("stages") or {}
-    return dict(stages) if isinstance(stages, dict) else {s["stage"]: s.get("seconds") for s in stages}
-
-# %% ../../../nbs/deploy/report/10_table.ipynb #b106bfca
-def _audit(run: RunParts) -> SectionContent:
-    audit = run.audit
-    if not audit:
-        return SectionContent(text=["The data was not audited."])
-    found, aside = audit.get("findings") or [], audit.get("set_aside") or []
-    counts = [(s, sum(f["severity"] == s for f in found)) for s in ("critical", "warning", "note")]
-    said = ", ".join(counted(n, s) if s != "critical" else f"{n} critical" for s, n in counts if n) or "nothing"
-    text = [
-        f"{counted(audit.get('n_rows'), 'row')} and {counted(audit.get('n_columns'), 'column')} were examined. "
-        f"Found: {said}."
-    ]
-    if aside:
-        text.append(
-            f"Set aside, so that the model never saw {'it' if len(aside) == 1 else 'them'}: "
-            + "; ".join(f"'{a['column']}' ({a['reason']})" for a in aside[:8])
-            + ("; ..." if len(aside) > 8 else ".")
-        )
-    attested = as_dict(as_dict(run.metrics.get("verdict")).get("attested"))
-    if attested:
-        text.append("Attested by whoever trained the model: " + "; ".join(f"'{name}': {why}" for name, why in attested.items()) + ".")
-    order = {"critical": 0, "warning": 1, "note": 2}
-    ranked = sorted(found, key=lambda f: order.get(f["severity"], 3))
-    rows = [[f"{f['severity'].capitalize()}: {f['check']}", f.get("evidence"), f.get("advice")] for f in ranked]
-    tables = (
-        [section_table("What the audit found, gravest first", ["Finding", "Evidence", "What to do"], rows)] if rows else []
-    )
-    columns = [
-        [
-            c["name"],
-            c.get("kind"),
-            percent(c.get("missing")),
-            f"{c.get('n_unique') or 0:,}",
-            str(c.get("example") or "")[:60],
-        ]
-        for c in audit.get("columns") or []
-    ]
-    if labels := as_dict(run.metrics.get("label_errors")):
-        text.append(f"Labels, judged by models that had not seen the row: {labels['message']}")
-        surprising = [[f"{r['row']:,}", r["given"], r["suggested"], f"{r['probability']:.3f}"] for r in labels["rows"]]
-        if surprising:
-            heads = ["Row", "Its label", "Expected", "Probability of its label"]
-            tables.append(section_table("Labels that surprise most", heads, surprising, right=(0, 3), folded=True))
-    if columns:
-        tables.append(
-            section_table(
-                "All columns",
-                ["Column", "Kind", "Missing", "Distinct", "Example"],
-                columns,
-                right=(2, 3),
-                most=60,
-                folded=True,
-            )
-        )
-    return SectionContent(
-        text=text,
-        figures=[
-            section_figure(
-                "audit", "How much of the target each column explains alone; findings are named beside their column."
-            )
-        ],
-        tables=tables,
-    )
-
-# %% ../../../nbs/deploy/report/10_table.ipynb #6429523f
-def _split(run: RunParts) -> SectionContent:
-    split = as_dict(run.metrics.get("split"))
-    if not split:
-        return SectionContent(text=["The rows were not split."])
-    rows, how = (
-        split.get("rows") or {},
-        {
-            "stratified": "at random, with the same mix of classes in each part",
-            "random": "at random",
-            "grouped": "so that rows which belong together stay together",
-            "time": "by time: the latest rows are the test",
-        },
-    )
-    text = [
-        f"The model learned from {counted(rows.get('train'), 'row')}; {counted(rows.get('test'), 'row')} were put away as "
-        "the test: their targets served to list the classes and to divide the rows, and were not read again until the model was final. "
-        f"The rows were divided {how.get(split.get('strategy'), 'in some way')}."
-    ]
-    if lookup(split, "overlap", "text"):
-        text.append(f"{split['overlap']['text'].rstrip('.')}.")
-    if (lookup(split, "twins", "low") or 0) > 0:
-        text.append(f"{split['twins']['text'].rstrip('.')}.")
-    shift, figures = as_dict(run.metrics.get("shift")), []
-    if shift.get("message"):
-        text.append(shift["message"])
-    if shift.get("shifted"):
-        figures.append(section_figure("shift", "How far the distributions of training and test rows are apart, column by column."))
-    return SectionContent(text=text, figures=figures, notes=split.get("notes") or [])
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #aacbf7ee
 MODELS = {
@@ -226,7 +79,7 @@ def _scores(run: RunParts) -> SectionContent:
     tables = [table, more, *_tried(run.metrics.get("candidates") or [])]
     return SectionContent(text=text, figures=[section_figure("scores", caption)], tables=tables)
 
-
+# %% ../../../nbs/deploy/report/10_table.ipynb #069c1548
 def _dependence(run: RunParts) -> str:
     """What the intervals take into account besides the number of rows."""
     problem, strategy = run.problem, lookup(run.metrics, "split", "strategy")
@@ -436,60 +289,30 @@ def _decide(run: RunParts) -> SectionContent:
     caption = "What each threshold would have been worth; the line marks the one chosen."
     return SectionContent(text=[t for t in text if t], figures=[section_figure("decision", caption)], tables=tables)
 
-# %% ../../../nbs/deploy/report/10_table.ipynb #53ed42ce
-def _card_details(run: RunParts) -> list[str]:
-    p = run.problem
-    return [
-        f"- Predicts: {escape(p.get('target', 'unknown'))} ({p.get('task', 'unknown task')})",
-        f"- Classes: {list_names(p['labels'])}" if p.get("labels") else "",
-        f"- Inputs ({len(p.get('inputs') or [])}): {list_names(p.get('inputs'))}",
-        "- Kind of model: bagged gradient-boosted trees, forests, networks and linear models, selected and calibrated out of fold",
+# %% ../../../nbs/deploy/report/10_table.ipynb #e4cd999e
+def _plan(run: RunParts) -> SectionContent:
+    plan = as_dict(run.metrics.get("plan"))
+    if not plan:
+        return SectionContent(text=["The effort was not estimated."])
+    measured = plan.get("measured") or {}
+    took = (
+        f"; it took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB" if measured else ""
+    )
+    text = [
+        f"The run was expected to take {number(plan.get('seconds'))} s and {number(plan.get('memory_mb'))} MB{took}."
     ]
-
-
-def _card_use(run: RunParts) -> list[str]:
-    decision = as_dict(run.metrics.get("decision"))
-    rule = f"- Decision: treat as {escape(decision.get('positive'))} from a probability of {number(decision.get('threshold'))}"
-    kept = [rule] if decision.get("threshold") is not None else []
-    return [*kept, "- Meant for rows of the same kind as the training table, gathered in the same way"]
-
-
-def _card_factors(run: RunParts) -> list[str]:
-    groups = as_dict(run.metrics.get("groups")).get("columns") or []
-    return [f"- Groups compared: {list_names([c['column'] for c in groups])}" if groups else "- No groups were named, so none were compared."]
-
-
-def _card_metrics(run: RunParts) -> list[str]:
-    mine = [r for r in run.scores.get("table") or [] if r["model"] == "model"]
-    if not mine:
-        return ["- No score was measured."]
-    return ["Scores on the test, with 95 % bootstrap intervals:", "", "| score | value |", "|---|---|"] + [
-        f"| {escape(r['label'])} | {span(r)} |" for r in mine
+    expected, actual = _stages(plan), _stages(measured)
+    rows = [
+        [k, number(expected[k]) if k in expected else "", number(actual[k]) if k in actual else ""]
+        for k in [*expected, *(k for k in actual if k not in expected)]
     ]
+    tables = [section_table("Seconds of each step", ["Step", "Expected", "Measured"], rows, right=(1, 2))] if rows else []
+    return SectionContent(text=text, notes=plan.get("notes") or [], tables=tables)
 
 
-def _card_rows(run: RunParts, part: str) -> list[str]:
-    rows = lookup(run.metrics, "split", "rows", part)
-    return [f"- {rows:,} rows" if rows is not None else "- unknown number of rows", f"- Source: {escape(run.source or 'unknown')}"]
-
-
-def _card_test(run: RunParts) -> list[str]:
-    return [*_card_rows(run, "test"), f"- Put away before training, split: {escape(lookup(run.metrics, 'split', 'strategy') or 'unknown')}"]
-
-
-def _card_training(run: RunParts) -> list[str]:
-    aside = [f"{escape(s['column'])} ({escape(s['reason'])})" for s in run.audit.get("set_aside") or []]
-    return [*_card_rows(run, "train"), f"- Set aside: {'; '.join(aside) or 'nothing'}"]
-
-
-def _card_ethics(run: RunParts) -> list[str]:
-    gate = next((g for g in run.verdict["gates"] if g["gate"] == "groups"), None)
-    return [f"- {escape(gate['text'], 600)}"] if gate else []
-
-
-def _card_caveats(run: RunParts) -> list[str]:
-    more = as_dict(run.metrics.get("learning_curve")).get("message")
-    return [f"- {escape(more, 600)}"] if more else []
+def _stages(plan: dict[str, Any]) -> dict[str, float]:
+    stages = plan.get("stages") or {}
+    return dict(stages) if isinstance(stages, dict) else {s["stage"]: s.get("seconds") for s in stages}
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #c87566e1
 def _title(run: RunParts) -> str:
@@ -512,10 +335,10 @@ REPORT = ReportSpec(
     facts=_facts,
     verdict_page="decide/table_gates.html",
     sections=(
-        Section("define", "What is asked", _define, (("data/table/infer_problem.html", "How a problem is defined"),)),
-        Section("audit", "The data", _audit, (
+        Section("define", "What is asked", problem_section, (("data/table/infer_problem.html", "How a problem is defined"),)),
+        Section("audit", "The data", audit_section, (
             ("data/checks/audit.html", "What the audit looks for"), ("evaluate/table/label_errors.html", "How wrong labels are found"))),
-        Section("split", "The split", _split, (
+        Section("split", "The split", split_section, (
             ("data/split/split.html", "How rows are divided"), ("evaluate/table/covariate_shift.html", "How parts are compared"))),
         Section("scores", "The score", _scores, (
             ("evaluate/table/scores.html", "How scores are compared"), ("train/table/fit.html", "How the model is trained"))),
@@ -539,16 +362,7 @@ REPORT = ReportSpec(
         Section("plan", "What it takes", _plan, (("train/table/time_budget.html", "How effort is estimated"),)),
     ),
     card_title=lambda run: run.problem.get("target", "a model"),
-    card={
-        "Model Details": _card_details,
-        "Intended Use": _card_use,
-        "Factors": _card_factors,
-        "Metrics": _card_metrics,
-        "Evaluation Data": _card_test,
-        "Training Data": _card_training,
-        "Ethical Considerations": _card_ethics,
-        "Caveats and Recommendations": _card_caveats,
-    },
+    card=CARD,
     use=("aimt predict RUN NEW.csv -o predictions.csv",),
     remedies={"score": longer, "calibration": "aimt evaluate RUN FRESH.csv", "overfitting": {"id": "COLUMN"}},
 )  # fmt: skip
