@@ -13,7 +13,7 @@ from aimt.core.problem import Problem
 from aimt.decide.gate import GateResult
 from aimt.decide.groups_gate import GroupLimits, groups_gate
 from aimt.deploy.report.groups import groups_section
-from aimt.deploy.report.page import RunParts
+from aimt.deploy.report.sections import RunParts
 from aimt.evaluate.table.group_metrics import JUDGED, group_report
 from aimt.evaluate.table.population_weights import effective_rows, population_weights, rake, read_population
 from aimt.evaluate.table.representativeness import compare_population, population_findings, population_lines, population_report

@@ -15,7 +15,9 @@ from typing import Any
 
 from ...core.commands import resolve
 from ...core.files import write_text
-from .page import ReportSpec, RunParts, lookup, read_parts, visible
+from .page import read_parts
+from .sections import RunParts, lookup, visible
+from .spec import ReportSpec
 
 # %% ../../../nbs/deploy/report/05_card.ipynb #67e77117
 def escape(

@@ -22,9 +22,8 @@ from ...core.plot_style import COLORS, new_figure
 from ...data.image.read import read_image
 from ...decide.gate import number
 from .card import escape
-from aimt.deploy.report.page import (
-    ReportSpec, RunParts, Section, SectionContent, as_dict, effort, findings_table, lookup, one_line, section_figure, section_table,
-)
+from .sections import RunParts, Section, SectionContent, as_dict, effort, findings_table, lookup, one_line, section_figure, section_table
+from .spec import ReportSpec
 from ...explain.occlusion import plot_parts, plot_squares
 
 # %% ../../../nbs/deploy/report/20_finetune.ipynb #f653d8f8

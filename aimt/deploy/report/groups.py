@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decide.gate import number, span
-from .page import RunParts, SectionContent, SectionTable, as_dict, counted, lookup, section_figure, section_table
+from .sections import RunParts, SectionContent, SectionTable, as_dict, counted, lookup, section_figure, section_table
 
 # %% ../../../nbs/deploy/report/08_groups.ipynb #1b0cf982
 _RATES = {

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from .card import escape
-from .page import ReportSpec, RunParts, Section, SectionContent, effort
+from .sections import RunParts, Section, SectionContent, effort
+from .spec import ReportSpec
 from .table import REPORT as TABLE
 
 # %% ../../../nbs/deploy/report/30_judge.ipynb #160deeb8

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from ...decide.gate import number
 from .card import escape
-from .page import ReportSpec, RunParts, Section, SectionContent, effort, lookup, section_figure, section_table
+from .sections import RunParts, Section, SectionContent, effort, lookup, section_figure, section_table
+from .spec import ReportSpec
 
 # %% ../../../nbs/deploy/report/25_series.ipynb #7250ab2e
 def _scores(run: RunParts) -> SectionContent:

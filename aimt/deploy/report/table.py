@@ -21,9 +21,10 @@ from .table_data import audit_section, problem_section, split_section
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #32e995f5
 from . import page
-from aimt.deploy.report.page import (
-    ReportSpec, RunParts, Section, SectionContent, SectionTable, as_dict, counted, longer, lookup, percent, quoted_names, section_figure, section_table,
+from aimt.deploy.report.sections import (
+    RunParts, Section, SectionContent, SectionTable, as_dict, counted, lookup, percent, quoted_names, section_figure, section_table,
 )
+from .spec import ReportSpec, longer
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #aacbf7ee
 MODELS = {

@@ -14,7 +14,7 @@ from ...decide.gate import number, span
 from .card import escape, list_names
 
 # %% ../../../nbs/deploy/report/09_table_card.ipynb #98d30d0d
-from .page import RunParts, as_dict, lookup
+from .sections import RunParts, as_dict, lookup
 
 # %% ../../../nbs/deploy/report/09_table_card.ipynb #53ed42ce
 def _card_details(run: RunParts) -> list[str]:

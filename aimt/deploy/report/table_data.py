@@ -13,7 +13,7 @@ from typing import Any
 from ...decide.gate import number
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #536134e7
-from .page import RunParts, SectionContent, SectionTable, as_dict, counted, lookup, percent, quoted_names, section_figure, section_table
+from .sections import RunParts, SectionContent, SectionTable, as_dict, counted, lookup, percent, quoted_names, section_figure, section_table
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #f64affcc
 def problem_section(

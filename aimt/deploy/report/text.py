@@ -13,9 +13,8 @@ from typing import Any
 
 from ...decide.gate import number
 from .card import escape
-from aimt.deploy.report.page import (
-    ReportSpec, RunParts, Section, SectionContent, as_dict, findings_table, longer, lookup, one_line, section_figure, section_table,
-)
+from .sections import RunParts, Section, SectionContent, as_dict, findings_table, lookup, one_line, section_figure, section_table
+from .spec import ReportSpec, longer
 
 # %% ../../../nbs/deploy/report/15_text.ipynb #4d68a30d
 def _task(run: RunParts) -> SectionContent:

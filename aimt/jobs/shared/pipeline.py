@@ -24,7 +24,8 @@ from ...core.progress import Progress, Stage
 from ...core.run import Run
 from ...decide.gate import GateResult, judge, read_attestations
 from ...deploy.report.card import write_card
-from ...deploy.report.page import ReportSpec, write_report
+from ...deploy.report.page import write_report
+from ...deploy.report.spec import ReportSpec
 from .options import Options, given_options, option, parse_options, resumed_options, stored_settings
 from .run_lifecycle import find_interrupted, free_place, honest_ending
 

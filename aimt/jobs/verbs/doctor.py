@@ -15,7 +15,8 @@ from typing import Any
 
 from ...core.run import Run, stored_content
 from ...evaluate.table.doctor import diagnose_table
-from ...deploy.report.page import next_command, read_parts, train_command
+from ...deploy.report.page import read_parts
+from ...deploy.report.spec import next_command, train_command
 from ..shared.pipeline import do_verb, kind_of, report_spec
 
 # %% ../../../nbs/jobs/verbs/45_doctor.ipynb #de03c7b0
