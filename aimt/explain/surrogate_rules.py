@@ -23,7 +23,7 @@ from ..core.errors import DataError
 from ..core.files import plain
 from ..core.problem import Problem
 from ..core.plot_style import COLORS, axis_text, new_figure
-from .stability import selection_stability
+from .selection_stability import selection_stability
 from ..metrics.classification import decide
 from ..metrics.intervals import bootstrap, wilson
 from ..metrics.registry import get_metric
