@@ -16,6 +16,9 @@ from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.schema import infer_schema
 from aimt.explain.counterfactuals import _Nearness, counterfactuals, offers
 from aimt.explain.permutation_importance import permutation_importance
+from aimt.explain.rule_conditions import rule_of
+from aimt.explain.rule_tree import find_axes, grow_tree, round_cuts
+from aimt.explain.shap_values import explain_rows, plot_row
 from aimt.explain.selection_stability import (
     column_association,
     draw_rows,
@@ -23,9 +26,8 @@ from aimt.explain.selection_stability import (
     quick_model,
     selection_stability,
 )
-from aimt.explain.shap_values import explain_rows, plot_row
-from aimt.explain.surrogate_rules import explained_share, find_axes, grow_tree, round_cuts, rule_lines, rule_of, rule_set
 from aimt.explain.stability import reason_stability, stability_sentences
+from aimt.explain.surrogate_rules import explained_share, rule_lines, rule_set
 from aimt.jobs.verbs.explain import explain, reason_lines
 from aimt.jobs.shared.table_model import open_model
 from aimt.jobs.verbs.train import train
