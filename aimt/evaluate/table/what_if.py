@@ -10,7 +10,6 @@ __all__ = ['what_helps', 'plot_helps']
 # %% ../../../nbs/evaluate/table/50_what_if.ipynb #c5641fa7
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,338 +19,17 @@ from matplotlib.figure import Figure
 from ...core.files import plain
 from ...core.problem import Problem
 from ...core.plot_style import COLORS, new_figure
-from ...data.table.features import FeatureEncoder, dense
 from ...data.table.schema import Schema
 from ...data.split.split import Split
+from .ablation import Bench, cannot_tell, finite_mean, gain_text, judge_lever, make_bench, paired_gain
+from .extrapolation import columns_lever, rare_class_lever, rows_lever
 from .label_errors import LabelErrors, find_label_errors
-from .learning_curve import HARDLY, drawing_order, fit_power_law, forecast_error, power_law
-from ...metrics.intervals import corrected_difference
+from .learning_curve import drawing_order
 from ...metrics.registry import Metric, get_metric
-from ...models.table.bagging import Candidate, Encoded, cross_fit, pool_to_prediction, to_pool
-from ...models.table.baselines import to_margin
-
-# %% ../../../nbs/evaluate/table/50_what_if.ipynb #3656c79a
-_TREES = Candidate(
-    "trees-7",
-    "trees",
-    {
-        "num_leaves": 7,
-        "learning_rate": 0.15,
-        "max_bin": 63,
-        "feature_fraction": 0.8,
-        "bagging_fraction": 0.8,
-        "bagging_freq": 1,
-    },
-)
-_QUICK = (_TREES, Candidate("linear", "linear"))
-
-
-@dataclass
-class _Bench:
-    """The table in numbers, its folds, and what a quick model scores on them."""
-
-    table: Encoded
-    sources: tuple[np.ndarray, np.ndarray]  # Input column of each column of X and of Z
-    folds: list[tuple[np.ndarray, np.ndarray]]  # Rows to train on, rows to validate on
-    metric: Metric
-    groups: np.ndarray | None
-    threads: int
-    seed: int
-    chosen: np.ndarray  # Places of these rows among all training rows
-    pred: np.ndarray  # What quick models say of rows they did not see
-    deadline: float = np.inf  # Of the lever at hand
-    draws: int = 2  # Times that chance is drawn in a fold
-
-    def restrict(self, columns: set[str]) -> Encoded:
-        """The table with some of the input columns."""
-        t, (in_x, in_z) = self.table, self.sources
-        x, z = (np.flatnonzero([s in columns for s in source]) for source in (in_x, in_z))
-        return replace(t, X=t.X[:, x], Z=t.Z[:, z], categorical=[i for i, j in enumerate(x) if j in t.categorical])
-
-    def pool(
-        self, train: np.ndarray, valid: np.ndarray, y: np.ndarray | None = None, table: Encoded | None = None
-    ) -> np.ndarray:
-        """What the quick model says of the rows `valid`, having learned the answers `y` of the rows `train`."""
-        table = table or self.table
-        table = table if y is None else replace(table, y=y)
-        bags = [
-            cross_fit(c, table, [(train, valid)], seed=self.seed, threads=self.threads, max_rounds=60) for c in _QUICK
-        ]
-        return np.asarray(np.mean([bag.oof[valid] for bag in bags], axis=0))
-
-    def score(self, pred: np.ndarray, valid: np.ndarray) -> float:
-        """The error of predictions: smaller is better."""
-        score = float(self.metric.function(self.table.y[valid], pred))
-        return 1 - score if self.metric.higher_is_better else score
-
-    def judge(self, pool: np.ndarray, valid: np.ndarray) -> float:
-        """The error of a pool."""
-        return self.score(pool_to_prediction(pool, self.table.task), valid)
-
-    def keep(self, train: np.ndarray, valid: np.ndarray) -> None:
-        """Predict the rows `valid` with everything there is."""
-        self.pred[valid] = pool_to_prediction(self.pool(train, valid), self.table.task)
-
-    def error(self, train: np.ndarray, valid: np.ndarray, **how: Any) -> float:
-        """The error of a quick model; NaN when a class is missing, or the time is over."""
-        if time.perf_counter() > self.deadline:
-            return np.nan
-        if self.table.task != "regression" and len(np.unique(how.get("y", self.table.y)[train])) < min(
-            2, self.table.n_classes
-        ):
-            return np.nan
-        return self.judge(self.pool(train, valid, **how), valid)
-
-
-def _make_bench(
-    frame: pd.DataFrame,
-    y: np.ndarray,
-    problem: Problem,
-    schema: Schema,
-    split: Split,
-    max_rows: int,
-    threads: int,
-    seed: int,
-) -> _Bench:
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(split.train))[:max_rows])
-    kept = split.train[chosen]
-    part, fold = frame.iloc[kept], split.fold[kept]
-    folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(split.n_folds)]
-    encoder = FeatureEncoder(schema, problem.inputs).fit(part)
-    X = encoder.transform(part)
-    line = dense(encoder).fit(X)
-    n_classes = max(2, len(problem.labels)) if problem.classification else 1
-    table = Encoded(X, np.asarray(y)[kept], problem.task, n_classes, encoder.categorical, line.transform(X))
-    groups = part[problem.id].astype("str").to_numpy() if split.strategy == "grouped" and problem.id else None
-    shape = (len(kept), n_classes) if problem.classification else (len(kept),)
-    return _Bench(
-        table,
-        (np.array(encoder.sources), np.array(line.sources)),
-        [(a, b) for a, b in folds if len(a) and len(b)],
-        get_metric(problem.metric, problem.task),
-        groups,
-        threads,
-        seed,
-        chosen,
-        np.full(shape, np.nan),
-    )
-
-# %% ../../../nbs/evaluate/table/50_what_if.ipynb #98f90020
-_WORDS = {"helps": "would help", "may help": "may help, or may not", "hardly": "would hardly help"}
-_LEVERS = {
-    "rows": "twice the rows",
-    "labels": "cleaner labels",
-    "features": "two more columns of the kind there is",
-    "model": "a longer search for a model",
-    "scarce": "twice the rows of the rare class",
-}
-
-
-def _worth(bench: _Bench, now: float) -> float:
-    """The smallest gain that is worth talking of."""
-    return max(HARDLY * abs(now), 0.0 if bench.table.task == "regression" else 0.001)
-
-
-def _lever(
-    bench: _Bench,
-    name: str,
-    now: float,
-    gain: dict[str, float],
-    measured: str,
-    assumed: str,
-    *,
-    at_most: bool = False,
-    **more: Any,
-) -> dict[str, Any]:
-    """The verdict on one lever from its gain: value, low, high."""
-    value, low, high = gain["value"], gain["low"], gain["high"]
-    if not np.isfinite([value, low, high]).all():
-        return _untold(name, "the scores are not numbers")
-    worth = _worth(bench, now)
-    status = (
-        "hardly"
-        if high < worth
-        else "helps"
-        if low > 0 and not at_most
-        else "may help"
-        if value >= max(worth, -low)
-        else "cannot tell"
-    )
-    what = more.pop("what", _LEVERS[name])
-    if status == "cannot tell":
-        text = f"Whether {what} would help cannot be told: the gain of {_span(gain)} may be chance."
-    else:
-        most = "at most " if at_most else ""
-        text = f"{what[0].upper() + what[1:]} {_WORDS[status]}: {bench.metric.label} better by {most}{_span(gain)}."
-    return {
-        "name": name,
-        "what": what,
-        "status": status,
-        "value": value,
-        "low": low,
-        "high": high,
-        "at_most": at_most,
-        "measured": measured,
-        "assumed": assumed,
-        "message": f"{text} Measured: {measured}. Assumed: {assumed}.",
-        **more,
-    }
-
-
-def _span(gain: dict[str, float]) -> str:
-    """The gain and its interval, all rounded to the same place."""
-    numbers = [gain[key] for key in ("value", "low", "high")]
-    largest = max(map(abs, numbers))
-    places = 0 if largest >= 10 else int(np.clip(1 - np.floor(np.log10(max(largest, 1e-9))), 3, 8))
-    value, low, high = (f"{round(v, places) + 0.0:,.{places}f}" for v in numbers)
-    return f"{value} ({low} to {high})"
-
-
-def _untold(name: str, reason: str, what: str | None = None) -> dict[str, Any]:
-    what = what or _LEVERS[name]
-    return {
-        "name": name,
-        "what": what,
-        "status": "cannot tell",
-        "value": None,
-        "low": None,
-        "high": None,
-        "at_most": False,
-        "measured": "",
-        "assumed": "",
-        "message": f"Whether {what} would help cannot be told: {reason}.",
-    }
-
-# %% ../../../nbs/evaluate/table/50_what_if.ipynb #26e7fcce
-def _unshift(pool: np.ndarray, share: float, code: int, task: str) -> np.ndarray:
-    """Predictions of a model that saw only a share of one class, as if it had seen it as often as it is."""
-    p = pool_to_prediction(pool, task).copy()
-    p[:, code] /= share
-    p /= p.sum(axis=1, keepdims=True)
-    return to_margin(p, task) if task == "binary" else to_pool(to_margin(p, task), task)
-
-
-def _fewer_rows(bench: _Bench, base: np.ndarray, code: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of what is varied, and errors of shape (sizes, folds), the last of all rows."""
-    y, classes = bench.table.y, bench.table.task != "regression"
-    pools = [train if code is None else train[y[train] == code] for train, _ in bench.folds]
-    sizes = np.unique(np.geomspace(min(map(len, pools)) / 8, min(map(len, pools)), 5).round().astype(int))
-    found: list[list[list[float]]] = [[[] for _ in bench.folds] for _ in sizes[:-1]]
-    for draw in range(bench.draws):
-        for k, ((train, valid), pool) in enumerate(zip(bench.folds, pools, strict=True)):
-            order = drawing_order(
-                pool, y, classification=classes, groups=bench.groups, seed=bench.seed + 100 * draw + k
-            )
-            rest = np.setdiff1d(train, pool)
-            for i, n in enumerate(sizes[:-1]):
-                found[i][k].append(
-                    _error_of_fewer(bench, np.concatenate([rest, order[:n]]), valid, n / len(pool), code)
-                )
-    return sizes, np.vstack([[[_mean(e) for e in row] for row in found], base])
-
-
-def _error_of_fewer(bench: _Bench, rows: np.ndarray, valid: np.ndarray, share: float, code: int | None) -> float:
-    if code is None or time.perf_counter() > bench.deadline:
-        return bench.error(rows, valid)
-    return bench.judge(_unshift(bench.pool(rows, valid), share, code, bench.table.task), valid)
-
-
-def _mean(errors: list[float]) -> float:
-    e = np.array(errors)
-    return float(e[np.isfinite(e)].mean()) if np.isfinite(e).any() else np.nan
-
-
-def _ahead(
-    bench: _Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_draws: int = 400
-) -> dict[str, float] | str:
-    """The gain forecast at `ratio` times the largest size, or why there is none."""
-    folds = np.isfinite(errors).all(axis=0)
-    if folds.sum() < 3:
-        return "there was no time to measure it"
-    f, k, rng = (
-        forecast_error(sizes, errors[:, folds], ratio, seed=bench.seed),
-        int(folds.sum()),
-        np.random.default_rng(bench.seed),
-    )
-    noise = f["noise"] * np.sqrt(1 + k / (k - 1))  # the folds train on each other's rows
-    law = fit_power_law(
-        sizes, errors[:, folds].mean(axis=1) + rng.normal(size=(n_draws, len(sizes))) * noise, 1 / noise**2
-    )
-    drawn = power_law(law, 1.0) - power_law(law, ratio) + rng.normal(0, np.sqrt(0.5) * abs(f["missed"]), n_draws)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    gain = {"value": f["now"] - f["value"], "low": float(low), "high": float(high)}
-    if (
-        gain["high"] >= _worth(bench, f["now"])
-        and gain["high"] - gain["low"] > errors[0, folds].mean() - errors[-1, folds].mean()
-    ):
-        return "the scores scatter more than they rise"
-    return gain
-
-
-def _rows(bench: _Bench, base: np.ndarray, curve: dict[str, Any] | None) -> dict[str, Any]:
-    assumed = "the error goes on falling as a power law of the rows"
-    if curve is not None:
-        return _of_curve(bench, base, curve, assumed)
-    sizes, errors = _fewer_rows(bench, base, None)
-    gain = (
-        _ahead(bench, sizes, errors, 2.0)
-        if len(sizes) == 5 and sizes[0] >= 12
-        else "there are too few rows to take some away"
-    )
-    if isinstance(gain, str):
-        return _untold("rows", gain)
-    return _lever(
-        bench, "rows", _mean(list(base)), gain, f"a quick model with {sizes[0]:,} to {sizes[-1]:,} rows", assumed
-    )
-
-
-def _of_curve(bench: _Bench, base: np.ndarray, curve: dict[str, Any], assumed: str) -> dict[str, Any]:
-    """From what `learning_curve` found."""
-    ahead, fit = curve.get("forecast"), curve.get("fit")
-    if not ahead or not fit:
-        return _untold("rows", "see the learning curve") | {
-            "message": curve.get("message") or "There is no learning curve."
-        }
-    now = fit["a"] + fit["b"] * curve["sizes"][-1] ** -fit["c"]
-    errors = [1 - ahead[key] if bench.metric.higher_is_better else ahead[key] for key in ("value", "low", "high")]
-    low, high = sorted(now - e for e in errors[1:])
-    return _lever(
-        bench,
-        "rows",
-        now,
-        {"value": now - errors[0], "low": low, "high": high},
-        f"the learning curve from {curve['sizes'][0]:,} to {curve['sizes'][-1]:,} rows",
-        assumed,
-    )
-
-
-def _scarce(bench: _Bench, base: np.ndarray, labels: list[str]) -> dict[str, Any] | None:
-    """The lever of the rarest class; None when no class is rare."""
-    if bench.table.task == "regression":
-        return None
-    counts = np.bincount(bench.table.y, minlength=bench.table.n_classes)
-    code = int(np.where(counts > 0, counts, counts.max() + 1).argmin())
-    if counts[code] >= 0.4 * counts.sum() / max((counts > 0).sum(), 1):
-        return None
-    what = f"twice the rows of '{labels[code]}'"
-    if min((bench.table.y[train] == code).sum() for train, _ in bench.folds) < 40:
-        return _untold("scarce", f"{counts[code]} rows of it are too few to take some away", what)
-    sizes, errors = _fewer_rows(bench, base, code)
-    gain = _ahead(bench, sizes, errors, 2.0)
-    if isinstance(gain, str):
-        return _untold("scarce", gain, what)
-    return _lever(
-        bench,
-        "scarce",
-        _mean(list(base)),
-        gain,
-        f"a quick model with {sizes[0]:,} to {sizes[-1]:,} rows of it and all others",
-        "the error goes on falling as a power law of these rows",
-        what=what,
-    )
+from ...models.table.bagging import pool_to_prediction
 
 # %% ../../../nbs/evaluate/table/50_what_if.ipynb #903fa2a0
-def _out_of_sample(bench: _Bench, rows: np.ndarray, parts: int = 3) -> np.ndarray:
+def _out_of_sample(bench: Bench, rows: np.ndarray, parts: int = 3) -> np.ndarray:
     """Probabilities of the rows by quick models that were trained on the other ones of them."""
     pred = np.full((len(rows), bench.table.n_classes), np.nan)
     order = drawing_order(
@@ -375,7 +53,7 @@ def _soil(y: np.ndarray, rows: np.ndarray, matrix: np.ndarray, seed: int) -> np.
     return y
 
 
-def _marked_again(bench: _Bench, pred: np.ndarray, found: LabelErrors) -> list[tuple[float, float]]:
+def _marked_again(bench: Bench, pred: np.ndarray, found: LabelErrors) -> list[tuple[float, float]]:
     """Error of each fold by the labels as they are, and by what they probably should be."""
     y, n_classes, errors = bench.table.y, bench.table.n_classes, []
     chance = pred * found.noise_matrix.T[y]
@@ -391,23 +69,23 @@ def _marked_again(bench: _Bench, pred: np.ndarray, found: LabelErrors) -> list[t
 
 # %% ../../../nbs/evaluate/table/50_what_if.ipynb #c9eeea08
 def _cleaned(
-    bench: _Bench, train: np.ndarray, valid: np.ndarray, matrix: np.ndarray, k: int
+    bench: Bench, train: np.ndarray, valid: np.ndarray, matrix: np.ndarray, k: int
 ) -> tuple[float, float]:
     """Errors with the noise put in again, and without the suspicious rows."""
     y = bench.table.y
     soiled = [bench.error(train, valid, y=_soil(y, train, matrix, 1000 * k + draw)) for draw in range(bench.draws)]
     found = find_label_errors(y[train], _out_of_sample(bench, train), seed=bench.seed)
     flagged = train[found.table["row"].to_numpy(int)]
-    return _mean(soiled), bench.error(np.setdiff1d(train, flagged), valid)
+    return finite_mean(soiled), bench.error(np.setdiff1d(train, flagged), valid)
 
 
-def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndarray | None) -> dict[str, Any]:
+def _labels(bench: Bench, base: np.ndarray, refuted: bool | None, pred: np.ndarray | None) -> dict[str, Any]:
     if bench.table.task == "regression":
-        return _untold("labels", "a wrong number cannot be told from an unlikely one")
+        return cannot_tell("labels", "a wrong number cannot be told from an unlikely one")
     pred = bench.pred if pred is None else pred
     found = find_label_errors(bench.table.y, pred, seed=bench.seed) if refuted is not False else None
     if found is None or not found.refuted:
-        return _untold("labels", "nothing proves that any label is wrong")
+        return cannot_tell("labels", "nothing proves that any label is wrong")
     rate, c = found.noise_rate, bench.table.n_classes
     exam = _exam_gain(bench, pred, found)
     shrink = max(1 - rate["value"] * c / (c - 1), 0.0)  # (1 - 2 rho) to the power 2 c with c = 1/2
@@ -416,12 +94,12 @@ def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndar
         if time.perf_counter() < bench.deadline:
             lines.append((base[k], *_cleaned(bench, train, valid, found.noise_matrix, k)))
     start, soiled, removed = np.array([line for line in lines if np.isfinite(line).all()]).reshape(-1, 3).T
-    text = f"held-out rows judged by what their labels probably should be, {_span(exam)}"
+    text = f"held-out rows judged by what their labels probably should be, {gain_text(exam)}"
     if len(start) < 3:
-        return _lever(
+        return judge_lever(
             bench,
             "labels",
-            _mean(list(base)),
+            finite_mean(list(base)),
             exam,
             text + "; there was no time to train on cleaner ones",
             "the noise is as estimated",
@@ -430,17 +108,17 @@ def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndar
             learning=None,
             automatic=None,
         )
-    learning = _paired(bench, soiled * shrink, start * shrink)
-    automatic = {"removed": _paired(bench, start, removed)}
+    learning = paired_gain(bench, soiled * shrink, start * shrink)
+    automatic = {"removed": paired_gain(bench, start, removed)}
     text += (
-        f"; the same noise ({rate['value']:.1%}) put into the training rows once more, {_span(learning)}. "
+        f"; the same noise ({rate['value']:.1%}) put into the training rows once more, {gain_text(learning)}. "
         "Without suspicious rows in training, and all "
-        f"held-out labels as they are, the gain is {_span(automatic['removed'])}"
+        f"held-out labels as they are, the gain is {gain_text(automatic['removed'])}"
     )
-    return _lever(
+    return judge_lever(
         bench,
         "labels",
-        _mean(list(base)),
+        finite_mean(list(base)),
         _sum(exam, learning),
         text,
         "the noise is as estimated, and acts as fewer rows do",
@@ -450,11 +128,11 @@ def _labels(bench: _Bench, base: np.ndarray, refuted: bool | None, pred: np.ndar
         automatic=automatic,
     )
 
-
-def _exam_gain(bench: _Bench, pred: np.ndarray, found: LabelErrors) -> dict[str, float]:
+# %% ../../../nbs/evaluate/table/50_what_if.ipynb #be82abd5
+def _exam_gain(bench: Bench, pred: np.ndarray, found: LabelErrors) -> dict[str, float]:
     """What wrong held-out labels take off the score; the interval is for the folds and for the noise rate."""
     seen, right = np.array(_marked_again(bench, pred, found)).T
-    gain, rate = _paired(bench, seen, right), found.noise_rate
+    gain, rate = paired_gain(bench, seen, right), found.noise_rate
     reach = [gain["value"] * rate[end] / max(rate["value"], 1e-12) for end in ("low", "high")]
     low, high = (
         np.hypot(gain["value"] - end, gain["value"] - r)
@@ -469,87 +147,24 @@ def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     low, high = (float(np.hypot(a["value"] - a[end], b["value"] - b[end])) for end in ("low", "high"))
     return {"value": value, "low": value - low, "high": value + high}
 
-
-def _paired(bench: _Bench, errors: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """By how much the second errors are smaller, fold by fold, with an interval that knows that folds share rows."""
-    return {key: v for key, v in corrected_difference(errors, other, test=1 / len(bench.folds)).items() if key != "p"}
-
-# %% ../../../nbs/evaluate/table/50_what_if.ipynb #3eb382a6
-def _columns(bench: _Bench) -> list[str]:
-    return list(dict.fromkeys(bench.sources[0]))
-
-
-def _fewer_columns(bench: _Bench, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    names = _columns(bench)
-    sizes = np.unique(np.linspace(len(names) / 3, len(names), 4).round().astype(int))
-    found: list[list[list[float]]] = [[[] for _ in bench.folds] for _ in sizes[:-1]]
-    order = np.random.default_rng(bench.seed).permutation(names)
-    for _ in range(bench.draws):
-        order = np.roll(order, -round(len(names) / bench.draws))
-        for k, (train, valid) in enumerate(bench.folds):
-            for i, n in enumerate(sizes[:-1]):
-                found[i][k].append(bench.error(train, valid, table=bench.restrict(set(order[:n]))))
-    return sizes, np.vstack([[[_mean(e) for e in row] for row in found], base])
-
-
-def _strongest(bench: _Bench) -> str:
-    """The column that the trees of the first fold owe most to."""
-    (member,) = cross_fit(
-        _TREES, bench.table, bench.folds[:1], seed=bench.seed, threads=bench.threads, max_rounds=60
-    ).members
-    owed = pd.Series(member.booster.feature_importance("gain"), index=bench.sources[0])
-    return str(owed.groupby(level=0).sum().idxmax())
-
-
-def _features(bench: _Bench, base: np.ndarray) -> dict[str, Any]:
-    names = _columns(bench)
-    if len(names) < 4:
-        return _untold("features", f"{len(names)} columns are too few to take some away")
-    sizes, errors = _fewer_columns(bench, base)
-    scale = np.exp(3 * sizes / len(names))  # a power law of this is an exponential law of the columns
-    gain = (
-        _ahead(bench, scale, errors, float(np.exp(6 / len(names))))
-        if len(sizes) == 4
-        else "there are too few columns to take some away"
-    )
-    if isinstance(gain, str):
-        return _untold("features", gain)
-    best, measured = None, f"a quick model with {sizes[0]} to {sizes[-1]} columns"
-    name = _strongest(bench)
-    table = bench.restrict(set(names) - {name})
-    without = np.array([bench.error(train, valid, table=table) for train, valid in bench.folds])
-    have = np.isfinite(without) & np.isfinite(base)
-    if have.sum() >= 3:
-        best = {"column": name} | _paired(bench, without[have], base[have])
-        measured += f"; the strongest column, {name}, brings {_span(best)}"
-    return _lever(
-        bench,
-        "features",
-        _mean(list(base)),
-        gain,
-        measured,
-        "new columns are like those that there are",
-        strongest=best,
-    )
-
 # %% ../../../nbs/evaluate/table/50_what_if.ipynb #dd3c858f
-def _model(bench: _Bench, base: np.ndarray, pred: np.ndarray | None, whole: bool) -> dict[str, Any]:
+def _model(bench: Bench, base: np.ndarray, pred: np.ndarray | None, whole: bool) -> dict[str, Any]:
     if pred is None:
-        return _untold("model", "there are no out-of-fold predictions of the run's model")
+        return cannot_tell("model", "there are no out-of-fold predictions of the run's model")
     if not whole:
-        return _untold("model", "the quick model had fewer rows than the run's")
+        return cannot_tell("model", "the quick model had fewer rows than the run's")
     errors = []
     for (_, valid), e in zip(bench.folds, base, strict=True):
         if np.isfinite(pred[valid]).all() and np.isfinite(e):
             errors.append((e, bench.score(pred[valid], valid)))
     if len(errors) < 3:
-        return _untold("model", "too few rows have out-of-fold predictions")
+        return cannot_tell("model", "too few rows have out-of-fold predictions")
     quick, run = np.array(errors).T
-    return _lever(
+    return judge_lever(
         bench,
         "model",
         float(run.mean()),
-        _paired(bench, quick, run),
+        paired_gain(bench, quick, run),
         "what the run's model is better than a quick one on the same folds",
         "the next search brings no more than the last",
         at_most=True,
@@ -611,7 +226,7 @@ def what_helps(
         result["message"] = f"What would help could not be measured ({type(e).__name__}: {e})."
     return plain(result | {"seconds": time.perf_counter() - start})
 
-
+# %% ../../../nbs/evaluate/table/50_what_if.ipynb #78ea51c9
 def _measure(
     frame: pd.DataFrame,
     y: np.ndarray,
@@ -627,7 +242,9 @@ def _measure(
     threads: int,
     seed: int,
 ) -> dict[str, Any]:
-    bench, base = _base(frame, y, problem, schema, split, end, max_rows, threads, seed)
+    bench, base = make_bench(
+        frame, y, problem, schema, split, end=end, max_rows=max_rows, threads=threads, seed=seed
+    )
     bench.draws = draws
     if np.isfinite(base).sum() < 3:
         return {"message": "What would help cannot be told: there are too few rows, or there was no time."}
@@ -637,9 +254,9 @@ def _measure(
     run = None if pred is None else np.asarray(pred, float)[bench.chosen]
     tasks: list[tuple[str, Callable[[], dict[str, Any] | None]]] = [
         ("model", lambda: _model(bench, base, run, whole)),
-        ("rows", lambda: _rows(bench, base, curve) if whole or curve else _untold("rows", part)),
-        ("scarce", lambda: _scarce(bench, base, problem.labels) if whole else None),
-        ("features", lambda: _features(bench, base)),
+        ("rows", lambda: rows_lever(bench, base, curve) if whole or curve else cannot_tell("rows", part)),
+        ("scarce", lambda: rare_class_lever(bench, base, problem.labels) if whole else None),
+        ("features", lambda: columns_lever(bench, base)),
         ("labels", lambda: _labels(bench, base, refuted, run)),
     ]
     levers = []
@@ -649,10 +266,10 @@ def _measure(
         try:
             lever = measure()
         except Exception as e:  # the other levers can still be told
-            lever = _untold(name, f"it could not be measured ({type(e).__name__}: {e})")
+            lever = cannot_tell(name, f"it could not be measured ({type(e).__name__}: {e})")
         levers += [lever] if lever else []
     levers.sort(key=lambda v: (_ORDER.index(v["status"]), -(v["value"] or 0)))
-    error, said = _mean(list(base)), _sum_up(levers, bench.metric) + ("" if whole else f" {part.capitalize()}.")
+    error, said = finite_mean(list(base)), _sum_up(levers, bench.metric) + ("" if whole else f" {part.capitalize()}.")
     return {
         "now": 1 - error if bench.metric.higher_is_better else error,
         "rows": len(bench.table.y),
@@ -661,38 +278,11 @@ def _measure(
         "message": said,
     }
 
-
-def _base(
-    frame: pd.DataFrame,
-    y: np.ndarray,
-    problem: Problem,
-    schema: Schema,
-    split: Split,
-    end: float,
-    max_rows: int,
-    threads: int,
-    seed: int,
-) -> tuple[_Bench, np.ndarray]:
-    """The bench and what its quick model scores, with as many rows as some 60 fits have time for."""
-    bench, seconds = _make_bench(frame, y, problem, schema, split, max_rows, threads, seed), []
-    for train, valid in bench.folds[:2]:  # the first fit of all is slow
-        start = time.perf_counter()
-        bench.keep(train, valid)
-        seconds.append(time.perf_counter() - start)
-    have, left = len(bench.table.y), end - time.perf_counter()
-    fewer = int(have * left / (60 * min(seconds)))
-    if fewer < 0.7 * have and have > 500:
-        bench = _make_bench(frame, y, problem, schema, split, max(500, fewer), threads, seed)
-    for train, valid in bench.folds:
-        if not np.isfinite(bench.pred[valid]).all():
-            bench.keep(train, valid)
-    return bench, np.array([bench.score(bench.pred[valid], valid) for _, valid in bench.folds])
-
-
+# %% ../../../nbs/evaluate/table/50_what_if.ipynb #a8765049
 def _sum_up(levers: list[dict[str, Any]], metric: Metric) -> str:
     sure, may = ([v for v in levers if v["status"] == status] for status in ("helps", "may help"))
     if sure:
-        text = f"Most would help: {sure[0]['what']}, {metric.label} better by {_span(sure[0])}."
+        text = f"Most would help: {sure[0]['what']}, {metric.label} better by {gain_text(sure[0])}."
         return (
             text
             + (f" Then: {_listed(sure[1:])}." if sure[1:] else "")
@@ -705,7 +295,7 @@ def _sum_up(levers: list[dict[str, Any]], metric: Metric) -> str:
 def _listed(levers: list[dict[str, Any]]) -> str:
     return ", ".join(v["what"] for v in levers)
 
-
+# %% ../../../nbs/evaluate/table/50_what_if.ipynb #528a1716
 def plot_helps(
     result: dict[str, Any],  # From `what_helps`
 ) -> Figure:
