@@ -1,4 +1,5 @@
 """All package metadata lives in settings.ini; this file only hands it to setuptools."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -26,10 +27,7 @@ setup(
     package_data={settings["lib_name"]: ["py.typed", "*.pyi", "data/files/*", "deploy/files/*"]},
     install_requires=lines("requirements"),
     extras_require={k.removesuffix("_requirements"): lines(k) for k in settings if k.endswith("_requirements")},
-    entry_points={
-        "console_scripts": lines("console_scripts"),
-        "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"],
-    },
+    entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Intended Audience :: Science/Research",

@@ -31,13 +31,12 @@ from aimt.train.table.fit import train_table
 
 
 def error(task: str, y: np.ndarray, pred: np.ndarray) -> float:
-    return float({"binary": lambda: 1 - roc_auc(y, pred), "multiclass": lambda: log_loss(y, pred),
-                  "regression": lambda: rmse(y, pred)}[task]())  # fmt: skip
+    return float(
+        {"binary": lambda: 1 - roc_auc(y, pred), "multiclass": lambda: log_loss(y, pred), "regression": lambda: rmse(y, pred)}[task]()
+    )
 
 
-def hist_gradient_boosting(
-    frame: pd.DataFrame, y: np.ndarray, problem: Problem, schema: Schema, split: Split, seed: int
-) -> np.ndarray:
+def hist_gradient_boosting(frame: pd.DataFrame, y: np.ndarray, problem: Problem, schema: Schema, split: Split, seed: int) -> np.ndarray:
     """Test predictions of scikit-learn's booster as it comes, early stopping on."""
     train, test = frame.iloc[split.train], frame.iloc[split.test]
     encoder = FeatureEncoder(schema, problem.inputs, max_levels=250).fit(train)
@@ -62,17 +61,22 @@ def run(folder: Path, entry: dict, seed: int, limit: float) -> dict:
     trained = train_table(frame, y, problem, schema, split, time_limit=limit, seed=seed)
     seconds = time.perf_counter() - start
     test = {name: error(problem.task, y[split.test], made["test"]) for name, made in trained.predictions.items()}
-    test["hist_gradient_boosting"] = error(
-        problem.task, y[split.test], hist_gradient_boosting(frame, y, problem, schema, split, seed)
-    )
+    test["hist_gradient_boosting"] = error(problem.task, y[split.test], hist_gradient_boosting(frame, y, problem, schema, split, seed))
     return {
-        "table": entry["name"], "seed": seed, "task": problem.task, "rows": len(y), "set_aside": sorted(aside),
+        "table": entry["name"],
+        "seed": seed,
+        "task": problem.task,
+        "rows": len(y),
+        "set_aside": sorted(aside),
         **{name: round(value, 5) for name, value in test.items()},
         "vs_lightgbm": round(test["model"] / test["lightgbm"], 4),
         "vs_hist": round(test["model"] / test["hist_gradient_boosting"], 4),
         "vs_linear": round(test["model"] / test["linear"], 4),
-        "seconds": round(seconds, 1), "limit": limit, "cut": trained.stopped_by_time, "trees": trained.model.n_trees_,
-    }  # fmt: skip
+        "seconds": round(seconds, 1),
+        "limit": limit,
+        "cut": trained.stopped_by_time,
+        "trees": trained.model.n_trees_,
+    }
 
 
 def results(folder: Path, tables: list[str], seeds: int, limit: float) -> Iterator[dict]:

@@ -28,9 +28,7 @@ def write_table(path: str, n: int) -> None:
         frame[f"count{i}"] = rng.poisson(5, n)
         frame[f"rate{i}"] = np.where(rng.random(n) < 0.1, np.nan, np.round(rng.normal(0, 1, n), 4))
     for i, k in enumerate((2, 3, 5, 8, 20, 50, 200, 5000)):
-        frame[f"kind{i}"] = (
-            pd.Series([f"level {j}" for j in range(k)]).iloc[(rng.random(n) ** 2 * k).astype(int)].to_numpy()
-        )
+        frame[f"kind{i}"] = pd.Series([f"level {j}" for j in range(k)]).iloc[(rng.random(n) ** 2 * k).astype(int)].to_numpy()
     frame["reference"] = pd.Series(rng.integers(0, 10**9, n)).astype(str) + "-x"
     frame["day"] = (pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 1500, n), "D")).strftime("%Y-%m-%d")
     frame["churn"] = (rng.random(n) < 0.1 + 0.2 * (frame["kind0"] == "level 0")).astype(int)
@@ -66,9 +64,7 @@ print(json.dumps({"times": times, "memory": peak_memory_mb() - idle}))
 def measure(what: str, path: Path) -> dict:
     """One run in a process of its own."""
     env = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, what, str(path)], env=env, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", CHILD, what, str(path)], env=env, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -90,9 +86,7 @@ def main() -> None:
     best = {what: min(results, key=lambda r: sum(r["times"].values())) for what, results in runs.items()}
     base, ours = best["read_csv"], best["ours"]
     base_s, total = base["times"]["read_csv"], sum(s for name, s in ours["times"].items() if name != "define")
-    print(
-        f"{options.rows:,} rows x 20 columns, {size:.0f} MB of CSV, best of {options.repeats}"
-    )
+    print(f"{options.rows:,} rows x 20 columns, {size:.0f} MB of CSV, best of {options.repeats}")
     print(f"pandas.read_csv        {base_s:7.2f} s   {base['memory']:6.0f} MB")
     for name, seconds in ours["times"].items():
         print(f"aimt {name:17} {seconds:7.2f} s")

@@ -34,9 +34,20 @@ from aimt.data.io.load import load_table
 from aimt.data.table.schema import Schema, infer_schema
 from aimt.metrics.fairness import make_groups
 from aimt.models.table.conformal import (
-    cell_quantiles, conformal_quantile, cqr_intervals, cqr_scores, cv_plus, fit_cells, group_codes, group_rule,
-    label_scores, prediction_sets, residual_intervals, residual_scores, true_scores,
-)  # fmt: skip
+    cell_quantiles,
+    conformal_quantile,
+    cqr_intervals,
+    cqr_scores,
+    cv_plus,
+    fit_cells,
+    group_codes,
+    group_rule,
+    label_scores,
+    prediction_sets,
+    residual_intervals,
+    residual_scores,
+    true_scores,
+)
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor
 
 COVERAGE, BIG = 0.9, 200
@@ -94,9 +105,14 @@ def summary(counts: list[dict[str, tuple[float, float, int]]]) -> dict:
     mean = {name: np.mean([c[name][0] for c in counts if name in c]) for c in counts for name in c}
     big = [n for n in mean if n != "all" and min(c[n][2] if n in c else 0 for c in counts) >= BIG]
     worst = min(big, key=lambda n: mean[n], default=None)
-    return {"coverage": float(mean["all"]), "splits_sd": float(np.std([c["all"][0] for c in counts])),
-            "size": float(np.mean([c["all"][1] for c in counts])), "worst_group": worst,
-            "worst_coverage": None if worst is None else float(mean[worst]), "groups": len(big)}  # fmt: skip
+    return {
+        "coverage": float(mean["all"]),
+        "splits_sd": float(np.std([c["all"][0] for c in counts])),
+        "size": float(np.mean([c["all"][1] for c in counts])),
+        "worst_group": worst,
+        "worst_coverage": None if worst is None else float(mean[worst]),
+        "groups": len(big),
+    }
 
 
 def report(what: str, ours: list[dict], theirs: list[dict], *, grouped: bool, exact: bool = True, **more) -> None:
@@ -108,8 +124,16 @@ def report(what: str, ours: list[dict], theirs: list[dict], *, grouped: bool, ex
         ok = ok and abs(line["size_vs_mapie"] - 1) <= 0.01
     if grouped and line["worst_coverage"] is not None:
         ok = ok and line["worst_coverage"] >= 0.87
-    show(what=what, splits=len(ours), **line, limit=f"coverage {'.90 +- .01' if exact else 'at least .89'}" + (", groups >= .87" if grouped else "")
-         + (", size within 1 % of MAPIE's" if theirs else ""), ok=bool(ok), **more)  # fmt: skip
+    show(
+        what=what,
+        splits=len(ours),
+        **line,
+        limit=f"coverage {'.90 +- .01' if exact else 'at least .89'}"
+        + (", groups >= .87" if grouped else "")
+        + (", size within 1 % of MAPIE's" if theirs else ""),
+        ok=bool(ok),
+        **more,
+    )
 
 
 def functions(frame, y, problem: Problem, schema: Schema, splits: int, mapie: bool) -> None:
@@ -119,8 +143,9 @@ def functions(frame, y, problem: Problem, schema: Schema, splits: int, mapie: bo
     encoder = FeatureEncoder(schema, problem.inputs).fit(frame.iloc[fit])
     X = encoder.transform(frame)
     rules = [group_rule(frame[c].to_numpy()[fit]) for c in problem.groups]
-    keys = np.column_stack([group_codes(r, frame[c].to_numpy()) for r, c in zip(rules, problem.groups, strict=True)]
-                           or [np.zeros((len(y), 0), int)])  # fmt: skip
+    keys = np.column_stack(
+        [group_codes(r, frame[c].to_numpy()) for r, c in zip(rules, problem.groups, strict=True)] or [np.zeros((len(y), 0), int)]
+    )
     found: dict[str, tuple[list, list]] = {}
 
     def keep(name: str, side: int, inside, size, new) -> None:
@@ -129,8 +154,10 @@ def functions(frame, y, problem: Problem, schema: Schema, splits: int, mapie: bo
     if problem.classification:
         probs = HistGradientBoostingClassifier(random_state=0).fit(X[fit], y[fit]).predict_proba(X)
     else:
-        boosters = [HistGradientBoostingRegressor(random_state=0, **o).fit(X[fit], y[fit])
-                    for o in ({"loss": "quantile", "quantile": 0.05}, {"loss": "quantile", "quantile": 0.95}, {})]
+        boosters = [
+            HistGradientBoostingRegressor(random_state=0, **o).fit(X[fit], y[fit])
+            for o in ({"loss": "quantile", "quantile": 0.05}, {"loss": "quantile", "quantile": 0.95}, {})
+        ]
         preds = np.column_stack([b.predict(X) for b in boosters])
     for seed in range(splits):
         rng = np.random.default_rng(1 + seed)
@@ -161,8 +188,9 @@ def split_classes(probs, y, keys, old, new, rng, keep: Callable, mapie: bool) ->
         if mapie and (kind == "lac" or probs.shape[1] > 2):  # MAPIE has no APS for two classes
             from mapie.classification import SplitConformalClassifier
 
-            peer = SplitConformalClassifier(KnownClassifier(probs), COVERAGE, conformity_score=kind, prefit=True,
-                                            random_state=int(rng.integers(2**31)))  # fmt: skip
+            peer = SplitConformalClassifier(
+                KnownClassifier(probs), COVERAGE, conformity_score=kind, prefit=True, random_state=int(rng.integers(2**31))
+            )
             peer.conformalize(old[:, None], y[old])
             last = {"include_last_label": "randomized"} if kind == "aps" else None
             sets = peer.predict_set(new[:, None], last)[1][:, :, 0].astype(bool)
@@ -229,8 +257,16 @@ def model(frame, y, problem: Problem, schema: Schema, fits: int, effort: str, re
                 inside, size = (low <= y[new]) & (y[new] <= high), high - low
             found[by].append(count(inside, size, frame.iloc[new], problem.groups))
     for by, counts in found.items():
-        report("model, own out-of-fold rows" + (", grouped" if by == "group" else ""), counts, [], grouped=by == "group",
-               train_rows=len(old), effort=effort, repeats=repeats, cpu_s=time.process_time() - begin)  # fmt: skip
+        report(
+            "model, own out-of-fold rows" + (", grouped" if by == "group" else ""),
+            counts,
+            [],
+            grouped=by == "group",
+            train_rows=len(old),
+            effort=effort,
+            repeats=repeats,
+            cpu_s=time.process_time() - begin,
+        )
 
 
 def main() -> None:

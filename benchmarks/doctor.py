@@ -37,17 +37,32 @@ from aimt.train.loop.state import History
 
 # Planted fault -> name of the finding
 GPT_FAULTS = {
-    "lr high": "learning rate too high", "lr low": "learning rate too low", "underfit": "underfitting",
-    "short": "trained too short", "overfit": "overfitting", "little data": "too little data", "dead": "dead units",
-    "exploding": "exploding gradients", "bad init": "bad initialisation", "label noise": "label noise",
+    "lr high": "learning rate too high",
+    "lr low": "learning rate too low",
+    "underfit": "underfitting",
+    "short": "trained too short",
+    "overfit": "overfitting",
+    "little data": "too little data",
+    "dead": "dead units",
+    "exploding": "exploding gradients",
+    "bad init": "bad initialisation",
+    "label noise": "label noise",
     "slow input": "slow input",
-}  # fmt: skip
+}
 MLP_FAULTS = {
-    "lr high": "learning rate too high", "lr low": "learning rate too low", "underfit": "underfitting",
-    "short": "trained too short", "overfit": "overfitting", "little data": "too little data", "dead": "dead units",
-    "exploding": "exploding gradients", "vanishing": "vanishing gradients", "bad init": "bad initialisation",
-    "label noise": "label noise", "slow input": "slow input",
-}  # fmt: skip
+    "lr high": "learning rate too high",
+    "lr low": "learning rate too low",
+    "underfit": "underfitting",
+    "short": "trained too short",
+    "overfit": "overfitting",
+    "little data": "too little data",
+    "dead": "dead units",
+    "exploding": "exploding gradients",
+    "vanishing": "vanishing gradients",
+    "bad init": "bad initialisation",
+    "label noise": "label noise",
+    "slow input": "slow input",
+}
 HEALTHY = ("healthy", "healthy short", "healthy long", "healthy small")
 
 
@@ -109,15 +124,15 @@ def gpt_run(fault: str, seed: int, tune: bool) -> dict:
         lr /= pick(rng, tune, [100, 500], [60, 300])
     if fault == "underfit":  # too small a network, trained for long enough
         width, layers, steps = pick(rng, tune, [(4, 1, 300), (8, 1, 300)], [(4, 2, 350)])
-    n = {"overfit": pick(rng, tune, [4_000], [5_000]), "little data": pick(rng, tune, [2_000], [1_500, 2_500])}.get(
-        fault, len(train)
-    )
+    n = {"overfit": pick(rng, tune, [4_000], [5_000]), "little data": pick(rng, tune, [2_000], [1_500, 2_500])}.get(fault, len(train))
     if fault in {"overfit", "little data"}:
         steps, width, lr = 200_000 // (rows * L), 64, 6e-3  # 40 to 130 times through the text
     steps = {
-        "short": pick(rng, tune, [8, 15], [10, 20]), "healthy short": pick(rng, tune, [60], [50, 80]),
-        "healthy long": pick(rng, tune, [500], [450, 600]), "healthy small": pick(rng, tune, [100], [90, 120]),
-    }.get(fault, steps)  # fmt: skip
+        "short": pick(rng, tune, [8, 15], [10, 20]),
+        "healthy short": pick(rng, tune, [60], [50, 80]),
+        "healthy long": pick(rng, tune, [500], [450, 600]),
+        "healthy small": pick(rng, tune, [100], [90, 120]),
+    }.get(fault, steps)
     if fault == "healthy small":  # seen at most a few times
         n = pick(rng, tune, [60_000], [50_000, 80_000])
     if fault == "healthy long":
@@ -196,11 +211,7 @@ def mlp_run(fault: str, seed: int, tune: bool) -> dict:
     order = noise.permutation(len(y))
     X, y = torch.tensor(X[order] / 16, dtype=torch.float32), torch.tensor(y[order])
     n = {"overfit": 100, "little data": pick(rng, tune, [60], [50, 80])}.get(fault, 1400)
-    steps, lr, rows = (
-        pick(rng, tune, [300], [200, 400]),
-        pick(rng, tune, [2e-3], [1e-3, 3e-3]),
-        pick(rng, tune, [64], [32, 64]),
-    )
+    steps, lr, rows = (pick(rng, tune, [300], [200, 400]), pick(rng, tune, [2e-3], [1e-3, 3e-3]), pick(rng, tune, [64], [32, 64]))
     optimizer = pick(rng, tune, ["adamw", "muon"], ["adamw", "muon"])
     lr *= 5 if optimizer == "muon" else 1  # its steps are shorter: a fifth of AdamW's at the same rate
     if fault == "lr high":
@@ -210,9 +221,11 @@ def mlp_run(fault: str, seed: int, tune: bool) -> dict:
     if fault in {"overfit", "little data"}:
         steps = 800
     steps = {
-        "short": pick(rng, tune, [8, 15], [10, 20]), "healthy short": pick(rng, tune, [60], [50, 80]),
-        "healthy long": pick(rng, tune, [1000], [800, 1200]), "healthy small": pick(rng, tune, [100], [90, 120]),
-    }.get(fault, steps)  # fmt: skip
+        "short": pick(rng, tune, [8, 15], [10, 20]),
+        "healthy short": pick(rng, tune, [60], [50, 80]),
+        "healthy long": pick(rng, tune, [1000], [800, 1200]),
+        "healthy small": pick(rng, tune, [100], [90, 120]),
+    }.get(fault, steps)
     if fault == "healthy small":
         n = pick(rng, tune, [600], [500, 700])
     torch.manual_seed(seed)
@@ -232,9 +245,7 @@ def mlp_run(fault: str, seed: int, tune: bool) -> dict:
     if fault == "slow input":
         batches = Slow(batches)
     centres = torch.stack([Xt[yt == k].mean(0) if (yt == k).any() else torch.full((64,), 9.0) for k in range(10)])
-    reference = float(
-        F.cross_entropy(-(torch.cdist(Xv, centres) ** 2), held[0]["targets"])
-    )  # the nearest centre, as a softmax
+    reference = float(F.cross_entropy(-(torch.cdist(Xv, centres) ** 2), held[0]["targets"]))  # the nearest centre, as a softmax
     loss_fn = lambda m, b: F.cross_entropy(m(b["ids"]), b["targets"])
     return train_watched(model, batches, loss_fn, held, 64 * n, reference, steps, lr, optimizer, seed)
 

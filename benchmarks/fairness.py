@@ -56,8 +56,9 @@ def methods(X: pd.DataFrame, y: np.ndarray, g: np.ndarray, seed: int, rounds: in
         if rounds:
             start = time.process_time()
             try:
-                lottery = exponentiated_gradient(new_model(), X.iloc[fit], y[fit], g[fit], criterion=criterion.replace("_", "-"),
-                                                 rounds=rounds)  # fmt: skip
+                lottery = exponentiated_gradient(
+                    new_model(), X.iloc[fit], y[fit], g[fit], criterion=criterion.replace("_", "-"), rounds=rounds
+                )
             except MissingExtraError as e:
                 print(e)
                 continue
@@ -84,8 +85,7 @@ def fairlearn_thresholds(y, p, g, g_test, criterion, seed):
         def predict(self, X):
             return np.asarray(X)[:, 0]
 
-    found = ThresholdOptimizer(estimator=Scores(), constraints=kind, objective="accuracy_score", prefit=True,
-                               predict_method="predict")  # fmt: skip
+    found = ThresholdOptimizer(estimator=Scores(), constraints=kind, objective="accuracy_score", prefit=True, predict_method="predict")
     found.fit(p["tune"][:, None], y, sensitive_features=g)
     drawn = found.predict(p["test"][:, None], sensitive_features=g_test, random_state=seed)
     return np.asarray(drawn).astype(int), time.process_time() - start

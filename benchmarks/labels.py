@@ -66,8 +66,12 @@ def predict(model: str, X: np.ndarray, y: np.ndarray) -> np.ndarray:
 def f1(rows: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1 of the flagged rows."""
     hits = wrong[rows].sum()
-    return {"precision": hits / max(len(rows), 1), "recall": hits / max(wrong.sum(), 1),
-            "f1": 2 * hits / max(len(rows) + wrong.sum(), 1), "flagged": float(len(rows))}  # fmt: skip
+    return {
+        "precision": hits / max(len(rows), 1),
+        "recall": hits / max(wrong.sum(), 1),
+        "f1": 2 * hits / max(len(rows) + wrong.sum(), 1),
+        "flagged": float(len(rows)),
+    }
 
 
 def cleanlab(python: str, y: np.ndarray, p: np.ndarray) -> dict[str, dict]:
@@ -89,8 +93,14 @@ def one(model: str, rate: float, seed: int, python: str) -> dict[str, dict[str, 
     start = time.process_time()
     found = find_label_errors(y, p)
     seconds = time.process_time() - start
-    out = {"aimt": f1(found.table["row"].to_numpy(int), wrong) | {"seconds": seconds, "rate": found.noise_rate["value"],
-           "covered": float(found.noise_rate["low"] <= wrong.mean() <= found.noise_rate["high"])}}  # fmt: skip
+    out = {
+        "aimt": f1(found.table["row"].to_numpy(int), wrong)
+        | {
+            "seconds": seconds,
+            "rate": found.noise_rate["value"],
+            "covered": float(found.noise_rate["low"] <= wrong.mean() <= found.noise_rate["high"]),
+        }
+    }
     if wrong.any():
         out["aimt"]["ap"] = average_precision_score(wrong, found.probability)
     for name, theirs in cleanlab(python, y, p).items():
@@ -111,8 +121,7 @@ def main() -> None:
     for model in options.models:
         for rate in options.rates:
             runs = [one(model, rate, seed, options.cleanlab) for seed in options.seeds]
-            mean = {name: {key: round(float(np.mean([r[name][key] for r in runs])), 4) for key in runs[0][name]}
-                    for name in runs[0]}  # fmt: skip
+            mean = {name: {key: round(float(np.mean([r[name][key] for r in runs])), 4) for key in runs[0][name]} for name in runs[0]}
             line = {"model": model, "rate": rate, "seeds": len(runs), **mean}
             line["f1_each"] = [round(float(r["aimt"]["f1"]), 3) for r in runs]
             best = max((mean[name]["f1"] for name in FILTERS if name in mean), default=None)

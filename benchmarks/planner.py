@@ -19,14 +19,27 @@ MODERN = {"tune": [], "check": []}
 
 def add(name: str, rows: int, seq_len: int, precision: str = "fp32", optimizer: str = "adamw", **config) -> None:
     """One training to forecast."""
-    MODERN[name].append({"rows": rows, "seq_len": seq_len, "precision": precision, "optimizer": optimizer,
-                         "config": {"context": seq_len} | config})  # fmt: skip
+    MODERN[name].append(
+        {"rows": rows, "seq_len": seq_len, "precision": precision, "optimizer": optimizer, "config": {"context": seq_len} | config}
+    )
 
 
 GPT2 = {"norm": "layer", "positions": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False}
 add("tune", 64, 128, vocab_size=65, n_layer=4, n_head=4, n_embd=128)
-add("tune", 16, 128, "bf16", "muon", vocab_size=120, n_layer=4, n_head=5, n_embd=320, value_embeddings=True,
-    ngram_orders=(2, 3), ngram_buckets=16_000)  # fmt: skip
+add(
+    "tune",
+    16,
+    128,
+    "bf16",
+    "muon",
+    vocab_size=120,
+    n_layer=4,
+    n_head=5,
+    n_embd=320,
+    value_embeddings=True,
+    ngram_orders=(2, 3),
+    ngram_buckets=16_000,
+)
 add("tune", 4, 384, vocab_size=6000, n_layer=3, n_head=5, n_embd=320, **GPT2)
 add("tune", 16, 256, "bf16", vocab_size=4096, n_layer=2, n_head=8, n_embd=256)
 add("tune", 6, 384, vocab_size=1500, n_layer=6, n_head=6, n_embd=192, checkpoint_blocks=True)
@@ -123,7 +136,10 @@ def main() -> None:
         truth = {"memory_mb": measured["memory_mb"], "seconds": sum(each[20:]) / (len(each) - 20) * len(each)}
         error = compare_plan(corrected, truth)["error"]
         errors.append(error)
-        name = f"{config['n_layer']}L/{config['n_embd']} V{config['vocab_size']} {job['rows']}x{job['seq_len']} {job['precision']} {job['optimizer']}"
+        name = (
+            f"{config['n_layer']}L/{config['n_embd']} V{config['vocab_size']} {job['rows']}x{job['seq_len']} {job['precision']}"
+            f" {job['optimizer']}"
+        )
         memory, seconds = (
             f"{plan['memory_mb']['total']:.0f} / {truth['memory_mb']:.0f}",
             f"{corrected['seconds']:.1f} / {truth['seconds']:.1f}",
@@ -133,11 +149,7 @@ def main() -> None:
             f" {plan['memory_mb'].get('live', 0):8.0f}",
             flush=True,
         )
-    for key, what in (
-        ("memory_mb", "memory"),
-        ("seconds", "time after 20 warm-up steps"),
-        ("first_seconds", "time before the first step"),
-    ):
+    for key, what in (("memory_mb", "memory"), ("seconds", "time after 20 warm-up steps"), ("first_seconds", "time before the first step")):
         print(f"largest error of {what}: {max(abs(e[key]) for e in errors):.1%}")
 
 

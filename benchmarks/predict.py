@@ -59,8 +59,12 @@ def main() -> None:
     fit = time.perf_counter() - start
     show(what="fit, s", value=fit, limit=1.1 * args.time_limit, ratio=fit / (1.1 * args.time_limit))
     fresh, y_fresh = make_table(args.rows, args.columns, seed=1)
-    show(what="AUC on fresh rows", value=float(roc_auc(y_fresh, model.predict_proba(fresh))), trees=model.n_trees_,
-         recipes=[c["recipe"] for c in model.candidates_ if c["weight"] > 0])  # fmt: skip
+    show(
+        what="AUC on fresh rows",
+        value=float(roc_auc(y_fresh, model.predict_proba(fresh))),
+        trees=model.n_trees_,
+        recipes=[c["recipe"] for c in model.candidates_ if c["weight"] > 0],
+    )
     ours = seconds(lambda: model.predict_proba(fresh))
     X = model.ensemble_.encoder.transform(fresh)
     threads = max(1, int(cpu_allowance()))

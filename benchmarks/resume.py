@@ -46,8 +46,10 @@ def main() -> int:
         torn_checkpoints += torn
         verdict = "equal" if result == alone else "DIFFERENT"
         print(f"kill {n + 1:2}: after step {step:2}{', in a checkpoint' if torn else ''}: {verdict}", flush=True)
-    print(f"\n{equal} of {args.kills} equal to the last bit ({STEPS} steps; {torn_checkpoints} kills tore a checkpoint); "
-          f"{time.perf_counter() - start:.0f} s")  # fmt: skip
+    print(
+        f"\n{equal} of {args.kills} equal to the last bit ({STEPS} steps; {torn_checkpoints} kills tore a checkpoint); "
+        f"{time.perf_counter() - start:.0f} s"
+    )
     return 0 if equal == args.kills else 1
 
 

@@ -52,8 +52,16 @@ def hf_copy(model: GPT):
 
 @torch.no_grad()
 def run_theirs(model, ids: torch.Tensor, n: int) -> None:
-    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=True, top_k=50,
-                   temperature=0.8, pad_token_id=0)  # fmt: skip
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=n,
+        min_new_tokens=n,
+        do_sample=True,
+        top_k=50,
+        temperature=0.8,
+        pad_token_id=0,
+    )
 
 
 def run_ours(model, ids: torch.Tensor, n: int) -> None:
@@ -90,8 +98,7 @@ def speed(new_tokens: int, repeats: int) -> None:
     for _ in range(repeats):
         gb.append(bandwidth())
         rows.append({name: seconds(*arguments) for name, arguments in contenders.items()})
-    show(what="reading memory, GB/s", median=statistics.median(gb), lowest=min(gb), highest=max(gb),
-         threads=torch.get_num_threads())  # fmt: skip
+    show(what="reading memory, GB/s", median=statistics.median(gb), lowest=min(gb), highest=max(gb), threads=torch.get_num_threads())
     sizes = {"transformers": n_bytes(model), "fp32": n_bytes(model)} | {kind: n_bytes(copy) for kind, copy in copies.items()}
     for name, (_, _, ids, n) in contenders.items():
         peer = "transformers, batch 16" if "batch" in name else "transformers"
@@ -143,8 +150,12 @@ def quality(path: Path, steps: int) -> None:
             small = quantize(model, kind, group=group)
             rise = math.exp(nats(small, valid) - before) - 1
             limit = {"int8": 0.01, "int4": 0.04}.get(kind)
-            show(what=f"{kind} groups of {group}" if kind == "int4" else kind, perplexity_rise=rise, limit=limit,
-                 size=n_bytes(small) / n_bytes(model))  # fmt: skip
+            show(
+                what=f"{kind} groups of {group}" if kind == "int4" else kind,
+                perplexity_rise=rise,
+                limit=limit,
+                size=n_bytes(small) / n_bytes(model),
+            )
         draft, _, _ = train(path, steps, Path(folder), n_layer=1, n_head=2, n_embd=64)
         with_draft(model, draft, valid[:64].tolist())
 
@@ -154,8 +165,7 @@ def with_draft(model, draft, prompt: list[int]) -> None:
     plain = seconds(lambda: list(generate_ids(model, [prompt], settings)))[1]
     fast = seconds(lambda: list(speculate_ids(model, draft, prompt, settings, counts=counts)))[1]
     kept = counts["kept"] / counts["guessed"]
-    show(what="speculative, small model with a smaller draft", ratio_cpu=plain / fast, kept=kept,
-         tokens_per_round=300 / counts["rounds"])  # fmt: skip
+    show(what="speculative, small model with a smaller draft", ratio_cpu=plain / fast, kept=kept, tokens_per_round=300 / counts["rounds"])
     greedy = Sampling(max_new_tokens=300, temperature=0)
     same = [s[0] for s in generate_ids(model, [prompt], greedy)] == list(speculate_ids(model, draft, prompt, greedy))
     show(what="speculative greedy identical over 300 tokens", value=same)

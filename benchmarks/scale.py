@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py [--rows 10000 100000 1000000] [--time-limit 60]
 
-The table is made up: 38 numbers (some missing), 8 categories of 3 to 2,000 values, 2 dates, 2 yes-or-no columns, and an answer that
-depends on seven of them. For each number of rows two processes of their own: one recipe of trees to its end (`effort="fast"`: five
-folds below fifty thousand rows, then one holdout, and fewer rounds the more rows there are); and the whole job, `aimt.train` from a Parquet file to the report with a
-limit for the search. CPU seconds, wall seconds and the peak of resident memory are those of the process, its start and imports included.
-Prints one JSON line for each process.
+The table is made up: 38 numbers (some missing), 8 categories of 3 to 2,000 values, 2 dates, 2 yes-or-no columns, and an
+answer that depends on seven of them. For each number of rows two processes of their own: one recipe of trees to its end
+(`effort="fast"`: five folds below fifty thousand rows, then one holdout, and fewer rounds the more rows there are); and the
+whole job, `aimt.train` from a Parquet file to the report with a limit for the search. CPU seconds, wall seconds and the peak
+of resident memory are those of the process, its start and imports included. Prints one JSON line for each process.
 """
 
 import argparse
@@ -60,7 +60,11 @@ def measure(code: str, *words: object) -> dict[str, float]:
     _, status, used = os.wait4(child, 0)
     if status:
         raise SystemExit(f"the process ended with {os.waitstatus_to_exitcode(status)}")
-    return {"cpu_s": round(used.ru_utime + used.ru_stime, 1), "wall_s": round(time.perf_counter() - start, 1), "peak_mb": round(used.ru_maxrss / 1024)}
+    return {
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+        "wall_s": round(time.perf_counter() - start, 1),
+        "peak_mb": round(used.ru_maxrss / 1024),
+    }
 
 
 def main() -> None:
@@ -77,8 +81,14 @@ def main() -> None:
             job = measure(JOB, path, Path(folder) / f"run-{rows}", args.time_limit)
             metrics = json.loads((Path(folder) / f"run-{rows}" / "metrics.json").read_text())
             tried = metrics["candidates"]
-            print(json.dumps({"what": "whole job", "rows": rows, "time_limit": args.time_limit} | job
-                             | {"recipes": len(tried), "used": sum(c["weight"] > 0 for c in tried)}), flush=True)  # fmt: skip
+            print(
+                json.dumps(
+                    {"what": "whole job", "rows": rows, "time_limit": args.time_limit}
+                    | job
+                    | {"recipes": len(tried), "used": sum(c["weight"] > 0 for c in tried)}
+                ),
+                flush=True,
+            )
             path.unlink()
 
 

@@ -45,14 +45,25 @@ def nanogpt(clone: Path, text: Path, folder: Path) -> dict:
     seconds, printed = measured([sys.executable, "train.py", *NANOGPT], 1, place)
     best = min(float(x) for x in re.findall(r"val loss ([0-9.]+)", printed))
     speed = [float(x) for x in re.findall(r"time ([0-9.]+)ms", printed)][20:]
-    return {"name": "nanoGPT", "nats": best, "cpu_seconds": round(seconds, 1), "tokens_per_second": round(768e3 / sorted(speed)[len(speed) // 2])}
+    return {
+        "name": "nanoGPT",
+        "nats": best,
+        "cpu_seconds": round(seconds, 1),
+        "tokens_per_second": round(768e3 / sorted(speed)[len(speed) // 2]),
+    }
 
 
 def ours(name: str, text: Path, budget: float, seed: int, threads: int, changes: dict) -> dict:
     """One run of the recipe, sized for so many CPU-seconds (one thread) or seconds (more)."""
     order = json.dumps({"text": str(text), "budget": budget, "seed": seed, "threads": threads, "changes": changes})
     seconds, printed = measured([sys.executable, __file__, "--child", order], threads)
-    return {"name": name, "seed": seed, "budget": round(budget, 1), **json.loads(printed.splitlines()[-1]), "cpu_seconds": round(seconds, 1)}
+    return {
+        "name": name,
+        "seed": seed,
+        "budget": round(budget, 1),
+        **json.loads(printed.splitlines()[-1]),
+        "cpu_seconds": round(seconds, 1),
+    }
 
 
 def child(order: dict) -> None:
@@ -72,21 +83,33 @@ def child(order: dict) -> None:
         tokenizer = train_tokenizer(order["text"], "char")
         tokens = write_tokens(order["text"], tokenizer, folder)
         left = 0.995 * order["budget"] - 1.5 - (clock() - began)  # the rest is for the end of the process and for surprises
-        trained = train_text(tokens, tokenizer, time_limit=left, threads=order["threads"], seed=order["seed"], plan=False,
-                             clock=clock, **order["changes"])  # fmt: skip
+        trained = train_text(
+            tokens, tokenizer, time_limit=left, threads=order["threads"], seed=order["seed"], plan=False, clock=clock, **order["changes"]
+        )
         m = trained.measured
         assert trained.history.evals
-        print(json.dumps({"nats": round(m["valid_loss"], 4), "steps": m["steps"], "parameters": m["parameters"],
-                          "tokens_per_second": round(m["tokens_per_second"]), "precision": m["precision"],
-                          "curve": [(round(e["seconds"], 1), round(e["valid_loss"], 4)) for e in trained.history.evals]}))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "nats": round(m["valid_loss"], 4),
+                    "steps": m["steps"],
+                    "parameters": m["parameters"],
+                    "tokens_per_second": round(m["tokens_per_second"]),
+                    "precision": m["precision"],
+                    "curve": [(round(e["seconds"], 1), round(e["valid_loss"], 4)) for e in trained.history.evals],
+                }
+            )
+        )
 
 
 def five_gram(text: Path) -> dict:
     """The counted baseline."""
-    code = ("import sys, numpy as np; from aimt.models.text.ngram import NGram\n"
-            "u = np.frombuffer(open(sys.argv[1], encoding='utf-8').read().encode('utf-32-le'), dtype=np.uint32)\n"
-            "chars, ids = np.unique(u, return_inverse=True); n = int(0.9 * len(ids))\n"
-            "print(NGram(5).fit(ids[:n], len(chars)).nats(ids[n:]))")  # fmt: skip
+    code = (
+        "import sys, numpy as np; from aimt.models.text.ngram import NGram\n"
+        "u = np.frombuffer(open(sys.argv[1], encoding='utf-8').read().encode('utf-32-le'), dtype=np.uint32)\n"
+        "chars, ids = np.unique(u, return_inverse=True); n = int(0.9 * len(ids))\n"
+        "print(NGram(5).fit(ids[:n], len(chars)).nats(ids[n:]))"
+    )
     seconds, printed = measured([sys.executable, "-c", code, str(text)], 1)
     return {"name": "5-gram", "nats": round(float(printed), 4), "cpu_seconds": round(seconds, 1)}
 
@@ -116,7 +139,12 @@ def main() -> None:
     whole = rows[-1]["cpu_seconds"] if args.nanogpt else args.nanogpt_seconds
     if not whole:
         raise SystemExit("Give --nanogpt FOLDER or --nanogpt-seconds")
-    runs = {"short": (0.085 * whole, 1, {}), "plain": (0.162 * whole, 1, {"ngram_orders": ()}), "early": (45.0, 1, {}), "whole": (whole, 1, {})}
+    runs = {
+        "short": (0.085 * whole, 1, {}),
+        "plain": (0.162 * whole, 1, {"ngram_orders": ()}),
+        "early": (45.0, 1, {}),
+        "whole": (whole, 1, {}),
+    }
     if args.long or args.only == "long":
         runs["long"] = (60 * args.minutes, 2, {})
     for name, (budget, threads, changes) in runs.items():

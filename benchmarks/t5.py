@@ -62,8 +62,18 @@ def against_transformers(size: str, rounds: int) -> None:
             rounds,
         )
         ours, other = (round(B * (S + L) / s) for s in seconds)
-        print(json.dumps({"size": size, "precision": "bf16" if bf16 else "fp32", "aimt_tokens_per_s": ours,
-                          "transformers_tokens_per_s": other, "ratio": round(ours / other, 2)}), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "size": size,
+                    "precision": "bf16" if bf16 else "fp32",
+                    "aimt_tokens_per_s": ours,
+                    "transformers_tokens_per_s": other,
+                    "ratio": round(ours / other, 2),
+                }
+            ),
+            flush=True,
+        )
 
 
 def packed_against_padded(size: str, rounds: int) -> None:
@@ -77,9 +87,13 @@ def packed_against_padded(size: str, rounds: int) -> None:
     batches = {"padded": pad_pairs(pairs, pad_id=0), "packed": pack_pairs(pairs, pad_id=0, read_len=S, write_len=L)}
     for name, batch in batches.items():
         seconds[name] = fastest([step_of(model, lambda m, b=batch: t5_loss(m, b), True)], max(1, rounds // 2))[0]
-    print(json.dumps({"size": size, "pairs": len(pairs), "precision": "bf16"}
-                     | {f"{name}_tokens_per_s": round(tokens / s) for name, s in seconds.items()}
-                     | {"ratio": round(seconds["padded"] / seconds["packed"], 2)}))  # fmt: skip
+    print(
+        json.dumps(
+            {"size": size, "pairs": len(pairs), "precision": "bf16"}
+            | {f"{name}_tokens_per_s": round(tokens / s) for name, s in seconds.items()}
+            | {"ratio": round(seconds["padded"] / seconds["packed"], 2)}
+        )
+    )
 
 
 def main() -> None:

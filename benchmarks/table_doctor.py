@@ -127,12 +127,23 @@ def constant(f: pd.DataFrame, y: np.ndarray, target: str, rng: np.random.Generat
 
 
 FAULTS = {  # fault -> (what plants it, names that count as a hit)
-    "leak": (leak, {"leakage", "possible leakage"}), "written afterwards": (afterwards, {"leakage", "possible leakage"}), "copies": (copies, {"copies on both sides", "duplicate rows"}),
-    "contradictions": (contradictions, {"contradictory labels"}), "shuffled answers": (shuffled, {"nothing to learn"}), "few rows": (few, {"too little data"}),
-    "rare class": (rare, {"too few of a class"}), "shift": (shift, {"shift"}), "other share of positives": (prior_shift, {"shift", "bad calibration"}),
-    "label noise": (noise, {"label noise"}), "sentinel": (sentinel, {"sentinel"}), "units": (units, {"outlier"}), "spelling": (spelling, {"spelling"}),
-    "id": (identity, {"id"}), "sorted": (sorted_rows, {"sorted by the answer"}), "constant": (constant, {"constant"}),
-}  # fmt: skip
+    "leak": (leak, {"leakage", "possible leakage"}),
+    "written afterwards": (afterwards, {"leakage", "possible leakage"}),
+    "copies": (copies, {"copies on both sides", "duplicate rows"}),
+    "contradictions": (contradictions, {"contradictory labels"}),
+    "shuffled answers": (shuffled, {"nothing to learn"}),
+    "few rows": (few, {"too little data"}),
+    "rare class": (rare, {"too few of a class"}),
+    "shift": (shift, {"shift"}),
+    "other share of positives": (prior_shift, {"shift", "bad calibration"}),
+    "label noise": (noise, {"label noise"}),
+    "sentinel": (sentinel, {"sentinel"}),
+    "units": (units, {"outlier"}),
+    "spelling": (spelling, {"spelling"}),
+    "id": (identity, {"id"}),
+    "sorted": (sorted_rows, {"sorted by the answer"}),
+    "constant": (constant, {"constant"}),
+}
 
 
 def load(folder: Path, name: str) -> tuple[pd.DataFrame, str]:
@@ -149,8 +160,17 @@ def load(folder: Path, name: str) -> tuple[pd.DataFrame, str]:
 def ask(frame: pd.DataFrame, target: str, options: dict[str, str], seed: int, time_limit: float) -> list[dict[str, str]]:
     """Train, and ask the doctor."""
     with tempfile.TemporaryDirectory() as folder:
-        run = aimt.train(frame.reset_index(drop=True), target=target, positive="1", groups="none", seed=seed, time_limit=time_limit,
-                         out=f"{folder}/run", quiet=True, **options)  # fmt: skip
+        run = aimt.train(
+            frame.reset_index(drop=True),
+            target=target,
+            positive="1",
+            groups="none",
+            seed=seed,
+            time_limit=time_limit,
+            out=f"{folder}/run",
+            quiet=True,
+            **options,
+        )
         return aimt.doctor(run)
 
 
@@ -174,8 +194,15 @@ def main() -> None:
                 if args.only in (None, fault, "healthy" if fault == "healthy" else ""):
                     ill, options = plant(frame.copy(), y, target, np.random.default_rng([seed, 8]))
                     found = ask(ill, target, options, seed, args.time_limit)
-                    lines.append({"table": name, "seed": seed, "fault": fault, "found": [f["name"] for f in found],
-                                  "grave": [f["name"] for f in found if f["severity"] != "note"]})  # fmt: skip
+                    lines.append(
+                        {
+                            "table": name,
+                            "seed": seed,
+                            "fault": fault,
+                            "found": [f["name"] for f in found],
+                            "grave": [f["name"] for f in found if f["severity"] != "note"],
+                        }
+                    )
                     print(json.dumps(lines[-1]), flush=True)
     tell(lines)
 
@@ -190,11 +217,16 @@ def tell(lines: list[dict]) -> None:
         anyway = [bool(set(line["found"]) & names) for line in healthy]
         if mine:
             w, v = wilson(sum(mine), len(mine)), wilson(sum(anyway), len(anyway))
-            print(f"{fault:26} {sum(mine):3}/{len(mine):<3} {w['value']:4.0%} [{w['low']:4.0%}, {w['high']:4.0%}]   "
-                  f"{sum(anyway):3}/{len(anyway):<3} {v['value']:4.0%} [{v['low']:4.0%}, {v['high']:4.0%}]")
+            print(
+                f"{fault:26} {sum(mine):3}/{len(mine):<3} {w['value']:4.0%} [{w['low']:4.0%}, {w['high']:4.0%}]   "
+                f"{sum(anyway):3}/{len(anyway):<3} {v['value']:4.0%} [{v['low']:4.0%}, {v['high']:4.0%}]"
+            )
             hits, runs, alarms, chances = hits + sum(mine), runs + len(mine), alarms + sum(anyway), chances + len(anyway)
     w, v = wilson(hits, runs), wilson(alarms, chances)
-    print(f"{'all':26} {hits:3}/{runs:<3} {w['value']:4.0%} [{w['low']:4.0%}, {w['high']:4.0%}]   {alarms:3}/{chances:<3} {v['value']:4.1%} [{v['low']:.1%}, {v['high']:.1%}]")
+    print(
+        f"{'all':26} {hits:3}/{runs:<3} {w['value']:4.0%} [{w['low']:4.0%}, {w['high']:4.0%}]   {alarms:3}/{chances:<3} {v['value']:4.1%}"
+        f" [{v['low']:.1%}, {v['high']:.1%}]"
+    )
 
 
 if __name__ == "__main__":

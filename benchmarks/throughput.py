@@ -36,9 +36,22 @@ def command(loop: str, steps: int, text: Path) -> list[str]:
     if loop != "nanoGPT":
         return [sys.executable, str(Path(__file__).resolve()), "--text", str(text), "--loop", loop, "--steps", str(steps)]
     shape = [f"--{k}={v}" for k, v in SHAPE.items()]
-    return [sys.executable, "train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=1",
-            "--eval_interval=100000", "--log_interval=1", f"--block_size={CONTEXT}", f"--batch_size={BATCH}", *shape,
-            f"--max_iters={steps}", f"--lr_decay_iters={steps}", "--dropout=0.0"]  # fmt: skip
+    return [
+        sys.executable,
+        "train.py",
+        "config/train_shakespeare_char.py",
+        "--device=cpu",
+        "--compile=False",
+        "--eval_iters=1",
+        "--eval_interval=100000",
+        "--log_interval=1",
+        f"--block_size={CONTEXT}",
+        f"--batch_size={BATCH}",
+        *shape,
+        f"--max_iters={steps}",
+        f"--lr_decay_iters={steps}",
+        "--dropout=0.0",
+    ]
 
 
 def speed(loop: str, steps: int, text: Path, folder: Path) -> float:
@@ -64,8 +77,17 @@ def transformers_loop(text: Path, steps: int) -> None:
 
     torch.manual_seed(0)
     ids, vocab_size = characters(text)
-    config = GPT2Config(vocab_size=vocab_size, n_positions=CONTEXT, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-                        bos_token_id=0, eos_token_id=0, **SHAPE)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=CONTEXT,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        **SHAPE,
+    )
     model = GPT2LMHeadModel(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -91,8 +113,17 @@ def aimt_loop(text: Path, steps: int, precision: str) -> None:
 
     keep_memory()
     ids, vocab_size = characters(text)
-    config = GPTConfig(vocab_size=vocab_size, context=CONTEXT, norm="layer", positions="learned", mlp="gelu", bias=False, qk_norm=False,
-                       init="gpt2", **SHAPE)  # fmt: skip
+    config = GPTConfig(
+        vocab_size=vocab_size,
+        context=CONTEXT,
+        norm="layer",
+        positions="learned",
+        mlp="gelu",
+        bias=False,
+        qk_norm=False,
+        init="gpt2",
+        **SHAPE,
+    )
     batches = TokenBatches(Tokens.from_array(ids), BATCH, CONTEXT)
     settings = TrainConfig(steps=steps, lr=1e-3, betas=(0.9, 0.99), schedule="cosine", precision=precision, save_every=10**6)
     Trainer(GPT(config), batches, gpt_loss, settings).fit()

@@ -7,6 +7,7 @@
 The dialect is nbdev's (`#| export`, `#| hide`, `::: {.callout-note}`, `[x](../data/15_define.ipynb#symbol)`), without
 Quarto. Pages stand in lifecycle order, the order of SECTIONS.
 """
+
 import ast
 import html
 import json
@@ -43,14 +44,37 @@ SECTIONS = {  # folder: (name, what it is about), in reading order: guides first
     "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),
 }
 ROOMS = {  # folders inside a section, in reading order: name
-    "data": {"io": "Files and databases", "table": "Tables", "series": "Time series", "checks": "Data checks", "split": "Splits",
-             "text": "Text", "image": "Images", "audio": "Audio", "sources": "Data sets"},
-    "models": {"layers": "Layers", "trees": "Trees", "table": "Tables", "series": "Time series", "text": "Text", "image": "Images", "audio": "Audio"},
+    "data": {
+        "io": "Files and databases",
+        "table": "Tables",
+        "series": "Time series",
+        "checks": "Data checks",
+        "split": "Splits",
+        "text": "Text",
+        "image": "Images",
+        "audio": "Audio",
+        "sources": "Data sets",
+    },
+    "models": {
+        "layers": "Layers",
+        "trees": "Trees",
+        "table": "Tables",
+        "series": "Time series",
+        "text": "Text",
+        "image": "Images",
+        "audio": "Audio",
+    },
     "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
     "evaluate": {"table": "Tables", "text": "Text"},
     "generate": {"text": "Text", "audio": "Audio"},
     "deploy": {"report": "Reports"},
-    "jobs": {"kinds": "Kinds of models", "steps": "Steps of each kind", "families": "Pretrained families", "verbs": "Verbs", "shared": "Shared parts"},
+    "jobs": {
+        "kinds": "Kinds of models",
+        "steps": "Steps of each kind",
+        "families": "Pretrained families",
+        "verbs": "Verbs",
+        "shared": "Shared parts",
+    },
 }
 REDIRECTS = ROOT / "docs" / "redirects.json"  # old address of a page: the new one
 CALLOUTS = {"note": "note", "tip": "tip", "warning": "warning", "important": "important", "caution": "caution"}
@@ -388,9 +412,7 @@ def book(nav: list[dict]) -> str:
             )
             title = f'<p class="room">{html.escape(room["title"])}</p>' if room["title"] else ""
             lists += f"{title}<ol>{items}</ol>"
-        parts.append(
-            f'<section><p class="part">{html.escape(s["title"])}</p><p class="line">{plain_html(s["line"])}</p>{lists}</section>'
-        )
+        parts.append(f'<section><p class="part">{html.escape(s["title"])}</p><p class="line">{plain_html(s["line"])}</p>{lists}</section>')
     return '## The book\n\n<div class="book">\n' + "\n".join(parts) + "\n</div>"
 
 
@@ -427,7 +449,9 @@ def write_redirects(index: Index) -> None:
         file.write_text(
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Moved</title><link rel="canonical" href="{to}">'
             f'<script>location.replace("{to}" + location.hash)</script><meta http-equiv="refresh" content="0; url={to}">'
-            f'<p>This page has moved: <a href="{to}">{new}</a></p></html>\n', encoding="utf-8")
+            f'<p>This page has moved: <a href="{to}">{new}</a></p></html>\n',
+            encoding="utf-8",
+        )
 
 
 def sphinx() -> int:

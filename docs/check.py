@@ -4,6 +4,7 @@ Always: every link inside the site leads to a file and an anchor that exist, and
 When a Chromium is found: every page is opened at desktop and phone width, in light and in dark, and must show no
 console error, no failed request and no horizontal scroll; and the search must find something.
 """
+
 import argparse
 import base64
 import functools
@@ -100,8 +101,12 @@ class Browser:
             os.dup2(child_out, 4)
 
         self.process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"], preexec_fn=to_3_and_4, pass_fds=(3, 4),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+            preexec_fn=to_3_and_4,
+            pass_fds=(3, 4),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(child_in)
         os.close(child_out)
@@ -157,9 +162,7 @@ class Browser:
         return answer["result"].get("value")
 
     def look(self, width: int, height: int, dark: bool, mobile: bool) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.value("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")

@@ -1,4 +1,5 @@
 """Sphinx settings of the site; docs/build.py runs Sphinx with them."""
+
 import json
 import re
 from configparser import ConfigParser
@@ -21,9 +22,7 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_number_source_lines = False
 nb_code_prompt_show = nb_code_prompt_hide = "Code"
-myst_enable_extensions = [
-    "dollarmath", "amsmath", "colon_fence", "fieldlist", "attrs_inline", "attrs_block", "deflist", "tasklist",
-]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "fieldlist", "attrs_inline", "attrs_block", "deflist", "tasklist"]
 myst_heading_anchors = 4
 myst_dmath_allow_digits = False  # "$5 to $10" is money
 highlight_language = "none"  # a code block without a language is plain text
@@ -44,10 +43,7 @@ html_domain_indices = False
 html_baseurl = f"{ini['doc_host']}{ini['doc_baseurl']}/"
 templates_path = ["_templates"]
 html_sidebars = {"**": ["nav"]}
-html_context = {
-    "nav": json.loads((root / "_proc" / "nav.json").read_text(encoding="utf-8")),
-    "default_mode": "auto",
-}
+html_context = {"nav": json.loads((root / "_proc" / "nav.json").read_text(encoding="utf-8")), "default_mode": "auto"}
 html_theme_options = {
     "navbar_center": [],
     "navbar_align": "left",

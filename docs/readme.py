@@ -3,6 +3,7 @@
 Markdown passes through unchanged but for links: those to notebooks lead to the site, those to other files of the
 repository are made relative to its root, and names in backticks become links. Outputs follow as indented text.
 """
+
 import os
 import re
 from pathlib import Path

@@ -3,6 +3,7 @@
 The options of `train` and `finetune` are made from the options of the kinds of models when the package runs; a type checker
 does not run it. The stub says the same in text. A test keeps both equal.
 """
+
 import inspect
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from aimt.core.commands import NAMES, VERBS, resolve
 
 STUB = Path(__file__).resolve().parent.parent / "aimt" / "__init__.pyi"
-HEAD = '''# Made by docs/stubs.py from the signatures of the verbs: do not edit.
+HEAD = """# Made by docs/stubs.py from the signatures of the verbs: do not edit.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,16 @@ import numpy as np
 import pandas as pd
 
 from aimt.core.run import Run as Run
-'''
-SHORT = {"pandas.core.frame.": "pd.", "pandas.": "pd.", "numpy.": "np.", "pathlib.": "", "collections.abc.": "", "typing.": "", "aimt.core.run.": ""}
+"""
+SHORT = {
+    "pandas.core.frame.": "pd.",
+    "pandas.": "pd.",
+    "numpy.": "np.",
+    "pathlib.": "",
+    "collections.abc.": "",
+    "typing.": "",
+    "aimt.core.run.": "",
+}
 
 
 def type_text(annotation: object) -> str:
@@ -56,7 +65,9 @@ def function_stub(name: str, function: object) -> str:
 
 def stub() -> str:
     """The text of the stub."""
-    names = [f"from {address.partition(':')[0]} import {address.partition(':')[2]} as {name}" for name, address in NAMES.items() if name != "Run"]
+    names = [
+        f"from {address.partition(':')[0]} import {address.partition(':')[2]} as {name}" for name, address in NAMES.items() if name != "Run"
+    ]
     verbs = [function_stub(name, resolve(address)) for name, address in VERBS.items()]
     return HEAD + "\n".join(names) + "\n\n__version__: str\n\n" + "\n".join(verbs)
 

@@ -3,6 +3,7 @@
 A name in backticks is looked up here, so that `closest` becomes a link to the page that explains it. A name that is
 missing or ambiguous is not an error: it stays code.
 """
+
 import ast
 import io
 import re
@@ -170,9 +171,7 @@ def is_dataclass(node: ast.ClassDef) -> bool:
 def fields_of(node: ast.ClassDef, notes: dict[int, str]) -> list[Argument]:
     rows = [s for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
     public = [s for s in rows if not s.target.id.startswith("_") and "ClassVar" not in ast.unparse(s.annotation)]
-    return [
-        Argument(s.target.id, type_of(s.annotation), text_of(s.value), help_of(s.value) or notes.get(s.end_lineno, "")) for s in public
-    ]
+    return [Argument(s.target.id, type_of(s.annotation), text_of(s.value), help_of(s.value) or notes.get(s.end_lineno, "")) for s in public]
 
 
 def help_of(node: ast.AST | None) -> str:
@@ -192,9 +191,15 @@ def function_symbol(node, notes, *, owner: str, **place) -> Symbol:
     note = notes.get(end, "") if end and not any(a.comment == notes.get(end) for a in args) else ""
     name = f"{owner}.{node.name}" if owner else node.name
     return Symbol(
-        name, kind=kind, doc=ast.get_docstring(node) or "", arguments=args, private=node.name.startswith("_"),
-        signature="" if is_property else signature_of(node, args), returns=type_of(node.returns),
-        returns_comment=note, **place,
+        name,
+        kind=kind,
+        doc=ast.get_docstring(node) or "",
+        arguments=args,
+        private=node.name.startswith("_"),
+        signature="" if is_property else signature_of(node, args),
+        returns=type_of(node.returns),
+        returns_comment=note,
+        **place,
     )
 
 

@@ -1,4 +1,5 @@
 """Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command."""
+
 import os
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read when numpy, torch, lightgbm load
@@ -51,8 +52,7 @@ def aimt():
     def run(*args: object, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "aimt", *map(str, args)]
         return subprocess.run(
-            command, cwd=cwd, timeout=timeout, env=os.environ | env, stdin=subprocess.DEVNULL,
-            capture_output=True, encoding="utf-8",
+            command, cwd=cwd, timeout=timeout, env=os.environ | env, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
         )
 
     return run

@@ -1,4 +1,5 @@
-"""Read mutated booster texts and predict with those that are accepted: ``python mutate_boosters.py COUNT SEED``, a process that may crash."""
+"""Read mutated booster texts and predict with those accepted: ``python mutate_boosters.py COUNT SEED``, a process that may crash."""
+
 import json
 import random
 import sys
@@ -12,13 +13,38 @@ from aimt.models.trees.boosting import read_booster
 rng = np.random.default_rng(0)
 X = np.column_stack([rng.normal(size=(300, 3)), rng.integers(0, 80, 300)])
 X[rng.random(X.shape) < 0.05] = np.nan
-ODD = ["nan", "inf", "-1", "0", "1e400", "-1e308", "2147483648", "4294967296", "9" * 30, "9" * 5000, "-2147483649", "", "1.5", "x", "\x00", "\ud800"]
+ODD = [
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e400",
+    "-1e308",
+    "2147483648",
+    "4294967296",
+    "9" * 30,
+    "9" * 5000,
+    "-2147483649",
+    "",
+    "1.5",
+    "x",
+    "\x00",
+    "\ud800",
+]
 
 
 def text_of(n_classes: int) -> str:
     """A small honest booster with missing numbers and sets of categories."""
-    params = {"objective": "multiclass" if n_classes > 2 else "binary", "num_leaves": 6, "min_data_in_leaf": 5, "cat_smooth": 1, "verbosity": -1,
-              "min_data_per_group": 5, "num_threads": 1, "deterministic": True} | ({"num_class": n_classes} if n_classes > 2 else {})
+    params = {
+        "objective": "multiclass" if n_classes > 2 else "binary",
+        "num_leaves": 6,
+        "min_data_in_leaf": 5,
+        "cat_smooth": 1,
+        "verbosity": -1,
+        "min_data_per_group": 5,
+        "num_threads": 1,
+        "deterministic": True,
+    } | ({"num_class": n_classes} if n_classes > 2 else {})
     y = rng.integers(0, n_classes, len(X))
     return lgb.train(params, lgb.Dataset(X, y, categorical_feature=[3], params=params), 3).model_to_string()
 
@@ -45,14 +71,27 @@ def mutate(text: str, chance: random.Random) -> str:
             j = chance.randrange(len(lines))
             lines[i], lines[j] = lines[j], lines[i]
         elif kind == 5:
-            lines = [f"tree_sizes={' '.join(str(chance.choice([0, -5, 7, 600, 10**9, 10**18])) for _ in range(chance.randint(0, 9)))}"
-                     if line.startswith("tree_sizes") else line for line in lines]
+            lines = [
+                (
+                    f"tree_sizes={' '.join(str(chance.choice([0, -5, 7, 600, 10**9, 10**18])) for _ in range(chance.randint(0, 9)))}"
+                    if line.startswith("tree_sizes")
+                    else line
+                )
+                for line in lines
+            ]
         elif kind == 6:
-            lines.insert(i, chance.choice(["", "leaf_value=1 2 3", "num_leaves=9999", "Tree=7", "\nright_child=5 5 5", "is_linear=1", "end of trees"]))
+            lines.insert(
+                i,
+                chance.choice(["", "leaf_value=1 2 3", "num_leaves=9999", "Tree=7", "\nright_child=5 5 5", "is_linear=1", "end of trees"]),
+            )
         elif kind == 7:
             words = words + words[1:] if chance.random() < 0.5 else words[: chance.randint(1, len(words))]
         else:  # a child or a boundary elsewhere
-            at = [k for k, line in enumerate(lines) if line.startswith(("left_child", "right_child", "cat_boundaries", "split_feature", "num_"))]
+            at = [
+                k
+                for k, line in enumerate(lines)
+                if line.startswith(("left_child", "right_child", "cat_boundaries", "split_feature", "num_"))
+            ]
             i = chance.choice(at) if at else i
             words = lines[i].replace("=", "= ").split(" ")
             words[chance.randrange(len(words))] = str(chance.randint(-8, 8))

@@ -1,4 +1,5 @@
 """What the processes of tests/test_parallel.py run: ``torchrun --nproc-per-node 2 tests/parallel_worker.py TASK FOLDER ...``."""
+
 import json
 import os
 import signal
@@ -47,15 +48,19 @@ def curves(parallel: Parallel, **changes) -> dict:
     t = trainer(parallel, **changes)
     history = t.fit()
     return {
-        "loss": [row["loss"] for row in history.steps], "grad_norm": [row["grad_norm"] for row in history.steps],
-        "evals": [row["bits_per_character"] for row in history.evals], "tokens": history.steps[-1]["tokens"],
+        "loss": [row["loss"] for row in history.steps],
+        "grad_norm": [row["grad_norm"] for row in history.steps],
+        "evals": [row["bits_per_character"] for row in history.evals],
+        "tokens": history.steps[-1]["tokens"],
         "weights": {k: v.double().sum().item() for k, v in parallel.gather(t.model).items()},
-    }  # fmt: skip
+    }
 
 
 CASES = {  # Name: settings of the training
-    "plain": {}, "accumulation": {"accumulation": 3}, "half": {"precision": "bf16"},
-} | ({"muon": {"optimizer": "muon"}} if os.environ.get("AIMT_SLOW") else {})  # fmt: skip
+    "plain": {},
+    "accumulation": {"accumulation": 3},
+    "half": {"precision": "bf16"},
+} | ({"muon": {"optimizer": "muon"}} if os.environ.get("AIMT_SLOW") else {})
 
 
 class StopAt:
@@ -92,8 +97,7 @@ def go_on(parallel: Parallel, folder: Path) -> dict:
     """The second half of a training that `half_way` began."""
     t = trainer(parallel, folder, ema=0.9)
     history = t.fit(resume=True)
-    return {"loss": [r["loss"] for r in history.steps], "evals": [r["bits_per_character"] for r in history.evals],
-            "events": history.events}  # fmt: skip
+    return {"loss": [r["loss"] for r in history.steps], "evals": [r["bits_per_character"] for r in history.evals], "events": history.events}
 
 
 def note(parallel: Parallel, path: Path, value: dict) -> None:
@@ -110,8 +114,13 @@ def words(parallel: Parallel) -> dict:
     with parallel.main_first():
         order += 1
     shared = parallel.share({"who": parallel.rank, "text": "ä" * 1000, "nan": float("nan")})
-    return {"mean": parallel.mean(float(parallel.rank)), "any": parallel.any(parallel.rank == 1), "none": parallel.any(False),
-            "who": shared["who"], "n": len(shared["text"])}  # fmt: skip
+    return {
+        "mean": parallel.mean(float(parallel.rank)),
+        "any": parallel.any(parallel.rank == 1),
+        "none": parallel.any(False),
+        "who": shared["who"],
+        "n": len(shared["text"]),
+    }
 
 
 def traffic(parallel: Parallel) -> dict:

@@ -103,13 +103,13 @@ def context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     ctx = multiprocessing.get_context("forkserver")
-    ctx.set_forkserver_preload(["resume_run", "aimt.train.loop.trainer", "aimt.models.text.gpt", "aimt.data.text.token_files", "torch._dynamo"])
+    ctx.set_forkserver_preload(
+        ["resume_run", "aimt.train.loop.trainer", "aimt.models.text.gpt", "aimt.data.text.token_files", "torch._dynamo"]
+    )
     return ctx
 
 
-def run(
-    folder: Path, *, kill_at: int | None = None, wait: float = 0.0, signal_number: int | None = None, **options: Any
-) -> dict:
+def run(folder: Path, *, kill_at: int | None = None, wait: float = 0.0, signal_number: int | None = None, **options: Any) -> dict:
     """Start the run; send a signal `wait` seconds after step `kill_at`. Its result, or its exit code when killed."""
     ctx = context()
     at = ctx.Value("i", 0)

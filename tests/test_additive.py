@@ -1,4 +1,5 @@
 """A model that can be read: its tables are the model, for every task, with gaps and categories, and whatever the clock says."""
+
 import json
 import time
 
@@ -27,7 +28,7 @@ def planted(n=1500, seed=0):
     X = rng.uniform(-2, 2, size=(n, 6))
     X[:, 4] = rng.integers(0, 3, n)
     gap = rng.random(n) < 0.2
-    truth = 1.5 * (X[:, 0] > 0) + np.exp(-X[:, 1] ** 2) + np.sign(X[:, 2]) * X[:, 3] + 0.6 * X[:, 4] + gap
+    truth = 1.5 * (X[:, 0] > 0) + np.exp(-(X[:, 1] ** 2)) + np.sign(X[:, 2]) * X[:, 3] + 0.6 * X[:, 4] + gap
     X[gap, 5] = np.nan
     return X, truth, rng
 
@@ -143,12 +144,21 @@ def test_axis_cells_are_the_intervals():
     assert list(Axis(np.empty(0)).cells(np.array([5.0, np.nan]))) == [0, 1]
 
 
-@pytest.mark.parametrize("hurt", [
-    lambda s: s.pop("base"), lambda s: s.update(task="magic"), lambda s: s["terms"][0].update(columns=[77]),
-    lambda s: s["terms"][0].update(columns=[0, 1]), lambda s: s["terms"][0]["axes"][0].update(edges=[3, 2, 1]),
-    lambda s: s["terms"][0]["values"].append([0.0]), lambda s: s["terms"][0]["values"].__setitem__(0, [None]), lambda s: s.update(terms=7),
-    lambda s: s["terms"][0].update(counts=[-1] * len(s["terms"][0]["counts"])), lambda s: s.pop("cut"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "hurt",
+    [
+        lambda s: s.pop("base"),
+        lambda s: s.update(task="magic"),
+        lambda s: s["terms"][0].update(columns=[77]),
+        lambda s: s["terms"][0].update(columns=[0, 1]),
+        lambda s: s["terms"][0]["axes"][0].update(edges=[3, 2, 1]),
+        lambda s: s["terms"][0]["values"].append([0.0]),
+        lambda s: s["terms"][0]["values"].__setitem__(0, [None]),
+        lambda s: s.update(terms=7),
+        lambda s: s["terms"][0].update(counts=[-1] * len(s["terms"][0]["counts"])),
+        lambda s: s.pop("cut"),
+    ],
+)
 def test_damaged_states_are_refused(hurt):
     X, truth, _ = planted(200)
     model, _ = fit_additive(X, truth, folds_of(200), task="regression", most_pairs=0)
@@ -238,8 +248,13 @@ def test_dates_maps_and_several_classes_are_shown():
     frame["y"] = truth + (frame["when"] > "2021-03-01")
     schema = infer_schema(frame)
     for target, task in (("y", "regression"), ("e", "multiclass")):
-        problem = Problem(target=target, task=task, inputs=[c for c in frame if c not in (target, "y")],
-                          labels=["blue", "green", "red"] if task == "multiclass" else [], metric="rmse" if target == "y" else "log_loss")  # fmt: skip
+        problem = Problem(
+            target=target,
+            task=task,
+            inputs=[c for c in frame if c not in (target, "y")],
+            labels=["blue", "green", "red"] if task == "multiclass" else [],
+            metric="rmse" if target == "y" else "log_loss",
+        )
         y = frame["y"].to_numpy() if target == "y" else pd.Categorical(frame["e"]).codes.astype(int)
         model = AdditiveModel(task, 3 if task == "multiclass" else 1, schema=schema, inputs=problem.inputs)
         model.fit(frame, y, fold=np.arange(1500) % 3)
@@ -279,13 +294,36 @@ def test_it_is_trained_beside_the_model_and_the_price_is_told():
     assert "could not be" not in html and "A model that can be read" in html
 
 
-@pytest.mark.parametrize(("low", "high", "words"), [(0.01, 0.03, "statistically significant"), (-0.01, 0.02, "includes zero"), (-0.03, -0.01, "Use it")])
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(0.01, 0.03, "statistically significant"), (-0.01, 0.02, "includes zero"), (-0.03, -0.01, "Use it")]
+)
 def test_what_follows_from_the_price(low, high, words):
     row = {"model": "additive", "metric": "roc_auc", "label": "ROC AUC", "value": 0.8, "low": 0.7, "high": 0.9}
     price = {"baseline": "additive", "value": (low + high) / 2, "low": low, "high": high}
     scores = {"metric": "roc_auc", "label": "ROC AUC", "table": [row], "differences": [price], "higher_is_better": True}
-    term = {"kind": "number", "columns": ["a"], "label": "bad", "target": "y", "importance": 0.3, "edges": [1.0], "values": [-0.3, 0.3],
-            "error": [0.1, 0.1], "counts": [5, 5], "missing": None, "message": "a: up and down"}  # fmt: skip
-    found = {"terms": [term], "parts": [{"columns": ["a"], "importance": 0.3}], "n_curves": 1, "n_pairs": 0, "odds": True, "cut": True, "rest": 0.0}
-    section = next(s for s in report_data({"metrics.json": {"scores": scores, "additive": found}}, REPORT)["sections"] if s["id"] == "reading")
+    term = {
+        "kind": "number",
+        "columns": ["a"],
+        "label": "bad",
+        "target": "y",
+        "importance": 0.3,
+        "edges": [1.0],
+        "values": [-0.3, 0.3],
+        "error": [0.1, 0.1],
+        "counts": [5, 5],
+        "missing": None,
+        "message": "a: up and down",
+    }
+    found = {
+        "terms": [term],
+        "parts": [{"columns": ["a"], "importance": 0.3}],
+        "n_curves": 1,
+        "n_pairs": 0,
+        "odds": True,
+        "cut": True,
+        "rest": 0.0,
+    }
+    section = next(
+        s for s in report_data({"metrics.json": {"scores": scores, "additive": found}}, REPORT)["sections"] if s["id"] == "reading"
+    )
     assert words in section["text"][1] and any("clock" in t for t in section["text"])

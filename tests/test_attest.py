@@ -35,7 +35,9 @@ def runs(tmp_path_factory):
     place = tmp_path_factory.mktemp("attest")
     return {
         "asked": train(with_code(), place / "asked"),
-        "attested": train(with_code(), place / "attested", attest=["code=written at the door, before anything is decided", "order=sorted by name"]),
+        "attested": train(
+            with_code(), place / "attested", attest=["code=written at the door, before anything is decided", "order=sorted by name"]
+        ),
     }
 
 
@@ -63,8 +65,15 @@ def test_an_attestation_that_nothing_asks_about_is_noted(runs):
 
 @pytest.mark.parametrize(
     "given, told",
-    [("code=", "no reason"), ("code=   ", "no reason"), ("code", "no attestation"), ("kode=known", "cannot be attested"), ({"code": ""}, "no reason"),
-     ({"near-duplicate": "x"}, "cannot be attested"), ("=x", "cannot be attested")],
+    [
+        ("code=", "no reason"),
+        ("code=   ", "no reason"),
+        ("code", "no attestation"),
+        ("kode=known", "cannot be attested"),
+        ({"code": ""}, "no reason"),
+        ({"near-duplicate": "x"}, "cannot be attested"),
+        ("=x", "cannot be attested"),
+    ],
 )
 def test_what_is_no_attestation_is_refused_before_training(tmp_path, given, told):
     with pytest.raises(ProblemError, match=told):
@@ -148,7 +157,19 @@ def test_the_loans_as_they_are_need_no_attestation(tmp_path):
 
 def test_on_the_command_line(tmp_path):
     with_code().to_csv(tmp_path / "t.csv", index=False)
-    words = ["train", str(tmp_path / "t.csv"), "--target", "credit_risk", "--time-limit", "1.5", "--groups", "none", "--out", str(tmp_path / "run"), "--quiet"]
+    words = [
+        "train",
+        str(tmp_path / "t.csv"),
+        "--target",
+        "credit_risk",
+        "--time-limit",
+        "1.5",
+        "--groups",
+        "none",
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
     done = CliRunner().invoke(app, [*words, "--attest", "code=written at the door", "--attest", "labels=checked"])
     assert done.exit_code == 0, done.output
     run = Run.open(tmp_path / "run")

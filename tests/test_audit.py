@@ -57,46 +57,27 @@ FAULTS = {
     "constant": ("constant", {"new"}, True, lambda d: d.assign(new="Mannheim")),
     "missing": ("missing", {"age"}, False, lambda d: put(d, "age", some(d, 0.2), np.nan)),
     "mostly missing": ("missing", {"savings"}, False, lambda d: put(d, "savings", some(d, 0.9), None)),
-    "infinite": (
-        "infinite",
-        {"new"},
-        False,
-        lambda d: d.assign(new=np.where(some(d, 0.01), np.inf, RNG.normal(size=len(d)))),
-    ),
+    "infinite": ("infinite", {"new"}, False, lambda d: d.assign(new=np.where(some(d, 0.01), np.inf, RNG.normal(size=len(d))))),
     "999 for unknown": ("sentinel", {"age"}, False, lambda d: put(d, "age", some(d, 0.03), 999)),
-    "-1 for unknown": (
-        "sentinel",
-        {"credit_amount_dm"},
-        False,
-        lambda d: put(d, "credit_amount_dm", some(d, 0.03), -100_000),
-    ),
+    "-1 for unknown": ("sentinel", {"credit_amount_dm"}, False, lambda d: put(d, "credit_amount_dm", some(d, 0.03), -100_000)),
     "default date": (
         "sentinel",
         {"new"},
         False,
         lambda d: d.assign(
             new=np.where(
-                some(d, 0.05),
-                pd.Timestamp("1900-01-01"),
-                pd.Timestamp("1994-01-01") + pd.to_timedelta(RNG.integers(0, 700, len(d)), "D"),
+                some(d, 0.05), pd.Timestamp("1900-01-01"), pd.Timestamp("1994-01-01") + pd.to_timedelta(RNG.integers(0, 700, len(d)), "D")
             )
         ),
     ),
-    "wrong unit": (
-        "outlier",
-        {"credit_amount_dm"},
-        False,
-        lambda d: put(d, "credit_amount_dm", d.index.isin([3, 33]), 9_000_000),
-    ),
+    "wrong unit": ("outlier", {"credit_amount_dm"}, False, lambda d: put(d, "credit_amount_dm", d.index.isin([3, 33]), 9_000_000)),
     "words among numbers": (
         "mixed types",
         {"new"},
         False,
         lambda d: d.assign(
             new=np.where(
-                some(d, 0.3),
-                RNG.choice(["ask", "by mail", "see note", "later", "varies", "two"], len(d)),
-                d.credit_amount_dm.astype(str),
+                some(d, 0.3), RNG.choice(["ask", "by mail", "see note", "later", "varies", "two"], len(d)), d.credit_amount_dm.astype(str)
             )
         ),
     ),
@@ -110,45 +91,18 @@ FAULTS = {
         "spelling",
         {"purpose"},
         False,
-        lambda d: put(d, "purpose", some(d, 0.2), "Used Car").pipe(
-            lambda e: put(e, "purpose", some(d, 0.2, 1), "used car")
-        ),
+        lambda d: put(d, "purpose", some(d, 0.2), "Used Car").pipe(lambda e: put(e, "purpose", some(d, 0.2, 1), "used car")),
     ),
     "formula": ("formula", {"purpose"}, False, lambda d: put(d, "purpose", d.index == 7, "=cmd|'/C calc'!A0")),
-    "control characters": (
-        "control characters",
-        {"purpose"},
-        False,
-        lambda d: put(d, "purpose", d.index < 20, "furniture\x01"),
-    ),
+    "control characters": ("control characters", {"purpose"}, False, lambda d: put(d, "purpose", d.index < 20, "furniture\x01")),
     "rare level": ("rare levels", {"housing"}, False, lambda d: put(d, "housing", d.index < 3, "tent")),
-    "many levels": (
-        "high cardinality",
-        {"new"},
-        False,
-        lambda d: d.assign(new=[f"street {i}" for i in RNG.integers(0, 700, len(d))]),
-    ),
+    "many levels": ("high cardinality", {"new"}, False, lambda d: d.assign(new=[f"street {i}" for i in RNG.integers(0, 700, len(d))])),
     "row counter": ("id", {"policy_number"}, True, lambda d: d.assign(policy_number=np.arange(5000, 5000 + len(d)))),
     "row counter, unnamed": ("id", {"x"}, True, lambda d: d.assign(x=np.arange(len(d)))),
     "row counter, shuffled": ("id", {"x"}, True, lambda d: d.assign(x=RNG.permutation(len(d)) + 1.0)),
-    "customer id": (
-        "id",
-        {"customer"},
-        True,
-        lambda d: d.assign(customer=[f"{i * 7919 % 10007:05d}-QX" for i in range(len(d))]),
-    ),
-    "person with several rows": (
-        "repeated id",
-        {"person_id"},
-        False,
-        lambda d: d.assign(person_id=RNG.integers(0, 250, len(d))),
-    ),
-    "rows exported twice": (
-        "duplicate rows",
-        set(),
-        False,
-        lambda d: pd.concat([d, d.iloc[100:130]], ignore_index=True),
-    ),
+    "customer id": ("id", {"customer"}, True, lambda d: d.assign(customer=[f"{i * 7919 % 10007:05d}-QX" for i in range(len(d))])),
+    "person with several rows": ("repeated id", {"person_id"}, False, lambda d: d.assign(person_id=RNG.integers(0, 250, len(d)))),
+    "rows exported twice": ("duplicate rows", set(), False, lambda d: pd.concat([d, d.iloc[100:130]], ignore_index=True)),
     "twice, under new numbers": (
         "duplicate rows",
         set(),
@@ -156,75 +110,23 @@ FAULTS = {
         lambda d: pd.concat([d, d.iloc[:30]], ignore_index=True).assign(account_no=lambda e: np.arange(len(e))),
     ),
     "column twice": ("same columns", {"age", "age_copy"}, False, lambda d: d.assign(age_copy=d.age)),
-    "column recoded": (
-        "same columns",
-        {"housing", "code"},
-        False,
-        lambda d: d.assign(code=d.housing.astype("category").cat.codes + 10),
-    ),
-    "column in other units": (
-        "same columns",
-        {"credit_amount_dm", "euro"},
-        False,
-        lambda d: d.assign(euro=d.credit_amount_dm / 1.95583),
-    ),
+    "column recoded": ("same columns", {"housing", "code"}, False, lambda d: d.assign(code=d.housing.astype("category").cat.codes + 10)),
+    "column in other units": ("same columns", {"credit_amount_dm", "euro"}, False, lambda d: d.assign(euro=d.credit_amount_dm / 1.95583)),
     "leak: recoded target": ("leak", {"new"}, True, lambda d: d.assign(new=np.where(BAD(d), "C", "A"))),
-    "leak: amount after the fact": (
-        "leak",
-        {"fee"},
-        True,
-        lambda d: d.assign(fee=np.where(BAD(d), RNG.integers(10, 99, len(d)), 0)),
-    ),
-    "leak: date after the fact": (
-        "leak",
-        {"closed"},
-        True,
-        lambda d: d.assign(closed=np.where(BAD(d), "1994-03-05", None)),
-    ),
-    "leak: nearly always": (
-        "leak",
-        {"new"},
-        True,
-        lambda d: d.assign(new=np.where(some(d, 0.01), ~BAD(d), BAD(d)).astype(int)),
-    ),
-    "leak: score made from it": (
-        "leak",
-        {"new"},
-        True,
-        lambda d: d.assign(new=BAD(d) * 2 + RNG.normal(0, 0.4, len(d))),
-    ),
-    "leak in part": (
-        "suspicious",
-        {"new"},
-        False,
-        lambda d: d.assign(new=np.where(some(d, 0.06), ~BAD(d), BAD(d)).astype(int)),
-    ),
+    "leak: amount after the fact": ("leak", {"fee"}, True, lambda d: d.assign(fee=np.where(BAD(d), RNG.integers(10, 99, len(d)), 0))),
+    "leak: date after the fact": ("leak", {"closed"}, True, lambda d: d.assign(closed=np.where(BAD(d), "1994-03-05", None))),
+    "leak: nearly always": ("leak", {"new"}, True, lambda d: d.assign(new=np.where(some(d, 0.01), ~BAD(d), BAD(d)).astype(int))),
+    "leak: score made from it": ("leak", {"new"}, True, lambda d: d.assign(new=BAD(d) * 2 + RNG.normal(0, 0.4, len(d)))),
+    "leak in part": ("suspicious", {"new"}, False, lambda d: d.assign(new=np.where(some(d, 0.06), ~BAD(d), BAD(d)).astype(int))),
     "wrong labels": (
         "contradictions",
         set(),
         False,
-        lambda d: pd.concat(
-            [d, d.iloc[:20].assign(credit_risk=np.where(BAD(d.iloc[:20]), "good", "bad"))], ignore_index=True
-        ),
+        lambda d: pd.concat([d, d.iloc[:20].assign(credit_risk=np.where(BAD(d.iloc[:20]), "good", "bad"))], ignore_index=True),
     ),
-    "sorted by the target": (
-        "order",
-        set(),
-        False,
-        lambda d: d.sort_values("credit_risk", kind="stable").reset_index(drop=True),
-    ),
-    "few of a class": (
-        "few of a class",
-        {"credit_risk"},
-        False,
-        lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:12]], ignore_index=True),
-    ),
-    "rare class": (
-        "class imbalance",
-        {"credit_risk"},
-        False,
-        lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:50]], ignore_index=True),
-    ),
+    "sorted by the target": ("order", set(), False, lambda d: d.sort_values("credit_risk", kind="stable").reset_index(drop=True)),
+    "few of a class": ("few of a class", {"credit_risk"}, False, lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:12]], ignore_index=True)),
+    "rare class": ("class imbalance", {"credit_risk"}, False, lambda d: pd.concat([d[~BAD(d)], d[BAD(d)][:50]], ignore_index=True)),
     "person with several rows, unnamed": (
         "repeated id",
         {"kunde"},
@@ -235,9 +137,7 @@ FAULTS = {
         "near-duplicate rows",
         {"credit_amount_dm"},
         False,
-        lambda d: pd.concat(
-            [d, d.iloc[:60].assign(credit_amount_dm=lambda e: e.credit_amount_dm + 1e-3)], ignore_index=True
-        ),
+        lambda d: pd.concat([d, d.iloc[:60].assign(credit_amount_dm=lambda e: e.credit_amount_dm + 1e-3)], ignore_index=True),
     ),
     "rows again, a text in other case": (
         "near-duplicate rows",
@@ -245,30 +145,15 @@ FAULTS = {
         False,
         lambda d: pd.concat([d, d.iloc[:60].assign(purpose=lambda e: "  " + e.purpose.str.upper())], ignore_index=True),
     ),
-    "gaps where the outcome was bad": (
-        "missing not at random",
-        {"age"},
-        False,
-        lambda d: put(d, "age", some(d, 0.5) & BAD(d), np.nan),
-    ),
+    "gaps where the outcome was bad": ("missing not at random", {"age"}, False, lambda d: put(d, "age", some(d, 0.5) & BAD(d), np.nan)),
     "gaps where another column is high": (
         "missing not at random",
         {"age"},
         False,
         lambda d: put(d, "age", d.credit_amount_dm > 4000, np.nan),
     ),
-    "one half in another unit": (
-        "drift",
-        {"age"},
-        False,
-        lambda d: put(d, "age", d.index >= 500, 12 * d.age),
-    ),
-    "another source at the end": (
-        "drift",
-        {"purpose"},
-        False,
-        lambda d: put(d, "purpose", (d.index >= 700) & some(d, 0.7), "online"),
-    ),
+    "one half in another unit": ("drift", {"age"}, False, lambda d: put(d, "age", d.index >= 500, 12 * d.age)),
+    "another source at the end": ("drift", {"purpose"}, False, lambda d: put(d, "purpose", (d.index >= 700) & some(d, 0.7), "online")),
     "sorted by a date, and drifting": (
         "sorted",
         {"day", "age"},
@@ -283,12 +168,7 @@ FAULTS = {
         False,
         lambda d: put(d, "purpose", some(d, 0.1), "Möbel".encode().decode("cp1252")),
     ),
-    "words that say nothing": (
-        "placeholder",
-        {"purpose"},
-        False,
-        lambda d: put(d, "purpose", some(d, 0.03), "n/a none given"),
-    ),
+    "words that say nothing": ("placeholder", {"purpose"}, False, lambda d: put(d, "purpose", some(d, 0.03), "n/a none given")),
     "one text far too long": (
         "long text",
         {"new"},
@@ -312,9 +192,7 @@ FAULTS = {
         {"born"},
         False,
         lambda d: d.assign(
-            born=np.where(
-                some(d, 0.2), (1940 + d.index % 40).astype(str) + "-01-01", (DAYS - 30 * LAGS * 30).strftime("%Y-%m-%d")
-            )
+            born=np.where(some(d, 0.2), (1940 + d.index % 40).astype(str) + "-01-01", (DAYS - 30 * LAGS * 30).strftime("%Y-%m-%d"))
         ),
     ),
     "line break in a name": ("odd names", {"a\nb"}, False, lambda d: d.assign(**{"a\nb": d.age % 7})),
@@ -327,9 +205,7 @@ def test_planted_fault_is_found(credit, fault):
     result = examine(plant(credit), positive="bad")
     hits = [f for f in result["findings"] if f["check"] == check and columns <= set(f["columns"])]
     assert hits, [(f["check"], f["evidence"]) for f in result["findings"]]
-    assert (
-        hits[0]["evidence"] and hits[0]["advice"] and (not hits[0]["rows"] or max(hits[0]["rows"]) < result["n_rows"])
-    )
+    assert hits[0]["evidence"] and hits[0]["advice"] and (not hits[0]["rows"] or max(hits[0]["rows"]) < result["n_rows"])
     named = {a["column"] for a in result["set_aside"]}
     assert (columns <= named) if aside else not (columns & named)
     critical = {c for f in result["findings"] if f["severity"] == "critical" for c in f["columns"]}
@@ -355,13 +231,7 @@ def test_clean_tables_are_left_alone(name, credit):
     frame = credit if name == "german credit" else loaders[name](as_frame=True).frame
     result = examine(frame, target=frame.columns[-1])
     assert result["set_aside"] == []
-    assert not {f["check"] for f in result["findings"]} - {
-        "rare levels",
-        "duplicate rows",
-        "order",
-        "base rates",
-        "small group",
-    }
+    assert not {f["check"] for f in result["findings"]} - {"rare levels", "duplicate rows", "order", "base rates", "small group"}
 
 
 def test_false_alarms_on_noise():
@@ -432,9 +302,7 @@ def test_a_category_with_a_million_values():
 
 
 def test_hostile_names_and_values():
-    frame = pd.DataFrame(
-        {"=1+1": [1, 2] * 40, "😀\n<script>": ["a", "=HYPERLINK(1)"] * 40, " ": [None] * 80, "y": [0, 1, 1, 0] * 20}
-    )
+    frame = pd.DataFrame({"=1+1": [1, 2] * 40, "😀\n<script>": ["a", "=HYPERLINK(1)"] * 40, " ": [None] * 80, "y": [0, 1, 1, 0] * 20})
     result = examine(frame, target="y")
     assert all(f["evidence"].isprintable() for f in result["findings"])
     plot_audit(result)
@@ -497,11 +365,7 @@ def test_near_duplicates_are_counted_and_shown(seed, change):
     frame = orders(seed)
     twins = frame.iloc[np.random.default_rng(seed).choice(2000, 300, replace=False)].copy()
     column = {"number": "a", "text": "note", "cell": "street"}[change]
-    twins[column] = {
-        "number": twins.a + 1e-6,
-        "text": twins.note.str.title() + " ",
-        "cell": [f"Lane {i}" for i in range(300)],
-    }[change]
+    twins[column] = {"number": twins.a + 1e-6, "text": twins.note.str.title() + " ", "cell": [f"Lane {i}" for i in range(300)]}[change]
     result = examine(pd.concat([frame, twins], ignore_index=True), target="y")
     (found,) = [f for f in result["findings"] if f["check"] == "near-duplicate rows"]
     assert found["severity"] == "warning" and found["columns"] == [column]
@@ -510,15 +374,10 @@ def test_near_duplicates_are_counted_and_shown(seed, change):
 
 def test_coarse_tables_have_neighbours_not_twins():
     r = np.random.default_rng(0)
-    coarse = pd.DataFrame(
-        {f"c{i}": r.choice(["A", "a", "B", "b ", "C"], 3000) for i in range(7)} | {"y": r.integers(0, 2, 3000)}
-    )
+    coarse = pd.DataFrame({f"c{i}": r.choice(["A", "a", "B", "b ", "C"], 3000) for i in range(7)} | {"y": r.integers(0, 2, 3000)})
     assert "near-duplicate rows" not in checks(examine(coarse, target="y"))
     hidden = r.integers(0, 6, 3000)
-    alike = pd.DataFrame(
-        {f"d{i}": (hidden + (r.random(3000) < 0.2)) % (4 + i % 3) for i in range(9)}
-        | {"x": r.normal(size=3000).round(1)}
-    )
+    alike = pd.DataFrame({f"d{i}": (hidden + (r.random(3000) < 0.2)) % (4 + i % 3) for i in range(9)} | {"x": r.normal(size=3000).round(1)})
     assert "near-duplicate rows" not in checks(examine(alike.assign(y=r.integers(0, 2, 3000)), target="y"))
 
 
@@ -533,11 +392,7 @@ def test_gaps_name_the_strongest_relation_and_spare_trifles():
     (found,) = [f for f in examine(both, target="y")["findings"] if f["check"] == "missing not at random"]
     assert found["severity"] == "warning" and "'y' is 1" in found["evidence"] and "outcome" in found["advice"]
     (found,) = [f for f in audit(both.drop(columns="y"))["findings"] if f["check"] == "missing not at random"]
-    assert (
-        found["severity"] == "note"
-        and "'b' is over" in found["evidence"]
-        and "no table can tell" in found["advice"].replace("\n", " ")
-    )
+    assert found["severity"] == "note" and "'b' is over" in found["evidence"] and "no table can tell" in found["advice"].replace("\n", " ")
 
 
 def test_gaps_that_give_the_target_away_are_told_once():
@@ -562,11 +417,7 @@ def test_sorted_files_are_said_to_be_sorted_once():
     by_a = frame.sort_values("a", ignore_index=True)
     (found,) = [f for f in examine(by_a, target="y")["findings"] if f["check"] in ("sorted", "drift")]
     assert found["check"] == "sorted" and found["columns"] == ["a", "b"] and found["severity"] == "note"
-    told = checks(
-        examine(
-            frame.assign(y=(frame.a > 0.5).astype(int)).sort_values("y", kind="stable", ignore_index=True), target="y"
-        )
-    )
+    told = checks(examine(frame.assign(y=(frame.a > 0.5).astype(int)).sort_values("y", kind="stable", ignore_index=True), target="y"))
     assert "order" in told and not told & {"sorted", "drift"}
 
 
@@ -587,8 +438,7 @@ def test_related_rows_are_a_warning_when_they_share_the_target():
 def test_split_keeps_its_promises(credit, options):
     rng = np.random.default_rng(0)
     frame = credit.assign(
-        who=rng.integers(0, 200, 1000),
-        when=pd.Timestamp("1993-01-01") + pd.to_timedelta(rng.integers(0, 400, 1000), "D"),
+        who=rng.integers(0, 200, 1000), when=pd.Timestamp("1993-01-01") + pd.to_timedelta(rng.integers(0, 400, 1000), "D")
     )
     schema = infer_schema(frame)
     problem, _ = define_problem(frame, schema, target="credit_risk", positive="bad", **options)

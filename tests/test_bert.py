@@ -34,8 +34,14 @@ from aimt.models.text.sentence_embeddings import BERTForSentences, info_nce, sem
 from aimt.models.layers.pretrained import load_folder, load_weights, save_weights  # noqa: E402
 
 torch.set_num_threads(1)
-SIZE = {"vocab_size": 211, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 96,
-        "max_position_embeddings": 40}  # fmt: skip
+SIZE = {
+    "vocab_size": 211,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 40,
+}
 SMALL = BERTConfig(211, 2, 4, 32, context=40, labels=("no", "yes"))
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat ran on mat where is who ? . ##s red".split()
 
@@ -107,9 +113,7 @@ HEADS = {
     "BertForTokenClassification": BERTForTagging,
     "BertForQuestionAnswering": BERTForQuestions,
 }
-VARIANTS = [
-    {}, {"hidden_act": "gelu_new"}, {"hidden_act": "relu", "layer_norm_eps": 1e-3}, {"type_vocab_size": 3}, {"num_labels": 5},
-]  # fmt: skip
+VARIANTS = [{}, {"hidden_act": "gelu_new"}, {"hidden_act": "relu", "layer_norm_eps": 1e-3}, {"type_vocab_size": 3}, {"num_labels": 5}]
 
 
 def real_outputs(z, mask):
@@ -152,11 +156,13 @@ def test_losses_equal_those_of_the_oracle(transformers, tmp_path):
     ids, mask, types = inputs()
     targets = torch.where((torch.rand(ids.shape) < 0.2) & mask, ids, -100)
     cases = {
-        "BertForPreTraining": ({"labels": targets, "next_sentence_label": torch.tensor([0, 1, 1, 0])},
-                               {"targets": targets, "is_next": torch.tensor([0, 1, 1, 0])}),
+        "BertForPreTraining": (
+            {"labels": targets, "next_sentence_label": torch.tensor([0, 1, 1, 0])},
+            {"targets": targets, "is_next": torch.tensor([0, 1, 1, 0])},
+        ),
         "BertForSequenceClassification": ({"labels": torch.tensor([0, 1, 1, 0])}, {"targets": torch.tensor([0, 1, 1, 0])}),
         "BertForTokenClassification": ({"labels": targets.clamp(max=1)}, {"targets": targets.clamp(max=1)}),
-    }  # fmt: skip
+    }
     for name, (theirs_options, ours_options) in cases.items():
         theirs = reference(transformers, name)
         theirs.save_pretrained(tmp_path / name)
@@ -238,10 +244,17 @@ def minilm() -> Path:
 
 
 TEXTS = [
-    "A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell sharply on Monday.", "",
-    "Grüße aus Köln, naïve café! 東京 🌍", "[SEP] [MASK] tokens in a text", "x" * 300, "a\tb\nc   d", "Don't; can't... 3.14",
+    "A man is playing a guitar.",
+    "Someone plays an instrument.",
+    "The stock market fell sharply on Monday.",
+    "",
+    "Grüße aus Köln, naïve café! 東京 🌍",
+    "[SEP] [MASK] tokens in a text",
+    "x" * 300,
+    "a\tb\nc   d",
+    "Don't; can't... 3.14",
     "long " * 200,
-]  # fmt: skip
+]
 
 
 def test_real_sentence_vectors_equal_the_oracle(transformers, minilm):
@@ -285,8 +298,9 @@ def test_real_tokenizer_from_both_of_its_files(transformers, minilm, tmp_path):
 def test_real_weights_saved_and_read_by_others(transformers, minilm, tmp_path):
     ours = BERTForSentences.from_pretrained(minilm)
     ours.save_pretrained(tmp_path)
-    back, batch = transformers.AutoModel.from_pretrained(tmp_path).eval(), transformers.AutoTokenizer.from_pretrained(tmp_path)(
-        ["A man is playing a guitar."], return_tensors="pt"
+    back, batch = (
+        transformers.AutoModel.from_pretrained(tmp_path).eval(),
+        transformers.AutoTokenizer.from_pretrained(tmp_path)(["A man is playing a guitar."], return_tensors="pt"),
     )
     assert type(back).__name__ == "BertModel"
     with torch.no_grad():
@@ -313,8 +327,7 @@ def test_packed_rows_equal_single_texts():
 def test_packed_losses_equal_padded_ones():
     ids, mask, types = inputs()
     targets = torch.where((torch.rand(ids.shape) < 0.3) & mask, ids, -100)
-    flat = {"ids": ids[mask][None], "types": types[mask][None],
-            "documents": torch.repeat_interleave(torch.arange(4), mask.sum(1))[None]}  # fmt: skip
+    flat = {"ids": ids[mask][None], "types": types[mask][None], "documents": torch.repeat_interleave(torch.arange(4), mask.sum(1))[None]}
     for model, one, other in (
         (BERTForMaskedLM(SMALL), {"targets": targets}, {"targets": targets[mask][None]}),
         (BERTForTagging(SMALL), {"targets": targets.clamp(max=1)}, {"targets": targets.clamp(max=1)[mask][None]}),
@@ -397,9 +410,11 @@ def test_spans_by_brute_force():
         score, first, last = best_spans(a, b, allowed, max_answer=longest)
         for r in range(5):
             every = [
-                (float(a[r, i] + b[r, j]), i, j) for i in range(length) for j in range(i, min(length, i + longest + 1))
+                (float(a[r, i] + b[r, j]), i, j)
+                for i in range(length)
+                for j in range(i, min(length, i + longest + 1))
                 if allowed[r, i] and allowed[r, j]
-            ]  # fmt: skip
+            ]
             if every:
                 assert max(every) == pytest.approx((float(score[r]), int(first[r]), int(last[r])))
             else:
@@ -517,24 +532,27 @@ def change(folder: Path, **changes) -> None:
     path.write_text(json.dumps({k: v for k, v in settings.items() if v != "gone"}))
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"model_type": "gpt2"}, r"kind 'gpt2', not 'bert'. Load it with aimt.models.text.gpt.GPT"),
-    ({"model_type": "llama"}, "kind 'llama', not 'bert'"),
-    ({"model_type": "gone"}, "does not say model_type"),
-    ({"aimt_format": 99}, "Update aimt"),
-    ({"hidden_act": "swish"}, "hidden_act is 'swish'"),
-    ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
-    ({"is_decoder": True}, "is_decoder is True"),
-    ({"hidden_size": "gone"}, "hidden_size"),
-    ({"hidden_size": "wide"}, "misstates"),
-    ({"num_attention_heads": 5}, "multiple"),
-    ({"id2label": {"0": "a", "2": "b"}}, "misstates"),
-    ({"id2label": ["a"]}, "misstates"),
-    ({"num_hidden_layers": 3}, "missing bert.blocks.2"),
-    ({"num_hidden_layers": 1}, "unexpected bert.blocks.1"),
-    ({"vocab_size": 200}, r"bert.embed.weight is \[211, 32\] and not \[200, 32\]"),
-    ({"architectures": ["BertForTokenClassification"]}, "Start with a fresh head"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model_type": "gpt2"}, r"kind 'gpt2', not 'bert'. Load it with aimt.models.text.gpt.GPT"),
+        ({"model_type": "llama"}, "kind 'llama', not 'bert'"),
+        ({"model_type": "gone"}, "does not say model_type"),
+        ({"aimt_format": 99}, "Update aimt"),
+        ({"hidden_act": "swish"}, "hidden_act is 'swish'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"hidden_size": "gone"}, "hidden_size"),
+        ({"hidden_size": "wide"}, "misstates"),
+        ({"num_attention_heads": 5}, "multiple"),
+        ({"id2label": {"0": "a", "2": "b"}}, "misstates"),
+        ({"id2label": ["a"]}, "misstates"),
+        ({"num_hidden_layers": 3}, "missing bert.blocks.2"),
+        ({"num_hidden_layers": 1}, "unexpected bert.blocks.1"),
+        ({"vocab_size": 200}, r"bert.embed.weight is \[211, 32\] and not \[200, 32\]"),
+        ({"architectures": ["BertForTokenClassification"]}, "Start with a fresh head"),
+    ],
+)
 def test_settings_that_do_not_fit(tmp_path, changes, message):
     change(saved(tmp_path), **changes)
     with pytest.raises(ModelFormatError, match=message):
@@ -612,9 +630,14 @@ def test_a_pickle_in_pieces(tmp_path):
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": places}))
     assert all(torch.equal(load_folder(tmp_path)[n], t) for n, t in state.items())
-    for text in ("{", "[]", '{"weight_map": 3}', json.dumps({"weight_map": places | {"x": "../x.bin"}}),
-                 json.dumps({"weight_map": places | {"x": "pytorch_model-00001-of-00002.bin"}}),
-                 json.dumps({"weight_map": dict(list(places.items())[1:])})):  # fmt: skip
+    for text in (
+        "{",
+        "[]",
+        '{"weight_map": 3}',
+        json.dumps({"weight_map": places | {"x": "../x.bin"}}),
+        json.dumps({"weight_map": places | {"x": "pytorch_model-00001-of-00002.bin"}}),
+        json.dumps({"weight_map": dict(list(places.items())[1:])}),
+    ):
         index.write_text(text)
         with pytest.raises(ModelFormatError, match="index"):
             load_folder(tmp_path)
@@ -662,10 +685,15 @@ def test_hub_names_and_folders(tmp_path, monkeypatch):
     assert BERTForClassification.from_pretrained(snapshot).config.labels == ("no", "yes")
 
 
-@pytest.mark.parametrize("name, message", [
-    ("GatedRepoError", "on request"), ("RepositoryNotFoundError", "spelling"), ("RevisionNotFoundError", "revision"),
-    ("ConnectTimeout", "Try again"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("GatedRepoError", "on request"),
+        ("RepositoryNotFoundError", "spelling"),
+        ("RevisionNotFoundError", "revision"),
+        ("ConnectTimeout", "Try again"),
+    ],
+)
 def test_what_the_hub_may_answer(monkeypatch, tmp_path, name, message):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.delenv("HF_HUB_OFFLINE")

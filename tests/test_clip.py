@@ -18,14 +18,31 @@ from aimt.data.image.read import CLIPImages  # noqa: E402
 from aimt.data.image.synthetic_shapes import draw_shapes  # noqa: E402
 from aimt.models.image import clip as module  # noqa: E402
 from aimt.models.image.clip import (  # noqa: E402
-    CLIP, CLIPConfig, CLIPTokenizer, Tower, embed_images, embed_texts, linear_probe, nearest, recall_at_k, resized, zero_shot,
+    CLIP,
+    CLIPConfig,
+    CLIPTokenizer,
+    Tower,
+    embed_images,
+    embed_texts,
+    linear_probe,
+    nearest,
+    recall_at_k,
+    resized,
+    zero_shot,
     zero_shot_head,
-)  # fmt: skip
+)
 from aimt.models.layers.pretrained import load_weights, save_weights  # noqa: E402
 from aimt.train.networks import contrastive  # noqa: E402
 from aimt.train.networks.contrastive import (  # noqa: E402
-    PairBatches, average_weights, clip_loss, contrastive_loss, encode_in_chunks, pick_alpha, same_group, settle,
-)  # fmt: skip
+    PairBatches,
+    average_weights,
+    clip_loss,
+    contrastive_loss,
+    encode_in_chunks,
+    pick_alpha,
+    same_group,
+    settle,
+)
 
 torch.set_num_threads(1)
 SMALL = CLIPConfig(Tower(64, 3, 4), Tower(48, 2, 4), width=40, image_size=32, patch_size=8, vocab_size=99, context=12, eot_id=98)
@@ -63,10 +80,25 @@ def transformers():
 
 def reference(transformers, act="quick_gelu", eos=98, **changes):
     both = {"hidden_act": act, "projection_dim": 40}
-    text = {"vocab_size": 99, "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "max_position_embeddings": 12, "eos_token_id": eos, "bos_token_id": 0, "pad_token_id": 1}  # fmt: skip
-    vision = {"hidden_size": 64, "intermediate_size": 130, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32,
-              "patch_size": 8}  # fmt: skip
+    text = {
+        "vocab_size": 99,
+        "hidden_size": 48,
+        "intermediate_size": 100,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 12,
+        "eos_token_id": eos,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 130,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     config = transformers.CLIPConfig(text_config=text | both, vision_config=vision | both, projection_dim=40, **changes)
     torch.manual_seed(1)
     model = transformers.CLIPModel(config).eval()
@@ -305,12 +337,20 @@ def test_missing_wrong_and_foreign_tensors(tmp_path):
     CLIP.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("change,words", [
-    ({"model_type": "bert"}, "model_type is 'bert'"), ({"model_type": None}, "not 'clip'"), ({"aimt_format": 99}, "Update aimt"),
-    ({"text_config": {"hidden_act": "swish"}}, "hidden_act is 'swish'"), ({"text_config": {"hidden_size": "wide"}}, "misstates"),
-    ({"vision_config": {"num_channels": 4}}, "num_channels"), ({"vision_config": {"image_size": 33}}, "33 pixels"),
-    ({"vision_config": {"num_attention_heads": 7}}, "7 heads"), ({"text_config": 3}, "misstates"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"model_type": None}, "not 'clip'"),
+        ({"aimt_format": 99}, "Update aimt"),
+        ({"text_config": {"hidden_act": "swish"}}, "hidden_act is 'swish'"),
+        ({"text_config": {"hidden_size": "wide"}}, "misstates"),
+        ({"vision_config": {"num_channels": 4}}, "num_channels"),
+        ({"vision_config": {"image_size": 33}}, "33 pixels"),
+        ({"vision_config": {"num_attention_heads": 7}}, "7 heads"),
+        ({"text_config": 3}, "misstates"),
+    ],
+)
 def test_wrong_settings(tmp_path, change, words):
     saved(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
@@ -337,15 +377,16 @@ def test_wrong_folders(tmp_path):
 
 def test_wrong_inputs():
     model, (pixels, ids) = shaken(), inputs()
-    for bad, words in [
-        (pixels[:, :, :31], "not \\(3, 3, 31, 32\\)"), (pixels[0], "CLIPImages"), (pixels[:, :1], "3, 32, 32"),
-    ]:  # fmt: skip
+    for bad, words in [(pixels[:, :, :31], "not \\(3, 3, 31, 32\\)"), (pixels[0], "CLIPImages"), (pixels[:, :1], "3, 32, 32")]:
         with pytest.raises(ValueError, match=words):
             model.encode_image(bad)
     for bad, words in [
-        (ids.repeat(1, 2), "at most 12"), (ids[0], "CLIPTokenizer"), (ids + 1, "token 99"), (ids * 0 + 5, "text 0 has no end token 98"),
+        (ids.repeat(1, 2), "at most 12"),
+        (ids[0], "CLIPTokenizer"),
+        (ids + 1, "token 99"),
+        (ids * 0 + 5, "text 0 has no end token 98"),
         (ids - 10, "token -"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(ValueError, match=words):
             model.encode_text(bad)
     for wrong in [{"n_head": 5}, {"n_layer": 0}]:
@@ -539,7 +580,9 @@ def test_gradient_caching_replays_dropout():
     model, batch = shaken(config).train(), batch_of()
 
     def by_hand():  # the same chunks without caching
-        image, text = (torch.cat([f(p) for p in batch[k].split(5)]) for f, k in ((model.encode_image, "pixels"), (model.encode_text, "ids")))
+        image, text = (
+            torch.cat([f(p) for p in batch[k].split(5)]) for f, k in ((model.encode_image, "pixels"), (model.encode_text, "ids"))
+        )
         return contrastive_loss(image, text, model.logit_scale)
 
     torch.manual_seed(5)

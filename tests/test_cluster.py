@@ -1,6 +1,6 @@
 """The same search in one process, in two, on a Dask cluster and (AIMT_SLOW=1) on Ray; and a search that is killed.
 
-    pytest tests/test_cluster.py
+pytest tests/test_cluster.py
 """
 
 import importlib.util
@@ -81,8 +81,20 @@ def test_two_dask_workers_give_the_model_of_one(table, alone):
 @pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="starts a Ray cluster; AIMT_SLOW=1 runs it")
 def test_ray_gives_the_model_of_one(table, alone):
     ray = pytest.importorskip("ray")
-    with subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", "--port=6399",
-                           "--ray-client-server-port=10001", "--include-dashboard=false", "--block"]) as head:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--num-cpus=2",
+            "--port=6399",
+            "--ray-client-server-port=10001",
+            "--include-dashboard=false",
+            "--block",
+        ]
+    ) as head:
         try:
             time.sleep(20)
             with on_cluster("ray://127.0.0.1:10001"):
@@ -115,7 +127,10 @@ def test_a_recipe_that_fails_on_a_worker_is_named_and_dropped(table, monkeypatch
 
 def test_nobody_answers(monkeypatch):
     if importlib.util.find_spec("distributed"):
-        with pytest.raises(ProblemError, match="no Dask scheduler answers at dask://127.0.0.1:1"), on_cluster("dask://127.0.0.1:1", timeout=1):
+        with (
+            pytest.raises(ProblemError, match="no Dask scheduler answers at dask://127.0.0.1:1"),
+            on_cluster("dask://127.0.0.1:1", timeout=1),
+        ):
             pass
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtraError, match=r"aimt\[cluster\]"), on_cluster("dask://127.0.0.1:1"):

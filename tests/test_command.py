@@ -1,4 +1,5 @@
 """The `aimt` command as people and programs meet it: real processes, real files, real faults."""
+
 import json
 import os
 import shutil
@@ -36,8 +37,21 @@ def finished(aimt, tmp_path_factory, loans) -> Path:
     table["loan number"] = [f"L{i:05d}" for i in range(len(table))]
     table.to_csv(folder / "loans.csv", index=False)
     (folder / "shares.csv").write_text("column,value,share\nhousing,own,40%\nhousing,rent,50%\nhousing,for free,10%\n")
-    done = aimt("train", folder / "loans.csv", "--target", "credit_risk", "--out", folder / "run", "--groups", "age",
-                "--cost", "fn=5,fp=1", "--population", folder / "shares.csv", *FAST)
+    done = aimt(
+        "train",
+        folder / "loans.csv",
+        "--target",
+        "credit_risk",
+        "--out",
+        folder / "run",
+        "--groups",
+        "age",
+        "--cost",
+        "fn=5,fp=1",
+        "--population",
+        folder / "shares.csv",
+        *FAST,
+    )
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -64,8 +78,17 @@ def test_no_file_trains_on_the_bundled_loans(aimt, tmp_path):
     assert report["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"}
     run = Run.open(tmp_path / "runs/german-credit-2")
     assert run.problem.target == "credit_risk" and run.problem.cost["fn"] == 5
-    for name in ("audit.json", "metrics.json", "report.html", "report.json", "card.md", "splits.parquet",
-                 "predictions.parquet", "schema.json", "model/model.json"):
+    for name in (
+        "audit.json",
+        "metrics.json",
+        "report.html",
+        "report.json",
+        "card.md",
+        "splits.parquet",
+        "predictions.parquet",
+        "schema.json",
+        "model/model.json",
+    ):
         assert (run.path / name).stat().st_size > 0
 
 
@@ -110,7 +133,10 @@ def test_gate_exits_with_3_unless_it_ships(aimt, tmp_path):
 
 def test_regression_and_many_classes(aimt, aimt_here, tmp_path, loans):
     loans.to_csv(tmp_path / "loans.csv", index=False)
-    for target, task in {"credit_amount_dm": "regression", "property": "multiclass"}.items():  # fast enough by a wide margin: nothing is made compact
+    for target, task in {
+        "credit_amount_dm": "regression",
+        "property": "multiclass",
+    }.items():  # fast enough by a wide margin: nothing is made compact
         done = aimt("train", "loans.csv", "--target", target, "--out", target, "--max-latency-ms", 1e6, *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert Run.open(tmp_path / target).problem.task == task
@@ -124,7 +150,11 @@ def test_regression_and_many_classes(aimt, aimt_here, tmp_path, loans):
 
 def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
     loans.head(150).rename(columns={"foreign_worker": "foreign, worker"}).to_csv(tmp_path / "t.csv", index=False)
-    for asked, found in {None: {"age", "foreign, worker", "personal_status_sex"}, "none": set(), "foreign, worker": {"foreign, worker"}}.items():
+    for asked, found in {
+        None: {"age", "foreign, worker", "personal_status_sex"},
+        "none": set(),
+        "foreign, worker": {"foreign, worker"},
+    }.items():
         words = () if asked is None else ("--groups", asked)
         done = aimt("train", "t.csv", *words, "--out", "run", "--overwrite", *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -132,18 +162,34 @@ def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
 
 
 def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
-    table = loans.assign(day=pd.date_range("2024-01-01", periods=len(loans)).strftime("%Y-%m-%d"),
-                         customer=[f"C{i // 2}" for i in range(len(loans))])
+    table = loans.assign(
+        day=pd.date_range("2024-01-01", periods=len(loans)).strftime("%Y-%m-%d"), customer=[f"C{i // 2}" for i in range(len(loans))]
+    )
     with sqlite3.connect(tmp_path / "bank.db") as database:
         table.to_sql("loans", database, index=False)
     query = "select * from loans where age < 60"
-    done = aimt("train", query, "--sql", "sqlite:///bank.db", "--target", "credit_risk", "--time", "day", "--out", "late",
-                *FAST, cwd=tmp_path)
+    done = aimt(
+        "train", query, "--sql", "sqlite:///bank.db", "--target", "credit_risk", "--time", "day", "--out", "late", *FAST, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     late = pd.read_parquet(tmp_path / "late/splits.parquet")
     assert late.loc[late["part"] == "test", "row"].min() > late.loc[late["part"] == "train", "row"].max()
-    done = aimt("train", "loans", "--sql", "sqlite:///bank.db", "--target", "credit_risk", "--id", "customer", "--drop", "day",
-                "--out", "apart", *FAST, cwd=tmp_path)
+    done = aimt(
+        "train",
+        "loans",
+        "--sql",
+        "sqlite:///bank.db",
+        "--target",
+        "credit_risk",
+        "--id",
+        "customer",
+        "--drop",
+        "day",
+        "--out",
+        "apart",
+        *FAST,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     apart = pd.read_parquet(tmp_path / "apart/splits.parquet")
     assert (apart.groupby(apart["row"] // 2)["part"].nunique() == 1).all()
@@ -233,8 +279,13 @@ def test_evaluate_and_explain(aimt, aimt_here, tmp_path, finished, loans):
     answers = json.loads(aimt("explain", finished, table, "--rows", "0,1,2,3", "--change", "--fixed", "purpose", "--json").stdout)
     changed = {c["column"] for a in answers for w in a["ways"] for c in w["changes"]}
     assert [a["row"] for a in answers] == [0, 1, 2, 3] and changed and not changed & {"purpose", "age", "foreign_worker"}
-    for words, said in (("--columns age --change", "one at a time"), ("--fixed age", "--change"), ("--columns agee", "'age'"),
-                        ("--change --wanted excellent", "excellent"), ("--change --fixed agee", "'age'")):  # fmt: skip
+    for words, said in (
+        ("--columns age --change", "one at a time"),
+        ("--fixed age", "--change"),
+        ("--columns agee", "'age'"),
+        ("--change --wanted excellent", "excellent"),
+        ("--change --fixed agee", "'age'"),
+    ):
         done = aimt_here("explain", finished, table, *words.split())
         assert done.returncode in (1, 2) and said in done.stderr, (words, done.stderr)
 
@@ -271,7 +322,11 @@ def test_a_compact_run_beside_the_old_one(aimt_here, tmp_path, finished, loans):
         ("compare run runs", 1, "runs"),
         ("compare run run-compact --metric rmse", 2, "rmse"),
     ):
-        mends(aimt_here(*words.split(), "--quiet", cwd=tmp_path) if words.startswith("compact") else aimt_here(*words.split(), cwd=tmp_path), code, said)
+        mends(
+            aimt_here(*words.split(), "--quiet", cwd=tmp_path) if words.startswith("compact") else aimt_here(*words.split(), cwd=tmp_path),
+            code,
+            said,
+        )
 
 
 def test_a_population_and_shuffled_outcomes(aimt_here, tmp_path, finished, loans):
@@ -371,7 +426,7 @@ def test_twenty_rows_are_enough_for_an_honest_answer(aimt, tmp_path, loans):
 def test_hostile_names_and_values(aimt, tmp_path, loans):
     odd = loans.head(200).rename(columns={"age": "=1+1", "purpose": "naïve\n🚀 <script>", "savings": "a,b"})
     odd["=1+1"] = odd["=1+1"].astype(object)
-    odd.loc[odd.index[:3], "naïve\n🚀 <script>"] = "=HYPERLINK(\"x\")\nnext, line"
+    odd.loc[odd.index[:3], "naïve\n🚀 <script>"] = '=HYPERLINK("x")\nnext, line'
     odd.to_csv(tmp_path / "odd.csv", index=False)
     done = aimt("train", "odd.csv", "--out", "run", *FAST, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -422,10 +477,12 @@ def test_a_full_disk_while_training(aimt, tmp_path, loans):
     """A limit on the size of a file stands in for the disk: the write fails with an error from the system."""
     loans.head(300).to_csv(tmp_path / "t.csv", index=False)
     for limit in (600, 20_000):
-        code = (f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-                f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-                f"sys.argv = ['aimt', 'train', 't.csv', '--out', 'run{limit}', '--time-limit', '2', '--quiet'];"
-                f"from aimt.cli.main import main; main()")
+        code = (
+            f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+            f"sys.argv = ['aimt', 'train', 't.csv', '--out', 'run{limit}', '--time-limit', '2', '--quiet'];"
+            f"from aimt.cli.main import main; main()"
+        )
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
         mends(done, 1, "disk is full")
         leftovers = [p.name for p in (tmp_path / f"run{limit}").rglob("*.tmp*")]
@@ -437,10 +494,12 @@ def test_a_full_disk_while_training(aimt, tmp_path, loans):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
 def test_predict_on_a_full_disk_leaves_no_half_file(finished, tmp_path, loans):
     pd.concat([loans] * 5).to_csv(tmp_path / "new.csv", index=False)
-    code = (f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-            f"sys.argv = ['aimt', 'predict', {str(finished)!r}, 'new.csv', '-o', 'scored.csv'];"
-            f"from aimt.cli.main import main; main()")
+    code = (
+        f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+        f"sys.argv = ['aimt', 'predict', {str(finished)!r}, 'new.csv', '-o', 'scored.csv'];"
+        f"from aimt.cli.main import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
     mends(done, 1, "disk is full")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.csv"]
@@ -452,8 +511,13 @@ STEPS = ["Define", "Plan", "Split", "Audit", "Train", "Evaluate", "More data", "
 def _stop_at(step: str, how: signal.Signals, folder: Path) -> tuple[int, Path]:
     """Start a training, and send a signal as soon as it enters a step."""
     place = folder / f"{step.replace(' ', '-')}-{how.name}"
-    process = subprocess.Popen([sys.executable, "-m", "aimt", "train", "t.csv", "--out", str(place), "--time-limit", "4"],
-                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aimt", "train", "t.csv", "--out", str(place), "--time-limit", "4"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         events = place / "events.jsonl"

@@ -15,7 +15,9 @@ from aimt.models.table.estimators import TabularClassifier, TabularRegressor, lo
 
 def rows(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({"a": rng.normal(size=n), "b": rng.normal(size=n), "c": rng.choice(["x", "y", "z"], n), "d": rng.choice([1.0, np.nan], n)})
+    frame = pd.DataFrame(
+        {"a": rng.normal(size=n), "b": rng.normal(size=n), "c": rng.choice(["x", "y", "z"], n), "d": rng.choice([1.0, np.nan], n)}
+    )
     return frame, (frame["a"] + (frame["c"] == "x") * frame["b"] + 0.3 * rng.normal(size=n)).to_numpy()
 
 

@@ -16,9 +16,23 @@ from aimt.jobs.shared.table_model import open_model
 from aimt.jobs.verbs.train import train
 from aimt.metrics.fairness import make_groups
 from aimt.models.table.conformal import (
-    Conformal, cell_quantiles, conformal_quantile, conformal_rank, cqr_intervals, cqr_scores, cv_plus, enough_rows,
-    fit_cells, fit_conformal, group_codes, group_rule, label_scores, prediction_sets, residual_intervals, true_scores,
-)  # fmt: skip
+    Conformal,
+    cell_quantiles,
+    conformal_quantile,
+    conformal_rank,
+    cqr_intervals,
+    cqr_scores,
+    cv_plus,
+    enough_rows,
+    fit_cells,
+    fit_conformal,
+    group_codes,
+    group_rule,
+    label_scores,
+    prediction_sets,
+    residual_intervals,
+    true_scores,
+)
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
 
@@ -29,8 +43,9 @@ def covers(bounds: np.ndarray, y: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- by hand
 
 
-@pytest.mark.parametrize("n, coverage, k", [(9, 0.9, 9), (8, 0.9, 9), (19, 0.95, 19), (99, 0.9, 90), (100, 0.9, 91),
-                                            (4, 0.5, 3), (999, 0.999, 999), (0, 0.5, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "n, coverage, k", [(9, 0.9, 9), (8, 0.9, 9), (19, 0.95, 19), (99, 0.9, 90), (100, 0.9, 91), (4, 0.5, 3), (999, 0.999, 999), (0, 0.5, 1)]
+)
 def test_rank_by_hand(n, coverage, k):
     """The k with k / (n + 1) >= coverage, whatever floating point makes of (n + 1) * coverage."""
     assert conformal_rank(n, coverage) == k
@@ -173,13 +188,23 @@ def test_a_group_needs_ten_rows_beyond_its_quantile():
     assert [enough_rows(c) for c in (0.5, 0.8, 0.9, 0.95, 0.99)] == [20, 50, 100, 200, 1000]
 
 
-@pytest.mark.parametrize("values", [
-    np.array(["a", "b", None, "a", "c"] * 9, dtype=object), np.array([True, False] * 20), np.array([1, 2, 2, 3] * 10),
-    np.random.default_rng(0).integers(18, 90, 200), np.random.default_rng(1).lognormal(size=200),
-    np.array([1.0, 1, 1, 1, 1, 2, 3, np.nan, 10, 1e6] * 4), np.array([f"v{i}" for i in range(40)], dtype=object),
-    pd.array([1, 2, 3, 4, 5, None, 7], dtype="Int64"), pd.to_datetime(["2020-01-01", None, "2021-06-01"] * 5).to_numpy(),
-    np.zeros(30), np.array([], dtype=float),
-], ids=["text", "bool", "few", "ages", "floats", "skewed", "levels", "nullable", "dates", "constant", "none"])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(["a", "b", None, "a", "c"] * 9, dtype=object),
+        np.array([True, False] * 20),
+        np.array([1, 2, 2, 3] * 10),
+        np.random.default_rng(0).integers(18, 90, 200),
+        np.random.default_rng(1).lognormal(size=200),
+        np.array([1.0, 1, 1, 1, 1, 2, 3, np.nan, 10, 1e6] * 4),
+        np.array([f"v{i}" for i in range(40)], dtype=object),
+        pd.array([1, 2, 3, 4, 5, None, 7], dtype="Int64"),
+        pd.to_datetime(["2020-01-01", None, "2021-06-01"] * 5).to_numpy(),
+        np.zeros(30),
+        np.array([], dtype=float),
+    ],
+    ids=["text", "bool", "few", "ages", "floats", "skewed", "levels", "nullable", "dates", "constant", "none"],
+)
 def test_groups_of_new_rows_are_those_of_the_report(values):
     names, codes, _ = make_groups(np.asarray(values))
     rule = group_rule(values)
@@ -208,8 +233,10 @@ def planted(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[TabularRegressor, TabularClassifier]:
     frame, value, label = planted(1500, 0)
-    return (TabularRegressor(effort="fast").fit(frame, value, coverage_groups=["site"]),
-            TabularClassifier(effort="fast").fit(frame, label, coverage_groups=["site"]))  # fmt: skip
+    return (
+        TabularRegressor(effort="fast").fit(frame, value, coverage_groups=["site"]),
+        TabularClassifier(effort="fast").fit(frame, label, coverage_groups=["site"]),
+    )
 
 
 def test_models_cover_every_group(fitted):
@@ -258,11 +285,15 @@ def test_a_model_of_an_older_version_loads_and_says_what_it_lacks(fitted, tmp_pa
 
 
 DAMAGE = {
-    "no scores": lambda s: s.pop("scores"), "text": lambda s: s.update(scores="x"), "nan": lambda s: s["scores"][0].append(None),
-    "a key more": lambda s: s["keys"].append([0, 0]), "a column less": lambda s: s.update(columns=[]),
-    "no rule": lambda s: s.update(rules=[]), "knots": lambda s: s.update(knots=[[1.0]]),
+    "no scores": lambda s: s.pop("scores"),
+    "text": lambda s: s.update(scores="x"),
+    "nan": lambda s: s["scores"][0].append(None),
+    "a key more": lambda s: s["keys"].append([0, 0]),
+    "a column less": lambda s: s.update(columns=[]),
+    "no rule": lambda s: s.update(rules=[]),
+    "knots": lambda s: s.update(knots=[[1.0]]),
     "scale of zero": lambda s: s["knots"][1].__setitem__(0, 0.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -399,8 +430,14 @@ def test_a_run_of_an_older_version_says_so_in_one_line(classes_run, loans, monke
 
 def test_a_run_keeps_the_coverage_in_its_groups(tmp_path_factory, loans):
     """A column that is named as a group is one whose groups are covered, as long as the model reads it."""
-    run = train(loans.head(700), target="credit_risk", groups="age,foreign_worker", time_limit=8, quiet=True,
-                out=tmp_path_factory.mktemp("groups") / "run")  # fmt: skip
+    run = train(
+        loans.head(700),
+        target="credit_risk",
+        groups="age,foreign_worker",
+        time_limit=8,
+        quiet=True,
+        out=tmp_path_factory.mktemp("groups") / "run",
+    )
     kept = open_model(run).model.conformal_
     assert kept.columns == [c for c in run.problem.groups if c in run.problem.inputs] and "age" in kept.columns
     assert len(fit_cells(kept.scores, kept.keys[:, :-1], 0.8)) > 2  # some groups have a quantile of their own
@@ -412,7 +449,9 @@ def test_a_run_keeps_the_coverage_in_its_groups(tmp_path_factory, loans):
 def test_groups_are_read_as_the_model_reads_them():
     rng = np.random.default_rng(0)
     n = 800
-    frame = pd.DataFrame({"x": rng.normal(size=n), "vip": rng.random(n) < 0.5, "since": np.where(rng.random(n) < 0.5, "03.04.1990", "17.06.2010")})
+    frame = pd.DataFrame(
+        {"x": rng.normal(size=n), "vip": rng.random(n) < 0.5, "since": np.where(rng.random(n) < 0.5, "03.04.1990", "17.06.2010")}
+    )
     y = frame["x"] + np.where(frame["vip"], 3.0, 0.2) * rng.normal(size=n)
     model = TabularRegressor(effort="fast").fit(frame, y, coverage_groups=["vip", "since"])
     read = model.ensemble_.encoder.schema.conform(frame)[0]  # as `predict` hands it over

@@ -1,7 +1,8 @@
 """Data sets that are fetched: archives made here, served from this machine, and everything that goes wrong on the way.
 
-    AIMT_NETWORK=1 pytest tests/test_datasets.py     fetch every data set from its registry too (about 300 MB)
+AIMT_NETWORK=1 pytest tests/test_datasets.py     fetch every data set from its registry too (about 300 MB)
 """
+
 import bz2
 import gzip
 import hashlib
@@ -55,8 +56,11 @@ def tar(members: list, compression: str = "xz") -> bytes:
 
 
 def deb(members: list, compression: str = "xz") -> bytes:
-    parts = {"debian-binary": b"2.0\n", "control.tar.xz": tar([("./control", b"Package: x\n")]),
-             f"data.tar.{compression}": tar(members, compression)}  # fmt: skip
+    parts = {
+        "debian-binary": b"2.0\n",
+        "control.tar.xz": tar([("./control", b"Package: x\n")]),
+        f"data.tar.{compression}": tar(members, compression),
+    }
     head = "{:16}0           0     0     100644  {:<10}`\n"
     return b"!<arch>\n" + b"".join(head.format(n, len(d)).encode() + d + b"\n" * (len(d) % 2) for n, d in parts.items())
 
@@ -69,15 +73,25 @@ def wheel(members: list) -> bytes:
     return out.getvalue()
 
 
-FROGS = [("./usr/share/frogs/a.txt", b"A frog."), ("./usr/share/frogs/deep/b.txt", b"Another frog." * 1000),
-         ("./usr/share/doc/frogs/manual", b"A manual.")]  # fmt: skip
+FROGS = [
+    ("./usr/share/frogs/a.txt", b"A frog."),
+    ("./usr/share/frogs/deep/b.txt", b"Another frog." * 1000),
+    ("./usr/share/doc/frogs/manual", b"A manual."),
+]
 FROG_FILES = {"a.txt": 7, "deep/b.txt": 13000}
 
 
 def source(data: bytes, kind: str = "debian", **other) -> Source:
-    options = dict(kind=kind, name="frogs", version="1.0", sha256=hashlib.sha256(data).hexdigest(), size=len(data),
-                   path="pool/main/f/frogs_1.0_all.deb", keep=("usr/share/frogs/*",),
-                   strip="usr/share/frogs/")  # fmt: skip
+    options = dict(
+        kind=kind,
+        name="frogs",
+        version="1.0",
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        path="pool/main/f/frogs_1.0_all.deb",
+        keep=("usr/share/frogs/*",),
+        strip="usr/share/frogs/",
+    )
     return Source(**options | other)
 
 
@@ -168,8 +182,10 @@ def test_a_debian_package_is_unpacked_whatever_its_compression(tmp_path, compres
 
 
 def test_npm_and_python_packages_are_unpacked_too(tmp_path):
-    for name, data in {"frogs.tgz": tar([("package/a", b"1"), ("package/b/c", b"22")], "gz"),
-                       "frogs.whl": wheel([("package/a", b"1"), ("package/b/c", b"22")])}.items():  # fmt: skip
+    for name, data in {
+        "frogs.tgz": tar([("package/a", b"1"), ("package/b/c", b"22")], "gz"),
+        "frogs.whl": wheel([("package/a", b"1"), ("package/b/c", b"22")]),
+    }.items():
         (tmp_path / name).write_bytes(data)
         assert unpack(tmp_path / name, tmp_path / f"out-{name}", strip="package/") == {"a": 1, "b/c": 2}
 
@@ -195,8 +211,17 @@ def test_a_link_that_leads_out_is_refused_and_never_made(tmp_path, target):
 
 def test_a_link_inside_is_left_out_and_what_it_hides_goes_nowhere(tmp_path):
     path = tmp_path / "x.deb"
-    path.write_bytes(deb([("./a/frog", b"frog"), ("./a/toad", tarfile.SYMTYPE, "frog"), ("./b", tarfile.SYMTYPE, "a"),
-                          ("./b/new", b"new"), ("./a/hard", tarfile.LNKTYPE, "./a/frog")]))  # fmt: skip
+    path.write_bytes(
+        deb(
+            [
+                ("./a/frog", b"frog"),
+                ("./a/toad", tarfile.SYMTYPE, "frog"),
+                ("./b", tarfile.SYMTYPE, "a"),
+                ("./b/new", b"new"),
+                ("./a/hard", tarfile.LNKTYPE, "./a/frog"),
+            ]
+        )
+    )
     assert unpack(path, tmp_path / "out") == {"a/frog": 4, "b/new": 3}
     assert not (tmp_path / "out/a/new").exists()
 
@@ -308,8 +333,7 @@ def test_fetched_once_then_offline(mirror, cache, capsys):
 def test_wrong_bytes_are_refused_and_nothing_is_kept(mirror, cache, harm):
     data = deb(FROGS)
     frogs = source(data)
-    bad = {"flipped": data[:200] + b"~" + data[201:], "cut": data[:-100], "html": b"<html>Sign in</html>",
-           "other": deb(FROGS[:1])}[harm]  # fmt: skip
+    bad = {"flipped": data[:200] + b"~" + data[201:], "cut": data[:-100], "html": b"<html>Sign in</html>", "other": deb(FROGS[:1])}[harm]
     mirror.put(frogs.path, bad)
     with pytest.raises(DataError, match="Nothing of it was kept|more bytes"):
         fetch.fetch(frogs, quiet=True)
@@ -467,10 +491,15 @@ def test_the_mirror_is_the_one_given_or_the_systems(monkeypatch):
 
 def test_a_python_package_comes_by_pip(cache, tmp_path, monkeypatch):
     info = "frogs-1.0.dist-info/"
-    data = wheel([("frogs/model/weights", b"w" * 100), ("frogs/__init__.py", b"raise SystemExit('never run')"),
-                  (f"{info}METADATA", b"Metadata-Version: 2.1\nName: frogs\nVersion: 1.0\n"),
-                  (f"{info}WHEEL", b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
-                  (f"{info}RECORD", b"")])  # fmt: skip
+    data = wheel(
+        [
+            ("frogs/model/weights", b"w" * 100),
+            ("frogs/__init__.py", b"raise SystemExit('never run')"),
+            (f"{info}METADATA", b"Metadata-Version: 2.1\nName: frogs\nVersion: 1.0\n"),
+            (f"{info}WHEEL", b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            (f"{info}RECORD", b""),
+        ]
+    )
     (tmp_path / "index").mkdir()
     (tmp_path / "index/frogs-1.0-py3-none-any.whl").write_bytes(data)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -504,11 +533,13 @@ def test_an_npm_package_comes_by_npm(cache, tmp_path, monkeypatch):
     (tmp_path / "served.tgz").write_bytes(data)
     npm = tmp_path / "bin/npm"  # stands for the client: writes the archive where it is told to
     npm.parent.mkdir()
-    npm.write_text(f"#!{sys.executable}\nimport shutil, sys\na = sys.argv\n"
-                   f"assert a[1] == 'pack' and '--ignore-scripts' in a\n"
-                   f"print('npm error 404 no such package', file=sys.stderr) if 'toads' in a[-1] else shutil.copy("
-                   f"{str(tmp_path / 'served.tgz')!r}, a[a.index('--pack-destination') + 1] + '/frogs-1.0.tgz')\n"
-                   f"sys.exit('toads' in a[-1])\n")  # fmt: skip
+    npm.write_text(
+        f"#!{sys.executable}\nimport shutil, sys\na = sys.argv\n"
+        f"assert a[1] == 'pack' and '--ignore-scripts' in a\n"
+        f"print('npm error 404 no such package', file=sys.stderr) if 'toads' in a[-1] else shutil.copy("
+        f"{str(tmp_path / 'served.tgz')!r}, a[a.index('--pack-destination') + 1] + '/frogs-1.0.tgz')\n"
+        f"sys.exit('toads' in a[-1])\n"
+    )
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(npm.parent))
     frogs = source(data, "npm", path="frogs-1.0.tgz", keep=("package/data/*",), strip="package/")
@@ -655,7 +686,9 @@ def test_descriptions_and_translations(tmp_path):
     pairs = corpora.debian_translations(tmp_path / "en.xz", tmp_path / "de.bz2")
     assert set(pairs["part"]) == {0, 1}, "the last paragraph was not translated"
     assert pairs.loc[pairs["package"] == "p3", ["source", "target"]].values.tolist() == [
-        ["short p3", "kurz p3"], ["shared text", "gleicher Text"]]  # fmt: skip
+        ["short p3", "kurz p3"],
+        ["shared text", "gleicher Text"],
+    ]
     assert "veraltet" not in set(pairs["target"]) and "nur ein Absatz" not in set(pairs["target"])
     tested = pairs[pairs["split"] == "test"]
     assert tested.groupby("part")["seen"].all().tolist() == [False, True]
@@ -729,9 +762,22 @@ def test_asterisk(tmp_path):
         corpora.asterisk(tmp_path, tmp_path / "sounds")
 
 
-PRIVATE = ["bob@example.org", "Bob.Smith+x@mail.example.co.uk", "bob (at) example.org", "<bob@example>",
-           "mailto:bob@example.org", "192.0.2.44", "555-0123", "(212) 555-0123", "+1 212-555-0123", "800.555.0199",
-           "1-800-555-0199", "1(800)555-0123", "555-0123, 555 0199", "+46 (0)12 555 0123"]  # fmt: skip
+PRIVATE = [
+    "bob@example.org",
+    "Bob.Smith+x@mail.example.co.uk",
+    "bob (at) example.org",
+    "<bob@example>",
+    "mailto:bob@example.org",
+    "192.0.2.44",
+    "555-0123",
+    "(212) 555-0123",
+    "+1 212-555-0123",
+    "800.555.0199",
+    "1-800-555-0199",
+    "1(800)555-0123",
+    "555-0123, 555 0199",
+    "+46 (0)12 555 0123",
+]
 
 
 @pytest.mark.parametrize("private", PRIVATE)
@@ -756,9 +802,12 @@ def test_mails(tmp_path):
         '--x\nContent-Type: text/plain\nContent-Disposition: attachment; filename="a.txt"\n\nattached\n--x--\n'
     )
     page = "Content-Type: text/html\n\n<p>Buy&nbsp;now, ann@example.org"
-    mails = {"spam-1/1": header.format("=?nonsense?q?x?=") + page,
-             "easy-ham-1/2": header.format("Re: hi") + multi, "hard-ham-1/3": "Subject: no body at all",
-             "spam-2/4": ""}  # fmt: skip
+    mails = {
+        "spam-1/1": header.format("=?nonsense?q?x?=") + page,
+        "easy-ham-1/2": header.format("Re: hi") + multi,
+        "hard-ham-1/3": "Subject: no body at all",
+        "spam-2/4": "",
+    }
     for name, text in mails.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         mail = json.dumps({"group": name.split("/")[0], "text": text})

@@ -324,8 +324,14 @@ def test_damaged_models_are_refused(small, tmp_path):
         DeepSpeech.from_pretrained(tmp_path / "m")
     weights_file.write_bytes(whole)
     settings = json.loads((tmp_path / "m" / "config.json").read_text())
-    for change, message in (({"model_type": "gpt2"}, "'gpt2'"), ({"n_hidden": 32}, "layer_1"), ({"n_hidden": "many"}, "config.json"),
-                            ({"alphabet": ["a", "a"]}, "different"), ({"aimt_format": 99}, "Update"), ({"n_context": -1}, "n_context")):  # fmt: skip
+    for change, message in (
+        ({"model_type": "gpt2"}, "'gpt2'"),
+        ({"n_hidden": 32}, "layer_1"),
+        ({"n_hidden": "many"}, "config.json"),
+        ({"alphabet": ["a", "a"]}, "different"),
+        ({"aimt_format": 99}, "Update"),
+        ({"n_context": -1}, "n_context"),
+    ):
         (tmp_path / "m" / "config.json").write_text(json.dumps(settings | change))
         with pytest.raises(ModelFormatError, match=message):
             DeepSpeech.from_pretrained(tmp_path / "m")
@@ -394,8 +400,13 @@ def test_bad_sound(tmp_path, small):
         small(torch.zeros(1, 5, 13))
     with pytest.raises(DataError, match="one channel"):
         small.new_stream().feed(np.zeros((2, 100), np.float32))
-    for x, message in ((np.zeros(0), "0 seconds"), (np.zeros(100), "silent"), (np.full(100, np.nan), "not numbers"),
-                       (np.zeros((2, 9)), "one channel"), (np.arange(100.0), "should be from -1 to 1")):  # fmt: skip
+    for x, message in (
+        (np.zeros(0), "0 seconds"),
+        (np.zeros(100), "silent"),
+        (np.full(100, np.nan), "not numbers"),
+        (np.zeros((2, 9)), "one channel"),
+        (np.arange(100.0), "should be from -1 to 1"),
+    ):
         with pytest.raises(DataError, match=message):
             check_audio(x)
 
@@ -420,7 +431,12 @@ def test_wav_files_of_every_width(tmp_path):
 def test_files_that_are_not_sound(tmp_path):
     write_wav(tmp_path / "good.wav", sound(0.2))
     whole = (tmp_path / "good.wav").read_bytes()
-    cases = {"empty": b"", "text.wav": b"this is no sound at all, just some text", "half.wav": whole[: len(whole) // 2], "head.wav": whole[:20]}
+    cases = {
+        "empty": b"",
+        "text.wav": b"this is no sound at all, just some text",
+        "half.wav": whole[: len(whole) // 2],
+        "head.wav": whole[:20],
+    }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
     assert len(read_audio(tmp_path / "half.wav")) < 3200  # what is there is read

@@ -1,4 +1,5 @@
 """The site's own machinery: names and links are resolved from the notebooks' source, without running anything."""
+
 import sys
 from pathlib import Path
 
@@ -61,13 +62,18 @@ def page(index: Index, name: str):
 
 def test_symbols_are_read_from_source(book):
     assert set(book.symbols) == {
-        "aimt.core.first.widen", "aimt.core.first.Box", "aimt.core.first.Box.read", "aimt.core.first.LIMIT",
-        "aimt.data.second.widen", "aimt.data.second.take_it",
+        "aimt.core.first.widen",
+        "aimt.core.first.Box",
+        "aimt.core.first.Box.read",
+        "aimt.core.first.LIMIT",
+        "aimt.data.second.widen",
+        "aimt.data.second.take_it",
     }
     widen = book.symbols["aimt.core.first.widen"]
     assert widen.signature == "(x, *, by=2)"
     assert [(a.name, a.type, a.default, a.comment) for a in widen.arguments] == [
-        ("x", "float", "", "Value, in metres"), ("by", "int", "2", "Factor"),
+        ("x", "float", "", "Value, in metres"),
+        ("by", "int", "2", "Factor"),
     ]
     assert (widen.returns, widen.returns_comment) == ("Box | None", "The box, or nothing")
     assert book.symbols["aimt.core.first.Box"].signature == "(size, tags=[])"

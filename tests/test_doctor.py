@@ -14,21 +14,44 @@ from aimt.train.loop.state import History
 
 
 def seen(
-    losses=None, valid=None, steps: int = 100, *, grad_norm: float = 1.0, waiting: float = 0.0, stopped: str = "steps",
-    samples=None, **facts,
-) -> dict:  # fmt: skip
+    losses=None,
+    valid=None,
+    steps: int = 100,
+    *,
+    grad_norm: float = 1.0,
+    waiting: float = 0.0,
+    stopped: str = "steps",
+    samples=None,
+    **facts,
+) -> dict:
     """Evidence of a run without any training: by default a healthy one."""
     losses = np.geomspace(2.3, 0.5, steps) if losses is None else np.asarray(losses, float)
     valid = losses[9::10] + 0.02 if valid is None else valid
     rows = [
-        {"step": i + 1, "loss": float(x), "lr": 1e-3, "grad_norm": grad_norm, "seconds": 0.1 * i, "tokens": 64.0,
-         "data_seconds": 0.1 * waiting}
+        {
+            "step": i + 1,
+            "loss": float(x),
+            "lr": 1e-3,
+            "grad_norm": grad_norm,
+            "seconds": 0.1 * i,
+            "tokens": 64.0,
+            "data_seconds": 0.1 * waiting,
+        }
         for i, x in enumerate(losses)
-    ]  # fmt: skip
+    ]
     evals = [{"step": 10 * (i + 1), "seconds": float(i), "valid_loss": float(v)} for i, v in enumerate(valid)]
     looks = [look(i) for i in range(0, len(losses), 5)] if samples is None else samples
-    usual = {"n_classes": 10, "reference_loss": 1.0, "n_tokens": 10_000, "n_parameters": 5_000, "clip": 1.0,
-             "targets_per_token": 1.0, "error": 0.1, "sure_wrong": 0.0, "random_share": 0.0}  # fmt: skip
+    usual = {
+        "n_classes": 10,
+        "reference_loss": 1.0,
+        "n_tokens": 10_000,
+        "n_parameters": 5_000,
+        "clip": 1.0,
+        "targets_per_token": 1.0,
+        "error": 0.1,
+        "sure_wrong": 0.0,
+        "random_share": 0.0,
+    }
     return {"history": History(rows, evals, [], stopped), "samples": looks} | usual | facts
 
 
@@ -36,8 +59,14 @@ def look(step: int, *, grad=(1.0, 1.0, 1.0), weight=(1.0, 1.0, 1.0), update=(0.0
     """One look of `Watch` at a network of three layers."""
     named = lambda values: dict(zip("abc", values, strict=True))
     still = np.arange(100) < 100 * dead
-    return {"step": step, "grad": named(grad), "weight": named(weight), "update": named(update), "spread": named(spread),
-            "dead": {"b": still}}  # fmt: skip
+    return {
+        "step": step,
+        "grad": named(grad),
+        "weight": named(weight),
+        "update": named(update),
+        "spread": named(spread),
+        "dead": {"b": still},
+    }
 
 
 def looks(**what) -> list[dict]:
@@ -50,24 +79,15 @@ def names(evidence) -> list[str]:
 
 flat, falling = np.full(100, 2.2), np.linspace(2.3, 1.5, 100)
 ILL = {
-    "learning rate too high": [
-        seen(np.r_[np.geomspace(2.3, 0.5, 70), np.full(30, 1.5)], valid=[1.5]),
-        seen(failed=1.0),
-    ],
+    "learning rate too high": [seen(np.r_[np.geomspace(2.3, 0.5, 70), np.full(30, 1.5)], valid=[1.5]), seen(failed=1.0)],
     "learning rate too low": [seen(np.linspace(2.3, 2.2, 100), samples=looks(update=(1e-4,) * 3))],
     "exploding gradients": [seen(grad_norm=1e4), seen(samples=looks(spread=(1.0, 1e3, 1e6)))],
-    "vanishing gradients": [
-        seen(samples=looks(grad=(1e-9, 1e-4, 1.0))),
-        seen(samples=looks(spread=(1.0, 1e-3, 1e-7))),
-    ],
+    "vanishing gradients": [seen(samples=looks(grad=(1e-9, 1e-4, 1.0))), seen(samples=looks(spread=(1.0, 1e-3, 1e-7)))],
     "bad initialisation": [seen(np.geomspace(50, 3, 100))],
     "dead units": [seen(samples=looks(dead=0.6))],
     "overfitting": [seen(valid=[1.5, 0.9, 0.8, 0.9, 1.2]), seen(np.geomspace(2.3, 0.01, 100), valid=[1.5, 1.2, 1.2])],
     "too little data": [seen(np.geomspace(2.3, 0.01, 100), valid=[1.5, 1.2, 1.2], n_tokens=200)],
-    "underfitting": [
-        seen(flat, reference_loss=1.0),
-        seen(falling, reference_loss=1.0, n_parameters=100),
-    ],
+    "underfitting": [seen(flat, reference_loss=1.0), seen(falling, reference_loss=1.0, n_parameters=100)],
     "trained too short": [seen(falling, reference_loss=1.0)],
     "label noise": [seen(sure_wrong=0.2, random_share=0.18)],
     "tokenizer misfit": [{"history": History(), "tokens_ratio": 2.0}, {"history": History(), "unknown": 0.05}],

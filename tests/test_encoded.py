@@ -1,4 +1,5 @@
 """Columns computed from the target of the very rows they stand in are found; those of other rows are let pass."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,11 +36,15 @@ def out_of_fold(t: np.ndarray, c: np.ndarray, k: int, rng: np.random.Generator) 
 
 def made(way: str, t: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     everyone, n = np.ones(len(t), bool), np.bincount(c)
-    return {"mean": lambda: mean_of(t, c, everyone)[c], "affine": lambda: 3 - 2 * mean_of(t, c, everyone)[c],
-            "smoothed": lambda: mean_of(t, c, everyone, 10)[c],
-            "left out": lambda: (np.bincount(c, t)[c] - t) / np.maximum(n[c] - 1, 1),
-            "five folds": lambda: out_of_fold(t, c, 5, rng), "ten folds": lambda: out_of_fold(t, c, 10, rng),
-            "another time": lambda: mean_of(rng.permutation(t), c, everyone)[c]}[way]()  # fmt: skip
+    return {
+        "mean": lambda: mean_of(t, c, everyone)[c],
+        "affine": lambda: 3 - 2 * mean_of(t, c, everyone)[c],
+        "smoothed": lambda: mean_of(t, c, everyone, 10)[c],
+        "left out": lambda: (np.bincount(c, t)[c] - t) / np.maximum(n[c] - 1, 1),
+        "five folds": lambda: out_of_fold(t, c, 5, rng),
+        "ten folds": lambda: out_of_fold(t, c, 10, rng),
+        "another time": lambda: mean_of(rng.permutation(t), c, everyone)[c],
+    }[way]()
 
 
 def table(kind: str, way: str | None, effect: float, seed: int, n: int = 2500, levels: int = 300) -> pd.DataFrame:

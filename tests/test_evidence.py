@@ -71,7 +71,9 @@ def test_without_costs_nothing_follows_from_costs():
     for cost, said in ((None, "no costs were given"), ({"fn": 5, "fp": 1}, "follows from the costs alone")):
         asked = BINARY.replace(cost=cost)
         metrics = {"decision": decision_report(asked, y, p, y, p)}
-        html = render_report(report_data({"run.json": {"problem": asked.to_dict()}, "metrics.json": json.loads(json.dumps(metrics))}, REPORT))
+        html = render_report(
+            report_data({"run.json": {"problem": asked.to_dict()}, "metrics.json": json.loads(json.dumps(metrics))}, REPORT)
+        )
         assert said in html and ("follows from the costs alone" in html) == (cost is not None)
 
 
@@ -298,7 +300,9 @@ def loans_run(tmp_path_factory):
 def people():
     rng = np.random.default_rng(10)
     who, signal, noise = visits(rng, 50, 16)
-    return pd.DataFrame({"person": [f"p{i}" for i in who], "x": signal, "z": rng.normal(size=len(who)), "ill": np.where(signal + noise > 0.6, "yes", "no")})
+    return pd.DataFrame(
+        {"person": [f"p{i}" for i in who], "x": signal, "z": rng.normal(size=len(who)), "ill": np.where(signal + noise > 0.6, "yes", "no")}
+    )
 
 
 def test_a_run_with_an_entity(people, tmp_path):
@@ -312,7 +316,10 @@ def test_a_run_with_an_entity(people, tmp_path):
     assert auc["value"] == pytest.approx(alone["value"]) and width(auc) > width(alone)
     other = train(people, target="ill", id="person", positive="yes", cost="fn=3,fp=1", drop="z", out=tmp_path / "drop", time_limit=3)
     pair = compare_runs(run, other)["pairs"][0]
-    y, preds = stored.actual.to_numpy(), [pd.read_parquet(r.path / "predictions.parquet").query("part == 'test'").model.to_numpy() for r in (other, run)]
+    y, preds = (
+        stored.actual.to_numpy(),
+        [pd.read_parquet(r.path / "predictions.parquet").query("part == 'test'").model.to_numpy() for r in (other, run)],
+    )
     expected = paired_difference(roc_auc, y, *preds, clusters=kept.loc[stored.row, "cluster_0"].to_numpy())
     assert pair["gain"]["low"] == pytest.approx(expected["low"])
     as_people, as_rows = (evaluate(run, t)["table"][0] for t in (people, people.assign(person=np.arange(len(people)).astype(str))))
@@ -325,7 +332,9 @@ def test_a_run_with_an_entity(people, tmp_path):
 def test_a_run_in_time(tmp_path):
     table = timed(1200, drift=2.0)
     table["late"] = np.where(table.sold > table.sold.median(), "yes", "no")
-    run = train(table.drop(columns="sold"), target="late", time="day", positive="yes", cost="fn=2,fp=1", out=tmp_path / "time", time_limit=4)
+    run = train(
+        table.drop(columns="sold"), target="late", time="day", positive="yes", cost="fn=2,fp=1", out=tmp_path / "time", time_limit=4
+    )
     kept, metrics = pd.read_parquet(run.path / "splits.parquet"), run.read("metrics.json")
     assert any("chained" in note for note in metrics["split"]["notes"])
     assert metrics["decision"]["n_oof"] == (kept.fold == kept.fold.max()).sum()  # the threshold comes from the latest stretch

@@ -2,6 +2,7 @@
 
 The networks are tiny and begin with random weights, so that the whole file takes seconds.
 """
+
 import json
 import os
 import pickle
@@ -24,8 +25,10 @@ from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
 
 torch.set_num_threads(1)
 THINGS = ["parcel", "letter", "box", "order", "package", "shipment", "envelope", "crate", "book", "lamp"]
-ENDS = {"late": ["has not come", "is a week late", "is lost", "never arrived", "is still on its way"],
-        "damaged": ["is broken", "came torn", "was crushed", "is wet inside", "has a hole"]}  # fmt: skip
+ENDS = {
+    "late": ["has not come", "is a week late", "is lost", "never arrived", "is still on its way"],
+    "damaged": ["is broken", "came torn", "was crushed", "is wet inside", "has a hole"],
+}
 TABLE = pd.DataFrame([(f"the {x} {end}", label) for label, ends in ENDS.items() for end in ends for x in THINGS], columns=["text", "label"])
 
 
@@ -58,13 +61,22 @@ def run(base, tmp_path_factory):
 def test_a_run_has_everything(run):
     metrics, report = run.read("metrics.json"), run.read("report.json")
     rows = {row["model"]: row for row in metrics["scores"]["table"]}
-    assert list(rows) == ["fine-tuned", "before", "words counted (TF-IDF) and logistic regression", "frozen network and logistic regression"]
+    assert list(rows) == [
+        "fine-tuned",
+        "before",
+        "words counted (TF-IDF) and logistic regression",
+        "frozen network and logistic regression",
+    ]
     assert rows["fine-tuned"]["value"] > 0.8
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert metrics["data"]["train"] + metrics["data"]["valid"] + metrics["data"]["test"] == len(TABLE)
     assert metrics["trained"]["share"] == 1.0 and metrics["settings"]["steps"] == 40
     assert metrics["curve"]["train"]["loss"][-1] < metrics["curve"]["train"]["loss"][0]
-    assert report["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"} and (run.path / "report.html").is_file() and (run.path / "card.md").is_file()
+    assert (
+        report["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"}
+        and (run.path / "report.html").is_file()
+        and (run.path / "card.md").is_file()
+    )
     assert run.problem.labels == ["damaged", "late"]
 
 
@@ -74,7 +86,9 @@ def test_gates_say_what_was_measured(run, tmp_path):
     second = tune(run.path, tmp_path, opposite, original=TABLE, seed=1).read("metrics.json")
     gates = {g["gate"]: g for g in second["verdict"]["gates"]}
     assert set(gates) == {"gain", "baseline", "near-duplicates", "pretraining", "collapse", "forgotten", "training"}
-    assert gates["pretraining"]["status"] == "hold" and gates["pretraining"]["value"] > 0.5  # another split: the base run had learned from most of it
+    assert (
+        gates["pretraining"]["status"] == "hold" and gates["pretraining"]["value"] > 0.5
+    )  # another split: the base run had learned from most of it
     assert gates["gain"]["status"] == "pass" and gates["gain"]["low"] > 0.3 and gates["collapse"]["status"] == "pass"
     assert gates["forgotten"]["status"] == "hold" and gates["forgotten"]["value"] > 0.5
     assert second["verdict"]["verdict"] == "HOLD" and second["forgotten"]["accuracy"]["before"] > 0.8
@@ -103,7 +117,11 @@ def test_nothing_learnt_is_held(base, tmp_path):
     label = np.random.default_rng(0).permutation(TABLE["label"].to_numpy())
     run = tune(base, tmp_path, TABLE.assign(label=label), steps=15)
     gates = {g["gate"]: g["status"] for g in run.read("metrics.json")["verdict"]["gates"]}
-    assert gates["gain"] in {"hold", "not yet"} and gates["forgotten"] == "not checked" and run.read("metrics.json")["verdict"]["verdict"] != "SHIP"
+    assert (
+        gates["gain"] in {"hold", "not yet"}
+        and gates["forgotten"] == "not checked"
+        and run.read("metrics.json")["verdict"]["verdict"] != "SHIP"
+    )
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path, monkeypatch):
@@ -333,7 +351,13 @@ def test_models_that_cannot_be_used(base, tmp_path, monkeypatch):
         (lambda: (copy / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-500]), "safetensors"),
         (lambda: (copy / "model.safetensors").unlink(), "no weights|missing|model.safetensors"),
         (lambda: (copy / "config.json").write_text("{"), "config.json|damaged"),
-        (lambda: [(copy / "model.safetensors").unlink(), (copy / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Evil()}, protocol=2))], "pickle"),
+        (
+            lambda: [
+                (copy / "model.safetensors").unlink(),
+                (copy / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Evil()}, protocol=2)),
+            ],
+            "pickle",
+        ),
         (lambda: GPT(GPTConfig(40, 1, 1, 8, 8)).save_pretrained(copy), "bert|BERT"),
     ):
         copy.mkdir(exist_ok=True)

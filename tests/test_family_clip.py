@@ -67,7 +67,16 @@ def pictures(tmp_path_factory):
 
 def tune(base, where, source, **options):
     """A fine-tuning in a second: many steps at a high rate, as so small a network wants it."""
-    usual = {"model": base, "out": where / "run", "steps": 40, "lr": 4e-3, "average": 1.0, "batch_size": 24, "quiet": True, "overwrite": True}
+    usual = {
+        "model": base,
+        "out": where / "run",
+        "steps": 40,
+        "lr": 4e-3,
+        "average": 1.0,
+        "batch_size": 24,
+        "quiet": True,
+        "overwrite": True,
+    }
     return aimt.finetune("clip", source, **usual | options)
 
 
@@ -271,7 +280,9 @@ def test_found_is_recall_at_one(base, tmp_path):
 
 def test_several_captions_of_a_picture(base, tmp_path):
     captioned(tmp_path)
-    table = pd.DataFrame({"image": [str(tmp_path / "img" / f"{i // 2}.png") for i in range(40)], "caption": [f"number {i}" for i in range(40)]})
+    table = pd.DataFrame(
+        {"image": [str(tmp_path / "img" / f"{i // 2}.png") for i in range(40)], "caption": [f"number {i}" for i in range(40)]}
+    )
     pairs = CLIP_FAMILY.read(table)
     group = family_clip._groups(pairs, False)
     assert len(set(group)) == 20 and (group[::2] == group[1::2]).all()
@@ -314,7 +325,13 @@ def odd(tmp_path):
     Image.fromarray(paint("grass", 50)).convert("L").save(grass / "grey.png")
     Image.fromarray(np.dstack([paint("grass", 51), np.full((28, 30), 90, np.uint8)])).save(grass / "rgba.png")
     Image.new("RGB", (1, 1), INKS["grass"]).save(grass / "pixel.png")
-    for name, data in {"half.png": whole[:300], "empty.png": b"", "page.jpg": b"<html>404", "huge.png": huge_png(), "copy.png": whole}.items():
+    for name, data in {
+        "half.png": whole[:300],
+        "empty.png": b"",
+        "page.jpg": b"<html>404",
+        "huge.png": huge_png(),
+        "copy.png": whole,
+    }.items():
         (grass / name).write_bytes(data)
     return tmp_path
 
@@ -354,15 +371,18 @@ def test_folders_for_training_and_test(odd):
     assert len(split_pairs(pairs)["test"]) == 2
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: t.drop(columns="caption"), "no column 'caption'"),
-    (lambda t: t.drop(columns="image"), "no column 'image'"),
-    (lambda t: t.assign(caption="a"), "the same caption"),
-    (lambda t: t.assign(image="nowhere/" + t["image"]), "no picture can be read"),
-    (lambda t: t.assign(image=[np.zeros((3, 3))] * len(t)), "ndarray"),
-    (lambda t: t.assign(caption=" "), "no row has an input"),
-    (lambda t: t.head(3), "3 examples are too few"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="caption"), "no column 'caption'"),
+        (lambda t: t.drop(columns="image"), "no column 'image'"),
+        (lambda t: t.assign(caption="a"), "the same caption"),
+        (lambda t: t.assign(image="nowhere/" + t["image"]), "no picture can be read"),
+        (lambda t: t.assign(image=[np.zeros((3, 3))] * len(t)), "ndarray"),
+        (lambda t: t.assign(caption=" "), "no row has an input"),
+        (lambda t: t.head(3), "3 examples are too few"),
+    ],
+)
 def test_tables_that_cannot_be_learnt(base, tmp_path, change, message):
     table = pd.read_csv(captioned(tmp_path))
     table["image"] = [str(tmp_path / p) for p in table["image"]]

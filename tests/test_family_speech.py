@@ -241,8 +241,10 @@ def test_bad_sound_is_left_out_and_said(folder, tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False)
     pairs = DEEPSPEECH_FAMILY.read(tmp_path / "t.csv")
     assert [p.rsplit("/", 1)[-1] for p in pairs["input"]] == ["good.wav"] and list(pairs["row"]) == [6]
-    assert "left out: 7 (silent.wav: the recording is silent; none.wav: a recording of 0 seconds; long.wav: longer than 30" in \
-        pairs.attrs["notes"][0]
+    assert (
+        "left out: 7 (silent.wav: the recording is silent; none.wav: a recording of 0 seconds; long.wav: longer than 30"
+        in pairs.attrs["notes"][0]
+    )
     with pytest.raises(DataError, match="no recording can be used"):
         DEEPSPEECH_FAMILY.read(table[:3].assign(wav="nowhere.wav"))
 
@@ -323,8 +325,9 @@ def test_belief_is_the_log_probability_of_all_paths(base):
     """Over few frames every text can be listed, and their probabilities sum to one."""
     model = DEEPSPEECH_FAMILY.open(base).drop_layers(1, "ab")
     x = say("me", np.random.default_rng(0))[: 512 + 3 * 320]
-    texts = [""] + [a + b + c + d for a in "ab" for b in ["", *"ab"] for c in (["", *"ab"] if b else [""])
-                    for d in (["", *"ab"] if c else [""])]  # fmt: skip
+    texts = [""] + [
+        a + b + c + d for a in "ab" for b in ["", *"ab"] for c in (["", *"ab"] if b else [""]) for d in (["", *"ab"] if c else [""])
+    ]
     total = sum(np.exp(DEEPSPEECH_FAMILY.belief(model, [x], t)[0]) for t in texts)
     assert total == pytest.approx(1, abs=1e-5)
     assert DEEPSPEECH_FAMILY.belief(model, [x, x], "zz").tolist() == [-1e4, -1e4]

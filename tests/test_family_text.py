@@ -157,8 +157,12 @@ def test_prompts_are_encoded_as_they_were_taught(gpt_folder):
 
 
 def test_only_the_last_answer_is_scored_and_rows_are_packed(gpt_folder):
-    talk = [{"role": "user", "content": "dog"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "bus"},
-            {"role": "assistant", "content": "vehicle"}]  # fmt: skip
+    talk = [
+        {"role": "user", "content": "dog"},
+        {"role": "assistant", "content": "x"},
+        {"role": "user", "content": "bus"},
+        {"role": "assistant", "content": "vehicle"},
+    ]
     pairs = gpt.read_conversations([talk] * 12)
     model = gpt.GPT_FAMILY.open(gpt_folder, pairs)
     n = len(model.tokenizer.encode("vehicle\n")) + 1

@@ -168,8 +168,17 @@ def test_names_of_peft(tmp_path):
     layers = {n.removeprefix("base_model.model.transformer.h.0.").split(".lora_")[0] for n in tensors if ".h.0." in n}
     assert layers == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
-    wanted = {"peft_type": "LORA", "r": 3, "lora_alpha": 16.0, "fan_in_fan_out": True, "bias": "none", "rank_pattern": {},
-              "alpha_pattern": {}, "base_model_name_or_path": "gpt2", "modules_to_save": None}  # fmt: skip
+    wanted = {
+        "peft_type": "LORA",
+        "r": 3,
+        "lora_alpha": 16.0,
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "base_model_name_or_path": "gpt2",
+        "modules_to_save": None,
+    }
     assert {k: settings[k] for k in wanted} == wanted
     assert len(settings["target_modules"]) == 8 and "transformer.h.1.mlp.c_fc" in settings["target_modules"]
     lora.load_adapters(again, tmp_path, rules=GPT2_RULES, prefix="transformer.")
@@ -214,9 +223,15 @@ def _cut(path):
         (lambda d, t: (d / "adapter_model.safetensors").unlink(), "missing"),
         (lambda d, t: _cut(d / "adapter_model.safetensors"), "safetensors"),
         (lambda d, t: save_weights(d / "adapter_model.safetensors", _without_a(t)), "do not fit together"),
-        (lambda d, t: save_weights(d / "adapter_model.safetensors", t | {"base_model.model.x.lora_magnitude_vector": torch.ones(1)}), "not supported"),
+        (
+            lambda d, t: save_weights(d / "adapter_model.safetensors", t | {"base_model.model.x.lora_magnitude_vector": torch.ones(1)}),
+            "not supported",
+        ),
         (lambda d, t: save_weights(d / "adapter_model.safetensors", t | {"base_model.model.new.weight": torch.ones(1)}), "new.weight"),
-        (lambda d, t: save_weights(d / "adapter_model.safetensors", {n.replace("blocks", "layers"): v for n, v in t.items()}), "another network"),
+        (
+            lambda d, t: save_weights(d / "adapter_model.safetensors", {n.replace("blocks", "layers"): v for n, v in t.items()}),
+            "another network",
+        ),
     ],
 )
 def test_bad_adapters(tmp_path, fault, message):
@@ -357,14 +372,22 @@ def test_snapshot_of_the_groups():
     """Which parameters learn how fast and are pulled to zero how strongly. Changes here change every fine-tuning."""
     model = Encoder()
     ft.set_layer_lr(model, decay=0.9, head=["classifier"], head_scale=25)
-    rows = [(round(r["lr"] / 4e-5, 4), r["weight_decay"], r["weights"], len(r["parameters"])) for r in ft.group_table(model, lr=4e-5, weight_decay=0.01)]
+    rows = [
+        (round(r["lr"] / 4e-5, 4), r["weight_decay"], r["weights"], len(r["parameters"]))
+        for r in ft.group_table(model, lr=4e-5, weight_decay=0.01)
+    ]
     block = 16 * 48 + 16 * 16 + 2 * 16 * 64, 48 + 16 + 64 + 16 + 4 * 16
     assert rows == [
-        (25.0, 0.01, 48, 1), (25.0, 0.0, 3, 1), (1.0, 0.0, 32, 2),
-        (0.9, 0.01, block[0], 4), (0.9, 0.0, block[1], 8),
-        (0.81, 0.01, block[0], 4), (0.81, 0.0, block[1], 8),
-        (0.729, 0.01, 64, 1), (0.729, 0.0, 16, 1),
-    ]  # fmt: skip
+        (25.0, 0.01, 48, 1),
+        (25.0, 0.0, 3, 1),
+        (1.0, 0.0, 32, 2),
+        (0.9, 0.01, block[0], 4),
+        (0.9, 0.0, block[1], 8),
+        (0.81, 0.01, block[0], 4),
+        (0.81, 0.0, block[1], 8),
+        (0.729, 0.01, 64, 1),
+        (0.729, 0.0, 16, 1),
+    ]
     lora.add_lora(model, 2, train=["classifier"])
     named = [n for r in ft.group_table(model, lr=1.0) for n in r["parameters"]]
     assert sorted(named) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
@@ -380,6 +403,7 @@ def test_recipes():
 
 def test_heights_of_towers():
     """Two towers and a temperature, as in CLIP: each counts for itself."""
+
     class Tower(nn.Module):
         def __init__(self, n):
             super().__init__()
@@ -402,7 +426,9 @@ def test_same_seed_same_result(options):
         torch.manual_seed(0)
         model = Encoder()
         torch.manual_seed(seed + 77)  # what happened before must not matter
-        out = ft.finetune(model, batches(48), class_loss, family="bert", head=["classifier"], lr=1e-2, steps=6, seed=seed, **QUIET, **options)
+        out = ft.finetune(
+            model, batches(48), class_loss, family="bert", head=["classifier"], lr=1e-2, steps=6, seed=seed, **QUIET, **options
+        )
         assert out.history.stopped == "steps"
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(results[0], results[1])
@@ -421,7 +447,9 @@ class StopAt:
             trainer.stop()
 
 
-@pytest.mark.parametrize("options", [{"lora": {"rank": 2, "dropout": 0.2}}, {"unfreeze_every": 3, "average": 0.5}, {"lora": {"rank": 2, "nf4": True}}])
+@pytest.mark.parametrize(
+    "options", [{"lora": {"rank": 2, "dropout": 0.2}}, {"unfreeze_every": 3, "average": 0.5}, {"lora": {"rank": 2, "nf4": True}}]
+)
 def test_resumed_is_uninterrupted(tmp_path, options):
     options = {"family": "bert", "head": ["classifier"], "lr": 1e-2, "steps": 12, "save_every": 4, **QUIET} | options
 
@@ -444,8 +472,19 @@ def test_five_seeds_do_not_collapse(options):
         torch.manual_seed(seed)
         model = Encoder()
         lr = {"lr": 2e-2} if options else {"lr": 3e-3}
-        out = ft.finetune(model, batches(96, seed), class_loss, family="bert", head=["classifier"], steps=40, seed=seed,
-                          evaluate=accuracy, **lr, **QUIET, **options)  # fmt: skip
+        out = ft.finetune(
+            model,
+            batches(96, seed),
+            class_loss,
+            family="bert",
+            head=["classifier"],
+            steps=40,
+            seed=seed,
+            evaluate=accuracy,
+            **lr,
+            **QUIET,
+            **options,
+        )
         guesses = model(task(200, 9)[0]).argmax(1)
         assert len(guesses.unique()) == 3 and out.figures["accuracy"]["after"] > 0.7, (seed, out.figures)
 
@@ -497,8 +536,16 @@ def test_average_with_lora_scales_the_correction():
 
 def test_four_bits_by_option():
     model = GPT(GPTConfig(40, 2, 2, 32, 24))
-    out = ft.finetune(model, COUNTING, gpt_loss, lora={"rank": 4, "targets": "all", "nf4": True, "train": ["embed"]}, lr=2e-2, steps=30,
-                      evaluate=lambda m: {"loss": gpt_loss(m, COUNTING[-1])}, **QUIET)  # fmt: skip
+    out = ft.finetune(
+        model,
+        COUNTING,
+        gpt_loss,
+        lora={"rank": 4, "targets": "all", "nf4": True, "train": ["embed"]},
+        lr=2e-2,
+        steps=30,
+        evaluate=lambda m: {"loss": gpt_loss(m, COUNTING[-1])},
+        **QUIET,
+    )
     assert out.figures["loss"]["change"] < -0.5
     assert sum(isinstance(m, lora.NF4Linear) for m in model.modules()) == 8
 
@@ -533,7 +580,9 @@ def test_the_rate_of_bert_goes_with_the_width():
     def rate(width, **options):
         model = BERTForClassification(BERTConfig(20, 1, 2, width, context=8, labels=("a", "b")))
         batch = {"ids": torch.arange(16).view(2, 8), "targets": torch.tensor([0, 1])}
-        return ft.finetune(model, [batch], lambda m, b: m(b["ids"], targets=b["targets"]), steps=1, **{"family": "bert"} | QUIET | options).config.lr
+        return ft.finetune(
+            model, [batch], lambda m, b: m(b["ids"], targets=b["targets"]), steps=1, **{"family": "bert"} | QUIET | options
+        ).config.lr
 
     assert math.isclose(rate(64), 2 * rate(128)) and math.isclose(rate(64, lora=2), 10 * rate(64))
     assert rate(64, lr=1e-3) == 1e-3 and rate(64, family="gpt") == rate(128, family="gpt") == ft.FINETUNE["gpt"].lr
@@ -551,6 +600,7 @@ def test_no_memory_says_what_to_do():
 
 def test_failures_leave_the_model_plain():
     """After an error neither rates nor recomputation nor freezing by a hook stay behind."""
+
     def broken(model, batch):
         raise ValueError("no")
 
@@ -574,11 +624,18 @@ def test_checkpointing_gives_the_same_training():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "brt"}, "bert"), ({"freeze": ["embd"]}, "embed"), ({"head": ["clasifier"]}, "classifier"),
-        ({"freeze": ["*"]}, "everything is frozen"), ({"lora": 2, "freeze": ["embed"]}, "together"),
-        ({"lora": {"rank": 0}}, "rank 0"), ({"layer_decay": 0.0}, "decay"), ({"unfreeze_every": -1}, "every"),
-        ({"epochs": 3}, "epochs"), ({"steps": 0}, "steps=0"), ({"lora": {"targets": "mlp.upp"}}, "mlp.up"),
-    ],  # fmt: skip
+        ({"family": "brt"}, "bert"),
+        ({"freeze": ["embd"]}, "embed"),
+        ({"head": ["clasifier"]}, "classifier"),
+        ({"freeze": ["*"]}, "everything is frozen"),
+        ({"lora": 2, "freeze": ["embed"]}, "together"),
+        ({"lora": {"rank": 0}}, "rank 0"),
+        ({"layer_decay": 0.0}, "decay"),
+        ({"unfreeze_every": -1}, "every"),
+        ({"epochs": 3}, "epochs"),
+        ({"steps": 0}, "steps=0"),
+        ({"lora": {"targets": "mlp.upp"}}, "mlp.up"),
+    ],
 )
 def test_mistakes(options, message):
     with pytest.raises(AimtError, match=message):
@@ -592,8 +649,13 @@ TOKENIZER = train_tokenizer(["abc"], kind="byte", vocab_size=256)
 
 
 def conversation(i: int) -> list:
-    return [{"role": "system", "content": "s"}, {"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}" * (1 + i % 3)},
-            {"role": "user", "content": "more"}, {"role": "assistant", "content": f"b{i}"}]  # fmt: skip
+    return [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": f"q{i}"},
+        {"role": "assistant", "content": f"a{i}" * (1 + i % 3)},
+        {"role": "user", "content": "more"},
+        {"role": "assistant", "content": f"b{i}"},
+    ]
 
 
 def test_answers_only():

@@ -42,6 +42,7 @@ def fitted():
 
 # ---------------------------------------------------------------------------------------------------- scores
 
+
 def test_scores_by_hand():
     assert seasonal_error([1, 3, 2, 4], season=2) == 1
     assert mase([3, 5], [2, 8], [1, 3, 2, 4], season=2) == 2
@@ -52,6 +53,7 @@ def test_scores_by_hand():
 
 
 # ---------------------------------------------------------------------------------------------------- tables
+
 
 def test_order_of_rows_and_index_do_not_matter(fitted):
     mixed = stores().sample(frac=1, random_state=1).reset_index(drop=True)
@@ -103,22 +105,36 @@ def test_irregular_steps_are_refused_with_a_way_out():
     assert (out["at"].diff().dropna() == pd.Timedelta(days=1)).all()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda d: d[:0], "no rows"),
-    (lambda d: d[:1], "no series has two different times"),
-    (lambda d: d.assign(sales="x"), "no number"),
-    (lambda d: d.assign(sales=np.nan), "no number"),
-    (lambda d: d.assign(day=[pd.NaT, *d.day[1:]]), "no time"),
-    (lambda d: d.assign(day=range(len(d))), "no years"),
-    (lambda d: d.rename(columns={"sales": "sale"}), "no column 'sales'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d[:0], "no rows"),
+        (lambda d: d[:1], "no series has two different times"),
+        (lambda d: d.assign(sales="x"), "no number"),
+        (lambda d: d.assign(sales=np.nan), "no number"),
+        (lambda d: d.assign(day=[pd.NaT, *d.day[1:]]), "no time"),
+        (lambda d: d.assign(day=range(len(d))), "no years"),
+        (lambda d: d.rename(columns={"sales": "sale"}), "no column 'sales'"),
+    ],
+)
 def test_unusable_tables_say_why(change, message):
     with pytest.raises(AimtError, match=message):
         Forecaster().fit(change(daily(30)), "sales", "day")
 
 
-@pytest.mark.parametrize(("freq", "step", "season"), [("YS", "year", 1), ("QE", "quarter", 4), ("ME", "month", 12), ("W", "week", 52),
-                                                       ("D", "day", 7), ("B", "weekday", 5), ("h", "hour", 24), ("30min", "30 minutes", 48)])
+@pytest.mark.parametrize(
+    ("freq", "step", "season"),
+    [
+        ("YS", "year", 1),
+        ("QE", "quarter", 4),
+        ("ME", "month", 12),
+        ("W", "week", 52),
+        ("D", "day", 7),
+        ("B", "weekday", 5),
+        ("h", "hour", 24),
+        ("30min", "30 minutes", 48),
+    ],
+)
 def test_steps_and_the_times_ahead(freq, step, season):
     times = pd.date_range("2000-01-31", periods=45, freq=freq)
     panel = read_panel(pd.DataFrame({"t": times[:40], "y": np.arange(40.0)}), target="y", time="t")
@@ -128,9 +144,18 @@ def test_steps_and_the_times_ahead(freq, step, season):
 
 # ---------------------------------------------------------------------------------------------------- series
 
+
 def test_short_constant_and_negative_series_in_one_panel():
-    frame = pd.concat([stores(), daily(60).assign(store="flat", sales=4), daily(1).assign(store="one"), daily(3).assign(store="three"),
-                       daily(60).assign(store="below", sales=lambda d: -d.sales), daily(60).assign(store="zero", sales=0)])
+    frame = pd.concat(
+        [
+            stores(),
+            daily(60).assign(store="flat", sales=4),
+            daily(1).assign(store="one"),
+            daily(3).assign(store="three"),
+            daily(60).assign(store="below", sales=lambda d: -d.sales),
+            daily(60).assign(store="zero", sales=0),
+        ]
+    )
     out = Forecaster().fit(frame, "sales", "day", "store", horizon=7).predict().set_index("store")
     columns = ["forecast", *(quantile_name(q) for q in Forecaster().levels)]
     assert np.isfinite(out[columns].to_numpy()).all()
@@ -196,6 +221,7 @@ def test_a_plan_that_is_known_ahead_pays():
 
 # ---------------------------------------------------------------------------------------------------- parts
 
+
 def test_weights_and_their_midmean():
     errors, owner = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]]), np.array([0, 0, 1])
     w = member_weights(errors, owner, 3)
@@ -220,12 +246,15 @@ def test_trees_direct_and_recursive_learn_the_week():
     flat = [np.full(7, v[-7:].mean()) for v in past]
     for recursive in (False, True):
         made = fit_lags(past, extra, 7, 7, recursive=recursive).predict(past, extra, 7)
-        ours, dull = (np.mean([mase(v[-7:], p, h, season=7) for v, p, h in zip(panel.values, ps, past, strict=True)]) for ps in (made, flat))
+        ours, dull = (
+            np.mean([mase(v[-7:], p, h, season=7) for v, p, h in zip(panel.values, ps, past, strict=True)]) for ps in (made, flat)
+        )
         assert ours < dull
     assert seasonal_naive(past, 7, 7)[0].tolist() == past[0][-7:].tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- storing
+
 
 def test_round_trip_is_exact(tmp_path):
     model = Forecaster(n_origins=3).fit(stores(90), "sales", "day", "store", horizon=7)
@@ -236,11 +265,21 @@ def test_round_trip_is_exact(tmp_path):
     assert {p.suffix for p in tmp_path.iterdir()} <= {".json", ".txt"}
 
 
-@pytest.mark.parametrize("change", [
-    lambda s: s.pop("weights"), lambda s: s.update(version=3), lambda s: s["weights"].pop(), lambda s: s["panel"]["values"].pop(),
-    lambda s: s["panel"]["step"].update(count=0), lambda s: s["spread"].update(scores=[]), lambda s: s.update(horizon="7"),
-    lambda s: s["settings"].update(levels=[2]), lambda s: s["settings"].update(evil=1), lambda s: s["panel"]["values"][0].append("x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("weights"),
+        lambda s: s.update(version=3),
+        lambda s: s["weights"].pop(),
+        lambda s: s["panel"]["values"].pop(),
+        lambda s: s["panel"]["step"].update(count=0),
+        lambda s: s["spread"].update(scores=[]),
+        lambda s: s.update(horizon="7"),
+        lambda s: s["settings"].update(levels=[2]),
+        lambda s: s["settings"].update(evil=1),
+        lambda s: s["panel"]["values"][0].append("x"),
+    ],
+)
 def test_changed_files_are_refused(fitted, tmp_path, change):
     fitted.save(tmp_path)
     path = tmp_path / "forecaster.json"
@@ -271,6 +310,7 @@ def test_panel_survives_json():
 
 
 # ---------------------------------------------------------------------------------------------------- the job
+
 
 def test_job_keeps_everything_and_is_used_again(tmp_path):
     table = tmp_path / "sales.csv"
@@ -348,7 +388,9 @@ def test_what_is_known_ahead_carries_through_by_the_command(tmp_path, aimt_here)
         assert done.returncode == 0, done.stderr
     made = pd.read_csv(tmp_path / "ahead.csv")
     assert made.columns.tolist() == ["store", "day", "promo", "forecast", "low", "high"]
-    pd.testing.assert_frame_equal(made.drop(columns="day"), pd.read_parquet(tmp_path / "ahead.parquet").drop(columns="day"), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        made.drop(columns="day"), pd.read_parquet(tmp_path / "ahead.parquet").drop(columns="day"), check_dtype=False
+    )
     direct = forecast_ahead(run, future=filled).set_index(["store", "day"]).forecast
     direct.index = direct.index.set_levels(direct.index.levels[1].astype(str), level=1)
     np.testing.assert_allclose(made.forecast, direct.loc[list(zip(made.store, made.day.str[:10], strict=True))])

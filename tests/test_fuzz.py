@@ -2,6 +2,7 @@
 
 ``AIMT_FUZZ=5000`` runs so many rounds instead of those that fit into a minute, and ``AIMT_FUZZ_SEED=1`` draws other ones.
 """
+
 import io
 import json
 import os
@@ -29,12 +30,92 @@ from aimt.core.errors import ProblemError
 
 ROUNDS, SEED = int(os.environ.get("AIMT_FUZZ", 0)), int(os.environ.get("AIMT_FUZZ_SEED", 0))
 SECONDS = 120  # Of a round, at most
-NAMES = ["(base)", "forecast", "prediction", "probability", "decision", "row", "part", "actual", "split", "weight", "index", "level_0", "count", "mean", "target",
-         "series", "time", "q5", "low", "high", "", " ", "0", "nan", "None", "a\x00b", "\ud800", "x" * 300, "ü" * 200, "../up", "a/b", "CON", "=1+1", "\x1b[31m", "__index_level_0__",
-         "Unnamed: 0", "amount", "amount ", "AMOUNT"]  # fmt: skip
-CELLS = ["", "nan", "inf", "-inf", "1e400", "-1e308", "9" * 5000, "-" + "9" * 30, "9223372036854775808", "1,5", "1.234,56", "1_000", "0x10", "true", "None", "NULL", "\x00",
-         "\ud800", "\U0001f600", "a\nb", 'say "no"', "9999-99-99", "0000-00-00", "2024-02-30", "1900-01-01", "12/13/14", "10000-01-01", "00:00", "1970-01-01T00:00:00+99:00",
-         "[1, 2]", "{}", "x" * 70_000, "٣", "½", "１２", "-0", "+", "%", "5 %", "$ 3", "\ufeff", "\u202e", "=HYPERLINK(1)"]  # fmt: skip
+NAMES = [
+    "(base)",
+    "forecast",
+    "prediction",
+    "probability",
+    "decision",
+    "row",
+    "part",
+    "actual",
+    "split",
+    "weight",
+    "index",
+    "level_0",
+    "count",
+    "mean",
+    "target",
+    "series",
+    "time",
+    "q5",
+    "low",
+    "high",
+    "",
+    " ",
+    "0",
+    "nan",
+    "None",
+    "a\x00b",
+    "\ud800",
+    "x" * 300,
+    "ü" * 200,
+    "../up",
+    "a/b",
+    "CON",
+    "=1+1",
+    "\x1b[31m",
+    "__index_level_0__",
+    "Unnamed: 0",
+    "amount",
+    "amount ",
+    "AMOUNT",
+]
+CELLS = [
+    "",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1e308",
+    "9" * 5000,
+    "-" + "9" * 30,
+    "9223372036854775808",
+    "1,5",
+    "1.234,56",
+    "1_000",
+    "0x10",
+    "true",
+    "None",
+    "NULL",
+    "\x00",
+    "\ud800",
+    "\U0001f600",
+    "a\nb",
+    'say "no"',
+    "9999-99-99",
+    "0000-00-00",
+    "2024-02-30",
+    "1900-01-01",
+    "12/13/14",
+    "10000-01-01",
+    "00:00",
+    "1970-01-01T00:00:00+99:00",
+    "[1, 2]",
+    "{}",
+    "x" * 70_000,
+    "٣",
+    "½",
+    "１２",
+    "-0",
+    "+",
+    "%",
+    "5 %",
+    "$ 3",
+    "\ufeff",
+    "\u202e",
+    "=HYPERLINK(1)",
+]
 
 
 def table(n: int = 160) -> pd.DataFrame:
@@ -42,8 +123,16 @@ def table(n: int = 160) -> pd.DataFrame:
     age, plan = rng.integers(18, 80, n), rng.choice(["free", "basic", "pro"], n)
     left = rng.random(n) < 1 / (1 + np.exp((age - 45) / 8 - (plan == "free")))
     when = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, n), "D")
-    return pd.DataFrame({"age": age, "plan": plan, "amount": rng.gamma(2, 30, n).round(2), "when": when.strftime("%Y-%m-%d"), "note": rng.choice(["a b", "c", ""], n),
-                         "left": np.where(left, "yes", "no")})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "age": age,
+            "plan": plan,
+            "amount": rng.gamma(2, 30, n).round(2),
+            "when": when.strftime("%Y-%m-%d"),
+            "note": rng.choice(["a b", "c", ""], n),
+            "left": np.where(left, "yes", "no"),
+        }
+    )
 
 
 def months() -> pd.DataFrame:
@@ -89,7 +178,16 @@ def as_csv(frame: pd.DataFrame, chance: random.Random) -> bytes:
     raw = text.encode(chance.choice(["utf-8", "utf-8", "utf-16", "utf-8-sig"]), "surrogatepass")
     for _ in range(chance.choice([0, 0, 1, 3])):
         i = chance.randrange(len(raw) + 1)
-        raw = chance.choice([raw[:i] + bytes([chance.randrange(256)]) + raw[i + 1 :], raw[:i], raw[:i] + b'"' + raw[i:], raw[:i] + b"\r\n" + raw[i:], raw[i:], raw + raw])
+        raw = chance.choice(
+            [
+                raw[:i] + bytes([chance.randrange(256)]) + raw[i + 1 :],
+                raw[:i],
+                raw[:i] + b'"' + raw[i:],
+                raw[:i] + b"\r\n" + raw[i:],
+                raw[i:],
+                raw + raw,
+            ]
+        )
     return raw
 
 
@@ -104,7 +202,19 @@ def as_jsonl(frame: pd.DataFrame, chance: random.Random) -> bytes:
             row[chance.choice(list(row))] = chance.choice(ODD_JSON)
         lines.append(json.dumps(row, default=str))
     if chance.random() < 0.3:
-        odd = ["", "null", "[1, 2]", "{", "[" * 20_000, '{"a": ' * 5000 + "1" + "}" * 5000, '{"a": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}', "NaN", '"x"', "\ufeff{}"]
+        odd = [
+            "",
+            "null",
+            "[1, 2]",
+            "{",
+            "[" * 20_000,
+            '{"a": ' * 5000 + "1" + "}" * 5000,
+            '{"a": ' + "9" * 5000 + "}",
+            '{"a": 1, "a": 2}',
+            "NaN",
+            '"x"',
+            "\ufeff{}",
+        ]
         lines.insert(chance.randint(0, len(lines)), chance.choice(odd))
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
@@ -116,9 +226,17 @@ def as_parquet(frame: pd.DataFrame, chance: random.Random) -> bytes:
     columns = []
     for j in range(frame.shape[1]):
         values = [None if v is None else str(v).encode("utf-8", "replace").decode() for v in frame.iloc[:, j]]
-        kinds = [pa.array([[v] for v in values]), pa.array([{"a": v} for v in values], pa.struct([("a", pa.string())])), pa.array([v and v.encode() for v in values], pa.binary()),
-                 pa.nulls(len(values)), pa.array(range(len(values)), pa.time32("s")), pa.array(range(len(values)), pa.duration("s")), pa.array(range(len(values)), pa.float16()) if False
-                 else pa.array(range(len(values)), pa.decimal128(30, 5)), pa.array(values).dictionary_encode(), pa.array(range(len(values)), pa.timestamp("ns", "UTC"))]  # fmt: skip
+        kinds = [
+            pa.array([[v] for v in values]),
+            pa.array([{"a": v} for v in values], pa.struct([("a", pa.string())])),
+            pa.array([v and v.encode() for v in values], pa.binary()),
+            pa.nulls(len(values)),
+            pa.array(range(len(values)), pa.time32("s")),
+            pa.array(range(len(values)), pa.duration("s")),
+            pa.array(range(len(values)), pa.float16()) if False else pa.array(range(len(values)), pa.decimal128(30, 5)),
+            pa.array(values).dictionary_encode(),
+            pa.array(range(len(values)), pa.timestamp("ns", "UTC")),
+        ]
         columns.append(chance.choice(kinds) if chance.random() < 0.3 else pa.array(values, pa.string()))
     names = [str(c).encode("utf-8", "replace").decode() for c in frame.columns]
     out = io.BytesIO()
@@ -170,7 +288,11 @@ def picture(kind: str = "PNG") -> bytes:
     return out.getvalue()
 
 
-def broken_json(folder: Path, chance: random.Random, inside: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.json", "forecaster.json")) -> None:
+def broken_json(
+    folder: Path,
+    chance: random.Random,
+    inside: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.json", "forecaster.json"),
+) -> None:
     """Change one value of one JSON file of a model."""
     found = [p for p in sorted(folder.rglob("*.json")) if p.name in inside]
     path = chance.choice(found)
@@ -218,24 +340,74 @@ def on_rows(*words: str, run: str = "table", frame: Callable[[], pd.DataFrame] =
 
 
 def training(made: Path, here: Path, chance: random.Random) -> list[object]:
-    options = chance.choice([[], ["--target", "left"], ["--target", chance.choice(NAMES)], ["--target", "amount"], ["--target", "left", "--time", "when"],
-                             ["--target", "left", "--id", "note"], ["--target", "left", "--groups", "plan,age"], ["--target", "left", "--keep", chance.choice(NAMES)]])  # fmt: skip
+    options = chance.choice(
+        [
+            [],
+            ["--target", "left"],
+            ["--target", chance.choice(NAMES)],
+            ["--target", "amount"],
+            ["--target", "left", "--time", "when"],
+            ["--target", "left", "--id", "note"],
+            ["--target", "left", "--groups", "plan,age"],
+            ["--target", "left", "--keep", chance.choice(NAMES)],
+        ]
+    )
     return ["train", write_table(table(), here, chance), *options, "--time-limit", "1", "--quiet", "--out", here / "run"]
 
 
 def forecasting(made: Path, here: Path, chance: random.Random) -> list[object]:
-    return ["train", write_table(months(), here, chance), "--target", "sales", "--time", "month", "--horizon", chance.choice(["1", "3", "1000"]), "--quiet",
-            "--out", here / "run"]  # fmt: skip
+    return [
+        "train",
+        write_table(months(), here, chance),
+        "--target",
+        "sales",
+        "--time",
+        "month",
+        "--horizon",
+        chance.choice(["1", "3", "1000"]),
+        "--quiet",
+        "--out",
+        here / "run",
+    ]
 
 
 def writing(made: Path, here: Path, chance: random.Random) -> list[object]:
-    texts = [b"", b"a", b"\xff\xfe\x00\xd8" * 50, b"\x00" * 500, "\ud800 x".encode("utf-8", "surrogatepass") * 90, bytes(chance.randrange(256) for _ in range(3000)), b"ab c " * 200]
+    texts = [
+        b"",
+        b"a",
+        b"\xff\xfe\x00\xd8" * 50,
+        b"\x00" * 500,
+        "\ud800 x".encode("utf-8", "surrogatepass") * 90,
+        bytes(chance.randrange(256) for _ in range(3000)),
+        b"ab c " * 200,
+    ]
     (here / "x.txt").write_bytes(chance.choice(texts))
-    return ["train", here / "x.txt", "--size", "nano", "--tokenizer", chance.choice(["byte", "char", "bpe"]), "--steps", "1", "--quiet", "--out", here / "run"]
+    return [
+        "train",
+        here / "x.txt",
+        "--size",
+        "nano",
+        "--tokenizer",
+        chance.choice(["byte", "char", "bpe"]),
+        "--steps",
+        "1",
+        "--quiet",
+        "--out",
+        here / "run",
+    ]
 
 
 def damaged_run(made: Path, here: Path, chance: random.Random) -> list[object]:
-    kind, verb = chance.choice([("table", "predict"), ("table", "explain"), ("months", "predict"), ("book", "generate"), ("texts", "predict"), ("texts", "evaluate")])
+    kind, verb = chance.choice(
+        [
+            ("table", "predict"),
+            ("table", "explain"),
+            ("months", "predict"),
+            ("book", "generate"),
+            ("texts", "predict"),
+            ("texts", "evaluate"),
+        ]
+    )
     shutil.copytree(made / kind, here / "run")
     broken_json(here / "run" / "model", chance)
     source = {"table": made / "table.csv", "months": made / "months.csv", "texts": made / "texts.csv"}.get(kind)
@@ -257,27 +429,58 @@ def tuning(made: Path, here: Path, chance: random.Random) -> list[object]:
 
 def asking(made: Path, here: Path, chance: random.Random) -> list[object]:
     """Options with values that mean nothing."""
-    odd = chance.choice([*NAMES, *CELLS[:40], "-1", "1e9", "a,b", ",", "a=b", "fn=1", "fn=x,fp=1", "0,1,99999999999999999999", "NaN"]).replace("\x00", "")
-    words = chance.choice([
-        ["predict", made / "table", made / "table.csv", "--out", here / (odd.replace("/", "_") or "x")], ["predict", made / "table", made / "table.csv", "--out", here / f"{'n' * 300}.csv"],
-        ["predict", made / "table", made / "table.csv", "--out", here / "o.csv", "--coverage", odd], ["predict", made / "table", made / "table.csv", "--out", here / "o.csv", "--thresholds", odd],
-        ["explain", made / "table", made / "table.csv", "--rows", odd], ["explain", made / "table", made / "table.csv", "--columns", odd],
-        ["explain", made / "table", made / "table.csv", "--change", "--wanted", odd], ["explain", made / "table", made / "table.csv", "--change", "--fixed", odd],
-        ["explain", made / "numbers", made / "table.csv", "--change", "--wanted", odd],
-        ["evaluate", made / "table", made / "table.csv", "--coverage", odd], ["evaluate", made / "table", made / "table.csv", "--population", odd],
-        ["compare", made / "table", made / "table", "--metric", odd], ["compare", made / "table", made / "numbers"], ["compare", made / "table", here / odd.replace("\ud800", "")],
-        ["audit", made / "table.csv", "--target", odd], ["audit", made / "table.csv", "--groups", odd], ["audit", made / "table.csv", "--population", odd], ["audit", odd],
-        ["audit", odd, "--sql", f"sqlite:///{here / 'none.db'}"], ["audit", made / "table.csv", "--sql", odd],
-        ["train", made / "table.csv", "--target", odd, "--out", here / "r", "--time-limit", "1"], ["train", made / "table.csv", "--target", "left", "--cost", odd, "--out", here / "r"],
-        ["train", made / "table.csv", "--target", "left", "--metric", odd, "--out", here / "r"], ["train", made / "table.csv", "--positive", odd, "--out", here / "r"],
-        ["train", made / "table.csv", "--task", odd, "--out", here / "r"], ["train", made / "months.csv", "--time", "month", "--target", "sales", "--known", odd, "--out", here / "r"],
-        ["generate", made / "book", "--prompt", odd, "--max-new-tokens", "2"], ["generate", made / "book", "--prompt", "a", "--stop", odd, "--max-new-tokens", "2"],
-        ["generate", made / "table"], ["generate", made / "book", "--precision", odd], ["plan", "--size", odd], ["plan", odd], ["plan", made / "table.csv"],
-        ["datasets", odd], ["datasets", "--task", odd], ["doctor", made / chance.choice(["table", "months", "book", "texts", "base"])], ["doctor", odd],
-        ["report", made / chance.choice(["months", "book", "base", "table.csv"])], ["compact", made / chance.choice(["months", "book", "texts"])], ["compact", odd], ["env", odd],
-        ["finetune", odd, made / "texts.csv", "--model", made / "base"], ["finetune", "bert", odd, "--model", made / "base", "--out", here / "r"],
-        ["finetune", "bert", made / "texts.csv", "--model", odd, "--out", here / "r"], ["finetune", "bert", made / "texts.csv", "--model", made / "base", "--text", odd, "--out", here / "r"],
-    ])  # fmt: skip
+    odd = chance.choice(
+        [*NAMES, *CELLS[:40], "-1", "1e9", "a,b", ",", "a=b", "fn=1", "fn=x,fp=1", "0,1,99999999999999999999", "NaN"]
+    ).replace("\x00", "")
+    words = chance.choice(
+        [
+            ["predict", made / "table", made / "table.csv", "--out", here / (odd.replace("/", "_") or "x")],
+            ["predict", made / "table", made / "table.csv", "--out", here / f"{'n' * 300}.csv"],
+            ["predict", made / "table", made / "table.csv", "--out", here / "o.csv", "--coverage", odd],
+            ["predict", made / "table", made / "table.csv", "--out", here / "o.csv", "--thresholds", odd],
+            ["explain", made / "table", made / "table.csv", "--rows", odd],
+            ["explain", made / "table", made / "table.csv", "--columns", odd],
+            ["explain", made / "table", made / "table.csv", "--change", "--wanted", odd],
+            ["explain", made / "table", made / "table.csv", "--change", "--fixed", odd],
+            ["explain", made / "numbers", made / "table.csv", "--change", "--wanted", odd],
+            ["evaluate", made / "table", made / "table.csv", "--coverage", odd],
+            ["evaluate", made / "table", made / "table.csv", "--population", odd],
+            ["compare", made / "table", made / "table", "--metric", odd],
+            ["compare", made / "table", made / "numbers"],
+            ["compare", made / "table", here / odd.replace("\ud800", "")],
+            ["audit", made / "table.csv", "--target", odd],
+            ["audit", made / "table.csv", "--groups", odd],
+            ["audit", made / "table.csv", "--population", odd],
+            ["audit", odd],
+            ["audit", odd, "--sql", f"sqlite:///{here / 'none.db'}"],
+            ["audit", made / "table.csv", "--sql", odd],
+            ["train", made / "table.csv", "--target", odd, "--out", here / "r", "--time-limit", "1"],
+            ["train", made / "table.csv", "--target", "left", "--cost", odd, "--out", here / "r"],
+            ["train", made / "table.csv", "--target", "left", "--metric", odd, "--out", here / "r"],
+            ["train", made / "table.csv", "--positive", odd, "--out", here / "r"],
+            ["train", made / "table.csv", "--task", odd, "--out", here / "r"],
+            ["train", made / "months.csv", "--time", "month", "--target", "sales", "--known", odd, "--out", here / "r"],
+            ["generate", made / "book", "--prompt", odd, "--max-new-tokens", "2"],
+            ["generate", made / "book", "--prompt", "a", "--stop", odd, "--max-new-tokens", "2"],
+            ["generate", made / "table"],
+            ["generate", made / "book", "--precision", odd],
+            ["plan", "--size", odd],
+            ["plan", odd],
+            ["plan", made / "table.csv"],
+            ["datasets", odd],
+            ["datasets", "--task", odd],
+            ["doctor", made / chance.choice(["table", "months", "book", "texts", "base"])],
+            ["doctor", odd],
+            ["report", made / chance.choice(["months", "book", "base", "table.csv"])],
+            ["compact", made / chance.choice(["months", "book", "texts"])],
+            ["compact", odd],
+            ["env", odd],
+            ["finetune", odd, made / "texts.csv", "--model", made / "base"],
+            ["finetune", "bert", odd, "--model", made / "base", "--out", here / "r"],
+            ["finetune", "bert", made / "texts.csv", "--model", odd, "--out", here / "r"],
+            ["finetune", "bert", made / "texts.csv", "--model", made / "base", "--text", odd, "--out", here / "r"],
+        ]
+    )
     return words
 
 
@@ -315,15 +518,41 @@ def network(made: Path, kind: str) -> Path:
 
 
 CASES: dict[str, tuple[Case, int]] = {  # and how many of them in a minute
-    "audit": (lambda made, here, chance: ["audit", write_table(table(), here, chance), "--target", chance.choice(["left", "amount", "when"])], 25),
-    "predict": (lambda made, here, chance: ["predict", made / chance.choice(["table", "numbers"]), write_table(table(), here, chance), "--out",
-                                            here / chance.choice(["o.csv", "o.parquet"])], 35),
-    "predict months": (lambda made, here, chance: ["predict", made / "months", write_table(months(), here, chance), "--out", here / "o.csv"], 10),
-    "predict texts": (lambda made, here, chance: ["predict", made / "texts", write_table(pd.read_csv(made / "texts.csv"), here, chance), "--out", here / "o.csv"], 10),
+    "audit": (
+        lambda made, here, chance: ["audit", write_table(table(), here, chance), "--target", chance.choice(["left", "amount", "when"])],
+        25,
+    ),
+    "predict": (
+        lambda made, here, chance: [
+            "predict",
+            made / chance.choice(["table", "numbers"]),
+            write_table(table(), here, chance),
+            "--out",
+            here / chance.choice(["o.csv", "o.parquet"]),
+        ],
+        35,
+    ),
+    "predict months": (
+        lambda made, here, chance: ["predict", made / "months", write_table(months(), here, chance), "--out", here / "o.csv"],
+        10,
+    ),
+    "predict texts": (
+        lambda made, here, chance: [
+            "predict",
+            made / "texts",
+            write_table(pd.read_csv(made / "texts.csv"), here, chance),
+            "--out",
+            here / "o.csv",
+        ],
+        10,
+    ),
     "evaluate": (on_rows("evaluate"), 20),
     "evaluate numbers": (on_rows("evaluate", run="numbers"), 10),
     "evaluate months": (on_rows("evaluate", run="months", frame=months), 5),
-    "evaluate texts": (lambda made, here, chance: ["evaluate", made / "texts", write_table(pd.read_csv(made / "texts.csv"), here, chance)], 5),
+    "evaluate texts": (
+        lambda made, here, chance: ["evaluate", made / "texts", write_table(pd.read_csv(made / "texts.csv"), here, chance)],
+        5,
+    ),
     "explain": (on_rows("explain"), 15),
     "explain change": (on_rows("explain", "--change"), 4),
     "options": (asking, 45),
@@ -378,7 +607,13 @@ def test_the_command_never_ends_with_a_traceback(kind, made, tmp_path, monkeypat
         here.mkdir()
         words = make(made, here, random.Random(f"{SEED} {kind} {i}"))
         if wrong := fault(words, here):
-            faults[f"{wrong}  <- round {i}: {' '.join(map(repr, words))[:300]}" if not any(f.startswith(wrong) for f in faults) else f"{wrong} (again)"] += 1
+            faults[
+                (
+                    f"{wrong}  <- round {i}: {' '.join(map(repr, words))[:300]}"
+                    if not any(f.startswith(wrong) for f in faults)
+                    else f"{wrong} (again)"
+                )
+            ] += 1
         shutil.rmtree(here)
     assert not faults, "\n".join(f"{n} x {f}" for f, n in faults.items())
 
@@ -407,10 +642,15 @@ def test_columns_may_be_called_as_ours(tmp_path, monkeypatch):
     series = months().set_axis(["month", "q5"], axis=1)
     series.to_csv("series.csv", index=False)
     for words in (
-        ["train", "table.csv", "--target", "left", "--time-limit", "1", "--quiet", "--out", "run"], ["predict", "run", "table.csv", "--out", "o.csv"], ["explain", "run", "table.csv"],
-        ["explain", "run", "table.csv", "--columns", "(base)"], ["evaluate", "run", "one.csv"], ["explain", "run", "one.csv"],
-        ["train", "series.csv", "--target", "q5", "--time", "month", "--horizon", "3", "--quiet", "--out", "ahead"], ["predict", "ahead", "--out", "ahead.csv"],
-    ):  # fmt: skip
+        ["train", "table.csv", "--target", "left", "--time-limit", "1", "--quiet", "--out", "run"],
+        ["predict", "run", "table.csv", "--out", "o.csv"],
+        ["explain", "run", "table.csv"],
+        ["explain", "run", "table.csv", "--columns", "(base)"],
+        ["evaluate", "run", "one.csv"],
+        ["explain", "run", "one.csv"],
+        ["train", "series.csv", "--target", "q5", "--time", "month", "--horizon", "3", "--quiet", "--out", "ahead"],
+        ["predict", "ahead", "--out", "ahead.csv"],
+    ):
         assert not fault(words, tmp_path) and CliRunner().invoke(app, ["doctor", "run"]).exit_code == 0, words
     series.rename(columns={"month": "forecast"}).to_csv("series.csv", index=False)
     with pytest.raises(ProblemError, match="called as a column of the forecasts"):

@@ -1,4 +1,5 @@
 """Gaps between groups and where groups cross, probabilities in each group, and whom a table speaks for."""
+
 import json
 
 import numpy as np
@@ -17,7 +18,16 @@ from aimt.deploy.report.sections import RunParts
 from aimt.evaluate.table.group_metrics import JUDGED, group_report
 from aimt.evaluate.table.population_weights import effective_rows, population_weights, rake, read_population
 from aimt.evaluate.table.representativeness import compare_population, population_findings, population_lines, population_report
-from aimt.metrics.fairness import bin_names, cross_groups, equalized_odds, event_interval, group_calibration, group_rates, implied_rates, quantile_cuts
+from aimt.metrics.fairness import (
+    bin_names,
+    cross_groups,
+    equalized_odds,
+    event_interval,
+    group_calibration,
+    group_rates,
+    implied_rates,
+    quantile_cuts,
+)
 
 PROBLEM = Problem(task="binary", target="y", inputs=["x"], metric="accuracy", labels=["no", "yes"], groups=["sex", "region"])
 
@@ -189,7 +199,9 @@ def test_twice_too_high_in_one_group_is_never_let_through(base):
         branch = rng.choice(["north", "south"], 3000)
         p = 1 / (1 + np.exp(-(rng.normal(size=3000) + base)))
         y = (rng.random(3000) < p).astype(int)
-        found.append(answer(pd.DataFrame({"branch": branch}), y, np.where(branch == "south", np.minimum(2 * p, 0.999), p), fairness="calibration"))
+        found.append(
+            answer(pd.DataFrame({"branch": branch}), y, np.where(branch == "south", np.minimum(2 * p, 0.999), p), fairness="calibration")
+        )
     assert shares(found)["pass"] == 0 and shares(found)["hold"] >= 0.7
     assert all("south" in f.text for f in found)
 
@@ -274,10 +286,19 @@ def test_other_tasks_are_judged_by_group_too(task):
     assert "near" in found.text
 
 
-@pytest.mark.parametrize(("criterion", "measure"), [("equal-opportunity", "tpr"), ("predictive-equality", "fpr"), ("predictive-parity", "precision"),
-                                                    ("demographic-parity", "selection_rate")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("criterion", "measure"),
+    [
+        ("equal-opportunity", "tpr"),
+        ("predictive-equality", "fpr"),
+        ("predictive-parity", "precision"),
+        ("demographic-parity", "selection_rate"),
+    ],
+)
 def test_each_criterion_asks_about_its_own_rate(criterion, measure):
-    report = group_report(BANK.replace(fairness=criterion), *(lambda f, y, p: (f, y, np.column_stack([1 - p, p])))(*bank(2000, 0, gap=1.0)), 0.4)
+    report = group_report(
+        BANK.replace(fairness=criterion), *(lambda f, y, p: (f, y, np.column_stack([1 - p, p])))(*bank(2000, 0, gap=1.0)), 0.4
+    )
     assert {c["measure"] for c in report["comparisons"]} == {measure} and report["fairness"]["chosen"]
     gap = report["columns"][0]["gaps"][measure]
     assert report["comparisons"][0]["value"] == pytest.approx(gap["value"])  # the largest gap is the largest
@@ -323,7 +344,9 @@ def test_the_interval_of_a_rate_covers_for_rare_events_too(n, scale):
         assert 0 <= ends["low"] <= y.mean() <= ends["high"] <= 1
 
 
-@pytest.mark.parametrize("values", [np.arange(18, 80), np.random.default_rng(0).normal(size=400), np.array([0.0] * 50 + [1.5, 2.5, 9.0, 11.0] * 9)])
+@pytest.mark.parametrize(
+    "values", [np.arange(18, 80), np.random.default_rng(0).normal(size=400), np.array([0.0] * 50 + [1.5, 2.5, 9.0, 11.0] * 9)]
+)
 def test_bins_hold_what_their_names_say(values):
     cuts, whole = quantile_cuts(values)
     names = bin_names(cuts, whole)
@@ -351,7 +374,11 @@ def test_thresholds_of_a_run_do_not_come_from_test_rows(tmp_path):
     work.y = np.where(work.split.part == "test", 1 - y, y)
     second = _mitigation(work, ours, 0.4, columns)
     assert first and first[0]["thresholds"] == second[0]["thresholds"] and first[0]["strength"] == second[0]["strength"]
-    assert first[0]["n"] == 750 and first[0]["gain"] != second[0]["gain"] and first[0]["criterion"] in ("equal-opportunity", "predictive-equality")
+    assert (
+        first[0]["n"] == 750
+        and first[0]["gain"] != second[0]["gain"]
+        and first[0]["criterion"] in ("equal-opportunity", "predictive-equality")
+    )
 
 
 def test_the_report_shows_crossings_gaps_and_calibration():
@@ -426,11 +453,13 @@ def test_raking_meets_every_margin_and_joint_shares_are_exact():
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("column,value,share\nregion,north,0.2\nregion,middle,0.3\nregion,south,0.5\n", "s.csv"),
-     ("\ufeffColumn;Value;Share\nregion;north;20\nregion;middle;30\nregion;south;50\n\n", "s.csv"),
-     ("column;value;share\nregion;north;0,2\nregion;middle;0,3\nregion;south;0,5\n", "s.txt"),
-     (json.dumps(STATED), "s.json")],
-)  # fmt: skip
+    [
+        ("column,value,share\nregion,north,0.2\nregion,middle,0.3\nregion,south,0.5\n", "s.csv"),
+        ("\ufeffColumn;Value;Share\nregion;north;20\nregion;middle;30\nregion;south;50\n\n", "s.csv"),
+        ("column;value;share\nregion;north;0,2\nregion;middle;0,3\nregion;south;0,5\n", "s.txt"),
+        (json.dumps(STATED), "s.json"),
+    ],
+)
 def test_shares_are_read_from_files(tmp_path, text, name):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
@@ -439,22 +468,24 @@ def test_shares_are_read_from_files(tmp_path, text, name):
 
 @pytest.mark.parametrize(
     ("stated", "says"),
-    [({"region": {"north": 0.5, "south": 0.4}}, r"add up to 0\.9, not to 1"),
-     ({"region": {"north": -0.5, "south": 1.5}}, "is no share"),
-     ({"region": {"north": "much", "south": 0.5}}, "'much' is no share"),
-     ({"region": 0.5}, "no table of value and share"),
-     ({}, "no share is stated"),
-     (pd.DataFrame({"column": ["a"], "value": ["b"]}), "no column 'share'"),
-     (pd.DataFrame({"column": ["a", "a"], "value": ["b", "b"], "share": [0.5, 0.5]}), "stated twice"),
-     ("no such file.csv", "cannot be read"),
-     ({"town": {"a": 0.5, "b": 0.5}}, "no column 'town'"),
-     ({"region": {"nort": 0.2, "middle": 0.3, "south": 0.5}}, "holds no 'nort'"),
-     ({"age": {"18-40": 0.5, "30-90": 0.5}}, "overlap"),
-     ({"age": {"young": 0.5, "old": 0.5}}, "no range"),
-     ({"age": {"200-300": 0.5, "300+": 0.5}}, "no row has a stated value"),
-     ({"region,age": {"north": 0.5, "south": 0.5}}, "does not have 2 parts"),
-     ({"region": STATED["region"], "twin": {"north": 0.6, "middle": 0.2, "south": 0.2}}, "no weights give these shares")],
-)  # fmt: skip
+    [
+        ({"region": {"north": 0.5, "south": 0.4}}, r"add up to 0\.9, not to 1"),
+        ({"region": {"north": -0.5, "south": 1.5}}, "is no share"),
+        ({"region": {"north": "much", "south": 0.5}}, "'much' is no share"),
+        ({"region": 0.5}, "no table of value and share"),
+        ({}, "no share is stated"),
+        (pd.DataFrame({"column": ["a"], "value": ["b"]}), "no column 'share'"),
+        (pd.DataFrame({"column": ["a", "a"], "value": ["b", "b"], "share": [0.5, 0.5]}), "stated twice"),
+        ("no such file.csv", "cannot be read"),
+        ({"town": {"a": 0.5, "b": 0.5}}, "no column 'town'"),
+        ({"region": {"nort": 0.2, "middle": 0.3, "south": 0.5}}, "holds no 'nort'"),
+        ({"age": {"18-40": 0.5, "30-90": 0.5}}, "overlap"),
+        ({"age": {"young": 0.5, "old": 0.5}}, "no range"),
+        ({"age": {"200-300": 0.5, "300+": 0.5}}, "no row has a stated value"),
+        ({"region,age": {"north": 0.5, "south": 0.5}}, "does not have 2 parts"),
+        ({"region": STATED["region"], "twin": {"north": 0.6, "middle": 0.2, "south": 0.2}}, "no weights give these shares"),
+    ],
+)
 def test_what_makes_no_sense_is_said(stated, says):
     frame, *_ = drawn(300, 0)
     frame = frame.assign(age=np.arange(300) % 70 + 18, twin=frame["region"])
@@ -480,8 +511,10 @@ def test_the_report_shows_the_population_whoever_asked_for_it():
     frame, y, pred = drawn(400, 2)
     stated = read_population(STATED)
     scored, compared = population_report(PROBLEM, frame, y, pred, stated), compare_population(frame, stated)
-    for run, kind, tables in ((RunParts(metrics={"population": scored}), "population", 2),
-                              (RunParts(audit={"population": compared}), "sample", 1)):  # fmt: skip
+    for run, kind, tables in (
+        (RunParts(metrics={"population": scored}), "population", 2),
+        (RunParts(audit={"population": compared}), "sample", 1),
+    ):
         section = groups_section(run)
         assert [f.kind for f in section.figures] == [kind] and len(section.tables) == tables
         assert any("Under-represented: region 'south'" in t for t in section.text)

@@ -50,9 +50,14 @@ def test_formats(kind, tmp_path):
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_exif_rotation(turn):
     back = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     exif = Image.Exif()
     exif[0x0112] = turn
     lying = picture().transpose(back[turn]) if turn > 1 else picture()
@@ -144,11 +149,19 @@ def test_arrays():
 # ---- everything that cannot
 
 SIGNATURES = [
-    (b"", "empty"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"), (b'<?xml version="1.0"?>\n<!-- a --><svg/>', "SVG"),
-    (b"<!DOCTYPE html><p>404", "web page"), (b"  <html>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-    (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"), (b"\x00\x00\x00\x18ftypisom\x00\x00", "video"), (b"%PDF-1.7", "PDF"),
-    (b"PK\x03\x04abc", "zip"), (b"just words", "not an image of a known format"), (b"\x00" * 500, "not an image"),
-]  # fmt: skip
+    (b"", "empty"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+    (b'<?xml version="1.0"?>\n<!-- a --><svg/>', "SVG"),
+    (b"<!DOCTYPE html><p>404", "web page"),
+    (b"  <html>", "web page"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+    (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
+    (b"\x00\x00\x00\x18ftypisom\x00\x00", "video"),
+    (b"%PDF-1.7", "PDF"),
+    (b"PK\x03\x04abc", "zip"),
+    (b"just words", "not an image of a known format"),
+    (b"\x00" * 500, "not an image"),
+]
 
 
 @pytest.mark.parametrize("data,words", SIGNATURES)
@@ -198,11 +211,21 @@ def test_missing_and_folder(tmp_path):
         read_image(tmp_path / "no" / "where.png")
 
 
-@pytest.mark.parametrize("bad,words", [
-    (np.zeros((3, 20, 30), np.uint8), "transpose"), (np.zeros((5, 5, 2), np.uint8), "not \\(5, 5, 2\\)"), (np.zeros(5), "not \\(5,\\)"),
-    (np.zeros((0, 5, 3), np.uint8), "not \\(0, 5, 3\\)"), (np.full((2, 2), np.nan), "not finite"), (np.full((2, 2), -0.5), "range"),
-    (np.full((2, 2), 300), "range"), (np.full((2, 2), 128.0), "0..1"), (np.array([["a"]]), "range"), (None, "an image is an array"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad,words",
+    [
+        (np.zeros((3, 20, 30), np.uint8), "transpose"),
+        (np.zeros((5, 5, 2), np.uint8), "not \\(5, 5, 2\\)"),
+        (np.zeros(5), "not \\(5,\\)"),
+        (np.zeros((0, 5, 3), np.uint8), "not \\(0, 5, 3\\)"),
+        (np.full((2, 2), np.nan), "not finite"),
+        (np.full((2, 2), -0.5), "range"),
+        (np.full((2, 2), 300), "range"),
+        (np.full((2, 2), 128.0), "0..1"),
+        (np.array([["a"]]), "range"),
+        (None, "an image is an array"),
+    ],
+)
 def test_wrong_arrays(bad, words):
     with pytest.raises(DataError, match=words):
         read_image(bad, name="seven.npy")
@@ -289,11 +312,17 @@ def test_other_modes_equal_transformers(oracle, mode):
     assert np.abs(CLIPImages(40, 40)([image]) - theirs).max() < 1e-5
 
 
-@pytest.mark.parametrize("changes", [
-    {"size": {"shortest_edge": 50}, "crop_size": {"height": 40, "width": 40}}, {"size": 30, "crop_size": 41},
-    {"size": {"height": 33, "width": 33}, "do_center_crop": False}, {"resample": 2}, {"do_normalize": False},
-    {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.3, 0.4]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": {"shortest_edge": 50}, "crop_size": {"height": 40, "width": 40}},
+        {"size": 30, "crop_size": 41},
+        {"size": {"height": 33, "width": 33}, "do_center_crop": False},
+        {"resample": 2},
+        {"do_normalize": False},
+        {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.3, 0.4]},
+    ],
+)
 def test_settings_both_ways(oracle, changes, tmp_path):
     theirs = oracle(**changes)
     theirs.save_pretrained(tmp_path / "a")
@@ -316,12 +345,22 @@ def test_old_spelling_and_new_place(tmp_path):
     assert CLIPImages.load(tmp_path) == CLIPImages(336, 336)
 
 
-@pytest.mark.parametrize("text,words", [
-    ("{", "damaged"), ("[]", "not an object"), ('{"do_resize": false}', "do_resize"), ('{"rescale_factor": 1}', "rescale_factor"),
-    ('{"size": {"height": 2, "width": 3}}', "not a square"), ('{"size": {"longest_edge": 2}}', "height"), ('{"resample": 9}', "9"),
-    ('{"image_std": [0, 1, 1]}', "deviations"), ('{"do_center_crop": false}', "centre crop"), ('{"size": "big"}', "not understood"),
-    ('{"image_mean": 3}', "not understood"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("{", "damaged"),
+        ("[]", "not an object"),
+        ('{"do_resize": false}', "do_resize"),
+        ('{"rescale_factor": 1}', "rescale_factor"),
+        ('{"size": {"height": 2, "width": 3}}', "not a square"),
+        ('{"size": {"longest_edge": 2}}', "height"),
+        ('{"resample": 9}', "9"),
+        ('{"image_std": [0, 1, 1]}', "deviations"),
+        ('{"do_center_crop": false}', "centre crop"),
+        ('{"size": "big"}', "not understood"),
+        ('{"image_mean": 3}', "not understood"),
+    ],
+)
 def test_bad_settings(text, words, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(ModelFormatError, match=words) as error:

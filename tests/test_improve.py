@@ -72,11 +72,7 @@ def test_scarce_class_is_a_lever_only_when_it_is_scarce():
     rng = np.random.default_rng(0)
     at, of = rng.normal(size=(40, 8)), rng.integers(40, size=1500)
     X = at[of] + 0.3 * rng.normal(size=(1500, 8))
-    rare = by_name(
-        what_helps(
-            *asked(X, (of < 4).astype(int), metric="log_loss"), time_limit=600, draws=1, label_errors={"refuted": False}
-        )
-    )
+    rare = by_name(what_helps(*asked(X, (of < 4).astype(int), metric="log_loss"), time_limit=600, draws=1, label_errors={"refuted": False}))
     assert "twice the rows of 'class 1'" == rare["scarce"]["what"] and "'class 1'" in rare["scarce"]["message"]
     assert rare["scarce"]["status"] in ("helps", "may help") and 0 < rare["scarce"]["value"] < 0.3
     even = by_name(what_helps(*asked(X[:400], (of[:400] % 2)), time_limit=600, draws=1, label_errors={"refuted": False}))
@@ -107,9 +103,7 @@ def test_three_classes_in_groups_and_little_time():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(300, 4)), rng.integers(3, size=300)
     X[np.arange(300), y] += 2
-    frame, y, problem, schema, split = asked(
-        X, y, metric="log_loss", task="multiclass", who=[f"p{i // 3}" for i in range(300)]
-    )
+    frame, y, problem, schema, split = asked(X, y, metric="log_loss", task="multiclass", who=[f"p{i // 3}" for i in range(300)])
     assert split.strategy == "grouped"
     result = what_helps(frame, y, problem, schema, split, time_limit=600, draws=1)
     assert {"rows", "labels", "features", "model"} <= set(by_name(result)) and np.isfinite(result["now"])
@@ -140,10 +134,7 @@ def test_pseudo_labels_are_taken_where_they_help_and_refused_where_they_hurt(kin
     X = X + 2 * side[:, None] / np.sqrt(d) if kind == "helps" else X + 3 * side[:, None] * np.eye(d)[0]
     y = (side > 0).astype(int) if kind == "helps" else (X[:, 1] + 0.3 * rng.normal(size=len(X)) > 0).astype(int)
     rows = pd.DataFrame(X, columns=[f"x{i}" for i in range(d)])
-    problem, fit = (
-        Problem("binary", "answer", list(rows), "log_loss", ["no", "yes"]),
-        line(list(rows), 0.1 if kind == "helps" else 1.0),
-    )
+    problem, fit = (Problem("binary", "answer", list(rows), "log_loss", ["no", "yes"]), line(list(rows), 0.1 if kind == "helps" else 1.0))
     known, without, new, labels = rows[:n], rows[n : n + 200], rows[n + 200 :], y[:n]
     found = try_augmentation(known, labels, problem, infer_schema(rows), unlabelled=without, fit=fit, ways=("pseudo",))
     assert found["accepted"] == ("pseudo" if kind == "helps" else None)
@@ -162,13 +153,7 @@ def test_useless_ways_are_seldom_taken():
         rows = pd.DataFrame(rng.normal(size=(60, 4)), columns=list("abcd"))
         problem = Problem("binary", "answer", list(rows), "roc_auc", ["no", "yes"])
         found = try_augmentation(
-            rows,
-            rng.permutation(np.arange(60) % 2),
-            problem,
-            infer_schema(rows),
-            fit=line(list(rows)),
-            ways=("mix", "weights"),
-            seed=seed,
+            rows, rng.permutation(np.arange(60) % 2), problem, infer_schema(rows), fit=line(list(rows)), ways=("mix", "weights"), seed=seed
         )
         taken += found["accepted"] is not None
     assert taken <= 2  # at 5 % three or more of 8 would come once in 170
@@ -188,9 +173,7 @@ def test_made_up_rows_train_and_never_test():
 
     found = try_augmentation(rows, np.arange(80) % 2, problem, schema, fit=spying, ways=("mix", "jitter"), repeats=5)
     assert found["repeats"] == 5 and len(tested) == len(trained)
-    assert all(seen <= set(rows["real"]) for _, seen in tested) and not all(
-        seen <= set(rows["real"]) for seen in trained
-    )
+    assert all(seen <= set(rows["real"]) for _, seen in tested) and not all(seen <= set(rows["real"]) for seen in trained)
     plain_fits = [(trained[i], seen) for i, seen in tested if len(seen) == 20 and len(trained[i]) == 60]
     assert plain_fits and not any(a & b for a, b in plain_fits)
     plot_augmentation({"table": found})
@@ -198,9 +181,7 @@ def test_made_up_rows_train_and_never_test():
 
 def test_mixed_rows_keep_kinds_classes_and_shares():
     rng = np.random.default_rng(0)
-    rows = pd.DataFrame(
-        {"size": rng.normal(size=90), "count": rng.integers(0, 9, 90), "colour": rng.choice(["red", "blue"], 90)}
-    )
+    rows = pd.DataFrame({"size": rng.normal(size=90), "count": rng.integers(0, 9, 90), "colour": rng.choice(["red", "blue"], 90)})
     rows.loc[::7, "size"] = np.nan
     y, schema = np.repeat([0, 1], [60, 30]), infer_schema(rows, kinds={"count": "number"})
     made, codes = mix_neighbours(rows, y, schema, list(rows))
@@ -224,7 +205,4 @@ def test_refusals():
         try_augmentation(rows, y, Problem("regression", "answer", ["a"], "rmse"), schema)
     with pytest.raises(DataError, match="2 rows of the rarest class"):
         try_augmentation(rows, np.r_[np.ones(28, int), 0, 0], problem, schema)
-    assert (
-        try_augmentation(rows, y, problem, schema, ways=("weights",), fit=line(["a"]), repeats=5)["ways"][0]["name"]
-        == "weights"
-    )
+    assert try_augmentation(rows, y, problem, schema, ways=("weights",), fit=line(["a"]), repeats=5)["ways"][0]["name"] == "weights"

@@ -1,4 +1,5 @@
 """A model that exists already is judged by its answers: honest ones pass, planted faults do not, and nothing of the model is kept."""
+
 import json
 from pathlib import Path
 
@@ -16,8 +17,14 @@ NUMBERS = ["income", "debt", "years"]
 def loans(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Loans with their outcome, and the true probability that each defaults."""
     rng = np.random.default_rng(seed)
-    table = pd.DataFrame({"income": rng.normal(size=n), "debt": rng.normal(size=n), "years": rng.integers(1, 40, n).astype(float),
-                          "sex": rng.choice(["f", "m"], n)})
+    table = pd.DataFrame(
+        {
+            "income": rng.normal(size=n),
+            "debt": rng.normal(size=n),
+            "years": rng.integers(1, 40, n).astype(float),
+            "sex": rng.choice(["f", "m"], n),
+        }
+    )
     p = 1 / (1 + np.exp(-(1.2 * table["income"] - 0.9 * table["debt"] + 0.03 * table["years"] - 1.5)))
     return table.assign(default=np.where(rng.uniform(size=n) < p, "yes", "no")), p.to_numpy()
 
@@ -46,7 +53,14 @@ def test_an_honest_file_of_probabilities_ships(judged):
     word, gates, run = judged(NEW.assign(p=P), probability="p", groups="sex", cost="fn=5,fp=1")
     assert word == "SHIP"
     assert {n: g["status"] for n, g in gates.items()} == {
-        "data": "pass", "leakage": "pass", "score": "pass", "calibration": "pass", "overfitting": "not checked", "groups": "pass", "value": "pass"}
+        "data": "pass",
+        "leakage": "pass",
+        "score": "pass",
+        "calibration": "pass",
+        "overfitting": "not checked",
+        "groups": "pass",
+        "value": "pass",
+    }
     assert "--training" in gates["overfitting"]["text"]
     assert run.read("metrics.json")["decision"]["threshold"] == pytest.approx(1 / 6)  # fp / (fp + fn)
     assert (run.path / "report.html").stat().st_size > 10_000 and (run.path / "card.md").is_file()
@@ -63,7 +77,9 @@ def test_a_model_in_memory_answers_as_its_column_does(judged, kind):
 
     X, y = TRAIN.drop(columns="default"), TRAIN["default"]
     small = {"n_estimators": 20, "num_leaves": 7, "verbose": -1, "random_state": 0}
-    pipeline = make_pipeline(make_column_transformer((OneHotEncoder(), ["sex"]), remainder="passthrough"), LogisticRegression(max_iter=500)).fit(X, y)
+    pipeline = make_pipeline(
+        make_column_transformer((OneHotEncoder(), ["sex"]), remainder="passthrough"), LogisticRegression(max_iter=500)
+    ).fit(X, y)
     if kind == "lightgbm":
         model = LGBMClassifier(**small).fit(X[NUMBERS], y)
         expected = model.predict_proba(NEW[NUMBERS])[:, 1]
@@ -72,7 +88,9 @@ def test_a_model_in_memory_answers_as_its_column_does(judged, kind):
         expected = model.predict(NEW[NUMBERS])
     else:
         expected = pipeline.predict_proba(NEW.drop(columns="default"))[:, 1]
-        model = {"pipeline": pipeline, "function": lambda frame: pipeline.predict_proba(frame)[:, 1], "method": pipeline.predict_proba}[kind]
+        model = {"pipeline": pipeline, "function": lambda frame: pipeline.predict_proba(frame)[:, 1], "method": pipeline.predict_proba}[
+            kind
+        ]
     word, _, run = judged(NEW, model=model)
     _, _, by_column = judged(NEW.assign(p=expected), probability="p", out=run.path.parent / "column")
     assert word == "SHIP"
@@ -96,7 +114,20 @@ def test_an_onnx_file(judged, tmp_path, aimt):
         judged(NEW, model=tmp_path / "array.onnx")
     NEW.to_csv(tmp_path / "new.csv", index=False)
     TRAIN.to_csv(tmp_path / "train.csv", index=False)
-    done = aimt("judge", "new.csv", "--actual", "default", "--model", "array.onnx", "--drop", "sex", "--training", "train.csv", "--gate", cwd=tmp_path)
+    done = aimt(
+        "judge",
+        "new.csv",
+        "--actual",
+        "default",
+        "--model",
+        "array.onnx",
+        "--drop",
+        "sex",
+        "--training",
+        "train.csv",
+        "--gate",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0 and "SHIP" in done.stdout, done.stderr
 
 
@@ -161,7 +192,10 @@ def test_rows_that_the_model_learned_from_are_found(judged):
 
 
 def test_a_leak_in_what_the_model_reads_is_found_in_the_training_table(judged):
-    leaky = {k: t.assign(fee=(t["default"] == "yes") * 10.0 + np.random.default_rng(1).normal(size=len(t))) for k, t in {"new": NEW, "train": TRAIN}.items()}
+    leaky = {
+        k: t.assign(fee=(t["default"] == "yes") * 10.0 + np.random.default_rng(1).normal(size=len(t)))
+        for k, t in {"new": NEW, "train": TRAIN}.items()
+    }
     word, gates, _ = judged(leaky["new"].assign(p=P), probability="p", training=leaky["train"])
     assert word == "HOLD" and "'fee'" in gates["leakage"]["text"]
     word, gates, _ = judged(leaky["new"].assign(p=P), probability="p", training=leaky["train"], drop="fee")
@@ -191,7 +225,10 @@ def test_people_whom_the_model_knows_and_rows_before_its_training_ended(judged):
     assert word == "NOT YET" and gates["leakage"]["needs_attestation"] == ["unseen"] and "'who'" in gates["leakage"]["text"]
     word, gates, _ = judged(later.assign(day=days[: len(NEW)]), probability="p", training=learned, id="who", time="day")
     assert word == "NOT YET" and gates["leakage"]["needs_attestation"] == ["order"]
-    assert judged(later.assign(day=days[: len(NEW)]), probability="p", training=learned, id="who", time="day", attest={"order": "no trend"})[0] == "SHIP"
+    assert (
+        judged(later.assign(day=days[: len(NEW)]), probability="p", training=learned, id="who", time="day", attest={"order": "no trend"})[0]
+        == "SHIP"
+    )
 
 
 def test_a_better_baseline_holds_the_model(judged):
@@ -219,7 +256,7 @@ def test_without_the_training_table_there_is_no_ship_until_somebody_attests(judg
     assert word == "NOT YET" and gates["leakage"]["status"] == "not yet" and "--training" in gates["leakage"]["advice"]
     word, gates, run = judged(table, probability="p", training=None, attest={"unseen": "loans of the months after"})
     assert word == "SHIP" and "loans of the months after" in gates["leakage"]["text"]
-    assert '--attest' in run.info["command"] or "attest=" in run.info["command"]
+    assert "--attest" in run.info["command"] or "attest=" in run.info["command"]
 
 
 def test_a_file_with_nothing_but_outcomes_and_answers(judged):
@@ -244,7 +281,17 @@ def test_nothing_of_the_model_is_stored(judged):
     word, _, run = judged(NEW, model=Secret())
     assert word == "SHIP" and run.info["settings"]["model"] == "in memory"
     names = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
-    assert names <= {"run.json", "events.jsonl", "metrics.json", "audit.json", "schema.json", "report.html", "report.json", "card.md", "lock"}, names
+    assert names <= {
+        "run.json",
+        "events.jsonl",
+        "metrics.json",
+        "audit.json",
+        "schema.json",
+        "report.html",
+        "report.json",
+        "card.md",
+        "lock",
+    }, names
     assert not any(b"hunter2" in (run.path / n).read_bytes() for n in names)
     with pytest.raises(AimtError, match="does not hold it"):
         _ = run.model
@@ -261,11 +308,30 @@ def test_the_model_never_sees_the_outcome(judged):
     assert seen == ["income", "debt", "sex"]
 
 
-UNTRUE = ("boosted", "no model had seen", "Put away before", "out-of-fold rows", "out of fold and", "aimt train", "learned from a", "unknown number",
-          "could not be drawn", "could not be made", "None", "gives the same model")
+UNTRUE = (
+    "boosted",
+    "no model had seen",
+    "Put away before",
+    "out-of-fold rows",
+    "out of fold and",
+    "aimt train",
+    "learned from a",
+    "unknown number",
+    "could not be drawn",
+    "could not be made",
+    "None",
+    "gives the same model",
+)
 
 
-@pytest.mark.parametrize("given", [{"probability": "p", "threshold": 0.4, "cost": "fn=2,fp=1"}, {"prediction": "yes", "training": None}, {"probability": "p", "id": "who"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"probability": "p", "threshold": 0.4, "cost": "fn=2,fp=1"},
+        {"prediction": "yes", "training": None},
+        {"probability": "p", "id": "who"},
+    ],
+)
 def test_report_and_card_say_nothing_that_only_a_training_could(judged, given):
     table = NEW.assign(p=P, yes=np.where(P > 0.5, "yes", "no"), who=np.arange(len(NEW)) // 2)
     _, _, run = judged(table, groups="sex", **given)
@@ -292,7 +358,9 @@ def test_the_command_judges_a_csv_and_gates(tmp_path, aimt):
     assert bad.returncode == 3 and "\nHOLD" in bad.stdout
     run = Run.open(tmp_path / "runs" / "scored-judged")
     assert run.info["command"] == "aimt judge scored.csv --actual default --probability p --training history.csv --drop doubled"
-    again = aimt("train", "scored.csv", "--actual", "default", "--probability", "p", "--drop", "doubled", "--out", "again", "--quiet", cwd=tmp_path)
+    again = aimt(
+        "train", "scored.csv", "--actual", "default", "--probability", "p", "--drop", "doubled", "--out", "again", "--quiet", cwd=tmp_path
+    )
     assert "NOT YET" in again.stdout and Run.open(tmp_path / "again").kind == "judge"  # found by its options
 
 
@@ -309,7 +377,10 @@ WRONG = {
     "metric": (["--actual", "default", "--prediction", "yes", "--metric", "log_loss"], "needs probabilities"),
     "threshold": (["--actual", "default", "--prediction", "yes", "--threshold", "0.3"], "classes alone"),
     "fairness": (["--actual", "default", "--prediction", "yes", "--groups", "sex", "--fairness", "calibration"], "needs probabilities"),
-    "two answers": (["--actual", "default", "--probability", "p,percent", "--metric", "brier"], "not clear of which class|not a probability"),
+    "two answers": (
+        ["--actual", "default", "--probability", "p,percent", "--metric", "brier"],
+        "not clear of which class|not a probability",
+    ),
     "empty": (["--actual", "default", "--probability", ""], "names no column"),
     "dropped": (["--actual", "default", "--probability", "p", "--drop", "default"], "cannot be dropped"),
     "both": (["--actual", "default", "--probability", "p", "--model", "m.onnx"], "Give one of both"),
@@ -325,7 +396,9 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(name, tmp_path, aimt_her
     import re
 
     words, said = WRONG[name]
-    table = NEW[:200].assign(p=P[:200], percent=100 * P[:200], gap=np.where(np.arange(200) == 3, np.nan, P[:200]), yes=np.where(P[:200] > 0.5, "yes", "no"))
+    table = NEW[:200].assign(
+        p=P[:200], percent=100 * P[:200], gap=np.where(np.arange(200) == 3, np.nan, P[:200]), yes=np.where(P[:200] > 0.5, "yes", "no")
+    )
     table.to_csv(tmp_path / "scored.csv", index=False)
     TRAIN.drop(columns="default").to_csv(tmp_path / "other.csv", index=False)
     done = aimt_here("judge", "scored.csv", *words, "--quiet", cwd=tmp_path)
@@ -341,5 +414,6 @@ def test_a_model_that_fails_is_one_line(judged, tmp_path):
         judged(NEW, model=lambda frame: [0.5])
     with pytest.raises(ProblemError, match="reads the column 'sex'"):
         from sklearn.tree import DecisionTreeClassifier
+
         judged(NEW.drop(columns="sex"), model=DecisionTreeClassifier(max_depth=2).fit(TRAIN[NUMBERS].assign(sex=0), TRAIN["default"]))
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,5 @@
 """Wrong labels: planted ones are found without knowing the rate, clean ones are left alone, bad input gets one line."""
+
 import numpy as np
 import pandas as pd
 import pytest

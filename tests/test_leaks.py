@@ -19,7 +19,10 @@ LOANS = load_dataset("german-credit").frame.rename(columns={"credit_risk": "targ
 CANCER, IRIS, WINE = (load(as_frame=True).frame for load in (load_breast_cancer, load_iris, load_wine))
 DIABETES = load_diabetes(as_frame=True).frame
 BINARY = {"loans": LOANS, "cancer": CANCER}
-MANY = {"iris": pd.concat([IRIS] * 4, ignore_index=True).assign(noise=np.random.default_rng(1).normal(size=600)), "digits": load_digits(as_frame=True).frame.iloc[:, 8:]}
+MANY = {
+    "iris": pd.concat([IRIS] * 4, ignore_index=True).assign(noise=np.random.default_rng(1).normal(size=600)),
+    "digits": load_digits(as_frame=True).frame.iloc[:, 8:],
+}
 
 
 def caught(frame, seed=0):
@@ -88,7 +91,9 @@ NUMBER = {
     "logarithm, noise": lambda y, r: np.log(y) + r.normal(0, 0.02, len(y)),
     "root, 5 % replaced": lambda y, r: np.where(r.random(len(y)) < 0.05, r.permutation(np.sqrt(y)), np.sqrt(y)),
     "falling, 10 % replaced": lambda y, r: np.where(r.random(len(y)) < 0.1, r.permutation(-y), -y),
-    "three bins, 5 % wrong": lambda y, r: np.where(r.random(len(y)) < 0.05, r.integers(0, 3, len(y)), np.digitize(y, np.quantile(y, [1 / 3, 2 / 3]))),
+    "three bins, 5 % wrong": lambda y, r: np.where(
+        r.random(len(y)) < 0.05, r.integers(0, 3, len(y)), np.digitize(y, np.quantile(y, [1 / 3, 2 / 3]))
+    ),
     "above the median, 5 % wrong": lambda y, r: (y > np.median(y)) ^ (r.random(len(y)) < 0.05),
     "filled for the large": lambda y, r: pd.Series(r.normal(size=len(y))).where(r.random(len(y)) < np.where(y > np.median(y), 0.9, 0.05)),
 }
@@ -100,7 +105,9 @@ def test_copies_of_a_number(way):
     big = pd.concat([DIABETES] * 3, ignore_index=True)
     big = big.assign(target=big.target + r.normal(0, 5, len(big))).query("target > 1").reset_index(drop=True)
     assert caught(big) == set()
-    assert caught(big.assign(planted=NUMBER[way](big.target.to_numpy(), r))) - {"near-duplicates"} == {"planted"}  # each row is there three times
+    assert caught(big.assign(planted=NUMBER[way](big.target.to_numpy(), r))) - {"near-duplicates"} == {
+        "planted"
+    }  # each row is there three times
 
 
 @pytest.mark.parametrize("n_levels", [6, 40, 300])

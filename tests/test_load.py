@@ -52,11 +52,7 @@ def both(path, **options):
     text = pd.concat([p.astype(object) for p in pieces], ignore_index=True)
     for name in table.frame:
         for whole, piece in zip(table.frame[name], text[name], strict=True):
-            assert (pd.isna(whole) and pd.isna(piece)) or whole == piece or str(whole) == str(piece), (
-                name,
-                whole,
-                piece,
-            )
+            assert (pd.isna(whole) and pd.isna(piece)) or whole == piece or str(whole) == str(piece), (name, whole, piece)
     return table
 
 
@@ -151,9 +147,7 @@ def test_delimiter_that_nobody_expects(write):
     assert both(path, delimiter=" ").frame.shape == (2, 3)
 
 
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "latin-1"]
-)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "latin-1"])
 def test_encodings(write, encoding):
     table = both(write(PEOPLE.format(",").encode(encoding)))
     assert list(table.frame) == ["name", "city", "sum"]
@@ -291,14 +285,26 @@ def test_missing_words(write):
 
 
 def test_types(write):
-    table = both(write(
-        "whole,half,word,truth,day,time,code,long,void,inf\n"
-        "1,.5,x,true,2024-01-31,12:30:00,007,12345678901234567890,,inf\n"
-        "-2,1e3,1,false,1900-01-01,08:00:00,010,1,,-inf\n"
-    ))  # fmt: skip
+    table = both(
+        write(
+            "whole,half,word,truth,day,time,code,long,void,inf\n"
+            "1,.5,x,true,2024-01-31,12:30:00,007,12345678901234567890,,inf\n"
+            "-2,1e3,1,false,1900-01-01,08:00:00,010,1,,-inf\n"
+        )
+    )
     kinds = table.frame.dtypes.astype(str).to_dict()
-    assert kinds == {"whole": "int64", "half": "float64", "word": "str", "truth": "str", "day": "str", "time": "str",
-                     "code": "str", "long": "str", "void": "float64", "inf": "float64"}  # fmt: skip
+    assert kinds == {
+        "whole": "int64",
+        "half": "float64",
+        "word": "str",
+        "truth": "str",
+        "day": "str",
+        "time": "str",
+        "code": "str",
+        "long": "str",
+        "void": "float64",
+        "inf": "float64",
+    }
     assert table.frame["day"].tolist() == ["2024-01-31", "1900-01-01"]  # as written
 
 
@@ -374,12 +380,7 @@ def test_wrong_names(write, tmp_path):
     table = both(write((tmp_path / "x.parquet").read_bytes(), "x.csv"))
     assert table.format == "parquet" and table.warnings
     assert both(write("a,b\n1,2\n", "y.parquet")).format == "csv"
-    for start, part in (
-        (b"%PDF-1.7", "PDF"),
-        (b"\xd0\xcf\x11\xe0", "xlsx"),
-        (b"\x80\x04\x95", "run code"),
-        (b"\x89PNG", "picture"),
-    ):
+    for start, part in ((b"%PDF-1.7", "PDF"), (b"\xd0\xcf\x11\xe0", "xlsx"), (b"\x80\x04\x95", "run code"), (b"\x89PNG", "picture")):
         refused(write(start + bytes(200), "x.csv"), part)
     refused(write(b"PK\x03\x04" + bytes(100), "x.xlsx"), "Excel", "damaged")
 
@@ -389,16 +390,25 @@ def test_parquet_types(tmp_path):
     from decimal import Decimal
 
     path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({
-        "day": pa.array([dt.date(2024, 1, 31), dt.date(9999, 12, 31)]),
-        "at": pa.array([dt.datetime(2024, 1, 1)] * 2, pa.timestamp("us", "UTC")),
-        "time": pa.array([dt.time(8, 30)] * 2), "wait": pa.array([dt.timedelta(hours=1)] * 2),
-        "sum": pa.array([Decimal("1.50"), None]),
-        "list": pa.array([[1, 2], None]), "kind": pa.array(["a", "b"]).dictionary_encode(),
-        "ok": pa.array([True, None]),
-        "void": pa.nulls(2), "half": pa.array(np.array([1.5, 2], np.float16)), "raw": pa.array([b"\xff\xfe", b"\x80"]),
-        "big": pa.array([2**60 + 1, None]),
-    }), path)  # fmt: skip
+    pq.write_table(
+        pa.table(
+            {
+                "day": pa.array([dt.date(2024, 1, 31), dt.date(9999, 12, 31)]),
+                "at": pa.array([dt.datetime(2024, 1, 1)] * 2, pa.timestamp("us", "UTC")),
+                "time": pa.array([dt.time(8, 30)] * 2),
+                "wait": pa.array([dt.timedelta(hours=1)] * 2),
+                "sum": pa.array([Decimal("1.50"), None]),
+                "list": pa.array([[1, 2], None]),
+                "kind": pa.array(["a", "b"]).dictionary_encode(),
+                "ok": pa.array([True, None]),
+                "void": pa.nulls(2),
+                "half": pa.array(np.array([1.5, 2], np.float16)),
+                "raw": pa.array([b"\xff\xfe", b"\x80"]),
+                "big": pa.array([2**60 + 1, None]),
+            }
+        ),
+        path,
+    )
     table = both(path)
     frame = table.frame
     assert frame["day"].dtype.kind == frame["at"].dtype.kind == "M" and frame["day"][1].year == 9999
@@ -426,12 +436,7 @@ def test_excel(tmp_path):
     pytest.importorskip("openpyxl")
     path = tmp_path / "x.xlsx"
     frame = pd.DataFrame(
-        {
-            "n": [1.5, None],
-            "when": pd.to_datetime(["2024-01-31", "2024-02-29"]),
-            "mix": [1, "two"],
-            "gone": ["NA", "#REF!"],
-        }
+        {"n": [1.5, None], "when": pd.to_datetime(["2024-01-31", "2024-02-29"]), "mix": [1, "two"], "gone": ["NA", "#REF!"]}
     )
     with pd.ExcelWriter(path) as book:
         frame.to_excel(book, sheet_name="one", index=False, startrow=2)
@@ -527,17 +532,24 @@ def test_missing_extra_is_named(monkeypatch, tmp_path, write):
 
 
 def test_frames_become_plain():
-    frame = pd.DataFrame({
-        "Int64": pd.array([1, None], "Int64"), "string": pd.array(["a", None], "string"),
-        "category": pd.Categorical([1, 2]),
-        "object": pd.Series(["x", None], dtype=object), "mixed": pd.Series([1, "x"], dtype=object),
-        "bytes": [b"\xff", b"a"],
-        "period": pd.period_range("2024-01", periods=2, freq="M"),
-        "zone": pd.date_range("2024", periods=2, tz="Asia/Tokyo"),
-        "sparse": pd.arrays.SparseArray([0.0, 1.0]), "complex": [1j, 2], "wait": pd.to_timedelta(["1h", None]),
-        "list": [[1], None],
-        "arrow": pd.Series([1.5, None], dtype="double[pyarrow]"), "truth": pd.Series([True, None], dtype=object),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "Int64": pd.array([1, None], "Int64"),
+            "string": pd.array(["a", None], "string"),
+            "category": pd.Categorical([1, 2]),
+            "object": pd.Series(["x", None], dtype=object),
+            "mixed": pd.Series([1, "x"], dtype=object),
+            "bytes": [b"\xff", b"a"],
+            "period": pd.period_range("2024-01", periods=2, freq="M"),
+            "zone": pd.date_range("2024", periods=2, tz="Asia/Tokyo"),
+            "sparse": pd.arrays.SparseArray([0.0, 1.0]),
+            "complex": [1j, 2],
+            "wait": pd.to_timedelta(["1h", None]),
+            "list": [[1], None],
+            "arrow": pd.Series([1.5, None], dtype="double[pyarrow]"),
+            "truth": pd.Series([True, None], dtype=object),
+        }
+    )
     frame.columns = [*frame.columns[:-1], 7]
     table = load_table(frame.set_index(pd.Index(["r", "s"], name="key")))
     kinds = table.frame.dtypes.astype(str)

@@ -1,6 +1,6 @@
 """The training loop when things go wrong: full disks, damaged checkpoints, NaN, no memory, two runs at once.
 
-    AIMT_SLOW=1 pytest tests/test_loop.py     also torch.compile
+AIMT_SLOW=1 pytest tests/test_loop.py     also torch.compile
 """
 
 import json
@@ -77,8 +77,10 @@ def test_it_learns_and_tells():
 
 def test_accumulation_is_a_larger_batch():
     plain = [make().eval(), make().eval()]
-    one, two = (Trainer(m, b, loss_fn, TrainConfig(steps=1, precision="fp32", accumulation=a, optimizer="sgd", lr=0.1))
-                for m, b, a in zip(plain, ([rows()], split(rows(), 4)), (1, 4), strict=True))  # fmt: skip
+    one, two = (
+        Trainer(m, b, loss_fn, TrainConfig(steps=1, precision="fp32", accumulation=a, optimizer="sgd", lr=0.1))
+        for m, b, a in zip(plain, ([rows()], split(rows(), 4)), (1, 4), strict=True)
+    )
     for t in (one, two):
         t.model[2].p = 0.0
         t.fit()

@@ -1,4 +1,5 @@
 """Smaller gaps: weights that undo the dependence, thresholds that hold on new rows, and the same figures as fairlearn."""
+
 import sys
 
 import numpy as np
@@ -90,8 +91,10 @@ def test_thresholds_close_the_gap_on_new_rows(criterion, groups):
     y, p, g = loans(16_000, 5, groups)
     fit = np.arange(len(y)) % 2 == 0
     found = group_thresholds(y[fit], p[fit], g[fit], criterion=criterion)
-    gap = [fairness_gap(y[~fit], d, g[~fit], criterion=criterion)["value"]
-           for d in ((p[~fit] >= 0.5).astype(int), found.decide(p[~fit], g[~fit]))]  # fmt: skip
+    gap = [
+        fairness_gap(y[~fit], d, g[~fit], criterion=criterion)["value"]
+        for d in ((p[~fit] >= 0.5).astype(int), found.decide(p[~fit], g[~fit]))
+    ]
     few = groups > 2 or criterion == "predictive-equality"  # few rows count in each group: chance moves what is left
     assert gap[0] > 0.1 and gap[1] < (0.35 if few else 0.2) * gap[0]
     again = found.decide(p[fit], g[fit])

@@ -1,4 +1,5 @@
 """Model files that are damaged, doctored or absurdly large: refused in one line, at once, and before memory is taken."""
+
 import gzip
 import json
 import os
@@ -51,26 +52,29 @@ def changed(text: str, key: str, value: str) -> str:
     return re.sub(rf"^{key}=.*$", lambda _: f"{key}={value}", text, count=1, flags=re.M)
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: changed(t, "left_child", "7 7 7\nleft_child=1 2 3"),  # a key twice
-    lambda t: t.replace("shrinkage=1\n\n", "shrinkage=1\n\nleaf_value=1 2 3\n", 1),  # text after a blank line
-    lambda t: changed(t, "num_leaves", "2147483647"),
-    lambda t: changed(t, "num_leaves", "9" * 5000),
-    lambda t: changed(t, "num_cat", "100000000"),
-    lambda t: changed(t, "cat_boundaries", "0 99999999"),
-    lambda t: changed(t, "threshold", "1e9 " * 14),
-    lambda t: changed(t, "leaf_value", "nan " * 15),
-    lambda t: changed(t, "split_feature", "4 " * 14),
-    lambda t: changed(t, "left_child", "0 " * 14),  # a ring
-    lambda t: changed(t, "max_feature_idx", "1000000000"),
-    lambda t: changed(t, "num_class", "1000000000"),
-    lambda t: changed(t, "objective", "lambdarank"),
-    lambda t: changed(t, "objective", "binary sigmoid:0"),
-    lambda t: changed(t, "feature_infos", "none"),
-    lambda t: changed(t, "is_linear", "1"),
-    lambda t: t.replace("Tree=1\n", "Tree=5\n"),
-    lambda t: t.replace("end of trees", "end of tree"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: changed(t, "left_child", "7 7 7\nleft_child=1 2 3"),  # a key twice
+        lambda t: t.replace("shrinkage=1\n\n", "shrinkage=1\n\nleaf_value=1 2 3\n", 1),  # text after a blank line
+        lambda t: changed(t, "num_leaves", "2147483647"),
+        lambda t: changed(t, "num_leaves", "9" * 5000),
+        lambda t: changed(t, "num_cat", "100000000"),
+        lambda t: changed(t, "cat_boundaries", "0 99999999"),
+        lambda t: changed(t, "threshold", "1e9 " * 14),
+        lambda t: changed(t, "leaf_value", "nan " * 15),
+        lambda t: changed(t, "split_feature", "4 " * 14),
+        lambda t: changed(t, "left_child", "0 " * 14),  # a ring
+        lambda t: changed(t, "max_feature_idx", "1000000000"),
+        lambda t: changed(t, "num_class", "1000000000"),
+        lambda t: changed(t, "objective", "lambdarank"),
+        lambda t: changed(t, "objective", "binary sigmoid:0"),
+        lambda t: changed(t, "feature_infos", "none"),
+        lambda t: changed(t, "is_linear", "1"),
+        lambda t: t.replace("Tree=1\n", "Tree=5\n"),
+        lambda t: t.replace("end of trees", "end of tree"),
+    ],
+)
 def test_a_doctored_booster_is_refused(change):
     text = grown("binary", 2)[0].booster.model_to_string()
     assert change(text) != text
@@ -81,12 +85,18 @@ def test_a_doctored_booster_is_refused(change):
 def test_byte_counts_and_what_follows_the_trees_are_not_used():
     member, X = grown("binary", 2)
     text = member.booster.model_to_string()
-    for bad in (changed(text, "tree_sizes", "5 -7 99999999999999"), text + "\nTree=99\nnum_leaves=9\n", text + "pandas_categorical:[" + "[" * 10_000):
+    for bad in (
+        changed(text, "tree_sizes", "5 -7 99999999999999"),
+        text + "\nTree=99\nnum_leaves=9\n",
+        text + "pandas_categorical:[" + "[" * 10_000,
+    ):
         assert np.array_equal(read_booster(bad, n_columns=4, n_outputs=1).predict(X), member.booster.predict(X))
 
 
 def mutated(count: int, seed: int) -> dict[str, int]:
-    done = subprocess.run([sys.executable, str(HERE / "mutate_boosters.py"), str(count), str(seed)], capture_output=True, text=True, timeout=60 + count / 20)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "mutate_boosters.py"), str(count), str(seed)], capture_output=True, text=True, timeout=60 + count / 20
+    )
     assert done.returncode == 0, f"the reader died: {done.returncode}, {done.stderr[-500:]}"
     return json.loads(done.stdout)
 
@@ -131,18 +141,21 @@ def constant(shape: list[int], *more: bytes) -> bytes:
     return field(1, field(1, "x") + field(2, "Const") + field(5, field(1, "value") + field(2, field(8, tensor))))
 
 
-@pytest.mark.parametrize("raw", [
-    constant([2_000_000_000]),
-    constant([2**32, 2**32]),  # wraps to 0 in 64 bits
-    constant([2**63 - 1, 2]),
-    constant([-1]),
-    constant([2**24]) * 3000 + constant([10**9]),
-    field(1, field(1, 10**11)),  # a number where a name should be: bytes(10**11)
-    field(1, field(2, 10**11)),
-    field(1, field(1, "x") + field(3, 10**11)),
-    field(1, field(1, "x") + field(5, field(1, 10**11) + field(2, field(2, b"v")))),
-    field(1, field(1, "x") + field(5, field(1, "value") + field(2, field(2, 10**11)))),
-])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        constant([2_000_000_000]),
+        constant([2**32, 2**32]),  # wraps to 0 in 64 bits
+        constant([2**63 - 1, 2]),
+        constant([-1]),
+        constant([2**24]) * 3000 + constant([10**9]),
+        field(1, field(1, 10**11)),  # a number where a name should be: bytes(10**11)
+        field(1, field(2, 10**11)),
+        field(1, field(1, "x") + field(3, 10**11)),
+        field(1, field(1, "x") + field(5, field(1, 10**11) + field(2, field(2, b"v")))),
+        field(1, field(1, "x") + field(5, field(1, "value") + field(2, field(2, 10**11)))),
+    ],
+)
 def test_a_small_graph_takes_little_memory(tmp_path, raw):
     from aimt.models.audio.tf_files import read_pb
 
@@ -164,7 +177,16 @@ def test_a_constant_of_one_number_keeps_its_shape(tmp_path):
 def wav(rate: int, channels: int = 1, width: int = 2) -> bytes:
     sound = struct.pack("<200h", *range(0, 20_000, 100)) * channels
     head = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * width % 2**32, channels * width % 2**16, 8 * width)
-    return b"RIFF" + struct.pack("<I", 36 + len(sound)) + b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", len(sound)) + sound
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(sound))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + head
+        + b"data"
+        + struct.pack("<I", len(sound))
+        + sound
+    )
 
 
 @pytest.mark.parametrize("rate, channels", [(50_000_017, 1), (2**32 - 1, 1), (400_001, 1), (0, 1), (16_000, 65_535), (16_000, 0)])
@@ -188,18 +210,31 @@ def workbook(path: Path, cells: str, dimension: str = "A1:B3") -> None:
     import zipfile
 
     parts = {
-        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"><Default Extension="rels" ContentType="application/'
-        'vnd.openxmlformats-package.relationships+xml"/><Default Extension="xml" ContentType="application/xml"/><Override PartName="/xl/workbook.xml" ContentType='
-        '"application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/><Override PartName="/xl/worksheets/sheet1.xml" ContentType='
-        '"application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>',
-        "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" Type="http://schemas.openxml'
-        'formats.org/officeDocument/2006/relationships/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" xmlns:r="http://schemas.openxmlformats.org/office'
-        'Document/2006/relationships"><sheets><sheet name="S" sheetId="1" r:id="r1"/></sheets></workbook>',
-        "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" Type="http://'
-        'schemas.openxmlformats.org/officeDocument/2006/relationships/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
-        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><dimension ref="{dimension}"/>'
-        f"<sheetData>{cells}</sheetData></worksheet>",
+        "[Content_Types].xml": (
+            '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"><Default Extension="rels"'
+            ' ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Default Extension="xml"'
+            ' ContentType="application/xml"/><Override PartName="/xl/workbook.xml"'
+            ' ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/><Override'
+            ' PartName="/xl/worksheets/sheet1.xml"'
+            ' ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>'
+        ),
+        "_rels/.rels": (
+            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1"'
+            ' Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"'
+            ' Target="xl/workbook.xml"/></Relationships>'
+        ),
+        "xl/workbook.xml": (
+            '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" xmlns:r="http://schemas.openxmlformats.org/office'
+            'Document/2006/relationships"><sheets><sheet name="S" sheetId="1" r:id="r1"/></sheets></workbook>'
+        ),
+        "xl/_rels/workbook.xml.rels": (
+            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" Type="http://'
+            'schemas.openxmlformats.org/officeDocument/2006/relationships/worksheet" Target="worksheets/sheet1.xml"/></Relationships>'
+        ),
+        "xl/worksheets/sheet1.xml": (
+            f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><dimension ref="{dimension}"/>'
+            f"<sheetData>{cells}</sheetData></worksheet>"
+        ),
     }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
         for name, text in parts.items():
@@ -210,11 +245,14 @@ def cell(place: str) -> str:
     return f'<row r="{re.sub("[A-Z]", "", place)}"><c r="{place}"><v>7</v></c></row>'
 
 
-@pytest.mark.parametrize("cells, dimension", [
-    ("".join(cell(f"A{i}") for i in range(1, 3000)) + cell("XFD1048576"), "A1:XFD1048576"),
-    ("".join(cell(f"XFD{i}") for i in range(1, 3000)), "A1:B3"),
-    (cell("A1") + cell("A4000000000"), "A1:B3"),
-])
+@pytest.mark.parametrize(
+    "cells, dimension",
+    [
+        ("".join(cell(f"A{i}") for i in range(1, 3000)) + cell("XFD1048576"), "A1:XFD1048576"),
+        ("".join(cell(f"XFD{i}") for i in range(1, 3000)), "A1:B3"),
+        (cell("A1") + cell("A4000000000"), "A1:B3"),
+    ],
+)
 def test_a_stray_cell_far_away_is_said(tmp_path, cells, dimension):
     from aimt.data.io.load import load_table
 
@@ -243,10 +281,22 @@ def test_a_workbook_that_unpacks_to_gigabytes_is_refused(tmp_path):
         load_table(tmp_path / "x.xlsx")
 
 
-@pytest.mark.parametrize("settings", [
-    {"size": {"shortest_edge": 1_000_000}}, {"crop_size": {"height": 10**6, "width": 10**6}}, {"size": 10**30}, {"size": "224"}, {"size": [224]},
-    {"image_mean": "abc"}, {"image_std": [1, 1, "1"]}, {"image_mean": [1e400] * 3}, {"resample": [3]}, {"rescale_factor": None}, {"size": {"height": "x"}},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"shortest_edge": 1_000_000}},
+        {"crop_size": {"height": 10**6, "width": 10**6}},
+        {"size": 10**30},
+        {"size": "224"},
+        {"size": [224]},
+        {"image_mean": "abc"},
+        {"image_std": [1, 1, "1"]},
+        {"image_mean": [1e400] * 3},
+        {"resample": [3]},
+        {"rescale_factor": None},
+        {"size": {"height": "x"}},
+    ],
+)
 def test_settings_of_pictures_are_bounded(tmp_path, settings):
     from aimt.data.image.read import CLIPImages
 
@@ -288,21 +338,24 @@ SPLIT = {"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated", "i
 EOT = {"<|endoftext|>": 0, "<unk>": 1, "a": 2}
 
 
-@pytest.mark.parametrize("text, settings", [
-    (words({**EOT, "z": 2**32 - 1}), {}),
-    (words({**EOT, "z": 10**7}), {}),
-    (words({}), {}),
-    (words({"a": "0"}), {}),
-    (words(EOT, pre_tokenizer=SPLIT), {}),
-    (words(EOT), {"aimt_format": "x"}),
-    (words(EOT), {"aimt_kind": ["byte"]}),
-    (words({"<unk>": 0}), {"eos_token": ["a"]}),
-    (words({"<unk>": 0}), {"eos_token": {"content": {}}}),
-    (words(EOT), {"aimt_kind": "byte"}),
-    ("[" * 100_000, {}),
-    ("{}", {}),
-    ('{"model": ' + "9" * 5000 + "}", {}),
-])
+@pytest.mark.parametrize(
+    "text, settings",
+    [
+        (words({**EOT, "z": 2**32 - 1}), {}),
+        (words({**EOT, "z": 10**7}), {}),
+        (words({}), {}),
+        (words({"a": "0"}), {}),
+        (words(EOT, pre_tokenizer=SPLIT), {}),
+        (words(EOT), {"aimt_format": "x"}),
+        (words(EOT), {"aimt_kind": ["byte"]}),
+        (words({"<unk>": 0}), {"eos_token": ["a"]}),
+        (words({"<unk>": 0}), {"eos_token": {"content": {}}}),
+        (words(EOT), {"aimt_kind": "byte"}),
+        ("[" * 100_000, {}),
+        ("{}", {}),
+        ('{"model": ' + "9" * 5000 + "}", {}),
+    ],
+)
 def test_a_strange_tokenizer_is_refused(tmp_path, text, settings):
     from aimt.data.text.tokenizer import Tokenizer
 
@@ -343,8 +396,10 @@ def tiny_bert(tmp_path):
     from aimt.models.text.bert import BERT, BERTConfig
 
     torch.manual_seed(0)
-    table = pd.DataFrame([(f"the {x} {y}", y) for x in ("parcel", "letter", "box", "lamp", "book", "crate") for y in ("late", "torn", "lost")] * 2,
-                         columns=["text", "label"])
+    table = pd.DataFrame(
+        [(f"the {x} {y}", y) for x in ("parcel", "letter", "box", "lamp", "book", "crate") for y in ("late", "torn", "lost")] * 2,
+        columns=["text", "label"],
+    )
     table["text"] += [f" {i}" for i in range(len(table))]
     tokenizer = train_wordpiece(list(table["text"]), 120)
     BERT.from_config(BERTConfig(tokenizer.vocab_size, 1, 2, 16, context=16), tokenizer, pooler=True).save_pretrained(tmp_path / "bert")
@@ -385,12 +440,29 @@ def test_a_run_records_the_commit_of_its_model(tmp_path, tiny_bert, hub, revisio
 
 def test_the_command_takes_a_revision(tmp_path, tiny_bert, hub, aimt_here):
     tiny_bert[1].to_csv(tmp_path / "x.csv", index=False)
-    done = aimt_here("finetune", "bert", tmp_path / "x.csv", "--model", "owner/tiny", "--revision", "v1", "--steps", 1, "--out", tmp_path / "run", "--quiet")
+    done = aimt_here(
+        "finetune",
+        "bert",
+        tmp_path / "x.csv",
+        "--model",
+        "owner/tiny",
+        "--revision",
+        "v1",
+        "--steps",
+        1,
+        "--out",
+        tmp_path / "run",
+        "--quiet",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["commit"] == COMMITS["v1"]
-    none = aimt_here("finetune", "bert", tmp_path / "x.csv", "--model", "owner/tiny", "--revision", "v9", "--steps", 1, "--out", tmp_path / "no")
+    none = aimt_here(
+        "finetune", "bert", tmp_path / "x.csv", "--model", "owner/tiny", "--revision", "v9", "--steps", 1, "--out", tmp_path / "no"
+    )
     assert none.returncode == 1 and "no such revision" in none.stderr
-    folder = aimt_here("finetune", "bert", tmp_path / "x.csv", "--model", tiny_bert[0], "--revision", "v1", "--steps", 1, "--out", tmp_path / "no2")
+    folder = aimt_here(
+        "finetune", "bert", tmp_path / "x.csv", "--model", tiny_bert[0], "--revision", "v1", "--steps", 1, "--out", tmp_path / "no2"
+    )
     assert folder.returncode == 2 and "--revision" in folder.stderr
 
 
@@ -451,10 +523,13 @@ def families(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("families")
     models = {
-        "bert": BERT(BERTConfig(90, 1, 2, 16, context=16)), "gpt": GPT(GPTConfig(90, 1, 2, 16, 16)), "deepspeech": DeepSpeech(DeepSpeechConfig(n_hidden=8, n_context=1)),
+        "bert": BERT(BERTConfig(90, 1, 2, 16, context=16)),
+        "gpt": GPT(GPTConfig(90, 1, 2, 16, 16)),
+        "deepspeech": DeepSpeech(DeepSpeechConfig(n_hidden=8, n_context=1)),
         "gpt2": GPT(GPTConfig.preset("gpt2", vocab_size=90, n_layer=1, n_head=2, n_embd=16, context=16)),
-        "t5": T5(T5Config(90, 1, n_head=2, d_model=16, d_kv=8, d_ff=32)), "clip": CLIP(CLIPConfig.preset("tiny")),
-    }  # fmt: skip
+        "t5": T5(T5Config(90, 1, n_head=2, d_model=16, d_kv=8, d_ff=32)),
+        "clip": CLIP(CLIPConfig.preset("tiny")),
+    }
     for name, model in models.items():
         model.save_pretrained(place / name)
     return place, {name: type(model).from_pretrained for name, model in models.items()}
@@ -492,10 +567,23 @@ def test_any_setting_may_be_absurd(families, name):
     assert refused > 100
 
 
-@pytest.mark.parametrize("name, keys", [
-    ("bert", ["num_hidden_layers"]), ("gpt", ["n_layer"]), ("gpt2", ["n_layer"]), ("t5", ["num_layers"]), ("t5", ["num_decoder_layers"]), ("clip", ["text_config", "num_hidden_layers"]),
-    ("clip", ["vision_config", "num_hidden_layers"]), ("bert", ["hidden_size"]), ("gpt", ["n_embd"]), ("t5", ["d_ff"]), ("deepspeech", ["n_hidden"]), ("gpt2", ["n_positions"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, keys",
+    [
+        ("bert", ["num_hidden_layers"]),
+        ("gpt", ["n_layer"]),
+        ("gpt2", ["n_layer"]),
+        ("t5", ["num_layers"]),
+        ("t5", ["num_decoder_layers"]),
+        ("clip", ["text_config", "num_hidden_layers"]),
+        ("clip", ["vision_config", "num_hidden_layers"]),
+        ("bert", ["hidden_size"]),
+        ("gpt", ["n_embd"]),
+        ("t5", ["d_ff"]),
+        ("deepspeech", ["n_hidden"]),
+        ("gpt2", ["n_positions"]),
+    ],
+)
 def test_a_million_layers_are_not_built(families, name, keys, monkeypatch):
     place, read = families
     for size in (10**6, 2**24):

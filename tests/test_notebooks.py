@@ -8,6 +8,7 @@ they print now.
 
 Stored outputs are compared on Linux only: elsewhere the mathematics library may differ in the last digits.
 """
+
 import json
 import multiprocessing
 import os
@@ -61,9 +62,10 @@ def use_module(nb, package: str) -> None:
     if module and exported:
         for cell in exported:
             cell.source = ""
-        exported[0].source = (
-            f"import {package}.{module} as _module\n"
-            "globals().update({k: v for k, v in vars(_module).items() if not k.startswith('__')})"
+        exported[
+            0
+        ].source = (
+            f"import {package}.{module} as _module\nglobals().update({{k: v for k, v in vars(_module).items() if not k.startswith('__')}})"
         )
 
 
@@ -85,7 +87,9 @@ def run_notebook(path: Path) -> dict:
     shell = CaptureShell(path, profile=False)
     with working_directory(path.parent):
         shell.run_all(
-            nb, exc_stop=False, cell_timeout=config.cell_timeout,
+            nb,
+            exc_stop=False,
+            cell_timeout=config.cell_timeout,
             preproc=lambda c: c.cell_type != "code" or c.id not in chosen or bool(shell.exc),
         )
     compared = [c for c in nb.cells if c.id in chosen and not VOLATILE & c.directives_.keys()]

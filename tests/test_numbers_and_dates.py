@@ -212,7 +212,9 @@ def test_values_outside_the_training_range_are_counted(run, tmp_path, capsys):
     (tmp_path / "new.csv").write_text(german(rows), encoding="utf-8")
     for options in ({}, {"out": tmp_path / "out.csv", "chunk_rows": 13}):
         run.predict(tmp_path / "new.csv", **options)
-        assert "'rent': 2 of 60 values lie outside the training range of 2000 to 29000 (2 above, as far as 500000)" in capsys.readouterr().err
+        assert (
+            "'rent': 2 of 60 values lie outside the training range of 2000 to 29000 (2 above, as far as 500000)" in capsys.readouterr().err
+        )
     scores = run.evaluate(table_of(60, 3).assign(rent=lambda d: [500_000, *d.rent[1:]]))
     assert any("'rent': 1 of 60" in w for w in scores["warnings"])
 
@@ -256,7 +258,13 @@ def test_json_lines_and_parquet_stay(run, tmp_path):
     run.predict(tmp_path / "new.jsonl", out=tmp_path / "out.jsonl", quiet=True)
     for before, after in zip(lines.splitlines(), (tmp_path / "out.jsonl").read_text().splitlines(), strict=True):
         assert after.startswith(before[:-1].rstrip()) and "probability" in json.loads(after)
-    table = pa.table({"rent": pa.array([8000, None], pa.int32()), "rate": pa.array([Decimal("0.50"), None]), "town": pa.array(["Bonn", "Köln"]).dictionary_encode()})
+    table = pa.table(
+        {
+            "rent": pa.array([8000, None], pa.int32()),
+            "rate": pa.array([Decimal("0.50"), None]),
+            "town": pa.array(["Bonn", "Köln"]).dictionary_encode(),
+        }
+    )
     pq.write_table(table, tmp_path / "new.parquet")
     run.predict(tmp_path / "new.parquet", out=tmp_path / "out.parquet", quiet=True)
     assert pq.read_table(tmp_path / "out.parquet").select(table.column_names).equals(table)
@@ -336,8 +344,23 @@ def dated(form: str, n: int = 400, seed: int = 0, **more: object) -> pd.DataFram
     return frame.assign(y=np.where(frame.x + g.normal(size=n) > 0, "yes", "no"))
 
 
-FORMATS = ["%d-%m-%Y", "%m-%d-%Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%m.%d.%Y", "%Y-%m-%d", "%Y/%m/%d", "%d-%m-%y", "%d/%m/%y",
-           "%d-%m-%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%d-%m-%YT%H:%M:%S", "%d %b %Y", "%b %d, %Y"]  # fmt: skip
+FORMATS = [
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d.%m.%Y",
+    "%m.%d.%Y",
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%d-%m-%y",
+    "%d/%m/%y",
+    "%d-%m-%Y %H:%M",
+    "%d/%m/%Y %H:%M:%S",
+    "%d-%m-%YT%H:%M:%S",
+    "%d %b %Y",
+    "%b %d, %Y",
+]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -409,7 +432,9 @@ def test_mixed_formats_are_said_with_rows():
 def test_date_format_of_the_command(tmp_path):
     frame = ambiguous()
     frame.to_csv(tmp_path / "t.csv", index=False)
-    made = train(tmp_path / "t.csv", target="y", time="day", date_format="%d/%m/%Y", groups="none", out=tmp_path / "run", time_limit=1, quiet=True)
+    made = train(
+        tmp_path / "t.csv", target="y", time="day", date_format="%d/%m/%Y", groups="none", out=tmp_path / "run", time_limit=1, quiet=True
+    )
     splits = pd.read_parquet(made.file("splits.parquet"))
     times = pd.to_datetime(frame.day, format="%d/%m/%Y")[splits["row"]].to_numpy()
     assert times[splits["part"] == "train"].max() < times[splits["part"] == "test"].min()
@@ -454,8 +479,14 @@ def test_the_future_is_read_as_the_past(tmp_path):
     days = pd.date_range("2024-01-01", periods=70)
     g = np.random.default_rng(0)
     price = g.choice([8000, 12500, 9000], 70)
-    frame = pd.DataFrame({"day": days.strftime("%d/%m/%Y"), "price": [f"{p:,}".replace(",", ".") for p in price],
-                          "share": [f"{s:.1f}".replace(".", ",") for s in g.random(70)], "sales": 2 * price + g.normal(0, 5, 70).round()})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "day": days.strftime("%d/%m/%Y"),
+            "price": [f"{p:,}".replace(",", ".") for p in price],
+            "share": [f"{s:.1f}".replace(".", ",") for s in g.random(70)],
+            "sales": 2 * price + g.normal(0, 5, 70).round(),
+        }
+    )
     (tmp_path / "t.csv").write_text(frame.to_csv(index=False, sep=";", decimal=","))
     made = train(tmp_path / "t.csv", target="sales", time="day", known="price,share", horizon=3, out=tmp_path / "run", quiet=True)
     ahead = ["12/03/2024", "13/03/2024", "11/03/2024"]  # days 2, 3 and 1

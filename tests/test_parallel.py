@@ -1,7 +1,8 @@
 """Two processes under torchrun train as one does: DDP, FSDP2, checkpoints for other numbers of processes, restarts.
 
-    AIMT_SLOW=1 pytest tests/test_parallel.py     also Muon
+AIMT_SLOW=1 pytest tests/test_parallel.py     also Muon
 """
+
 import json
 import math
 import os
@@ -28,9 +29,12 @@ def torchrun(*args: object, n: int = 2, restarts: int = 0, timeout: float = 300)
     """Run a command in several processes, as a user does."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     return subprocess.run(
-        [*command, "--max-restarts", str(restarts), *map(str, args)], timeout=timeout, capture_output=True, text=True,
+        [*command, "--max-restarts", str(restarts), *map(str, args)],
+        timeout=timeout,
+        capture_output=True,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -52,9 +52,7 @@ def test_target_absent_names_the_closest(table):
     assert "no column 'chrun'" in text and "Did you mean 'churn'" in text
 
 
-@pytest.mark.parametrize(
-    "name", ["🙂 mood\n(today)", "=SUM(A1:A9)", "a,b;c", " spaced ", "'quoted\"", "\x1b[31mred\x00"]
-)
+@pytest.mark.parametrize("name", ["🙂 mood\n(today)", "=SUM(A1:A9)", "a,b;c", " spaced ", "'quoted\"", "\x1b[31mred\x00"])
 def test_strange_names_work_and_print_on_one_line(table, name):
     table = table.rename(columns={"churn": name, "plan": "plan\t=1+1"})
     problem, notes = define_problem(table, target=name)
@@ -143,12 +141,7 @@ def test_labels_with_spaces_and_other_case_are_the_same(table):
     table["churn"] = table["churn"].where(table.index % 3 > 0, " " + table["churn"] + " ")
     problem, _ = define_problem(table, target="churn")
     assert problem.labels == ["No", "Yes"]
-    assert encode_target(pd.DataFrame({"churn": ["yes", "NO", "1", True, "maybe", None]}), problem)[0].tolist() == [
-        1,
-        0,
-        1,
-        1,
-    ]
+    assert encode_target(pd.DataFrame({"churn": ["yes", "NO", "1", True, "maybe", None]}), problem)[0].tolist() == [1, 0, 1, 1]
 
 
 def test_capitals_in_labels(table):
@@ -192,9 +185,7 @@ def test_positive_class(table):
         define_problem(table, target="charges", positive="1")
 
 
-@pytest.mark.parametrize(
-    "cost", ["fn", "fn=x", "fn=1,fn=2,fp=1", "miss=1", "fn=inf,fp=1", "fn=nan,fp=1", "fn=5", "fn=-1,fp=1", ""]
-)
+@pytest.mark.parametrize("cost", ["fn", "fn=x", "fn=1,fn=2,fp=1", "miss=1", "fn=inf,fp=1", "fn=nan,fp=1", "fn=5", "fn=-1,fp=1", ""])
 def test_wrong_costs(table, cost):
     message(parse_cost, cost)
     with pytest.raises(ProblemError):
@@ -218,9 +209,7 @@ def test_columns_that_are_not_there(table, part):
 
 
 def test_roles(table):
-    problem, _ = define_problem(
-        table, target="churn", groups="gender, age", time="joined", id="customer", drop=["note"]
-    )
+    problem, _ = define_problem(table, target="churn", groups="gender, age", time="joined", id="customer", drop=["note"])
     assert problem.inputs == ["age", "charges", "plan", "gender", "paperless"]
     assert (problem.groups, problem.time, problem.id) == (["gender", "age"], "joined", "customer")
     table = table.rename(columns={"gender": "gender, self-reported"})
@@ -294,12 +283,8 @@ def test_markers_among_numbers():
 def test_dates_out_of_range(table):
     dates = pd.Series(["2021-05-01"] * (N - 4) + ["9999-12-31", "0001-01-01", "2021-02-30", "1500-06-01"])
     schema = infer_schema(table.assign(day=dates))
-    assert (
-        schema.kind("day") == "date" and schema["day"].high.startswith("2021") and schema["day"].low.startswith("2021")
-    )
-    assert any("outside 1678 to 2261" in n for n in schema.notes) and any(
-        "not readable as date" in n for n in schema.notes
-    )
+    assert schema.kind("day") == "date" and schema["day"].high.startswith("2021") and schema["day"].low.startswith("2021")
+    assert any("outside 1678 to 2261" in n for n in schema.notes) and any("not readable as date" in n for n in schema.notes)
     stored = pd.Series(np.array(["9999-12-31", "2021-05-01"], dtype="datetime64[s]"))
     out, warnings = schema.conform(pd.DataFrame({"day": stored}), ["day"])
     assert out["day"].isna().tolist() == [True, False] and any("outside" in w for w in warnings)
@@ -307,17 +292,7 @@ def test_dates_out_of_range(table):
 
 @pytest.mark.parametrize(
     "form",
-    [
-        "%d/%m/%Y",
-        "%m/%d/%Y",
-        "%d.%m.%Y",
-        "%Y-%m-%d",
-        "%d-%b-%Y",
-        "%B %d, %Y",
-        "%Y/%m/%d %H:%M",
-        "%m/%d/%Y %I:%M %p",
-        "%Y-%m-%dT%H:%M:%SZ",
-    ],
+    ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%d-%b-%Y", "%B %d, %Y", "%Y/%m/%d %H:%M", "%m/%d/%Y %I:%M %p", "%Y-%m-%dT%H:%M:%SZ"],
 )
 def test_dates_as_text(table, form):
     days = pd.date_range("2021-01-05 15:00", periods=N, freq="7D")
@@ -368,10 +343,7 @@ def fitted(table):
 def test_same_table_has_no_warnings(table, fitted):
     schema, encoder = fitted
     assert schema.conform(table)[1] == [] and schema.conform(table, encoder.inputs)[1] == []
-    assert schema.conform(table.iloc[:0])[1] == [] and encoder.transform(table.iloc[:0]).shape == (
-        0,
-        len(encoder.names),
-    )
+    assert schema.conform(table.iloc[:0])[1] == [] and encoder.transform(table.iloc[:0]).shape == (0, len(encoder.names))
 
 
 def test_through_a_csv_and_back(table, fitted, tmp_path):
@@ -388,11 +360,7 @@ def test_unseen_categories_are_counted(table, fitted):
     schema, encoder = fitted
     later = table.assign(plan=["gold\n🙂"] * 7 + ["basic"] * (N - 7))
     out, warnings = schema.conform(later, encoder.inputs)
-    assert (
-        len(warnings) == 1
-        and "7 values in 'plan' are of a category never seen" in warnings[0]
-        and "\n" not in warnings[0]
-    )
+    assert len(warnings) == 1 and "7 values in 'plan' are of a category never seen" in warnings[0] and "\n" not in warnings[0]
     X = encoder.transform(later)
     assert len(set(X[:7, encoder.names.index("plan")])) == 1 and not np.isnan(X[:7, encoder.names.index("plan")]).any()
 
@@ -433,16 +401,11 @@ def test_retyped_columns(table, fitted, name, values, expected):
     later = table.head(4).copy()
     later[name] = pd.Series(values, dtype=object if isinstance(values[0], (list, str)) else None).to_numpy()
     out, warnings = schema.conform(later, encoder.inputs)
-    assert (
-        expected in " | ".join(warnings)
-        and out.dtypes.to_dict() == schema.conform(table, encoder.inputs)[0].dtypes.to_dict()
-    )
+    assert expected in " | ".join(warnings) and out.dtypes.to_dict() == schema.conform(table, encoder.inputs)[0].dtypes.to_dict()
     assert not np.isinf(encoder.transform(later)).any()
 
 
-@pytest.mark.parametrize(
-    "dtype", ["Int64", "Float64", "int8", "float32", "int64[pyarrow]", "object", "category", "str", "bool"]
-)
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "int8", "float32", "int64[pyarrow]", "object", "category", "str", "bool"])
 def test_any_storage_of_numbers(dtype):
     values = pd.Series([0, 1, 1, 0, 1] * 20).astype(dtype)
     schema = infer_schema(pd.DataFrame({"x": pd.Series([0, 1] * 50)}))

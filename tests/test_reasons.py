@@ -19,13 +19,7 @@ from aimt.explain.permutation_importance import permutation_importance
 from aimt.explain.rule_conditions import rule_of
 from aimt.explain.rule_tree import find_axes, grow_tree, round_cuts
 from aimt.explain.shap_values import explain_rows, plot_row
-from aimt.explain.selection_stability import (
-    column_association,
-    draw_rows,
-    drawn_importance,
-    quick_model,
-    selection_stability,
-)
+from aimt.explain.selection_stability import column_association, draw_rows, drawn_importance, quick_model, selection_stability
 from aimt.explain.stability import reason_stability, stability_sentences
 from aimt.explain.surrogate_rules import explained_share, rule_lines, rule_set
 from aimt.jobs.verbs.explain import explain, reason_lines
@@ -64,9 +58,7 @@ def loans():
 
 @pytest.fixture(scope="module")
 def run(loans, tmp_path_factory):
-    return train(
-        loans.head(600), target="credit_risk", out=tmp_path_factory.mktemp("reasons") / "run", time_limit=1, quiet=True
-    )
+    return train(loans.head(600), target="credit_risk", out=tmp_path_factory.mktemp("reasons") / "run", time_limit=1, quiet=True)
 
 
 # --- rules --------------------------------------------------------------------------------------------------------------
@@ -108,10 +100,7 @@ def test_every_row_falls_under_one_rule_and_the_plain_data_says_which(mixed, see
     for i, rule in enumerate(rules):
         assert np.array_equal(rule_of([rule], mixed) == 0, number == i)  # no row meets two of them
         here = answers[number == i]
-        assert (
-            abs(rule["value"] - here.mean()) < 4 * here.std() / np.sqrt(len(here)) + 1e-9
-            and rule["low"] <= here.mean() <= rule["high"]
-        )
+        assert abs(rule["value"] - here.mean()) < 4 * here.std() / np.sqrt(len(here)) + 1e-9 and rule["low"] <= here.mean() <= rule["high"]
     new = mixed.assign(town="a town nobody knows", age=np.nan)
     assert (rule_of(rules, new) >= 0).all()
 
@@ -122,12 +111,7 @@ def test_thresholds_are_round_where_that_costs_nothing():
     cut = np.sort(X["euros"])[1000] + 1e-9
     found = rule_set(lambda f: 1.0 * (f["euros"] > cut).to_numpy(), X, Problem("regression", "y", ["euros"], "rmse"))
     said = found["rules"][1]["conditions"][0]["high"]
-    assert (
-        len(found["rules"]) == 2
-        and said == round(said, -1)
-        and abs(said / cut - 1) < 0.01
-        and found["fidelity"]["value"] > 0.98
-    )
+    assert len(found["rules"]) == 2 and said == round(said, -1) and abs(said / cut - 1) < 0.01 and found["fidelity"]["value"] > 0.98
     low = X["euros"].to_numpy()
     for a, b in np.sort(rng.choice(low, (100, 2)), axis=1):
         if a < b:
@@ -169,21 +153,15 @@ def test_rules_of_several_classes_and_the_price_in_the_truth(mixed):
         ("b", pytest.approx(0.8)),
         ("c", pytest.approx(0.8)),
     ]
-    assert [r["actual"] for r in found["rules"]] == [1, 1, 1] and found["truth"]["price"]["value"] == pytest.approx(
-        0, abs=1e-9
-    )
+    assert [r["actual"] for r in found["rules"]] == [1, 1, 1] and found["truth"]["price"]["value"] == pytest.approx(0, abs=1e-9)
     assert sum(r["actual_rows"] for r in found["rules"]) < found["checked"]
     wrong = rule_set(lambda f: np.roll(model(f), 1, axis=1), mixed, asked, y)["truth"]
-    assert (
-        wrong["model"]["value"] > found["truth"]["model"]["value"] and wrong["constant"] > found["truth"]["model"]["value"]
-    )
+    assert wrong["model"]["value"] > found["truth"]["model"]["value"] and wrong["constant"] > found["truth"]["model"]["value"]
 
 
 def test_columns_that_cannot_be_cut_are_left_alone():
     n = 200
-    frame = pd.DataFrame(
-        {"text": [f"text {i}" for i in range(n)], "none": np.nan, "one": 1.0, "x": np.arange(n) % 5 * 1.0, "inf": np.inf}
-    )
+    frame = pd.DataFrame({"text": [f"text {i}" for i in range(n)], "none": np.nan, "one": 1.0, "x": np.arange(n) % 5 * 1.0, "inf": np.inf})
     assert [a.name for a in find_axes(frame, list(frame), np.arange(n)[:, None] * 1.0)] == ["x"]
     places = find_axes(frame, ["x"], np.ones((n, 1)))[0].places(frame["x"])
     tree, asking = grow_tree(places[:, None], (places[:, None] > 2) * 1.0, 8)
@@ -212,30 +190,22 @@ class Linear:
         return frame.to_numpy() @ self.w[:-1] + self.w[-1]
 
     def contributions(self, frame, class_code=None):
-        return pd.DataFrame(
-            np.column_stack([frame * self.w[:-1], np.full(len(frame), self.w[-1])]), columns=[*frame, "base"]
-        )
+        return pd.DataFrame(np.column_stack([frame * self.w[:-1], np.full(len(frame), self.w[-1])]), columns=[*frame, "base"])
 
 
 @pytest.fixture(scope="module")
 def planted():
     rng = np.random.default_rng(0)
-    X = pd.DataFrame(
-        rng.normal(size=(500, 7)), columns=["strong", "middle", "even_1", "even_2", "twin", "noise_1", "noise_2"]
-    )
+    X = pd.DataFrame(rng.normal(size=(500, 7)), columns=["strong", "middle", "even_1", "even_2", "twin", "noise_1", "noise_2"])
     X["copy"] = X["twin"] + 0.1 * rng.normal(size=500)
-    y = (
-        3 * X["strong"] + 2 * X["middle"] + X["twin"] + 0.7 * X["even_1"] + 0.7 * X["even_2"] + rng.normal(size=500)
-    ).to_numpy()
+    y = (3 * X["strong"] + 2 * X["middle"] + X["twin"] + 0.7 * X["even_1"] + 0.7 * X["even_2"] + rng.normal(size=500)).to_numpy()
     return X[:250], y[:250], X[250:].reset_index(drop=True), y[250:], Problem("regression", "y", list(X), "rmse")
 
 
 def stability(planted, **options):
     train, y, test, y_test, asked = planted
     fit = lambda rows, seed, seconds: Linear(train, y, rows)
-    return reason_stability(
-        Linear(train, y, np.arange(250)), train, y, test, y_test, asked, **{"fit": fit, "n_models": 15} | options
-    )
+    return reason_stability(Linear(train, y, np.arange(250)), train, y, test, y_test, asked, **{"fit": fit, "n_models": 15} | options)
 
 
 def test_planted_columns_get_their_names(planted):
@@ -250,11 +220,7 @@ def test_planted_columns_get_their_names(planted):
     assert pair["association"] > 0.9 and pair["swap"] < 0 and pair["together"] > 0
     assert found["likeness"] > 0.6 and 0 < found["training_share"] < 1
     for c in found["columns"]:
-        assert (
-            c["low"] <= c["value"] + 1e-9
-            and c["trained_low"] <= c["trained"] <= c["trained_high"]
-            and 0 <= c["top_share"] <= 1
-        )
+        assert c["low"] <= c["value"] + 1e-9 and c["trained_low"] <= c["trained"] <= c["trained_high"] and 0 <= c["top_share"] <= 1
     text = " ".join(found["messages"])
     assert "'noise_1'" in text and "exchangeable" in text and "share places" in text
     json.dumps(found, allow_nan=False)
@@ -297,16 +263,8 @@ def test_signs_of_single_reasons(planted):
     assert by_name["strong"]["same"] == 15 and by_name["strong"]["low"] > 0
     assert "less sure" in first["message"]
     for shaky in ("twin", "noise_2"):
-        assert (
-            by_name[shaky]["same"] < 15
-            and by_name[shaky]["low"] < 0 < by_name[shaky]["high"]
-            and f"'{shaky}' (" in first["message"]
-        )
-    assert (
-        second["reasons"][0]["column"] == "middle"
-        and second["reasons"][0]["high"] < 0
-        and second["reasons"][0]["value"] == -2
-    )
+        assert by_name[shaky]["same"] < 15 and by_name[shaky]["low"] < 0 < by_name[shaky]["high"] and f"'{shaky}' (" in first["message"]
+    assert second["reasons"][0]["column"] == "middle" and second["reasons"][0]["high"] < 0 and second["reasons"][0]["value"] == -2
 
 
 def test_unlike_models_are_no_witnesses(planted):
@@ -347,9 +305,7 @@ def test_people_are_drawn_whole_and_copies_of_a_row_are_tuned_together():
     assert (counts == counts[:, :1]).all() and counts.max() > 1
     frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=120)})
     y = np.random.default_rng(1).integers(0, 2, 120)
-    model = quick_model(
-        frame, y, draw_rows(y, classification=True, seed=0), Problem("binary", "y", ["x"], "roc_auc", labels=["a", "b"])
-    )
+    model = quick_model(frame, y, draw_rows(y, classification=True, seed=0), Problem("binary", "y", ["x"], "roc_auc", labels=["a", "b"]))
     drawn = draw_rows(y, classification=True, seed=0)
     right = (model.oof_[:, 1] - 0.5) * (2 * y[drawn] - 1)  # pure noise: copies in other folds would be memorised
     assert np.mean(right > 0) < 0.62
@@ -359,13 +315,7 @@ def test_association_of_copies_and_of_strangers():
     rng = np.random.default_rng(8)
     c = rng.choice(list("abc"), 600)
     frame = pd.DataFrame(
-        {
-            "c": c,
-            "copy": np.char.upper(c.astype(str)),
-            "x": rng.normal(size=600),
-            "part": c == "a",
-            "d": rng.choice(list("uvw"), 600),
-        }
+        {"c": c, "copy": np.char.upper(c.astype(str)), "x": rng.normal(size=600), "part": c == "a", "d": rng.choice(list("uvw"), 600)}
     )
     frame["down"] = -(frame["x"] ** 3)
     found = column_association(frame, list(frame))
@@ -397,34 +347,19 @@ def test_explain_tells_rules_of_a_run(run, loans):
         assert sum("If '" in line and "'bad' " in line for line in lines) == own["n_rules"]
     assert own["truth"]["metric"] == "roc_auc"
     [new] = run.explain(loans.tail(400).drop(columns="credit_risk"), rules=True)
-    assert (
-        not new["own_table"]
-        and new["truth"] is None
-        and new["n_rules"] <= 8
-        and "a part of this table" in reason_lines([new])[0]
-    )
+    assert not new["own_table"] and new["truth"] is None and new["n_rules"] <= 8 and "a part of this table" in reason_lines([new])[0]
 
 
 def test_explain_tells_how_stable_the_reasons_of_a_run_are(run, loans):
     [found] = run.explain(loans.tail(400), stability=True, rows="2,5", time_limit=4)
-    assert (
-        not found["own_table"]
-        and found["models_wanted"] == 20
-        and "checking_account" in [c["column"] for c in found["columns"][:4]]
-    )
+    assert not found["own_table"] and found["models_wanted"] == 20 and "checking_account" in [c["column"] for c in found["columns"][:4]]
     assert [r["row"] for r in found.get("row_reasons", [])] == ([2, 5] if found["models"] else [])
     lines = reason_lines([found])
-    assert any(line.startswith("  checking_account ") for line in lines) and lines[0].startswith(
-        "New models are trained on a part"
-    )
+    assert any(line.startswith("  checking_account ") for line in lines) and lines[0].startswith("New models are trained on a part")
 
 
 def test_questions_that_do_not_go_together(run, loans):
-    for wrong in (
-        {"rules": True, "stability": True},
-        {"columns": "age", "rules": True},
-        {"change": True, "stability": True},
-    ):
+    for wrong in ({"rules": True, "stability": True}, {"columns": "age", "rules": True}, {"change": True, "stability": True}):
         with pytest.raises(ProblemError, match="are two questions"):
             run.explain(loans.tail(300), **wrong)
     with pytest.raises(ProblemError, match="--time-limit is for --stability"):
@@ -476,13 +411,19 @@ def _shapley(trees: list[dict], x: np.ndarray) -> np.ndarray:
     return phi
 
 
-@pytest.mark.parametrize(("task", "classes", "log"), [("regression", 1, False), ("regression", 1, True), ("binary", 2, False), ("multiclass", 3, False)])
+@pytest.mark.parametrize(
+    ("task", "classes", "log"), [("regression", 1, False), ("regression", 1, True), ("binary", 2, False), ("multiclass", 3, False)]
+)
 def test_a_forest_has_exact_shapley_values(task, classes, log):
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (300, 4))
     X[rng.random((300, 4)) < 0.1] = np.nan
     score = np.nan_to_num(X[:, 0] * X[:, 1]) + np.nan_to_num(X[:, 2])
-    y = np.exp(score) if log else {"regression": score, "binary": (score > 0).astype(int), "multiclass": np.digitize(score, [-0.3, 0.3])}[task]
+    y = (
+        np.exp(score)
+        if log
+        else {"regression": score, "binary": (score > 0).astype(int), "multiclass": np.digitize(score, [-0.3, 0.3])}[task]
+    )
     member = fit_forest(X, y, task=task, n_classes=classes, max_rounds=10, log_target=log)
     trees = [t["tree_structure"] for t in member.booster.dump_model()["tree_info"]]
     outputs = classes if task == "multiclass" else 1
@@ -560,8 +501,15 @@ def workers(n: int, seed: int, columns: int = 8) -> pd.DataFrame:
     """Nobody has worked since before the age of 16, and no end is before its start."""
     rng = np.random.default_rng(seed)
     age, start = rng.integers(17, 66, n), rng.integers(1990, 2020, n)
-    frame = pd.DataFrame({"age": age, "years": np.floor((age - 16) * rng.beta(4, 1.2, n)).astype(int), "start": start,
-                          "end": start + rng.integers(0, 8, n), "home": rng.choice(["rented", "own"], n)})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "age": age,
+            "years": np.floor((age - 16) * rng.beta(4, 1.2, n)).astype(int),
+            "start": start,
+            "end": start + rng.integers(0, 8, n),
+            "home": rng.choice(["rented", "own"], n),
+        }
+    )
     return frame.assign(**{f"x{k}": rng.normal(size=n).round(2) for k in range(columns)})
 
 

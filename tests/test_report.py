@@ -74,8 +74,15 @@ def make_run(task="binary", names=("amount", "age"), labels=("good", "bad"), cos
         pred /= pred.sum(1, keepdims=True)
         prior = np.tile(np.bincount(y) / 400, (400, 1))
     frame["target"] = [labels[i] for i in y] if task != "regression" else y
-    problem = Problem(task, "target", [*names, "segment"], metric, list(labels), groups=["segment"] if groups else [],
-                      cost={"fn": 5, "fp": 1} if cost and task == "binary" else None)  # fmt: skip
+    problem = Problem(
+        task,
+        "target",
+        [*names, "segment"],
+        metric,
+        list(labels),
+        groups=["segment"] if groups else [],
+        cost={"fn": 5, "fp": 1} if cost and task == "binary" else None,
+    )
     found, test, train = audit(frame, infer_schema(frame), problem), slice(0, 200), slice(200, 400)
     decision = decision_report(problem, y[train], pred[train], y[test], pred[test], {"linear": (prior[train], prior[test])})
     scores = score_models(problem, y[test], {"prior": prior[test], "linear": prior[test], "model": pred[test]})
@@ -89,8 +96,13 @@ def make_run(task="binary", names=("amount", "age"), labels=("good", "bad"), cos
         "decision": decision,
     }
     metrics["verdict"] = verdict(problem, found, *(metrics[k] for k in ("scores", "calibration", "overfitting", "groups")), decision)
-    info = {"problem": problem.to_dict(), "settings": {"target": "target", "seed": 0}, "versions": {"aimt": "0.1.0"},
-            "created": "2026-11-24T12:00:00+00:00", "source": "rows.csv"}  # fmt: skip
+    info = {
+        "problem": problem.to_dict(),
+        "settings": {"target": "target", "seed": 0},
+        "versions": {"aimt": "0.1.0"},
+        "created": "2026-11-24T12:00:00+00:00",
+        "source": "rows.csv",
+    }
     return json.loads(json.dumps({"run.json": info, "audit.json": found, "metrics.json": metrics}))
 
 
@@ -245,8 +257,18 @@ def test_a_file_cannot_name_a_function_to_call(run):
 
 def test_five_thousand_columns_stay_small(run):
     columns = [{"name": f"column {i}", "kind": "number", "missing": 0.0, "n_unique": 9, "example": "1"} for i in range(5000)]
-    finding = {"check": "missing", "severity": "warning", "columns": [c["name"] for c in columns], "rows": [], "n_rows": 9,
-               "evidence": "e" * 9000, "value": 1.0, "limit": 0.0, "advice": "a" * 9000, "action": ""}  # fmt: skip
+    finding = {
+        "check": "missing",
+        "severity": "warning",
+        "columns": [c["name"] for c in columns],
+        "rows": [],
+        "n_rows": 9,
+        "evidence": "e" * 9000,
+        "value": 1.0,
+        "limit": 0.0,
+        "advice": "a" * 9000,
+        "action": "",
+    }
     wide = {**run, "audit.json": {**run["audit.json"], "columns": columns, "findings": [finding] * 40}}
     wide["run.json"] = {**run["run.json"], "problem": {**run["run.json"]["problem"], "inputs": [c["name"] for c in columns]}}
     wide["run.json"]["notes"] = ["n" * 9000] * 3000
@@ -285,11 +307,17 @@ def test_a_run_that_was_tampered_with_is_refused(run, tmp_path):
 
 def failed_run(kind, path=None, **settings):
     """A run of a kind whose gates have answered, one with HOLD, one with NOT YET, one with a pass; nothing else was written."""
-    hold = Gate("collapse", "Do its answers differ?", "scores", "fault").result("hold", "They do not.", "Train again.", value=0.9, limit=0.5)
-    wait = Gate("future", "Is it known?", "scores", "fault", essential=True).result("not yet", "Nobody said.", "Say so.", needs_attestation=("my col",))
+    hold = Gate("collapse", "Do its answers differ?", "scores", "fault").result(
+        "hold", "They do not.", "Train again.", value=0.9, limit=0.5
+    )
+    wait = Gate("future", "Is it known?", "scores", "fault", essential=True).result(
+        "not yet", "Nobody said.", "Say so.", needs_attestation=("my col",)
+    )
     good = Gate("merit", "Is it better?", "scores", "merit").result("pass", "It is.", value=0.3, low=0.2, high=0.4, limit=0.1)
-    metrics = {"verdict": judge([wait, good, hold], {}).to_dict(),
-               "findings": [{"name": "dead units", "severity": "warning", "evidence": "31 % never fired", "advice": "Warm up longer"}]}  # fmt: skip
+    metrics = {
+        "verdict": judge([wait, good, hold], {}).to_dict(),
+        "findings": [{"name": "dead units", "severity": "warning", "evidence": "31 % never fired", "advice": "Warm up longer"}],
+    }
     info = {"kind": kind, "source": "my data.csv", "seed": 0, **settings}
     if path is None:
         return {"run.json": {"settings": info}, "metrics.json": metrics}
@@ -336,7 +364,16 @@ def test_every_command_in_a_report_is_quoted(kind, word):
 
 
 def test_the_command_repeats_what_was_given_and_nothing_else():
-    settings = {"kind": "series", "target": "n", "time": "day", "n_origins": 8, "seed": 0, "aggregate": "sum", "known": ["promo", "price"], "season": 12}
+    settings = {
+        "kind": "series",
+        "target": "n",
+        "time": "day",
+        "n_origins": 8,
+        "seed": 0,
+        "aggregate": "sum",
+        "known": ["promo", "price"],
+        "season": 12,
+    }
     run = {"run.json": {"settings": settings, "given": ["target", "time", "known"], "source": "/home/ann lee/s.csv"}}
     code = page.report_data(run, report_spec(get_kind("series")))["sections"][-1]["code"]
     assert code.splitlines()[0] == "aimt train s.csv --kind series --target n --time day --known promo,price"
@@ -375,12 +412,22 @@ def test_doctor_leads_with_the_gates_that_did_not_pass_and_the_next_command(kind
 
 def test_doctor_does_not_send_to_the_doctor(tmp_path):
     run = Run.create(tmp_path / "my run", settings={"kind": "text", "source": "b.txt"})
-    gates = [Gate(name, "?", "scores", "fault").result("hold", "Bad.", "Look.", command=command)
-             for name, command in (("training", "aimt doctor RUN"), ("other", "aimt evaluate RUN NEW.csv"), ("more", "aimt train DATA --steps 9"))]  # fmt: skip
+    gates = [
+        Gate(name, "?", "scores", "fault").result("hold", "Bad.", "Look.", command=command)
+        for name, command in (
+            ("training", "aimt doctor RUN"),
+            ("other", "aimt evaluate RUN NEW.csv"),
+            ("more", "aimt train DATA --steps 9"),
+        )
+    ]
     run.write("metrics.json", {"verdict": judge(gates).to_dict()})
     run.finish()
     commands = [f["command"] for f in doctor(run)]
-    assert commands == ["aimt train b.txt --kind text", f"aimt evaluate {shlex.quote(str(run.path))} NEW.csv", "aimt train b.txt --kind text --steps 9"]
+    assert commands == [
+        "aimt train b.txt --kind text",
+        f"aimt evaluate {shlex.quote(str(run.path))} NEW.csv",
+        "aimt train b.txt --kind text --steps 9",
+    ]
 
 
 def test_figures_fill_the_column_and_wide_tables_scroll(html):

@@ -1,4 +1,5 @@
 """What no single notebook can show: the repository as a whole keeps its own rules."""
+
 import ast
 import json
 import re
@@ -15,7 +16,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "aimt"
 ROWS = [  # lowest first; a section imports from lower rows only
-    {"core"}, {"data", "metrics"}, {"models"}, {"train"}, {"evaluate", "explain", "generate", "decide"}, {"deploy"}, {"jobs"},
+    {"core"},
+    {"data", "metrics"},
+    {"models"},
+    {"train"},
+    {"evaluate", "explain", "generate", "decide"},
+    {"deploy"},
+    {"jobs"},
     {"cli", "apps"},
 ]
 ROW = {section: i for i, row in enumerate(ROWS) for section in row}

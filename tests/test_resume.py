@@ -1,6 +1,6 @@
 """A training run that is killed at any moment, and goes on, ends with the same bits as one that was left alone.
 
-    AIMT_SLOW=1 pytest tests/test_resume.py     25 kills in place of 3
+AIMT_SLOW=1 pytest tests/test_resume.py     25 kills in place of 3
 """
 
 import os

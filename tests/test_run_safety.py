@@ -1,4 +1,5 @@
 """A run is data: whatever stands in its files, and whatever happens to its writer, nothing is executed, lost or taken over."""
+
 import json
 import os
 import random
@@ -66,8 +67,16 @@ def put(value, path: tuple, new):
 def verbs(folder: Path, run: Path):
     """Every verb that opens a run, as a call."""
     table = folder / "loans.csv"
-    words = {"predict": (table,), "evaluate": (table,), "explain": (table,), "report": (), "doctor": (), "compare": (folder / "other",),
-             "generate": ("It was",), "compact": ()}
+    words = {
+        "predict": (table,),
+        "evaluate": (table,),
+        "explain": (table,),
+        "report": (),
+        "doctor": (),
+        "compare": (folder / "other",),
+        "generate": ("It was",),
+        "compact": (),
+    }
     options = {"predict": {"quiet": True, "thresholds": "housing"}, "compact": {"data": folder / "wrong.csv", "quiet": True}}
     for verb, rest in words.items():
         yield verb, lambda verb=verb, rest=rest: resolve(VERBS[verb])(run, *rest, **options.get(verb, {}))
@@ -81,9 +90,13 @@ def doctored(trained, tmp_path) -> Path:
     return tmp_path / "all"
 
 
-READERS = {"run.json": ("predict", "evaluate", "explain", "report", "doctor", "compare", "generate", "compact"),
-           "metrics.json": ("predict", "report", "doctor", "compare"), "audit.json": ("report", "doctor"),
-           "schema.json": ("predict", "evaluate", "explain"), "model/model.json": ("predict", "explain")}
+READERS = {
+    "run.json": ("predict", "evaluate", "explain", "report", "doctor", "compare", "generate", "compact"),
+    "metrics.json": ("predict", "report", "doctor", "compare"),
+    "audit.json": ("report", "doctor"),
+    "schema.json": ("predict", "evaluate", "explain"),
+    "model/model.json": ("predict", "explain"),
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -111,16 +124,32 @@ def test_a_doctored_file_is_one_line_for_every_verb(doctored, name):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, '{"format": ' + "1" * 5000 + "}", '{"format": "\\ud800"}',
-                                  "", "null", "[]", "\xff", '{"format": 1e999, "status": "done", "settings": {}, "versions": {}, "created": ""}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 5000 + "1" + "}" * 5000,
+        '{"format": ' + "1" * 5000 + "}",
+        '{"format": "\\ud800"}',
+        "",
+        "null",
+        "[]",
+        "\xff",
+        '{"format": 1e999, "status": "done", "settings": {}, "versions": {}, "created": ""}',
+    ],
+)
 @pytest.mark.parametrize("name", ["run.json", "metrics.json", "model/model.json", "schema.json"])
 def test_json_that_no_parser_likes(doctored, name, text):
     run = doctored / "run"
     (run / name).write_text(text, encoding="latin-1")
     if name != "run.json":
         seal(run)
-    needs = {"run.json": {"predict", "report", "doctor"}, "metrics.json": {"report", "doctor"}, "model/model.json": {"predict"},
-             "schema.json": {"predict"}}
+    needs = {
+        "run.json": {"predict", "report", "doctor"},
+        "metrics.json": {"report", "doctor"},
+        "model/model.json": {"predict"},
+        "schema.json": {"predict"},
+    }
     for verb in ("predict", "report", "doctor"):
         try:
             dict(verbs(doctored, run))[verb]()
@@ -131,8 +160,13 @@ def test_json_that_no_parser_likes(doctored, name, text):
 
 def test_a_door_names_the_field(doctored):
     run = doctored / "run"
-    for path, wrong, said in ((("settings",), [], "settings"), (("status",), 1, "status"), (("problem", "labels"), "ab", "problem.labels"),
-                              (("problem", "inputs", 0), 3, "problem.inputs[0]"), (("data", "rows"), "many", "data.rows")):
+    for path, wrong, said in (
+        (("settings",), [], "settings"),
+        (("status",), 1, "status"),
+        (("problem", "labels"), "ab", "problem.labels"),
+        (("problem", "inputs", 0), 3, "problem.inputs[0]"),
+        (("data", "rows"), "many", "data.rows"),
+    ):
         good = json.loads((run / "run.json").read_bytes())
         write_json(run / "run.json", put(good, path, wrong))
         seal(run)
@@ -157,8 +191,11 @@ def test_compact_opens_only_what_is_named(doctored, monkeypatch):
     """A query, a path or an address in run.json is never executed, read or fetched."""
     run = doctored / "run"
     target = doctored / "written.csv"
-    for source, sql in ((f"duckdb:// | COPY (SELECT 1) TO '{target}'", "duckdb://"), (str(doctored / "loans.csv"), None),
-                        ("SELECT 1", f"sqlite:///{doctored}/new.db")):
+    for source, sql in (
+        (f"duckdb:// | COPY (SELECT 1) TO '{target}'", "duckdb://"),
+        (str(doctored / "loans.csv"), None),
+        ("SELECT 1", f"sqlite:///{doctored}/new.db"),
+    ):
         info = json.loads((run / "run.json").read_bytes())
         write_json(run / "run.json", info | {"settings": info["settings"] | {"source": source, "sql": sql}})
         seal(run)
@@ -226,8 +263,15 @@ def test_overwrite_leaves_what_a_run_did_not_make(doctored):
     assert not set(mine) & set(Run.open(run).info["files"])
 
 
-@pytest.mark.parametrize("content", ['{"name": "my app", "scripts": {}}', "", "not json", '{"format": 1, "status": "done", "settings": {}, '
-                                     '"versions": {}, "created": "today"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"name": "my app", "scripts": {}}',
+        "",
+        "not json",
+        '{"format": 1, "status": "done", "settings": {}, "versions": {}, "created": "today"}',
+    ],
+)
 def test_a_foreign_folder_with_a_run_json_stays(tmp_path, content):
     place = tmp_path / "app"
     place.mkdir()
@@ -336,8 +380,10 @@ def test_another_host_goes_by_the_heartbeat(tmp_path, monkeypatch):
 
 @POSIX
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
-    code = ("import os, sys, time\nfrom aimt.core.lock import lock_directory\nlock = lock_directory(sys.argv[1])\n"
-            "if os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\nprint('forked', flush=True)\nos.kill(os.getpid(), 9)")
+    code = (
+        "import os, sys, time\nfrom aimt.core.lock import lock_directory\nlock = lock_directory(sys.argv[1])\n"
+        "if os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\nprint('forked', flush=True)\nos.kill(os.getpid(), 9)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.DEVNULL, timeout=15)
     assert done.returncode == -9 and not is_locked(tmp_path / "run")
 
@@ -381,8 +427,12 @@ def test_a_stopped_command_leaves_no_temporary_file(trained, tmp_path, how):
     """Predictions for many rows, stopped in the middle."""
     frame = load_dataset("german-credit").frame
     frame.loc[frame.index.repeat(60)].to_csv(tmp_path / "many.csv", index=False)
-    process = subprocess.Popen([sys.executable, "-m", "aimt", "predict", str(trained / "run"), "many.csv", "-o", "out.csv"], cwd=tmp_path,
-                               stderr=subprocess.PIPE, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aimt", "predict", str(trained / "run"), "many.csv", "-o", "out.csv"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".out*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -392,7 +442,9 @@ def test_a_stopped_command_leaves_no_temporary_file(trained, tmp_path, how):
     assert "Traceback" not in error and sorted(p.name for p in tmp_path.iterdir()) == ["many.csv"]
 
 
-@pytest.mark.parametrize("torn", [b'{"time": "20', b'{"stage": "a", "name": "caf\xc3', b"\0" * 50, b"[1]\n", b'{"stage": 3}\n', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "torn", [b'{"time": "20', b'{"stage": "a", "name": "caf\xc3', b"\0" * 50, b"[1]\n", b'{"stage": 3}\n', b"[" * 100_000]
+)
 def test_torn_events_are_skipped(tmp_path, torn):
     run = Run.create(tmp_path / "run")
     run.event("one")
@@ -405,10 +457,19 @@ def test_torn_events_are_skipped(tmp_path, torn):
 
 # -- secrets and the terminal ---------------------------------------------------------------------------------------
 
-SECRETS = ["postgresql://ada:s3cretpw@host/shop", "postgresql://ada:a@s3cretpw/x@host/shop", "mysql://host/db?user=a&password=s3cretpw",
-           "postgresql://host/db?sslpassword=s3cretpw", "https://s3cretpw@host/t.csv", "https://host/t.csv?token=s3cretpw&x=1",
-           "s3://b/t.csv?X-Amz-Security-Token=s3cretpw", "mssql+pyodbc:///?odbc_connect=PWD%3Ds3cretpw", "host=db password=s3cretpw",
-           "host=db password='a s3cretpw'", "AKIAS3CRETPWABCDEFGH"]
+SECRETS = [
+    "postgresql://ada:s3cretpw@host/shop",
+    "postgresql://ada:a@s3cretpw/x@host/shop",
+    "mysql://host/db?user=a&password=s3cretpw",
+    "postgresql://host/db?sslpassword=s3cretpw",
+    "https://s3cretpw@host/t.csv",
+    "https://host/t.csv?token=s3cretpw&x=1",
+    "s3://b/t.csv?X-Amz-Security-Token=s3cretpw",
+    "mssql+pyodbc:///?odbc_connect=PWD%3Ds3cretpw",
+    "host=db password=s3cretpw",
+    "host=db password='a s3cretpw'",
+    "AKIAS3CRETPWABCDEFGH",
+]
 
 
 @pytest.mark.parametrize("address", SECRETS)
@@ -435,8 +496,14 @@ def test_nothing_printed_steers_the_terminal(aimt_here, tmp_path):
     frame.to_parquet(tmp_path / "t.parquet")
     name = tmp_path / f"{TRICK}.parquet"
     frame.to_parquet(name)
-    for words in (("audit", "t.parquet"), ("audit", "t.parquet", "--json"), ("audit", name, "--target", TRICK), ("audit", f"{TRICK}.csv"),
-                  ("predict", TRICK, "t.parquet", "-o", "x.csv"), ("doctor", TRICK)):
+    for words in (
+        ("audit", "t.parquet"),
+        ("audit", "t.parquet", "--json"),
+        ("audit", name, "--target", TRICK),
+        ("audit", f"{TRICK}.csv"),
+        ("predict", TRICK, "t.parquet", "-o", "x.csv"),
+        ("doctor", TRICK),
+    ):
         done = aimt_here(*words, cwd=tmp_path)
         for text in (done.stdout, done.stderr):
             assert not [c for c in text if c in "\x1b\x9b\u202e\r\x07"], words

@@ -133,12 +133,30 @@ def test_far_beyond_the_context_it_sees_three_quarters_to_all_of_it(byte, positi
     assert len(new) == 150 and max(places) < 1e-3
 
 
-@pytest.mark.parametrize("wrong", [
-    {"max_new_tokens": -1}, {"max_new_tokens": 1.5}, {"temperature": -0.1}, {"temperature": math.nan},
-    {"temperature": math.inf},
-    {"top_k": 0}, {"top_k": 2.5}, {"top_p": 0.0}, {"top_p": 1.01}, {"min_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0},
-    {"stop": ("",)}, {"stop": (3,)}, {"seed": -1}, {"top_k": True}, {"temperature": "hot"}, {"top_p": "x"}, {"nonsense": 1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": -1},
+        {"max_new_tokens": 1.5},
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": 0},
+        {"top_k": 2.5},
+        {"top_p": 0.0},
+        {"top_p": 1.01},
+        {"min_p": -0.1},
+        {"min_p": 2},
+        {"repetition_penalty": 0},
+        {"stop": ("",)},
+        {"stop": (3,)},
+        {"seed": -1},
+        {"top_k": True},
+        {"temperature": "hot"},
+        {"top_p": "x"},
+        {"nonsense": 1},
+    ],
+)
 def test_settings_out_of_range_are_named(model, byte, wrong):
     with pytest.raises(ProblemError, match=next(iter(wrong))):
         generate(model, byte, "x", **wrong)
@@ -218,10 +236,14 @@ def test_only_one_text_can_be_streamed(model, byte):
 # ---- batches ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"positions": "learned", "norm": "layer", "bias": True, "mlp": "gelu_tanh", "qk_norm": False},
-    {"n_kv_head": 1, "ngram_orders": (2, 3), "ngram_buckets": 64, "value_embeddings": True, "tied": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"positions": "learned", "norm": "layer", "bias": True, "mlp": "gelu_tanh", "qk_norm": False},
+        {"n_kv_head": 1, "ngram_orders": (2, 3), "ngram_buckets": 64, "value_embeddings": True, "tied": False},
+    ],
+)
 def test_a_ragged_batch_equals_single_runs(changes):
     model = random_gpt(60, context=64, **changes)
     rng = np.random.default_rng(0)
@@ -255,11 +277,20 @@ def test_the_seed_decides_and_rows_differ(model, byte):
 # ---- filters, against transformers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [
-    {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}, {"repetition_penalty": 1.3}, {"temperature": 0.5},
-    {"temperature": 1.7, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2}, {"top_k": 1}, {"top_p": 1e-6},
-    {"top_k": 500, "top_p": 1.0, "min_p": 1.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 5},
+        {"top_p": 0.7},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.3},
+        {"temperature": 0.5},
+        {"temperature": 1.7, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2},
+        {"top_k": 1},
+        {"top_p": 1e-6},
+        {"top_k": 500, "top_p": 1.0, "min_p": 1.0},
+    ],
+)
 def test_filters_equal_those_of_transformers(settings):
     processors = pytest.importorskip("transformers.generation.logits_process")
     s = Sampling(**{"temperature": 1.0} | settings)
@@ -267,8 +298,11 @@ def test_filters_equal_those_of_transformers(settings):
     ids = torch.randint(0, 100, (8, 30), generator=torch.Generator().manual_seed(1))
     want = processors.RepetitionPenaltyLogitsProcessor(s.repetition_penalty)(ids, z.clone())
     want = processors.TemperatureLogitsWarper(s.temperature)(ids, want)
-    for value, kind in ((s.top_k, processors.TopKLogitsWarper), (s.top_p, processors.TopPLogitsWarper),
-                        (s.min_p, processors.MinPLogitsWarper)):  # fmt: skip
+    for value, kind in (
+        (s.top_k, processors.TopKLogitsWarper),
+        (s.top_p, processors.TopPLogitsWarper),
+        (s.min_p, processors.MinPLogitsWarper),
+    ):
         want = want if value is None else kind(value)(ids, want)
     seen = torch.zeros(8, 100, dtype=torch.bool).scatter(1, ids, True)
     torch.testing.assert_close(filter_logits(z, s, seen), want, rtol=1e-5, atol=1e-5)
@@ -358,10 +392,14 @@ def test_a_draft_of_another_vocabulary_is_refused(model):
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
-@pytest.mark.parametrize("changes", [
-    {}, {"tied": False, "positions": "learned", "norm": "layer", "bias": True, "mlp": "gelu_tanh", "qk_norm": False},
-    {"ngram_orders": (2, 3), "ngram_buckets": 64, "value_embeddings": True, "norm_scale": False, "n_kv_head": 1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tied": False, "positions": "learned", "norm": "layer", "bias": True, "mlp": "gelu_tanh", "qk_norm": False},
+        {"ngram_orders": (2, 3), "ngram_buckets": 64, "value_embeddings": True, "norm_scale": False, "n_kv_head": 1},
+    ],
+)
 def test_a_rounded_model_writes_and_is_close(kind, changes):
     model = random_gpt(70, n_embd=64, **changes)
     small = quantize(model, kind)

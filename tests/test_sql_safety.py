@@ -1,4 +1,5 @@
 """A query can come from anybody: it reads one table, and nothing else happens, to the database or beside it."""
+
 import os
 import sqlite3
 from contextlib import closing
@@ -30,25 +31,82 @@ def state(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-READS = {"sqlite:///shop.db": ["t", "v", "SELECT * FROM t", "WITH x AS (SELECT 1 AS a) SELECT * FROM x;", "VALUES (1)", "PRAGMA table_info('t')",
-                               "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT upper('a'), i FROM n"],
-         "duckdb:///shop.duckdb": ["t", "SELECT * FROM t", "FROM t", "SHOW TABLES", "DESCRIBE t", "PRAGMA table_info('t')", "VALUES (1)",
-                                   "SELECT * FROM range(3);"],
-         "duckdb://?files=.": ["SELECT * FROM 't.csv'", "SELECT * FROM read_csv('t.csv')", "SELECT 1 AS a"]}
-WRITES = {"sqlite:///shop.db": ["ATTACH 'new.db' AS x", "VACUUM INTO 'new.db'", "SELECT 1; DROP TABLE t", "WITH x AS (SELECT 1) DELETE FROM t",
-                                "PRAGMA journal_mode = WAL", "PRAGMA writable_schema = 1", "PRAGMA user_version = 3", "SELECT load_extension('x')",
-                                "-- \nATTACH 'new.db' AS x", "/* */ INSERT INTO t VALUES (1, 2)", "CREATE TEMP TABLE x AS SELECT 1",
-                                "WITH x AS (SELECT 1) INSERT INTO t SELECT 1, 2", "REPLACE INTO t VALUES (1, 2)"],
-          "duckdb:///shop.duckdb": ["COPY t TO 'new.csv'", "SELECT 1; COPY t TO 'new.csv'", "ATTACH 'new.db'", "EXPORT DATABASE 'new'", "INSTALL httpfs",
-                                    "LOAD httpfs", "SET enable_external_access = true", "SELECT * FROM 't.csv'", "SELECT * FROM read_text('secret.txt')",
-                                    "FROM read_blob('secret.txt')", "SELECT * FROM glob('*')", "SELECT * FROM peek", "PRAGMA import_database('new')",
-                                    "SELECT * FROM read_csv('https://example.org/t.csv')", "SELECT * FROM read_csv('s3://bucket/t.csv')",
-                                    "EXPLAIN ANALYZE COPY t TO 'new.csv'", "WITH x AS (SELECT 1) INSERT INTO t SELECT 3", "CALL enable_logging()",
-                                    "SELECT * FROM enable_logging(storage='file', storage_config={'path': 'new'})", "CREATE TABLE x AS SELECT 1",
-                                    "SELECT * FROM query('COPY t TO ''new.csv''')", "PRAGMA enable_profiling"],
-          "duckdb://?files=sub": ["SELECT * FROM read_text('secret.txt')", "SELECT * FROM read_text('sub/../secret.txt')", "SELECT * FROM '/etc/hosts'"],
-          "duckdb://?files=.": ["COPY (SELECT 1) TO 'new.csv'", "SELECT 1; COPY (SELECT 1) TO 'new.csv'", "ATTACH 'new.db'", "SELECT * FROM '/etc/passwd'",
-                                "SELECT * FROM enable_logging(storage='file', storage_config={'path': 'new'})", "LOAD httpfs"]}
+READS = {
+    "sqlite:///shop.db": [
+        "t",
+        "v",
+        "SELECT * FROM t",
+        "WITH x AS (SELECT 1 AS a) SELECT * FROM x;",
+        "VALUES (1)",
+        "PRAGMA table_info('t')",
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT upper('a'), i FROM n",
+    ],
+    "duckdb:///shop.duckdb": [
+        "t",
+        "SELECT * FROM t",
+        "FROM t",
+        "SHOW TABLES",
+        "DESCRIBE t",
+        "PRAGMA table_info('t')",
+        "VALUES (1)",
+        "SELECT * FROM range(3);",
+    ],
+    "duckdb://?files=.": ["SELECT * FROM 't.csv'", "SELECT * FROM read_csv('t.csv')", "SELECT 1 AS a"],
+}
+WRITES = {
+    "sqlite:///shop.db": [
+        "ATTACH 'new.db' AS x",
+        "VACUUM INTO 'new.db'",
+        "SELECT 1; DROP TABLE t",
+        "WITH x AS (SELECT 1) DELETE FROM t",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA writable_schema = 1",
+        "PRAGMA user_version = 3",
+        "SELECT load_extension('x')",
+        "-- \nATTACH 'new.db' AS x",
+        "/* */ INSERT INTO t VALUES (1, 2)",
+        "CREATE TEMP TABLE x AS SELECT 1",
+        "WITH x AS (SELECT 1) INSERT INTO t SELECT 1, 2",
+        "REPLACE INTO t VALUES (1, 2)",
+    ],
+    "duckdb:///shop.duckdb": [
+        "COPY t TO 'new.csv'",
+        "SELECT 1; COPY t TO 'new.csv'",
+        "ATTACH 'new.db'",
+        "EXPORT DATABASE 'new'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SELECT * FROM 't.csv'",
+        "SELECT * FROM read_text('secret.txt')",
+        "FROM read_blob('secret.txt')",
+        "SELECT * FROM glob('*')",
+        "SELECT * FROM peek",
+        "PRAGMA import_database('new')",
+        "SELECT * FROM read_csv('https://example.org/t.csv')",
+        "SELECT * FROM read_csv('s3://bucket/t.csv')",
+        "EXPLAIN ANALYZE COPY t TO 'new.csv'",
+        "WITH x AS (SELECT 1) INSERT INTO t SELECT 3",
+        "CALL enable_logging()",
+        "SELECT * FROM enable_logging(storage='file', storage_config={'path': 'new'})",
+        "CREATE TABLE x AS SELECT 1",
+        "SELECT * FROM query('COPY t TO ''new.csv''')",
+        "PRAGMA enable_profiling",
+    ],
+    "duckdb://?files=sub": [
+        "SELECT * FROM read_text('secret.txt')",
+        "SELECT * FROM read_text('sub/../secret.txt')",
+        "SELECT * FROM '/etc/hosts'",
+    ],
+    "duckdb://?files=.": [
+        "COPY (SELECT 1) TO 'new.csv'",
+        "SELECT 1; COPY (SELECT 1) TO 'new.csv'",
+        "ATTACH 'new.db'",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM enable_logging(storage='file', storage_config={'path': 'new'})",
+        "LOAD httpfs",
+    ],
+}
 
 
 @pytest.mark.parametrize(("url", "query"), [(u, q) for u, queries in READS.items() for q in queries])
@@ -68,9 +126,24 @@ def test_what_does_more_is_refused_and_leaves_no_trace(place, url, query):
     assert state(place) == before
 
 
-@pytest.mark.parametrize("url", ["sqlite:///slip.db", "sqlite+pysqlite:///slip.db", "SQLITE:///slip.db", "sqlite://slip.db", "sqlite:slip.db", "slip.db",
-                                 "sqlite:////no/such/slip.db", "sqlite:///slip.db?mode=rwc", "sqlite:///file:slip.db?mode=rwc&uri=true",
-                                 "duckdb:///slip.db", "DuckDB:///slip.db", "duckdb+x:///slip.db", "duckdb:///slip.db?access_mode=READ_WRITE"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///slip.db",
+        "sqlite+pysqlite:///slip.db",
+        "SQLITE:///slip.db",
+        "sqlite://slip.db",
+        "sqlite:slip.db",
+        "slip.db",
+        "sqlite:////no/such/slip.db",
+        "sqlite:///slip.db?mode=rwc",
+        "sqlite:///file:slip.db?mode=rwc&uri=true",
+        "duckdb:///slip.db",
+        "DuckDB:///slip.db",
+        "duckdb+x:///slip.db",
+        "duckdb:///slip.db?access_mode=READ_WRITE",
+    ],
+)
 def test_a_slip_in_an_address_creates_nothing(place, url):
     before = state(place)
     with pytest.raises(AimtError):
@@ -98,18 +171,36 @@ def test_duckdb_sees_no_variable_and_spills_into_no_folder_of_the_person(place):
     assert not (place / ".tmp").exists()
 
 
-@pytest.mark.parametrize("query", ["SELECT 1; DROP TABLE t", "SELECT 1;;DROP TABLE t", "SELECT 'a\\'; DROP TABLE t; -- '", "SELECT 1 /*!; DROP TABLE t */",
-                                   "WITH x AS (DELETE FROM t RETURNING 1) SELECT 1", "SELECT a INTO OUTFILE 'x' FROM t", "SELECT a FROM t FOR UPDATE",
-                                   "SELECT 1 AS $$; DROP TABLE t; SELECT 2 AS $$", "SELECT 1 --1; DROP TABLE t", "SELECT 1 /* /* */ ; DROP TABLE t */"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT 1; DROP TABLE t",
+        "SELECT 1;;DROP TABLE t",
+        "SELECT 'a\\'; DROP TABLE t; -- '",
+        "SELECT 1 /*!; DROP TABLE t */",
+        "WITH x AS (DELETE FROM t RETURNING 1) SELECT 1",
+        "SELECT a INTO OUTFILE 'x' FROM t",
+        "SELECT a FROM t FOR UPDATE",
+        "SELECT 1 AS $$; DROP TABLE t; SELECT 2 AS $$",
+        "SELECT 1 --1; DROP TABLE t",
+        "SELECT 1 /* /* */ ; DROP TABLE t */",
+    ],
+)
 @pytest.mark.parametrize("dialect", ["mysql", "mssql", "oracle", ""])
 def test_servers_get_one_statement_that_reads(query, dialect):
     with pytest.raises(DataError):
         check_reads(query, dialect)
 
 
-@pytest.mark.parametrize(("query", "dialect"), [
-    ("SELECT ';' AS a, \"update\", replace(b, 'delete', '') FROM t WHERE c = 'it''s; into' -- ; drop\n;", "postgresql"),
-    ("SELECT $x$;drop$x$, `insert` FROM t", "postgresql"), ("SELECT [delete], a FROM t", "mssql"), ("SELECT updated_at, dropped FROM t", "mssql")])
+@pytest.mark.parametrize(
+    ("query", "dialect"),
+    [
+        ("SELECT ';' AS a, \"update\", replace(b, 'delete', '') FROM t WHERE c = 'it''s; into' -- ; drop\n;", "postgresql"),
+        ("SELECT $x$;drop$x$, `insert` FROM t", "postgresql"),
+        ("SELECT [delete], a FROM t", "mssql"),
+        ("SELECT updated_at, dropped FROM t", "mssql"),
+    ],
+)
 def test_honest_queries_are_let_through(query, dialect):
     check_reads(query, dialect)
 
@@ -135,5 +226,7 @@ def test_a_database_that_may_not_be_written_is_read(place):
 
 
 def test_a_query_with_a_password_is_shown_without_it(place):
-    table = load_table("SELECT a, 'token=abcdefgh' AS b FROM t WHERE 'postgresql://u:s3cretpw@h/x' <> ''", sql="sqlite:///shop.db?password=s3cretpw")
+    table = load_table(
+        "SELECT a, 'token=abcdefgh' AS b FROM t WHERE 'postgresql://u:s3cretpw@h/x' <> ''", sql="sqlite:///shop.db?password=s3cretpw"
+    )
     assert "s3cretpw" not in table.source

@@ -60,6 +60,7 @@ def test_without_catboost_the_extra_is_named(fitted, table, no_catboost):
     with pytest.raises(MissingExtraError, match=r"aimt\[catboost\]"):
         compact(fitted, *table)
 
+
 def test_a_class_that_the_rows_lack(table):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 2))

@@ -125,10 +125,15 @@ def test_old_files(tmp_path):
 
 def test_sizes_of_the_published_models():
     published = {
-        "t5-small": 60_506_624, "t5-base": 222_903_552, "t5-large": 737_668_096, "t5-v1_1-small": 76_961_152,
-        "flan-t5-small": 76_961_152, "flan-t5-base": 247_577_856, "flan-t5-large": 783_150_080,
+        "t5-small": 60_506_624,
+        "t5-base": 222_903_552,
+        "t5-large": 737_668_096,
+        "t5-v1_1-small": 76_961_152,
+        "flan-t5-small": 76_961_152,
+        "flan-t5-base": 247_577_856,
+        "flan-t5-large": 783_150_080,
         "flan-t5-xl": 2_849_757_184,
-    }  # fmt: skip
+    }
     with torch.device("meta"):
         found = {name: T5(T5Config.preset(name)).n_parameters() for name in published}
     assert found == published
@@ -321,11 +326,15 @@ def test_folders_that_are_not_a_t5(tmp_path):
     T5(T5Config(50, 1, 1, 1, d_model=8, d_kv=8, d_ff=8)).save_pretrained(tmp_path)
     settings, state = json.loads((tmp_path / "config.json").read_text()), load_file(tmp_path / "model.safetensors")
     faults = {
-        "'bert'": {"model_type": "bert"}, "gated-silu": {"feed_forward_proj": "gated-silu"},
-        r"missing encoder.blocks.1": {"num_layers": 2}, r"\[50, 8\] and not \[50, 16\]": {"d_model": 16},
-        "misstates": {"num_heads": "two"}, "starts with 7": {"decoder_start_token_id": 7}, "newer|Update": {"aimt_format": 99},
+        "'bert'": {"model_type": "bert"},
+        "gated-silu": {"feed_forward_proj": "gated-silu"},
+        r"missing encoder.blocks.1": {"num_layers": 2},
+        r"\[50, 8\] and not \[50, 16\]": {"d_model": 16},
+        "misstates": {"num_heads": "two"},
+        "starts with 7": {"decoder_start_token_id": 7},
+        "newer|Update": {"aimt_format": 99},
         "tensors of another kind": {"feed_forward_proj": "gated-gelu"},
-    }  # fmt: skip
+    }
     for message, change in faults.items():
         (tmp_path / "config.json").write_text(json.dumps(settings | change))
         with pytest.raises(ModelFormatError, match=message):
@@ -352,8 +361,11 @@ def test_folders_that_are_not_a_t5(tmp_path):
 
 def test_settings_that_make_no_sense():
     for change, message in (
-        ({"mlp": "gelu"}, "relu"), ({"n_layer": 0}, "n_layer"), ({"eos_id": 200}, "eos_id 200"), ({"d_kv": -1}, "d_kv"),
-    ):  # fmt: skip
+        ({"mlp": "gelu"}, "relu"),
+        ({"n_layer": 0}, "n_layer"),
+        ({"eos_id": 200}, "eos_id 200"),
+        ({"d_kv": -1}, "d_kv"),
+    ):
         with pytest.raises(ValueError, match=message):
             T5Config(100, **change)
     with pytest.raises(ValueError, match="flan-t5-small"):

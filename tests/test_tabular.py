@@ -22,7 +22,18 @@ from aimt.models.table.bagging import Candidate, Encoded, cross_fit
 from aimt.models.table.baselines import fold_pairs
 from aimt.models.trees.boosting import Member
 from aimt.models.table.ensemble import FORMAT
-from aimt.models.table.estimators import TabularClassifier, TabularRegressor, _in_part, _Maker, _race, _regrow, _short, affordable_rows, affordable_texts, load_model
+from aimt.models.table.estimators import (
+    TabularClassifier,
+    TabularRegressor,
+    _in_part,
+    _Maker,
+    _race,
+    _regrow,
+    _short,
+    affordable_rows,
+    affordable_texts,
+    load_model,
+)
 from aimt.train.table.fit import train_table
 
 
@@ -56,6 +67,7 @@ def edit(folder, change) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- storing
+
 
 def test_round_trip_is_exact(stored):
     model, folder = stored
@@ -148,8 +160,17 @@ def test_newer_format_says_what_to_do(copy):
         load_model(copy)
 
 
-@pytest.mark.parametrize("key, value", [("split_feature", "9999"), ("left_child", "500"), ("left_child", "0"),
-                                        ("right_child", "-5000"), ("num_leaves", "3000000"), ("threshold", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("split_feature", "9999"),
+        ("left_child", "500"),
+        ("left_child", "0"),
+        ("right_child", "-5000"),
+        ("num_leaves", "3000000"),
+        ("threshold", ""),
+    ],
+)
 def test_doctored_trees_are_refused(copy, key, value):
     """Indices that would make LightGBM read foreign memory or walk in circles, with a mended checksum."""
     path = next(copy.glob("member_*.txt"))
@@ -177,6 +198,7 @@ def test_the_wrong_kind_of_model(stored):
 
 
 # ---------------------------------------------------------------------------------------------------- limits
+
 
 def bigger(n: int = 30_000, columns: int = 20) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
@@ -261,6 +283,7 @@ def test_below_ten_thousand_rows_half_of_the_trees_weight_has_seen_all_rows(n, t
 
 # ---------------------------------------------------------------------------------------------------- the same again
 
+
 @pytest.mark.parametrize("kind", [TabularClassifier, TabularRegressor])
 def test_same_seed_same_model(kind):
     frame, y = loans()
@@ -291,6 +314,7 @@ def test_order_of_columns_does_not_matter_at_prediction(stored):
 
 
 # ---------------------------------------------------------------------------------------------------- odd tables
+
 
 def test_later_tables_may_be_odd(stored):
     model, _ = stored
@@ -345,13 +369,23 @@ def test_a_class_that_is_not_in_the_training_rows():
     assert probs.shape == (1000, 3) and probs[:, 1].max() < 0.05
 
 
-@pytest.mark.parametrize("column", [
-    pd.Series([None] * 200, dtype=object), pd.Series([1.0] * 200), pd.Series([np.inf, 1, 2, -np.inf] * 50),
-    pd.Series([1, "two", None, 4.5] * 50, dtype=object), pd.date_range("1990-01-01", periods=200).to_series(index=range(200)),
-    pd.Series([f"a text of many words number {i} about loans" for i in range(200)]), pd.Series([f"id-{i}" for i in range(200)]),
-    pd.Series([True, False] * 100), pd.Series(pd.Categorical(["u", "v"] * 100)), pd.Series([2**60 + i for i in range(200)]),
-    pd.Series([1, 2, None, 4] * 50, dtype="Int64"), pd.Series(pd.to_timedelta(range(200), unit="D")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([None] * 200, dtype=object),
+        pd.Series([1.0] * 200),
+        pd.Series([np.inf, 1, 2, -np.inf] * 50),
+        pd.Series([1, "two", None, 4.5] * 50, dtype=object),
+        pd.date_range("1990-01-01", periods=200).to_series(index=range(200)),
+        pd.Series([f"a text of many words number {i} about loans" for i in range(200)]),
+        pd.Series([f"id-{i}" for i in range(200)]),
+        pd.Series([True, False] * 100),
+        pd.Series(pd.Categorical(["u", "v"] * 100)),
+        pd.Series([2**60 + i for i in range(200)]),
+        pd.Series([1, 2, None, 4] * 50, dtype="Int64"),
+        pd.Series(pd.to_timedelta(range(200), unit="D")),
+    ],
+)
 def test_columns_of_every_kind(column, tmp_path):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"odd": column, "x": rng.normal(size=200)})
@@ -387,9 +421,9 @@ def test_many_columns_and_few_rows():
     assert np.isfinite(model.predict_proba(frame)).all()
 
 
-@pytest.mark.parametrize("y, message", [
-    (["a"] * 50, "one class"), ([None] * 50, "NaN"), (np.linspace(0, 1, 50), "Unknown label type|continuous"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "y, message", [(["a"] * 50, "one class"), ([None] * 50, "NaN"), (np.linspace(0, 1, 50), "Unknown label type|continuous")]
+)
 def test_targets_that_cannot_be_learnt(y, message):
     with pytest.raises(ValueError, match=message):
         TabularClassifier(effort="fast").fit(pd.DataFrame({"x": range(50)}), y)
@@ -413,6 +447,7 @@ def test_groups_stay_in_one_fold():
 
 
 # ---------------------------------------------------------------------------------------------------- conventions
+
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("estimator", [TabularClassifier(effort="fast"), TabularRegressor(effort="fast")], ids=lambda e: type(e).__name__)
@@ -466,7 +501,9 @@ def test_a_row_of_weight_zero_is_not_there():
     assert not weighted.stopped_by_time_
 
 
-@pytest.mark.parametrize("weight, message", [([1.0, 2.0], "expected"), ([0.0] * 60, "zero"), ([-1.0] * 60, "row 0"), ([np.nan] * 60, "NaN")])
+@pytest.mark.parametrize(
+    "weight, message", [([1.0, 2.0], "expected"), ([0.0] * 60, "zero"), ([-1.0] * 60, "row 0"), ([np.nan] * 60, "NaN")]
+)
 def test_weights_that_are_none(weight, message):
     frame, y, _ = two_regimes(60)
     with pytest.raises(ValueError, match=message):
@@ -507,8 +544,7 @@ def test_contributions_add_up():
 def test_train_table_on_every_task_and_strategy():
     frame, _ = loans()
     full = load_dataset("german-credit").frame
-    for target, options in (("credit_risk", {}), ("property", {}), ("credit_amount_dm", {}),
-                            ("credit_risk", {"time": "duration_months"})):  # fmt: skip
+    for target, options in (("credit_risk", {}), ("property", {}), ("credit_amount_dm", {}), ("credit_risk", {"time": "duration_months"})):
         schema = infer_schema(full)
         problem, _ = define_problem(full, schema, target=target, **options)
         y, kept = encode_target(full, problem, schema)
@@ -571,6 +607,7 @@ def test_stacked_weights(task, tmp_path):
     assert load_model(tmp_path).blend == "stacked"
     with pytest.raises(ValueError, match="greedy, stacked"):
         kind(blend="voted").fit(X, y)
+
 
 def test_groups_and_limits_that_make_no_sense():
     frame, y = pd.DataFrame({"a": np.arange(40.0)}), np.arange(40) % 2

@@ -57,9 +57,9 @@ BAD = {
     "deep.jsonl": (b'{"text": "a"}\n' + b"[" * 100_000, "line 2"),
     "field.jsonl": (b'{"text": "a"}\n{"body": "b"}\n', "line 2 has no field 'text'"),
     "number.jsonl": (b'{"text": 5}\n', "line 1 contains no text"),
-    "array.jsonl": (b'[1, 2]\n', "line 1 contains no text"),
+    "array.jsonl": (b"[1, 2]\n", "line 1 contains no text"),
     "wide.jsonl": ('{"text": "a"}\n'.encode("utf-16"), "binary"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -81,10 +81,21 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_text_and_tables_are_told_apart(tmp_path):
-    texts = {"a.txt": prose(300), "b.md": "# Title", "c.txt": "One, two,\nthree, four,\nfive, six,\nseven.",
-             "d.py": "x = 1, 2\n" * 9, "e": "A file without a suffix."}  # fmt: skip
-    tables = {"a.csv": "x,y\n1,2\n", "b.txt": "x;y\n1;2\n3;4\n5;6\n", "c.txt": "x\ty\n1\t2\n3\t4\n",
-              "d.jsonl": '{"x": 1}\n', "e": '{"x": 1}', "f": "\0\1\2"}  # fmt: skip
+    texts = {
+        "a.txt": prose(300),
+        "b.md": "# Title",
+        "c.txt": "One, two,\nthree, four,\nfive, six,\nseven.",
+        "d.py": "x = 1, 2\n" * 9,
+        "e": "A file without a suffix.",
+    }
+    tables = {
+        "a.csv": "x,y\n1,2\n",
+        "b.txt": "x;y\n1;2\n3;4\n5;6\n",
+        "c.txt": "x\ty\n1\t2\n3\t4\n",
+        "d.jsonl": '{"x": 1}\n',
+        "e": '{"x": 1}',
+        "f": "\0\1\2",
+    }
     for kind, files in (("texts", texts), ("tables", tables)):
         (tmp_path / kind).mkdir()
         for name, content in files.items():
@@ -118,9 +129,14 @@ def test_encodings(tmp_path, encoding):
 
 
 def test_a_folder_of_many_kinds(tmp_path):
-    parts = {"1.txt": "café one".encode(), "2.txt": "café two".encode("cp1252"), "3.txt": "café three".encode("utf-16"),
-             "4.md.gz": gzip.compress(b"four"), "5.txt": b"",
-             "6.jsonl": b'{"text": "six"}\n{"text": "seven"}\n'}  # fmt: skip
+    parts = {
+        "1.txt": "café one".encode(),
+        "2.txt": "café two".encode("cp1252"),
+        "3.txt": "café three".encode("utf-16"),
+        "4.md.gz": gzip.compress(b"four"),
+        "5.txt": b"",
+        "6.jsonl": b'{"text": "six"}\n{"text": "seven"}\n',
+    }
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     source = describe_texts(tmp_path)

@@ -1,7 +1,8 @@
 """The command with texts, as a person uses it: train, be interrupted, resume, write, ask; and what can go wrong there.
 
-    AIMT_SLOW=1 pytest tests/test_text_command.py     also under torchrun, with two processes
+AIMT_SLOW=1 pytest tests/test_text_command.py     also under torchrun, with two processes
 """
+
 import json
 import os
 import signal
@@ -33,8 +34,16 @@ def trained(aimt, tmp_path_factory) -> Path:
 
 def test_a_text_gives_a_run_with_everything(trained):
     run = trained / "runs" / "counting"
-    for name in ("run.json", "metrics.json", "report.html", "report.json", "card.md", "model/config.json",
-                 "model/model.safetensors", "model/tokenizer.json"):
+    for name in (
+        "run.json",
+        "metrics.json",
+        "report.html",
+        "report.json",
+        "card.md",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+    ):
         assert (run / name).is_file(), name
     metrics = json.loads((run / "metrics.json").read_text())
     assert 0 < metrics["bits_per_character"] < 3
@@ -48,7 +57,7 @@ def test_a_text_gives_a_run_with_everything(trained):
 
 def test_the_report_needs_no_network_and_shows_the_curve(trained):
     html = (trained / "runs" / "counting" / "report.html").read_text()
-    assert "http-equiv=\"Content-Security-Policy\"" in html and "<script" not in html
+    assert 'http-equiv="Content-Security-Policy"' in html and "<script" not in html
     assert "could not be" not in html, "a section or figure failed"
     assert html.count("<figure>") >= 2
     assert "bits per character" in html
@@ -73,21 +82,24 @@ def test_generate_streams(trained):
     assert early.startswith(b"one")
 
 
-@pytest.mark.parametrize("words, message", [
-    (("generate", "runs/counting", "--prompt", "one ï"), "ï"),
-    (("generate", "runs/counting", "--temperature", "0.5", "--top-p", "7"), "top_p"),
-    (("generate", "runs/counting", "--precision", "int2"), "int2"),
-    (("generate", "runs/nothing"), "not a run directory"),
-    (("predict", "runs/counting", "rows.csv", "-o", "x.csv"), "generate"),
-    (("train", "counting.txt", "--groups", "age"), "--groups is an option of --kind table"),
-    (("train", "--size", "nano"), "--size is an option of --kind text"),
-    (("train", "counting.txt", "--size", "enormous"), "enormous"),
-    (("train", "counting.txt", "--tokenizer", "morse"), "morse"),
-    (("train", "counting.txt", "--resume"), "no interrupted run"),
-    (("train", "counting.txt", "--resume", "--out", "runs/counting"), "done"),
-    (("train", "missing.txt"), "missing.txt"),
-    (("plan",), "--size"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("generate", "runs/counting", "--prompt", "one ï"), "ï"),
+        (("generate", "runs/counting", "--temperature", "0.5", "--top-p", "7"), "top_p"),
+        (("generate", "runs/counting", "--precision", "int2"), "int2"),
+        (("generate", "runs/nothing"), "not a run directory"),
+        (("predict", "runs/counting", "rows.csv", "-o", "x.csv"), "generate"),
+        (("train", "counting.txt", "--groups", "age"), "--groups is an option of --kind table"),
+        (("train", "--size", "nano"), "--size is an option of --kind text"),
+        (("train", "counting.txt", "--size", "enormous"), "enormous"),
+        (("train", "counting.txt", "--tokenizer", "morse"), "morse"),
+        (("train", "counting.txt", "--resume"), "no interrupted run"),
+        (("train", "counting.txt", "--resume", "--out", "runs/counting"), "done"),
+        (("train", "missing.txt"), "missing.txt"),
+        (("plan",), "--size"),
+    ],
+)
 def test_a_mistake_is_one_line(aimt_here, trained, words, message):
     done = aimt_here(*words, cwd=trained)
     assert done.returncode in (1, 2), done.stdout
@@ -153,8 +165,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(aimt, trained, tmp_path, with_si
 def test_a_changed_text_is_not_resumed(aimt, trained, tmp_path):
     book = tmp_path / "book.txt"
     book.write_text(counting(2000))
-    process = subprocess.Popen([sys.executable, "-m", "aimt", "train", "book.txt", "--size", "nano", "--steps", "400"],
-                               cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aimt", "train", "book.txt", "--size", "nano", "--steps", "400"],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     _kill_when(process, tmp_path / "runs" / "book", signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     book.write_text(counting(2001))
     done = aimt("train", "book.txt", "--resume", cwd=tmp_path)
@@ -168,8 +184,24 @@ def test_two_runs_in_one_place_are_refused(aimt, trained):
 
 @pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="set AIMT_SLOW=1")
 def test_the_same_command_under_torchrun(trained, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "aimt", "train",
-               str(trained / "counting.txt"), "--size", "nano", "--steps", "30", "--out", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "aimt",
+        "train",
+        str(trained / "counting.txt"),
+        "--size",
+        "nano",
+        "--steps",
+        "30",
+        "--out",
+        "run",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"

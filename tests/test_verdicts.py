@@ -1,4 +1,5 @@
 """Verdicts that must be earned, for every kind of model: noise, random walks, copies and seen tests do not SHIP; honest models do."""
+
 import json
 
 import numpy as np
@@ -26,8 +27,15 @@ def forecast(source, **options):
 
 def panel(values, step=DAY, known=None, holes=None) -> Panel:
     k = len(values)
-    return Panel([f"s{i}" for i in range(k)], [np.asarray(v, float) for v in values], [0] * k, step, known=[x[:, None] for x in known or []],
-                 known_names=["x"] if known else [], holes=holes or [np.zeros(len(v), bool) for v in values])  # fmt: skip
+    return Panel(
+        [f"s{i}" for i in range(k)],
+        [np.asarray(v, float) for v in values],
+        [0] * k,
+        step,
+        known=[x[:, None] for x in known or []],
+        known_names=["x"] if known else [],
+        holes=holes or [np.zeros(len(v), bool) for v in values],
+    )
 
 
 def verdict_of(p: Panel, attested=None, trees=True) -> dict:
@@ -42,9 +50,10 @@ def status(verdict: dict) -> dict[str, str]:
 
 # ---------------------------------------------------------------------------------------------------- many classes
 
+
 @pytest.mark.parametrize("shares", [np.ones(50), np.r_[np.ones(25), 2 * np.ones(25)], 1 / np.arange(1, 31)])
 def test_the_trivial_answer_is_hard_to_beat_by_another_one(shares):
-    """Counts of few rows per class are mostly noise: an answer that only smooths them more must not be better, on new rows, than the prior."""
+    """Counts of few rows per class are mostly noise: an answer that only smooths them more must not beat the prior on new rows."""
     rng, p, gains = np.random.default_rng(0), shares / shares.sum(), []
     for _ in range(60):
         y = rng.choice(len(p), 400, p=p)
@@ -66,6 +75,7 @@ def test_the_prior_of_few_rows_stays_a_distribution():
 
 
 # ---------------------------------------------------------------------------------------------------- intervals
+
 
 def test_values_at_one_origin_are_not_independent():
     rng = np.random.default_rng(0)
@@ -112,8 +122,16 @@ def test_honest_forecasts_ship():
 
 def judged(**changes) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"series": np.repeat([f"s{i}" for i in range(10)], 6), "origin": np.tile(range(6), 10), "mase": rng.normal(0.8, 0.1, 60),
-                          **{name: rng.normal(1.2, 0.1, 60) for name in SIMPLE}, "coverage": rng.choice([0.8, 1.0], 60), "inner": 0.6})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "series": np.repeat([f"s{i}" for i in range(10)], 6),
+            "origin": np.tile(range(6), 10),
+            "mase": rng.normal(0.8, 0.1, 60),
+            **{name: rng.normal(1.2, 0.1, 60) for name in SIMPLE},
+            "coverage": rng.choice([0.8, 1.0], 60),
+            "inner": 0.6,
+        }
+    )
     return frame.assign(**changes)
 
 
@@ -131,9 +149,10 @@ def test_gain_of_one_series_alone_is_not_proven():
     assert found.status == "not yet" and found.value > 0.5
 
 
-@pytest.mark.parametrize(("coverage", "inner", "expected"), [
-    (0.9, 0.6, ("pass", "pass")), (0.6, 0.3, ("hold", "pass")), (1.0, 0.97, ("pass", "hold")), (0.72, 0.5, ("hold", "pass")),
-])
+@pytest.mark.parametrize(
+    ("coverage", "inner", "expected"),
+    [(0.9, 0.6, ("pass", "pass")), (0.6, 0.3, ("hold", "pass")), (1.0, 0.97, ("pass", "hold")), (0.72, 0.5, ("hold", "pass"))],
+)
 def test_coverage_is_judged_on_both_sides(coverage, inner, expected):
     rng = np.random.default_rng(1)
     frame = judged(coverage=np.clip(rng.normal(coverage, 0.02, 60), 0, 1), inner=np.clip(rng.normal(inner, 0.02, 60), 0, 1))
@@ -175,7 +194,12 @@ def test_what_is_told_ahead_is_measured_in_surprises():
 
 def test_simple_forecasts_by_hand():
     made = simple_forecasts([np.array([1.0, 2.0, 3.0, 6.0])], 2, 2)
-    assert {k: v.tolist() for k, v in made.items()} == {"last value": [[6, 6]], "last season": [[3, 6]], "drift": [[6 + 5 / 3, 6 + 10 / 3]], "mean": [[3, 3]]}
+    assert {k: v.tolist() for k, v in made.items()} == {
+        "last value": [[6, 6]],
+        "last season": [[3, 6]],
+        "drift": [[6 + 5 / 3, 6 + 10 / 3]],
+        "mean": [[3, 3]],
+    }
 
 
 def test_the_job_ships_the_airline_and_not_a_walk(tmp_path):
@@ -184,25 +208,45 @@ def test_the_job_ships_the_airline_and_not_a_walk(tmp_path):
     assert metrics["verdict"]["verdict"] == "SHIP" and metrics["scores"]["n_origins"] == 8
     assert set(metrics["scores"]["simple_mase"]) == set(SIMPLE)
     for seed in range(2):
-        walk = pd.DataFrame({"day": pd.date_range("2024-01-01", periods=120), "price": 100 + np.random.default_rng(seed).normal(size=120).cumsum()})
+        walk = pd.DataFrame(
+            {"day": pd.date_range("2024-01-01", periods=120), "price": 100 + np.random.default_rng(seed).normal(size=120).cumsum()}
+        )
         run = forecast(walk, target="price", time="day", horizon=5, out=tmp_path / f"walk{seed}", quiet=True)
         assert run.read("metrics.json")["verdict"]["verdict"] != "SHIP"
 
 
 # ---------------------------------------------------------------------------------------------------- texts
 
-TEXT = {"scores": {"bits_per_character": 1.904}, "train_scores": {"bits_per_character": 1.75}, "findings": [], "kept": 1.904, "evals": [2.4, 2.0, 1.904],
-        "baseline": {"name": "5-gram", "bits_per_character": 2.1, "gain": {"value": 0.2, "low": 0.15, "high": 0.25, "blocks": 30, "correlation": 0.0}},
-        "copies": {"samples": {"value": 0.0, "low": 0.0, "high": 0.05, "samples": 16, "windows": 96}, "length": 50,
-                   "held_out": {"value": 0.0, "low": 0.0, "high": 0.002, "samples": 30, "windows": 2000}}}  # fmt: skip
+TEXT = {
+    "scores": {"bits_per_character": 1.904},
+    "train_scores": {"bits_per_character": 1.75},
+    "findings": [],
+    "kept": 1.904,
+    "evals": [2.4, 2.0, 1.904],
+    "baseline": {
+        "name": "5-gram",
+        "bits_per_character": 2.1,
+        "gain": {"value": 0.2, "low": 0.15, "high": 0.25, "blocks": 30, "correlation": 0.0},
+    },
+    "copies": {
+        "samples": {"value": 0.0, "low": 0.0, "high": 0.05, "samples": 16, "windows": 96},
+        "length": 50,
+        "held_out": {"value": 0.0, "low": 0.0, "high": 0.002, "samples": 30, "windows": 2000},
+    },
+}
 
 
 @pytest.mark.parametrize("bits", [1.9, 1.829, 1.5, 1.0])
 @pytest.mark.parametrize("seen", [1.7, 1.2, 0.3])
 def test_more_training_that_helps_on_new_text_never_makes_a_verdict_worse(bits, seen):
     better = 2.1 - bits
-    changes = {"scores": {"bits_per_character": bits}, "train_scores": {"bits_per_character": seen}, "kept": bits, "evals": [2.4, 2.0, 1.904, bits],
-               "baseline": TEXT["baseline"] | {"gain": TEXT["baseline"]["gain"] | {"value": better, "low": better - 0.05, "high": better + 0.05}}}  # fmt: skip
+    changes = {
+        "scores": {"bits_per_character": bits},
+        "train_scores": {"bits_per_character": seen},
+        "kept": bits,
+        "evals": [2.4, 2.0, 1.904, bits],
+        "baseline": TEXT["baseline"] | {"gain": TEXT["baseline"]["gain"] | {"value": better, "low": better - 0.05, "high": better + 0.05}},
+    }
     assert text_verdict(**TEXT)["verdict"] == "SHIP" == text_verdict(**TEXT | changes)["verdict"]
 
 
@@ -257,13 +301,22 @@ def test_a_text_without_merit_does_not_ship(tmp_path, kind):
 
 # ---------------------------------------------------------------------------------------------------- fine-tunings
 
+
 def tuned(**changes) -> dict:
     rng = np.random.default_rng(0)
     truth = rng.choice(["a", "b", "c"], 300)
     answers = np.where(rng.random(300) < 0.9, truth, "a")
-    usual = {"figure": Figure("accuracy"), "before": (rng.random(300) < 0.4).astype(float), "after": (answers == truth).astype(float),
-             "baselines": {"words": (rng.random(300) < 0.7).astype(float)}, "answers": answers.tolist(), "truth": truth.tolist(), "lost": None,
-             "findings": [], "near": np.zeros(300, bool)}  # fmt: skip
+    usual = {
+        "figure": Figure("accuracy"),
+        "before": (rng.random(300) < 0.4).astype(float),
+        "after": (answers == truth).astype(float),
+        "baselines": {"words": (rng.random(300) < 0.7).astype(float)},
+        "answers": answers.tolist(),
+        "truth": truth.tolist(),
+        "lost": None,
+        "findings": [],
+        "near": np.zeros(300, bool),
+    }
     return tuned_verdict(**usual | changes)
 
 
@@ -274,15 +327,18 @@ def test_an_honest_fine_tuning_ships_and_says_what_was_not_checked():
     assert "not known" in gate["text"]
 
 
-@pytest.mark.parametrize(("changes", "gate", "expected"), [
-    ({"after": np.zeros(300)}, "gain", "hold"),
-    ({"answers": ["a"] * 300}, "collapse", "hold"),
-    ({"near": np.arange(300) < 90}, "near-duplicates", "hold"),
-    ({"seen": {"value": 0.6, "low": 0.5, "high": 0.7}, "base": "aimt"}, "pretraining", "hold"),
-    ({"lost": {"before": 0.9, "after": 0.7, "change": -0.2, "low": -0.25, "high": -0.15}}, "forgotten", "hold"),
-    ({"lost": {"before": 0.9, "after": 0.89, "change": -0.01, "low": -0.3, "high": 0.28}}, "forgotten", "not yet"),
-    ({"baselines": {}}, "baseline", "not yet"),
-])
+@pytest.mark.parametrize(
+    ("changes", "gate", "expected"),
+    [
+        ({"after": np.zeros(300)}, "gain", "hold"),
+        ({"answers": ["a"] * 300}, "collapse", "hold"),
+        ({"near": np.arange(300) < 90}, "near-duplicates", "hold"),
+        ({"seen": {"value": 0.6, "low": 0.5, "high": 0.7}, "base": "aimt"}, "pretraining", "hold"),
+        ({"lost": {"before": 0.9, "after": 0.7, "change": -0.2, "low": -0.25, "high": -0.15}}, "forgotten", "hold"),
+        ({"lost": {"before": 0.9, "after": 0.89, "change": -0.01, "low": -0.3, "high": 0.28}}, "forgotten", "not yet"),
+        ({"baselines": {}}, "baseline", "not yet"),
+    ],
+)
 def test_planted_faults_of_fine_tunings_do_not_ship(changes, gate, expected):
     found = tuned(**changes)
     assert found["verdict"] != "SHIP" and status(found)[gate] == expected

@@ -122,18 +122,20 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
     for stream in (sys.stdout, sys.stderr):  # a name with an emoji must not end a run on an old terminal
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 # %% ../../nbs/cli/00_main.ipynb #b86d5815
 Source = Annotated[str | None, typer.Argument(help="CSV, TSV, Parquet, JSONL or Excel file; with --sql a query or table name.")]
-Sql = Annotated[str | None, typer.Option(help="Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.")]
+Sql = Annotated[
+    str | None, typer.Option(help="Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.")
+]
 Target = Annotated[str | None, typer.Option(help="Column to predict. Default: the last one.")]
-Population = Annotated[str | None, typer.Option(help="Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.")]
+Population = Annotated[
+    str | None, typer.Option(help="Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.")
+]
 DateFormat = Annotated[str | None, typer.Option(help="How dates are written: %d/%m/%Y is day, month, year. Default: found out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -248,7 +250,11 @@ def _train_command() -> Any:
     {lines}
     """.replace("\n    ", "\n")
     first = [
-        _keyword("source", Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...), text (.txt, a folder); with --sql a query or table.")], None),
+        _keyword(
+            "source",
+            Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...), text (.txt, a folder); with --sql a query or table.")],
+            None,
+        ),
         _keyword("kind", Annotated[str | None, typer.Option(help=f"{', '.join(k.name for k in kinds)}. Default: found.")], None),
     ]
     command = _make("train", lambda source, **given: resolve(VERBS["train"])(source, **given), doc, first, options, _TrainCommand)
@@ -266,7 +272,9 @@ def _finetune_command() -> Any:
     """
     first = [
         _keyword("family", Annotated[str, typer.Argument(help="bert, gpt, t5, clip or deepspeech.")]),
-        _keyword("source", Annotated[str, typer.Argument(help="Examples: a table; for gpt also a text, for clip a folder for each class.")]),
+        _keyword(
+            "source", Annotated[str, typer.Argument(help="Examples: a table; for gpt also a text, for clip a folder for each class.")]
+        ),
         _keyword("model", Annotated[str, typer.Option(help="Pretrained: a folder, a name on the hub, or an earlier run.")]),
     ]
     return _make("finetune", lambda **given: resolve(VERBS["finetune"])(**given), doc, first, options, TyperCommand)
@@ -327,7 +335,9 @@ def datasets(
 @_one_line_errors
 def audit(
     source: Source = None,
-    target: Annotated[str | None, typer.Option(help="Column to predict. Default: none; leaks, rare classes and groups are then not looked for.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column to predict. Default: none; leaks, rare classes and groups are then not looked for.")
+    ] = None,
     sql: Sql = None,
     groups: Annotated[str | None, typer.Option(help="Columns whose groups must be represented: gender,age.")] = None,
     population: Population = None,
@@ -339,8 +349,9 @@ def audit(
 
     Example: `aimt audit customers.csv --target churn`
     """
-    result = resolve(VERBS["audit"])(source, target=target, sql=sql, groups=groups, population=population,
-                                     date_format=date_format, quiet=quiet)
+    result = resolve(VERBS["audit"])(
+        source, target=target, sql=sql, groups=groups, population=population, date_format=date_format, quiet=quiet
+    )
     if as_json:
         _print_json(result)
     else:
@@ -355,7 +366,9 @@ def predict(
     source: Annotated[str | None, typer.Argument(help="Table with new rows. A forecast needs one only for what is known ahead.")] = None,
     coverage: Coverage = None,
     by: CoveredBy = None,
-    thresholds: Annotated[str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over the table itself.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -363,8 +376,7 @@ def predict(
 
     Examples: `aimt predict runs/churn new.csv -o scored.csv --coverage 0.9`, `aimt predict runs/sales future.csv -o forecasts.csv`
     """
-    resolve(VERBS["predict"])(run, source, out=out, coverage=coverage, by=by, thresholds=thresholds, overwrite=overwrite,
-                              quiet=quiet)
+    resolve(VERBS["predict"])(run, source, out=out, coverage=coverage, by=by, thresholds=thresholds, overwrite=overwrite, quiet=quiet)
 
 
 @app.command()
@@ -375,7 +387,9 @@ def evaluate(
     coverage: Coverage = None,
     by: CoveredBy = None,
     population: Population = None,
-    permutations: Annotated[int, typer.Option(help="Also train on shuffled outcomes so many times, such as 99: is there anything to learn?", min=0)] = 0,
+    permutations: Annotated[
+        int, typer.Option(help="Also train on shuffled outcomes so many times, such as 99: is there anything to learn?", min=0)
+    ] = 0,
     time_limit: Annotated[float | None, typer.Option(help="With --permutations: seconds. Default: 60.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
@@ -383,8 +397,9 @@ def evaluate(
 
     Example: `aimt evaluate runs/churn march.csv`
     """
-    scores = resolve(VERBS["evaluate"])(run, source, coverage=coverage, by=by, population=population,
-                                        permutations=permutations, time_limit=time_limit)
+    scores = resolve(VERBS["evaluate"])(
+        run, source, coverage=coverage, by=by, population=population, permutations=permutations, time_limit=time_limit
+    )
     if as_json:
         _print_json(scores)
     else:
@@ -415,8 +430,12 @@ def compare(
 def compact(
     run: RunPath,
     max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds for 1,000 rows on this machine.", min=0)] = None,
-    members: Annotated[int | None, typer.Option(help="Seeds for each recipe of trees. Default: two, or one where two are dear.", min=1)] = None,
-    data: Annotated[str | None, typer.Option(help="The table of the run, or its query with --sql: nothing that a run tells of is opened by itself.")] = None,
+    members: Annotated[
+        int | None, typer.Option(help="Seeds for each recipe of trees. Default: two, or one where two are dear.", min=1)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The table of the run, or its query with --sql: nothing that a run tells of is opened by itself.")
+    ] = None,
     sql: Sql = None,
     out: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Directory of the new run. Default: RUN-compact.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that place.")] = False,
@@ -446,7 +465,9 @@ def explain(
     wanted: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,
     fixed: Annotated[str | None, typer.Option(help="With --change: columns that cannot change, besides those of groups.")] = None,
     rules: Annotated[int, typer.Option(help="Instead: at most so many rules that stand for the whole model, such as 8.", min=0)] = 0,
-    stability: Annotated[bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been resampled?")] = False,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been resampled?")
+    ] = False,
     time_limit: Annotated[float | None, typer.Option(help="With --stability: seconds. Default: 60.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
@@ -454,8 +475,18 @@ def explain(
 
     Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --rules 8`
     """
-    reasons = resolve(VERBS["explain"])(run, source, rows=rows, columns=columns, change=change, wanted=wanted, fixed=fixed,
-                                        rules=rules, stability=stability, time_limit=time_limit)
+    reasons = resolve(VERBS["explain"])(
+        run,
+        source,
+        rows=rows,
+        columns=columns,
+        change=change,
+        wanted=wanted,
+        fixed=fixed,
+        rules=rules,
+        stability=stability,
+        time_limit=time_limit,
+    )
     if as_json:
         _print_json(reasons)
     else:
@@ -468,13 +499,17 @@ def generate(
     run: RunPath,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on with; - reads it from standard input.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.", min=1)] = 200,
-    temperature: Annotated[float | None, typer.Option(help="Below 1: likelier tokens; 0: the likeliest. Default: 0.8; fine-tuned: 0.", min=0)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Below 1: likelier tokens; 0: the likeliest. Default: 0.8; fine-tuned: 0.", min=0)
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Only among the k likeliest tokens.", min=1)] = None,
     top_p: Annotated[float | None, typer.Option(help="Only among the fewest tokens with this probability together.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Only among tokens with this share of the likeliest one's probability.")] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: what was there already becomes less likely.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; can be given several times.")] = None,
-    num_beams: Annotated[int | None, typer.Option(help="Search for the likeliest text with so many beams, instead of drawing.", min=1)] = None,
+    num_beams: Annotated[
+        int | None, typer.Option(help="Search for the likeliest text with so many beams, instead of drawing.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same text.", min=0)] = 0,
     precision: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, int8, int4.")] = "float32",
     as_json: Json = False,
@@ -484,8 +519,17 @@ def generate(
     Example: `aimt generate runs/book --prompt "It was" --temperature 0.7`
     """
     text = sys.stdin.read() if prompt == "-" else prompt
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-                "repetition_penalty": repetition_penalty, "stop": tuple(stop or ()), "seed": seed, "precision": precision}
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": tuple(stop or ()),
+        "seed": seed,
+        "precision": precision,
+    }
     settings |= {"num_beams": num_beams} if num_beams else {}
     made = resolve(VERBS["generate"])(run, text, stream=not num_beams, **settings)
     pieces = [made] if isinstance(made, str) else made
@@ -503,7 +547,9 @@ def generate(
 @_one_line_errors
 def plan(
     source: Annotated[str | None, typer.Argument(help="A text. Without one, give --size.")] = None,
-    size: Annotated[str | None, typer.Option(help="nano, tiny, small, medium, large, gpt2, gpt2-xl, ... Default: chosen for the text.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="nano, tiny, small, medium, large, gpt2, gpt2-xl, ... Default: chosen for the text.")
+    ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds of training.", min=1)] = 300,
     tokens: Annotated[int | None, typer.Option(help="Train on so many tokens instead of for a time.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows at a time.", min=1)] = None,

@@ -37,7 +37,9 @@ def on_cluster(
             yield
         return
     if scheme not in ("dask", "ray") or not _host_and_port(address):
-        raise ProblemError(f"'{address}' is no address of a cluster", hint="Write it like dask://10.0.0.5:8786, ray://10.0.0.5:10001 or local:4")
+        raise ProblemError(
+            f"'{address}' is no address of a cluster", hint="Write it like dask://10.0.0.5:8786, ray://10.0.0.5:10001 or local:4"
+        )
     with (_dask if scheme == "dask" else _ray)(address, timeout) as options, joblib.parallel_config(n_jobs=-1, **options):
         yield
 

@@ -224,7 +224,6 @@ class Metrics(TypedDict, total=False):
     ahead: Sections
     picture: Sections
 
-
 # %% ../../nbs/core/37_contents.ipynb #804f696b
 class AuditFinding(TypedDict):
     """Something that is wrong with the data."""

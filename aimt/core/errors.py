@@ -45,16 +45,17 @@ def _escape(c: str, lines: bool) -> str:
 
 # %% ../../nbs/core/00_errors.ipynb #ce665e0d
 _ADDRESS = re.compile(r"""([a-z][a-z0-9+.\-]*://)([^\s'"<>|]*@)""", re.IGNORECASE)
-_NAMES = r"pass(?:w(?:or)?d|phrase)?|pwd|secret|token(?![a-z])|credentials?|signature|api_?key|access_?key|account_?key|authorization|jwt|odbc_connect"
+_NAMES = (
+    r"pass(?:w(?:or)?d|phrase)?|pwd|secret|token(?![a-z])|credentials?|signature|api_?key|access_?key|account_?key"
+    r"|authorization|jwt|odbc_connect"
+)
 _PARAMETER = re.compile(rf"""([?&;](?:[^=&;\s]*(?:{_NAMES})[^=&;\s]*|sig|key|pw|code)=)[^&;#\s'"|]+""", re.IGNORECASE)
 _SETTING = re.compile(rf"""((?<![\w.])\w*(?:{_NAMES})\w*=)(?:'[^']*'|"[^"]*"|[^\s,;&|)'"]+)""", re.IGNORECASE)
 _QUOTED = re.compile(rf"""((?<![\w.])\w*(?:{_NAMES})\w*\s+=\s+)(?:'[^']*'|"[^"]*")""", re.IGNORECASE)
 _KEYS = re.compile(r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|hf_\w{30,}|gh[pousr]_\w{30,})\b")
 
 
-def hide_secrets(
-    text: str,  # A sentence, a query, an address
-) -> str:
+def hide_secrets(text: str) -> str:  # A sentence, a query, an address
     """The text with ``***`` instead of the passwords, tokens and keys in its addresses and settings."""
     if "@" in text:
         text = _ADDRESS.sub(lambda m: m[1] + _hidden_user(m[2], m[1]), text)
@@ -64,9 +65,7 @@ def hide_secrets(
     return _KEYS.sub("***", text)
 
 
-def hide_password(
-    url: str,  # An address and nothing else: a password in it may hold blanks and quotes
-) -> str:
+def hide_password(url: str) -> str:  # An address and nothing else: a password in it may hold blanks and quotes
     """An address that can be shown and written down."""
     scheme, mark, rest = url.partition("://")
     if mark and "@" in rest:
@@ -149,6 +148,5 @@ def require(
         return importlib.import_module(module)
     except ImportError as e:
         raise MissingExtraError(
-            f"this needs the package '{module.split('.')[0]}', which is not installed",
-            hint=f"Install it with: pip install 'aimt[{extra}]'",
+            f"this needs the package '{module.split('.')[0]}', which is not installed", hint=f"Install it with: pip install 'aimt[{extra}]'"
         ) from e

@@ -52,7 +52,9 @@ def check_settings(
             shown = repr(value)[:40] if not isinstance(value, int) or abs(value) < 10**20 else "a number of more than 20 digits"
             raise ModelFormatError(f"the setting {name} is {shown}, and should be {_said(kind)}", where=str(where), hint="Use another copy")
         if "dropout" in name and not 0 <= value < 1:
-            raise ModelFormatError(f"the setting {name} is {value}, and should be from 0 to below 1", where=str(where), hint="Use another copy")
+            raise ModelFormatError(
+                f"the setting {name} is {value}, and should be from 0 to below 1", where=str(where), hint="Use another copy"
+            )
         if dataclasses.is_dataclass(value):
             check_settings(value, where)
 

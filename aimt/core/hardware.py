@@ -110,8 +110,7 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 # %% ../../nbs/core/20_hardware.ipynb #c5911b7c
-CORE_PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "lightgbm", "torch", "matplotlib", "safetensors",
-                 "tokenizers")
+CORE_PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "lightgbm", "torch", "matplotlib", "safetensors", "tokenizers")
 EXTRA_PACKAGES = {
     "sql": ("duckdb", "sqlalchemy"),
     "excel": ("openpyxl",),

@@ -122,8 +122,11 @@ class DirectoryLock:
         """Raise `RunError` when another process has taken the directory over."""
         now = _read(self.path)
         if now is not None and now.token != self.writer.token:
-            raise RunError(f"process {now.pid} on {now.host} has taken this run over", where=str(self.path.parent),
-                           hint="This process was silent for too long; the other one goes on")
+            raise RunError(
+                f"process {now.pid} on {now.host} has taken this run over",
+                where=str(self.path.parent),
+                hint="This process was silent for too long; the other one goes on",
+            )
 
     def release(self) -> None:
         """Give the directory free."""

@@ -14,12 +14,12 @@ from typing import Any
 from .errors import ProblemError, closest
 
 # %% ../../nbs/core/30_problem.ipynb #f1397ef4
-TASKS = ("binary", "multiclass", "regression", "text-generation", "text-classification", "text-to-text", "image-to-text",
-         "speech-to-text")
+TASKS = ("binary", "multiclass", "regression", "text-generation", "text-classification", "text-to-text", "image-to-text", "speech-to-text")
 OUTCOMES = ("tp", "fp", "fn", "tn")
 FAIRNESS = {
     "binary": ("calibration", "equal-opportunity", "predictive-equality", "equalised-odds", "predictive-parity", "demographic-parity"),
-    "multiclass": ("calibration", "equal-accuracy"), "regression": ("mean-error",),
+    "multiclass": ("calibration", "equal-accuracy"),
+    "regression": ("mean-error",),
 }  # Criteria by which groups can be compared; the first is the usual one
 
 
@@ -46,8 +46,10 @@ class Problem:
             raise ProblemError(f"a binary problem has 2 classes, not {len(self.labels)}", where=self.target)
         if self.fairness is not None and self.fairness not in FAIRNESS.get(self.task, ()):
             known = FAIRNESS.get(self.task, ())
-            raise ProblemError(f"'{self.fairness}' is no fairness criterion of a {self.task} problem",
-                               hint=f"Use {', '.join(known)}" if known else "Leave it out")
+            raise ProblemError(
+                f"'{self.fairness}' is no fairness criterion of a {self.task} problem",
+                hint=f"Use {', '.join(known)}" if known else "Leave it out",
+            )
         if self.cost is not None and set(self.cost) - set(OUTCOMES):
             wrong = sorted(set(self.cost) - set(OUTCOMES))[0]
             raise ProblemError(f"'{wrong}' is not an outcome that can cost", hint="Use tp, fp, fn and tn: fn=100,fp=5")

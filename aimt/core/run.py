@@ -28,7 +28,14 @@ from .commands import VERBS, resolve
 
 # %% ../../nbs/core/40_run.ipynb #4938b28a
 RUN_FORMAT = 1  # of the directory; a newer one is refused
-UNSEALED = ("run.json", "events.jsonl", "report.html", "report.json", "card.md", "future.csv")  # rewritten, or filled in, after the run is done
+UNSEALED = (
+    "run.json",
+    "events.jsonl",
+    "report.html",
+    "report.json",
+    "card.md",
+    "future.csv",
+)  # rewritten, or filled in, after the run is done
 UNSEALED_FOLDERS = ("checkpoints",)  # these carry checksums of their own, and go when the run is done with them
 REQUIRED = ("format", "status", "settings", "versions", "created")
 
@@ -173,14 +180,19 @@ class Run:
         settings = self.info["settings"]
         if "kind" in settings:
             return str(settings["kind"])
-        return {"forecast": "series", "finetune": "finetune"}.get(settings.get("job"), "text" if settings.get("model") == "gpt" else "table")
+        return {"forecast": "series", "finetune": "finetune"}.get(
+            settings.get("job"), "text" if settings.get("model") == "gpt" else "table"
+        )
 
     @property
     def problem(self) -> Problem:
         """The problem that the run's model solves."""
         if self.kind == "series":
-            raise RunError("this run forecasts series, and has no question about rows", where=str(self.path),
-                           hint="aimt predict RUN -o forecasts.csv writes its forecasts; its figures are in metrics.json")
+            raise RunError(
+                "this run forecasts series, and has no question about rows",
+                where=str(self.path),
+                hint="aimt predict RUN -o forecasts.csv writes its forecasts; its figures are in metrics.json",
+            )
         if "problem" not in self.info:
             raise RunError("the problem was not defined yet", where=str(self.path))
         return _problem(self.info, self.path)
@@ -372,8 +384,9 @@ def _refuse_links(path: Path, names: Iterable[str]) -> None:
     """Raise `RunError` when a file that will be written is a link to a place outside of the run."""
     for name in names:
         if (path / name).is_symlink() and not (path / name).resolve().is_relative_to(path.resolve()):
-            raise RunError("this is a link that leads out of the run, and would be written through", where=str(path / name),
-                           hint="Remove the link")  # fmt: skip
+            raise RunError(
+                "this is a link that leads out of the run, and would be written through", where=str(path / name), hint="Remove the link"
+            )
 
 
 def _checked(path: Path) -> dict[str, Any]:
@@ -434,5 +447,8 @@ def stored_content(
     except (AimtError, MemoryError, OSError):
         raise
     except Exception as e:  # whatever a wrong value brings about, also in a template or a plot
-        raise RunError(f"its files do not hold what this version of aimt wrote ({type(e).__name__}: {e})", where=str(run.path),
-                       hint="Train again, or use the version that wrote them") from e
+        raise RunError(
+            f"its files do not hold what this version of aimt wrote ({type(e).__name__}: {e})",
+            where=str(run.path),
+            hint="Train again, or use the version that wrote them",
+        ) from e

@@ -84,8 +84,16 @@ def _check_plain(value: Any, kind: Any, where: str, field: str) -> None:
         raise _wrong(value, _NAMES.get(kind, str(kind)), where, field)
 
 # %% ../../nbs/core/03_typed.ipynb #09d002b7
-_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object",
-          NoneType: "null", object: "something"}  # fmt: skip
+_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+    object: "something",
+}
 
 
 def _outer(kind: Any) -> Any:
@@ -111,5 +119,8 @@ def _path(field: str, name: Any) -> str:
 def _wrong(value: Any, wanted: str, where: str, field: str) -> RunError:
     kind = next((k for k in (NoneType, bool, str, list, dict) if isinstance(value, k)), float)
     found = repr(value)[:40] if kind is str else _NAMES[kind]
-    return RunError(f"'{field}' must be {wanted}, and is {found}" if field else f"it must hold {wanted}, and holds {found}",
-                    where=where, hint="This is not what aimt wrote")
+    return RunError(
+        f"'{field}' must be {wanted}, and is {found}" if field else f"it must hold {wanted}, and holds {found}",
+        where=where,
+        hint="This is not what aimt wrote",
+    )

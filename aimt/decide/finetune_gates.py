@@ -79,9 +79,17 @@ def _merit(gate: Gate, gain: dict[str, float], limits: TunedLimits, n: int, text
     if status == "not yet":
         needed = rows_needed(n, half, gain["value"] - limits.gain) if half < float("inf") else None
         advice = "Test on more examples" + (f", about {needed:,}" if needed else "") + ": so few cannot tell the gain from chance."
-    return gate.result(status, text, advice, **finite, limit=limits.gain, measure=measure, merit=f"{measure}: {span(gain)}",
-                       limit_text=f"the 95 % interval must lie above {number(limits.gain)}",
-                       detectable=smallest_detectable(half, limits.gain) if half < float("inf") else None)
+    return gate.result(
+        status,
+        text,
+        advice,
+        **finite,
+        limit=limits.gain,
+        measure=measure,
+        merit=f"{measure}: {span(gain)}",
+        limit_text=f"the 95 % interval must lie above {number(limits.gain)}",
+        detectable=smallest_detectable(half, limits.gain) if half < float("inf") else None,
+    )
 
 
 def gain_gate(
@@ -95,8 +103,15 @@ def gain_gate(
     if before is None:
         return GATES["gain"].result("not checked", "The network had no answers to this question before.")
     text = f"{figure.name} on {len(after):,} held-out examples went from {figure.shown(before.mean())} to {figure.shown(after.mean())}."
-    return _merit(GATES["gain"], figure.difference(after, before, groups), limits, len(after), text,
-                  "Train longer, or with more examples, or with another rate.", "gained against before")
+    return _merit(
+        GATES["gain"],
+        figure.difference(after, before, groups),
+        limits,
+        len(after),
+        text,
+        "Train longer, or with more examples, or with another rate.",
+        "gained against before",
+    )
 
 
 def baseline_gate(
@@ -112,8 +127,15 @@ def baseline_gate(
     gains = {name: figure.difference(after, values, groups) for name, values in baselines.items()}
     name = min(gains, key=lambda n: (gains[n]["value"] > limits.gain, gains[n]["low"]))
     text = f"{figure.name} is {figure.shown(after.mean())}. The best baseline ({name}) scores {figure.shown(baselines[name].mean())}."
-    return _merit(GATES["baseline"], gains[name], limits, len(after), text,
-                  f"Use the baseline ({name}), unless more examples or more training bring a gain.", "gained against the best simple way")
+    return _merit(
+        GATES["baseline"],
+        gains[name],
+        limits,
+        len(after),
+        text,
+        f"Use the baseline ({name}), unless more examples or more training bring a gain.",
+        "gained against the best simple way",
+    )
 
 
 def near_gate(near: np.ndarray | None, limits: TunedLimits) -> GateResult:
@@ -125,25 +147,47 @@ def near_gate(near: np.ndarray | None, limits: TunedLimits) -> GateResult:
     text = f"{int(near.sum()):,} of {len(near):,} test examples are nearly training examples; equal inputs were kept on the same side."
     advice = 'Remove near copies, or split by their source. If new inputs come as near copies too, say so: --attest near-duplicates="..."'
     status = fault_status(share["low"], share["high"], limits.seen, limits.much_seen)
-    return gate.result(status, text, advice, **share, limit=limits.seen, measure="share of near copies",
-                       limit_text=f"{number(limits.much_seen)} must be excluded",
-                       detectable=smallest_detectable(share["high"] - share["value"], limits.seen), needs_attestation=() if status == "pass" else (gate.name,))
+    return gate.result(
+        status,
+        text,
+        advice,
+        **share,
+        limit=limits.seen,
+        measure="share of near copies",
+        limit_text=f"{number(limits.much_seen)} must be excluded",
+        detectable=smallest_detectable(share["high"] - share["value"], limits.seen),
+        needs_attestation=() if status == "pass" else (gate.name,),
+    )
 
 
 def pretraining_gate(seen: Mapping[str, float] | None, base: str, limits: TunedLimits) -> GateResult:
     """Fault: the share of the test that stands in the training text of the base model. `base` is aimt, foreign or other."""
     gate = GATES["pretraining"]
     if not seen:
-        why = {"foreign": "What the base model was trained on is not known here, so nobody can say whether the test is new to it.",
-               "aimt": "No part of the test is long enough to be looked up in the training text of the base model."}  # fmt: skip
-        return gate.result("not checked", why.get(base, "Examples of this kind cannot be looked up in the training data of the base model."))
-    text = (f"{100 * seen['value']:.1f} % of the test stands word for word in the training text of the base model "
-            f"(95 % interval {100 * seen['low']:.0f} to {100 * seen['high']:.0f} %).")
+        why = {
+            "foreign": "What the base model was trained on is not known here, so nobody can say whether the test is new to it.",
+            "aimt": "No part of the test is long enough to be looked up in the training text of the base model.",
+        }
+        return gate.result(
+            "not checked", why.get(base, "Examples of this kind cannot be looked up in the training data of the base model.")
+        )
+    text = (
+        f"{100 * seen['value']:.1f} % of the test stands word for word in the training text of the base model "
+        f"(95 % interval {100 * seen['low']:.0f} to {100 * seen['high']:.0f} %)."
+    )
     advice = "Test on examples that the base model has not seen, or start from another base model."
     status = fault_status(seen["low"], seen["high"], limits.seen, limits.much_seen)
     figures = {k: seen[k] for k in ("value", "low", "high")}
-    return gate.result(status, text, advice, **figures, limit=limits.seen, measure="share of the test in the base model's training text",
-                       limit_text=f"{number(limits.much_seen)} must be excluded", detectable=smallest_detectable(seen["high"] - seen["value"], limits.seen))
+    return gate.result(
+        status,
+        text,
+        advice,
+        **figures,
+        limit=limits.seen,
+        measure="share of the test in the base model's training text",
+        limit_text=f"{number(limits.much_seen)} must be excluded",
+        detectable=smallest_detectable(seen["high"] - seen["value"], limits.seen),
+    )
 
 
 def collapse_gate(answers: Sequence[str], truth: Sequence[str], limits: TunedLimits) -> GateResult:
@@ -155,23 +199,44 @@ def collapse_gate(answers: Sequence[str], truth: Sequence[str], limits: TunedLim
     text = f"The most frequent answer, {shown!r}, is {100 * said['value']:.0f} % of all; the most frequent true one is {100 * usual:.0f} %."
     advice = "It gives nearly every input the same answer: lower the learning rate (or use --lora 8), and check the class sizes."
     same = len(set(truth)) > 1 and len(set(answers)) == 1
-    return GATES["collapse"].result("hold" if same else fault_status(said["low"], said["high"], limit, far) if usual < 1 else "pass", text, advice, **said,
-                                    limit=limit, measure="share of the most frequent answer", limit_text=f"{number(far)} must be excluded")
+    return GATES["collapse"].result(
+        "hold" if same else fault_status(said["low"], said["high"], limit, far) if usual < 1 else "pass",
+        text,
+        advice,
+        **said,
+        limit=limit,
+        measure="share of the most frequent answer",
+        limit_text=f"{number(far)} must be excluded",
+    )
 
 
 def forgotten_gate(lost: Mapping[str, float] | None, figure: Figure, limits: TunedLimits) -> GateResult:
     """Fault: the original task's figure has fallen. `lost` has before, after, change, low, high."""
     if not lost or lost.get("low") is None:
-        return GATES["forgotten"].result("not checked", "What it has forgotten was not measured: no examples of its original task were given (--original).")
+        return GATES["forgotten"].result(
+            "not checked", "What it has forgotten was not measured: no examples of its original task were given (--original)."
+        )
     sign = -1 if figure.greater_is_better else 1
     low, high = sorted((sign * lost["low"], sign * lost["high"]))
     text = f"{figure.name} on the original task went from {figure.shown(lost['before'])} to {figure.shown(lost['after'])}."
     status = fault_status(low, high, limits.forgotten, limits.much_forgotten)
-    advice = ("Use LoRA (--lora 8), a lower rate, or the mean of old and new weights (--average 0.5)." if status == "hold" else
-              "Give more examples of the original task (--original): so few cannot exclude that much of it is forgotten.")  # fmt: skip
-    return GATES["forgotten"].result(status, text, advice, value=sign * lost["change"], low=low, high=high, limit=limits.forgotten,
-                                     measure="lost of the original task", limit_text=f"{number(limits.much_forgotten)} must be excluded",
-                                     detectable=smallest_detectable((high - low) / 2, limits.forgotten))
+    advice = (
+        "Use LoRA (--lora 8), a lower rate, or the mean of old and new weights (--average 0.5)."
+        if status == "hold"
+        else "Give more examples of the original task (--original): so few cannot exclude that much of it is forgotten."
+    )
+    return GATES["forgotten"].result(
+        status,
+        text,
+        advice,
+        value=sign * lost["change"],
+        low=low,
+        high=high,
+        limit=limits.forgotten,
+        measure="lost of the original task",
+        limit_text=f"{number(limits.much_forgotten)} must be excluded",
+        detectable=smallest_detectable((high - low) / 2, limits.forgotten),
+    )
 
 # %% ../../nbs/decide/20_finetune_gates.ipynb #4d8088d8
 def tuned_gates(

@@ -79,8 +79,16 @@ class Gate:
     ) -> GateResult:
         """The answer for one model."""
         better = "higher" if self.burden == "merit" else "lower"
-        return GateResult(self.name, self.question, self.section, status, text, advice="" if status == "pass" else advice,
-                          essential=self.essential, **{"better": better, **figures})
+        return GateResult(
+            self.name,
+            self.question,
+            self.section,
+            status,
+            text,
+            advice="" if status == "pass" else advice,
+            essential=self.essential,
+            **{"better": better, **figures},
+        )
 
 # %% ../../nbs/decide/05_gate.ipynb #ef9c14a2
 def number(
@@ -181,10 +189,14 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in `metrics.json`."""
         return {
-            "verdict": self.verdict, "summary": self.summary, "gates": [g.to_dict() for g in self.gates],
-            "attested": dict(self.attested), "unasked": self.unasked, "reasons": [g.text for g in self.failed],
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "gates": [g.to_dict() for g in self.gates],
+            "attested": dict(self.attested),
+            "unasked": self.unasked,
+            "reasons": [g.text for g in self.failed],
             "advice": list(dict.fromkeys(g.advice for g in self.failed if g.advice)),
-        }  # fmt: skip
+        }
 
 
 def judge(

@@ -28,8 +28,14 @@ class GroupLimits:
 
 
 GROUPS = Gate("groups", "Is any group served worse?", "groups", "fault")
-RATE_NAMES = {"tpr": "true positive rate", "fpr": "false positive rate", "precision": "precision", "selection_rate": "selection rate",
-              "accuracy": "accuracy", "mean_error": "mean error"}  # fmt: skip
+RATE_NAMES = {
+    "tpr": "true positive rate",
+    "fpr": "false positive rate",
+    "precision": "precision",
+    "selection_rate": "selection rate",
+    "accuracy": "accuracy",
+    "mean_error": "mean error",
+}
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #f5e0d293
 def groups_gate(
@@ -47,13 +53,17 @@ def groups_gate(
     answers = [(_status(c, limits), c) for c in groups["comparisons"] if c["high"] is not None]
     answers = [(s, c) for s, c in answers if c["role"] != "crossing" or s == "hold"]
     if not answers:
-        return GROUPS.result("not yet" if missing else "not checked", f"No group is large enough to be judged.{missing or left_out}", _MORE_ROWS)
+        return GROUPS.result(
+            "not yet" if missing else "not checked", f"No group is large enough to be judged.{missing or left_out}", _MORE_ROWS
+        )
     status: Status = next(s for s in ("hold", "not yet", "pass") if s in {a for a, _ in answers})
     worst = max((c for s, c in answers if s == status), key=lambda c: _relative(c, limits, status))
     if status == "pass" and missing:
         return GROUPS.result("not yet", missing.strip(), _MORE_ROWS, **_figures(worst, limits))
     text, advice, command = {"hold": _held, "not yet": _open, "pass": _passed}[status](problem, groups, worst, limits)
-    return GROUPS.result(status, text + (missing or left_out), advice, **_figures(worst, limits), command=command if status != "pass" else "")
+    return GROUPS.result(
+        status, text + (missing or left_out), advice, **_figures(worst, limits), command=command if status != "pass" else ""
+    )
 
 
 _MORE_ROWS = "Gather more rows of the groups that were named."
@@ -83,8 +93,11 @@ def _small(groups: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str]:
     """Sentences about groups that are left out, and about those that are too large for that."""
     told = {False: "", True: ""}
     for large in told:
-        names = [f"{u['column']} '{u['group']}' ({u['n']:,} rows{', too few that count' if u['rate'] else ''})"
-                 for u in groups.get("unjudged") or [] if (u["share"] >= limits.share) == large]  # fmt: skip
+        names = [
+            f"{u['column']} '{u['group']}' ({u['n']:,} rows{', too few that count' if u['rate'] else ''})"
+            for u in groups.get("unjudged") or []
+            if (u["share"] >= limits.share) == large
+        ]
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             told[large] = f" Too few rows to judge{', and too many to leave out' if large else ''}: {', '.join(names[:5])}{more}."
@@ -94,24 +107,43 @@ def _small(groups: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str]:
 def _figures(c: Mapping[str, Any], limits: GroupLimits) -> dict[str, Any]:
     limit = _limit(c, limits)
     where = c["column"] if c["other"] else f"{c['column']} '{c['group']}'"
-    name = f"gap in {RATE_NAMES[c['measure']]}" if c["other"] else "calibration error" if c["measure"].startswith("calibration") else "mean error"
-    return {"measure": f"{name}, {where}", "value": c["value"], "low": c["low"], "high": c["high"], "limit": limit,
-            "limit_text": f"at most {number(limit)}, and {number(limits.serious * limit)} excluded",
-            "detectable": smallest_detectable(c["high"] - c["value"], limit)}  # fmt: skip
+    name = (
+        f"gap in {RATE_NAMES[c['measure']]}"
+        if c["other"]
+        else "calibration error"
+        if c["measure"].startswith("calibration")
+        else "mean error"
+    )
+    return {
+        "measure": f"{name}, {where}",
+        "value": c["value"],
+        "low": c["low"],
+        "high": c["high"],
+        "limit": limit,
+        "limit_text": f"at most {number(limit)}, and {number(limits.serious * limit)} excluded",
+        "detectable": smallest_detectable(c["high"] - c["value"], limit),
+    }
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #bb5e5853
 def _held(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str, str]:
     text = f"{_told(problem, c)}{_because(c)}"
     if c["other"]:
         return text, "Look at what differs between the groups, or change the criterion and say why.", "aimt doctor RUN"
-    return text, "Find out why the model is wrong there: few rows, a column that misleads, or a group it cannot see. Then train again.", "aimt doctor RUN"
+    return (
+        text,
+        "Find out why the model is wrong there: few rows, a column that misleads, or a group it cannot see. Then train again.",
+        "aimt doctor RUN",
+    )
 
 
 def _open(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str, str]:
     limit = _limit(c, limits)
     serious = limits.serious * limit
     if c["role"] == "choice" and c["low"] > limit:
-        criterion, asks = groups["fairness"]["criterion"], {"tpr": "equal-opportunity", "fpr": "predictive-equality"}.get(c["measure"], "equal-accuracy")
+        criterion, asks = (
+            groups["fairness"]["criterion"],
+            {"tpr": "equal-opportunity", "fpr": "predictive-equality"}.get(c["measure"], "equal-accuracy"),
+        )
         text = f"{_told(problem, c)}{_because(c)} Nobody has said whether that may be."
         advice = f"Choose with --fairness: {criterion} accepts gaps that follow from base rates, {asks} asks for equal rates."
         return text, advice, f"aimt train DATA --fairness {criterion}"
@@ -120,7 +152,11 @@ def _open(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], lim
     text = f"{_told(problem, c)} It could be as large as {number(c['high'])}, and {number(serious)} would be serious"
     text += f"; {c['n']:,} rows cannot exclude that.{rows}"
     advice = "Gather more rows" + (", or choose a criterion with --fairness." if c["role"] == "choice" else " of this group.")
-    return text, advice, "aimt train MORE_DATA" if c["role"] != "choice" else f"aimt train DATA --fairness {groups['fairness']['criterion']}"
+    return (
+        text,
+        advice,
+        "aimt train MORE_DATA" if c["role"] != "choice" else f"aimt train DATA --fairness {groups['fairness']['criterion']}",
+    )
 
 
 def _passed(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str, str]:
@@ -130,7 +166,10 @@ def _passed(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], l
 
 def _rows_to_settle(c: Mapping[str, Any], limit: float, serious: float) -> int | None:
     """Rows in the group with which a serious fault would be excluded, or a fault proven, whichever needs fewer."""
-    ways = [rows_needed(c["n"], c["high"] - c["value"], serious - c["value"]), rows_needed(c["n"], c["value"] - c["low"], c["value"] - limit)]
+    ways = [
+        rows_needed(c["n"], c["high"] - c["value"], serious - c["value"]),
+        rows_needed(c["n"], c["value"] - c["low"], c["value"] - limit),
+    ]
     return min((w for w in ways if w), default=None)
 
 
@@ -141,13 +180,23 @@ def _told(problem: Problem, c: Mapping[str, Any]) -> str:
         return f"Where {where}, predictions are {number(c['expected'])} on average and the truth is {number(c['observed'])}."
     if not c["other"]:
         event = f"'{problem.positive_label}'" if problem.task == "binary" else "right"
-        parts = {"calibration of the selected": ", of those that are selected", "calibration of the others": ", of those that are not selected"}
+        parts = {
+            "calibration of the selected": ", of those that are selected",
+            "calibration of the others": ", of those that are not selected",
+        }
         among = parts.get(c["measure"], "")
-        return f"Where {where}{among}, {points(c['expected'])} are predicted to be {event} and {points(c['observed'])} are, of {c['n']:,} rows."
+        return (
+            f"Where {where}{among}, {points(c['expected'])} are predicted to be {event} and {points(c['observed'])} are, of {c['n']:,}"
+            " rows."
+        )
     size = span({k: 100 * c[k] for k in ("value", "low", "high")})
-    of = {"tpr": f" of the rows that are truly '{problem.labels[-1]}'", "fpr": f" of the rows that are truly '{problem.labels[0]}'"}.get(c["measure"], "")
-    return (f"The {RATE_NAMES[c['measure']]}{of} is {points(c['expected'])} where {where} and {points(c['observed'])} where it is '{c['other']}', "
-            f"a gap of {size} points.")  # fmt: skip
+    of = {"tpr": f" of the rows that are truly '{problem.labels[-1]}'", "fpr": f" of the rows that are truly '{problem.labels[0]}'"}.get(
+        c["measure"], ""
+    )
+    return (
+        f"The {RATE_NAMES[c['measure']]}{of} is {points(c['expected'])} where {where} and {points(c['observed'])} where it is"
+        f" '{c['other']}', a gap of {size} points."
+    )
 
 
 def _because(c: Mapping[str, Any]) -> str:

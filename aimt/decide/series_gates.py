@@ -51,8 +51,13 @@ def forecast_gates(
     limits: ForecastLimits = ForecastLimits(),  # noqa: B008  frozen
 ) -> list[GateResult]:
     """The answers of the gates."""
-    gates = [baseline_gate(judged, limits), coverage_gate(judged, promised, horizon, limits), width_gate(judged, promised, limits),
-             gaps_gate(panel, limits), future_gate(panel, season, horizon, limits)]  # fmt: skip
+    gates = [
+        baseline_gate(judged, limits),
+        coverage_gate(judged, promised, horizon, limits),
+        width_gate(judged, promised, limits),
+        gaps_gate(panel, limits),
+        future_gate(panel, season, horizon, limits),
+    ]
     return gates
 
 
@@ -87,15 +92,28 @@ def baseline_gate(judged: pd.DataFrame, limits: ForecastLimits) -> GateResult:
     rival = min(gains, key=lambda name: (gains[name]["value"] > 0, gains[name]["low"]))
     gain, error = gains[rival], known["mase"].mean()
     half, origins = gain["value"] - gain["low"], known["origin"].nunique()
-    text = (f"Its mean error is {number(error)} times the usual change of the past; that of the simple forecast that is hardest to beat "
-            f"({rival}) is {number(known[rival].mean())}. The gain is {span(gain)}, from {_evidence(known)}.")
+    text = (
+        f"Its mean error is {number(error)} times the usual change of the past; that of the simple forecast that is hardest to beat "
+        f"({rival}) is {number(known[rival].mean())}. The gain is {span(gain)}, from {_evidence(known)}."
+    )
     needed = rows_needed(origins, half, gain["value"]) if 0 < half < float("inf") else None
     more = f", about {needed:,} origins in all" if needed and needed > origins else ""
-    advice = (f"Test at more origins, which takes a longer past{more}; until then use the {rival}." if gain["value"] > 0 else
-              f"Use the {rival}, or give columns that are known ahead, such as holidays or prices (--known).")  # fmt: skip
-    return gate.result(merit_status(gain["value"], gain["low"]), text, advice, **_finite(gain), limit=0.0, measure=f"MASE gained against {rival}",
-                       limit_text="the 95 % interval must lie above 0", detectable=smallest_detectable(half) if half < float("inf") else None,
-                       merit=f"MASE {number(error)}, against {number(known[rival].mean())} of the {rival}")
+    advice = (
+        f"Test at more origins, which takes a longer past{more}; until then use the {rival}."
+        if gain["value"] > 0
+        else f"Use the {rival}, or give columns that are known ahead, such as holidays or prices (--known)."
+    )
+    return gate.result(
+        merit_status(gain["value"], gain["low"]),
+        text,
+        advice,
+        **_finite(gain),
+        limit=0.0,
+        measure=f"MASE gained against {rival}",
+        limit_text="the 95 % interval must lie above 0",
+        detectable=smallest_detectable(half) if half < float("inf") else None,
+        merit=f"MASE {number(error)}, against {number(known[rival].mean())} of the {rival}",
+    )
 
 
 def _finite(interval: dict[str, float]) -> dict[str, float | None]:
@@ -112,13 +130,26 @@ def coverage_gate(judged: pd.DataFrame, promised: float, horizon: int, limits: F
     least = wilson(found["value"] * len(known) * horizon, len(known) * horizon)  # not even independent values would tell more
     low, high = promised - max(found["high"], least["high"]), promised - min(found["low"], least["low"])
     short = {"value": promised - found["value"], "low": max(low, promised - 1), "high": min(high, promised)}
-    text = (f"{100 * found['value']:.0f} % of the tested values lie inside their {100 * promised:.0f} % interval "
-            f"(95 % interval {100 * max(promised - short['high'], 0):.0f} to {100 * (promised - short['low']):.0f} %, from {_evidence(known)}).")
+    text = (
+        f"{100 * found['value']:.0f} % of the tested values lie inside their {100 * promised:.0f} % interval "
+        f"(95 % interval {100 * max(promised - short['high'], 0):.0f} to {100 * (promised - short['low']):.0f} %, from {_evidence(known)})."
+    )
     status = fault_status(short["low"], short["high"], limits.short, limits.very_short)
-    advice = ("Do not plan stock by these intervals: the past they were learned from was calmer than the test." if status == "hold" else
-              "Test at more origins before planning by these intervals: so few windows cannot exclude that they are far too narrow.")  # fmt: skip
-    return gate.result(status, text, advice, **short, limit=limits.short, measure=f"points missing of {100 * promised:.0f} % coverage",
-                       limit_text=f"{number(limits.very_short)} must be excluded", detectable=smallest_detectable(short["high"] - short["value"], limits.short))
+    advice = (
+        "Do not plan stock by these intervals: the past they were learned from was calmer than the test."
+        if status == "hold"
+        else "Test at more origins before planning by these intervals: so few windows cannot exclude that they are far too narrow."
+    )
+    return gate.result(
+        status,
+        text,
+        advice,
+        **short,
+        limit=limits.short,
+        measure=f"points missing of {100 * promised:.0f} % coverage",
+        limit_text=f"{number(limits.very_short)} must be excluded",
+        detectable=smallest_detectable(short["high"] - short["value"], limits.short),
+    )
 
 
 def width_gate(judged: pd.DataFrame, promised: float, limits: ForecastLimits) -> GateResult:
@@ -130,9 +161,16 @@ def width_gate(judged: pd.DataFrame, promised: float, limits: ForecastLimits) ->
     inside = found | {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
     text = f"{100 * inside['value']:.0f} % of the tested values lie in the inner half of their {100 * promised:.0f} % interval."
     advice = "The intervals are more than twice as wide as needed: the past was wilder than the test."
-    return gate.result(fault_status(inside["low"], inside["high"], promised, promised), text, advice, **inside, limit=promised,
-                       measure="in the inner half of the interval", limit_text=f"{number(promised)} must be excluded",
-                       detectable=min(smallest_detectable(inside["high"] - inside["value"], promised), 1.0))
+    return gate.result(
+        fault_status(inside["low"], inside["high"], promised, promised),
+        text,
+        advice,
+        **inside,
+        limit=promised,
+        measure="in the inner half of the interval",
+        limit_text=f"{number(promised)} must be excluded",
+        detectable=min(smallest_detectable(inside["high"] - inside["value"], promised), 1.0),
+    )
 
 
 def gaps_gate(panel: Panel, limits: ForecastLimits) -> GateResult:
@@ -140,8 +178,15 @@ def gaps_gate(panel: Panel, limits: ForecastLimits) -> GateResult:
     value = float(sum(h.sum() for h in panel.holes) / max(sum(map(len, panel.holes)), 1))
     text = f"{100 * value:.1f} % of the steps had no value and were filled in; such steps are not tested."
     advice = "Find out whether a missing row means zero (then write 0) or unknown, or use a longer step (--every)."
-    return GATES["gaps"].result("hold" if value > limits.filled else "pass", text, advice, value=value, limit=limits.filled,
-                                measure="of the steps filled in", limit_text=f"at most {number(limits.filled)}")
+    return GATES["gaps"].result(
+        "hold" if value > limits.filled else "pass",
+        text,
+        advice,
+        value=value,
+        limit=limits.filled,
+        measure="of the steps filled in",
+        limit_text=f"at most {number(limits.filled)}",
+    )
 
 
 def future_gate(panel: Panel, season: int, horizon: int, limits: ForecastLimits) -> GateResult:
@@ -152,7 +197,17 @@ def future_gate(panel: Panel, season: int, horizon: int, limits: ForecastLimits)
     most, asked = told.loc[told["told"].idxmax()], told[told["told"] > limits.told]
     where = f", {abs(most['shift'])} steps {'later' if most['shift'] > 0 else 'earlier'}" if most["shift"] else ""
     text = f"{most['column']!r}{where} tells {100 * max(most['told'], 0):.0f} % of the changes of the target that its past does not."
-    advice = f"If it is known ahead, say how: --attest {most['column']}=\"...\". If it is measured at the same time as the target, leave it out of --known."
-    return gate.result("not yet" if len(asked) else "pass", text, advice, value=max(float(most["told"]), 0.0), limit=limits.told,
-                       measure="of the target's surprises told by a column", limit_text=f"above {number(limits.told)} a person must attest it",
-                       needs_attestation=tuple(map(str, asked["column"])))
+    advice = (
+        f'If it is known ahead, say how: --attest {most["column"]}="...". If it is measured at the same time as the target, leave it out of'
+        " --known."
+    )
+    return gate.result(
+        "not yet" if len(asked) else "pass",
+        text,
+        advice,
+        value=max(float(most["told"]), 0.0),
+        limit=limits.told,
+        measure="of the target's surprises told by a column",
+        limit_text=f"above {number(limits.told)} a person must attest it",
+        needs_attestation=tuple(map(str, asked["column"])),
+    )

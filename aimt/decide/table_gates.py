@@ -72,9 +72,7 @@ def _open_findings(problem: Problem, audit: dict[str, Any], leaks: bool) -> list
     return [
         f
         for f in audit.get("findings", [])
-        if f["severity"] == "critical"
-        and _is_leak(f) == leaks
-        and (set(f["columns"]) & used if f.get("columns") else not f.get("action"))
+        if f["severity"] == "critical" and _is_leak(f) == leaks and (set(f["columns"]) & used if f.get("columns") else not f.get("action"))
     ]
 
 
@@ -165,11 +163,7 @@ def _label_doubts(labels: dict[str, Any] | None, limits: Limits) -> Iterator[_Do
 
 
 def leakage_gate(
-    problem: Problem,
-    audit: dict[str, Any] | None,
-    overlap: dict[str, Any] | None,
-    limits: Limits,
-    twins: dict[str, Any] | None = None,
+    problem: Problem, audit: dict[str, Any] | None, overlap: dict[str, Any] | None, limits: Limits, twins: dict[str, Any] | None = None
 ) -> GateResult:
     """HOLD for a leak in use or test rows seen in training, NOT YET for suspicious columns or near-duplicates, until a person attests."""
     gate = GATES["leakage"]
@@ -199,7 +193,9 @@ def _leak_doubts(problem: Problem, audit: dict[str, Any], limits: Limits) -> Ite
     if names:
         figures = {"value": len(names), "limit": 0, "measure": "suspicious columns in use", "limit_text": "attested by a person"}
         text = f"{_names(names)} may give the answer away. {found[0]['evidence'].rstrip('.')}."
-        advice = "Ask whether it is known at the moment of the prediction. If so, attest it with --attest; if not, leave it out with --drop."
+        advice = (
+            "Ask whether it is known at the moment of the prediction. If so, attest it with --attest; if not, leave it out with --drop."
+        )
         yield _Doubt(text, advice, tuple(names), figures)
 
 
@@ -211,20 +207,32 @@ def _twin_doubts(
     problem: Problem, audit: dict[str, Any], overlap: dict[str, Any] | None, twins: dict[str, Any] | None, limits: Limits
 ) -> Iterator[_Doubt]:
     """Test rows that repeat training rows, exactly or nearly."""
-    advice = "Remove repeated rows, or give --id so that they stay together; if they are different events, attest it: --attest near-duplicates=REASON."
+    advice = (
+        "Remove repeated rows, or give --id so that they stay together; if they are different events, attest it: --attest"
+        " near-duplicates=REASON."
+    )
     names, seen = ("near-duplicates",), (overlap or {}).get("share")
     if seen is not None and seen > limits.overlap:
-        figures = {"value": seen, "limit": limits.overlap, "measure": "test rows also in training", "limit_text": f"at most {100 * limits.overlap:.0f} %"}
+        figures = {
+            "value": seen,
+            "limit": limits.overlap,
+            "measure": "test rows also in training",
+            "limit_text": f"at most {100 * limits.overlap:.0f} %",
+        }
         text = f"{100 * seen:.1f} % of the test rows are also training rows, so the test repeats what was learned."
         yield _Doubt(text, advice, names, figures, holds=(overlap or {}).get("pairs", seen) > limits.overlap)
     elif twins and twins["low"] > limits.twins:
-        figures = {"value": twins["share"], "limit": limits.twins, "measure": "test rows with a near twin", "limit_text": "attested by a person"}
+        figures = {
+            "value": twins["share"],
+            "limit": limits.twins,
+            "measure": "test rows with a near twin",
+            "limit_text": "attested by a person",
+        }
         yield _Doubt(twins["text"], advice, names, figures)
     else:
         for f in [f for f in _findings(audit, "near-duplicate rows") if f["severity"] == "warning" and not problem.id][:1]:
             figures = {"value": f["value"], "limit": f["limit"], "measure": "rows that nearly repeat", "limit_text": "attested by a person"}
             yield _Doubt(f["evidence"], advice, names, figures)
-
 
 # %% ../../nbs/decide/10_table_gates.ipynb #43e7b554
 def score_gate(scores: dict[str, Any] | None, limits: Limits) -> GateResult:
@@ -263,10 +271,8 @@ def _more_rows(n_rows: int | None, merit: Mapping[str, Any]) -> str:
     return f", or gather more rows: about {needed:,} in the test would prove a gain of this size" if needed else ""
 
 # %% ../../nbs/decide/10_table_gates.ipynb #1f6428fc
-def calibration_gate(
-    calibration: dict[str, Any] | None, scores: dict[str, Any] | None, limits: Limits
-) -> GateResult:
-    """HOLD when the calibration error is above what limit and chance allow, or the number of events is proven far from what was predicted."""
+def calibration_gate(calibration: dict[str, Any] | None, scores: dict[str, Any] | None, limits: Limits) -> GateResult:
+    """HOLD when the calibration error is above what limit and chance allow, or events are proven far from the predicted number."""
     answers = [_error_answer(calibration, scores, limits)]
     if known((calibration or {}).get("ratio")) and (calibration or {}).get("kind") == "binary":
         answers.append(_ratio_answer((calibration or {})["ratio"], limits))
@@ -325,9 +331,7 @@ def _target_deviation(scores: dict[str, Any] | None) -> float | None:
     return next((r["value"] for r in rows if r["model"] == "prior" and r["metric"] == "rmse"), None)
 
 # %% ../../nbs/decide/10_table_gates.ipynb #371e4b80
-def overfitting_gate(
-    overfitting: dict[str, Any] | None, scores: dict[str, Any] | None, limits: Limits
-) -> GateResult:
+def overfitting_gate(overfitting: dict[str, Any] | None, scores: dict[str, Any] | None, limits: Limits) -> GateResult:
     """HOLD when the test is proven to lose more than a share of the skill that validation promised."""
     gate, gap = GATES["overfitting"], (overfitting or {}).get("gap_valid_test")
     prior = (scores or {}).get("difference_to_prior")
@@ -364,7 +368,12 @@ def value_gate(decision: dict[str, Any] | None) -> GateResult:
     if status != "pass":
         text = f"Not shown to be worth more than {policy}: {span(found)} per 1,000 decisions."
         advice = f"At these costs, {policy} alike is as good and needs no model."
-        return gate.result(status, text, advice if status == "hold" else "Revise costs or columns" + _more_rows(found.get("n_rows"), found) + ".", **figures)
+        return gate.result(
+            status,
+            text,
+            advice if status == "hold" else "Revise costs or columns" + _more_rows(found.get("n_rows"), found) + ".",
+            **figures,
+        )
     merit = f"worth {span(found)} more per 1,000 decisions than {policy}"
     return gate.result("pass", merit.capitalize() + ".", merit=merit, **figures)
 

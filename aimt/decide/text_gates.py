@@ -44,15 +44,27 @@ def baseline_gate(scores: Mapping[str, Any], baseline: Mapping[str, Any] | None,
     gain = baseline["gain"]
     half = gain["value"] - gain["low"]
     rho = gain["correlation"]
-    text = (f"It needs {scores['bits_per_character']:.3f} bits for each character of new text, a {baseline['name']} {baseline['bits_per_character']:.3f}: "
-            f"{span(gain)} saved, from {gain['blocks']} blocks of consecutive text"
-            + (f" with a correlation of {rho:.2f} between neighbours." if rho > 0 else "."))
-    advice = ("Hold out more text, so that the gain can be told from chance." if gain["value"] > limits.gain else
-              "Give more text, or more time while the curve still falls: counting does as well for now.")  # fmt: skip
-    return GATES["baseline"].result(merit_status(gain["value"], gain["low"], limits.gain), text, advice, **_ends(gain), limit=limits.gain,
-                                    measure="bits saved for each character", limit_text=f"the 95 % interval must lie above {number(limits.gain)}",
-                                    detectable=smallest_detectable(half, limits.gain) if half < float("inf") else None,
-                                    merit=f"{scores['bits_per_character']:.3f} bits per character, {span(gain)} fewer than counting")
+    text = (
+        f"It needs {scores['bits_per_character']:.3f} bits for each character of new text, a {baseline['name']}"
+        f" {baseline['bits_per_character']:.3f}: {span(gain)} saved, from {gain['blocks']} blocks of consecutive text"
+        + (f" with a correlation of {rho:.2f} between neighbours." if rho > 0 else ".")
+    )
+    advice = (
+        "Hold out more text, so that the gain can be told from chance."
+        if gain["value"] > limits.gain
+        else "Give more text, or more time while the curve still falls: counting does as well for now."
+    )
+    return GATES["baseline"].result(
+        merit_status(gain["value"], gain["low"], limits.gain),
+        text,
+        advice,
+        **_ends(gain),
+        limit=limits.gain,
+        measure="bits saved for each character",
+        limit_text=f"the 95 % interval must lie above {number(limits.gain)}",
+        detectable=smallest_detectable(half, limits.gain) if half < float("inf") else None,
+        merit=f"{scores['bits_per_character']:.3f} bits per character, {span(gain)} fewer than counting",
+    )
 
 
 def _ends(interval: Mapping[str, Any]) -> dict[str, float | None]:
@@ -63,13 +75,25 @@ def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLi
     """Fault: the share of the held-out text that stands in the training text."""
     if not held_out:
         return GATES["repeats"].result("not checked", "The held-out text is too short to be looked up in the training text.")
-    text = (f"{100 * held_out['value']:.1f} % of the windows of {length} characters of the held-out text stand in the training text word for word "
-            f"(95 % interval {100 * held_out['low']:.1f} to {100 * held_out['high']:.1f} %).")
-    advice = "The text repeats itself: remove the repetitions, or hold out another text. If new text repeats in the same way, say so: --attest repeats=\"...\"."
+    text = (
+        f"{100 * held_out['value']:.1f} % of the windows of {length} characters of the held-out text stand in the training text word for"
+        f" word (95 % interval {100 * held_out['low']:.1f} to {100 * held_out['high']:.1f} %)."
+    )
+    advice = (
+        "The text repeats itself: remove the repetitions, or hold out another text. If new text repeats in the same way, say so: --attest"
+        ' repeats="...".'
+    )
     status = fault_status(held_out["low"], held_out["high"], limits.repeats, limits.many_repeats)
-    return GATES["repeats"].result(status, text, advice, **_ends(held_out), limit=limits.repeats, measure="share of held-out text that is not new",
-                                   limit_text=f"{number(limits.many_repeats)} must be excluded",
-                                   needs_attestation=() if status == "pass" else ("repeats",))
+    return GATES["repeats"].result(
+        status,
+        text,
+        advice,
+        **_ends(held_out),
+        limit=limits.repeats,
+        measure="share of held-out text that is not new",
+        limit_text=f"{number(limits.many_repeats)} must be excluded",
+        needs_attestation=() if status == "pass" else ("repeats",),
+    )
 
 
 def harm_gate(
@@ -80,14 +104,25 @@ def harm_gate(
     if train_scores:
         new, old = scores["bits_per_character"], train_scores["bits_per_character"]
         gap = f" Text it was trained on takes {old:.3f} bits, {100 * (1 - old / new):.0f} % fewer than new text" + (
-            ", so more text would help." if old < 0.85 * new else ".")
+            ", so more text would help." if old < 0.85 * new else "."
+        )
     if kept is None or not evals:
         return GATES["harm"].result("not checked", "The run kept no record of its score on new text." + gap)
     worse = kept / min(evals) - 1
-    text = f"The weights that were kept need {kept:.3f} bits on the new text by which they were chosen, the best of the run {min(evals):.3f}." + gap
+    text = (
+        f"The weights that were kept need {kept:.3f} bits on the new text by which they were chosen, the best of the run {min(evals):.3f}."
+        + gap
+    )
     advice = "Keep the weights of the best evaluation: train again, for a shorter time or with a smaller size."
-    return GATES["harm"].result("hold" if worse > limits.harm else "pass", text, advice, value=max(worse, 0.0), limit=limits.harm,
-                                measure="share of bits lost since the best evaluation", limit_text=f"at most {number(limits.harm)}")
+    return GATES["harm"].result(
+        "hold" if worse > limits.harm else "pass",
+        text,
+        advice,
+        value=max(worse, 0.0),
+        limit=limits.harm,
+        measure="share of bits lost since the best evaluation",
+        limit_text=f"at most {number(limits.harm)}",
+    )
 
 
 def copies_gate(copies: Mapping[str, Any] | None, limits: TextLimits) -> GateResult:
@@ -97,14 +132,26 @@ def copies_gate(copies: Mapping[str, Any] | None, limits: TextLimits) -> GateRes
         return GATES["copies"].result("not checked", "No sample was long enough to be checked.")
     usual = copies.get("held_out") or {"value": 0.0, "low": 0.0, "high": 0.0}
     excess = {"value": found["value"] - usual["value"], "low": found["low"] - usual["high"], "high": found["high"] - usual["low"]}
-    text = (f"Of {found['samples']} samples with {found['windows']} windows of {copies['length']} characters, {100 * found['value']:.1f} % stand in the "
-            f"training text word for word; of held-out text, {100 * usual['value']:.1f} % do.")
+    text = (
+        f"Of {found['samples']} samples with {found['windows']} windows of {copies['length']} characters, {100 * found['value']:.1f} %"
+        f" stand in the training text word for word; of held-out text, {100 * usual['value']:.1f} % do."
+    )
     status = fault_status(excess["low"], excess["high"], limits.copies, limits.many_copies)
-    advice = ("Give more text or a smaller size, and do not publish what it writes as new." if status == "hold" else
-              "Write more samples: so few windows cannot exclude that it copies.")  # fmt: skip
-    return GATES["copies"].result(status, text, advice, **excess, limit=limits.copies, measure="share of copied windows above that of held-out text",
-                                  limit_text=f"{number(limits.many_copies)} must be excluded",
-                                  detectable=smallest_detectable(excess["high"] - excess["value"], limits.copies))
+    advice = (
+        "Give more text or a smaller size, and do not publish what it writes as new."
+        if status == "hold"
+        else "Write more samples: so few windows cannot exclude that it copies."
+    )
+    return GATES["copies"].result(
+        status,
+        text,
+        advice,
+        **excess,
+        limit=limits.copies,
+        measure="share of copied windows above that of held-out text",
+        limit_text=f"{number(limits.many_copies)} must be excluded",
+        detectable=smallest_detectable(excess["high"] - excess["value"], limits.copies),
+    )
 
 
 def training_gate(findings: Sequence[Mapping[str, Any]] | None, gate: Gate = GATES["training"]) -> GateResult:
@@ -113,10 +160,20 @@ def training_gate(findings: Sequence[Mapping[str, Any]] | None, gate: Gate = GAT
         return gate.result("not checked", "The training was not examined.")
     critical = [f for f in findings if f["severity"] == "critical"]
     worst = critical or findings
-    text = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}: {worst[0]['evidence'].rstrip('.')}." if worst else (
-        "Gradients, rates, units and the supply of data were watched: nothing was found.")
-    return gate.result("hold" if critical else "pass", text, critical[0]["advice"] if critical else "", value=len(critical), limit=0,
-                       measure="critical findings", limit_text="at most 0")
+    text = (
+        f"{len(findings)} finding{'s' if len(findings) != 1 else ''}: {worst[0]['evidence'].rstrip('.')}."
+        if worst
+        else ("Gradients, rates, units and the supply of data were watched: nothing was found.")
+    )
+    return gate.result(
+        "hold" if critical else "pass",
+        text,
+        critical[0]["advice"] if critical else "",
+        value=len(critical),
+        limit=0,
+        measure="critical findings",
+        limit_text="at most 0",
+    )
 
 # %% ../../nbs/decide/15_text_gates.ipynb #7c9006f1
 def text_gates(
@@ -132,8 +189,13 @@ def text_gates(
 ) -> list[GateResult]:
     """The answers of the gates."""
     held_out = (copies or {}).get("held_out")
-    gates = [baseline_gate(scores, baseline, limits), repeats_gate(held_out, (copies or {}).get("length", 0), limits),
-             harm_gate(scores, train_scores, kept, evals, limits), copies_gate(copies, limits), training_gate(findings)]  # fmt: skip
+    gates = [
+        baseline_gate(scores, baseline, limits),
+        repeats_gate(held_out, (copies or {}).get("length", 0), limits),
+        harm_gate(scores, train_scores, kept, evals, limits),
+        copies_gate(copies, limits),
+        training_gate(findings),
+    ]
     return gates
 
 

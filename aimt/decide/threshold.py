@@ -71,9 +71,7 @@ def empirical_threshold(
     return float(cuts[int(np.argmin(_total_costs(y, p, cuts, cost)[0]))])
 
 # %% ../../nbs/decide/00_threshold.ipynb #9c4dd28b
-def _halves_gain(
-    y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], t: float, *, repeats: int, seed: int
-) -> tuple[float, float]:
+def _halves_gain(y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], t: float, *, repeats: int, seed: int) -> tuple[float, float]:
     """Gain per row of the empirical threshold over t, chosen on one half and valued on the other; standard error."""
     rng, gain = np.random.default_rng(seed), np.zeros(len(y))
     for _ in range(repeats):
@@ -159,7 +157,13 @@ def value_intervals(
 
 
 def _cluster_samples(
-    worth: NDArray[Any], unit: NDArray[Any], imagined: NDArray[Any], of_kind: NDArray[Any], level: float, n_resamples: int, rng: np.random.Generator
+    worth: NDArray[Any],
+    unit: NDArray[Any],
+    imagined: NDArray[Any],
+    of_kind: NDArray[Any],
+    level: float,
+    n_resamples: int,
+    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Draws of the mean value of each policy when whole clusters, and the imagined rows, get random weights."""
     sizes = np.bincount(unit).astype(float)
@@ -176,9 +180,7 @@ def _interval(value: float, samples: NDArray[Any], level: float) -> dict[str, fl
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 # %% ../../nbs/decide/00_threshold.ipynb #b256df94
-def _crossfit_treat(
-    y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], chosen: dict[str, Any], seed: int
-) -> NDArray[np.bool_]:
+def _crossfit_treat(y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], chosen: dict[str, Any], seed: int) -> NDArray[np.bool_]:
     """The decision for each out-of-fold row, by a threshold that this row did not help to choose."""
     if chosen["chosen_by"] == "formula":
         return p >= chosen["threshold"]
@@ -190,9 +192,14 @@ def _crossfit_treat(
 
 
 def _curve(
-    y_oof: NDArray[Any], p_oof: NDArray[Any], y: NDArray[Any], p: NDArray[Any], cost: dict[str, float], chosen: float,
+    y_oof: NDArray[Any],
+    p_oof: NDArray[Any],
+    y: NDArray[Any],
+    p: NDArray[Any],
+    cost: dict[str, float],
+    chosen: float,
     clusters: NDArray[Any] | None = None,
-) -> list[dict[str, float]]:  # fmt: skip
+) -> list[dict[str, float]]:
     """Value per 1,000 decisions at many thresholds, on the out-of-fold rows and, with an interval, on the test."""
     seen = np.quantile(np.concatenate([p_oof, p]), np.linspace(0, 1, 60))
     grid = np.unique(np.concatenate([[0.0, min(chosen, 1.0)], seen]))
@@ -311,9 +318,7 @@ def _message(result: dict[str, Any]) -> str:
         return f"Deciding with the model is worth {gain} more than {same}, the better policy without a model, {rows}."
     if not 0.01 <= result["treated"] <= 0.99:
         alike = "all" if result["treated"] > 0.5 else "none"
-        return (
-            f"At these costs nearly every row gets the same decision (treat {alike}): the model has little to decide."
-        )
+        return f"At these costs nearly every row gets the same decision (treat {alike}): the model has little to decide."
     return f"The model is not shown to be worth more than {same}: {gain}."
 
 # %% ../../nbs/decide/00_threshold.ipynb #075d83b1

@@ -98,7 +98,8 @@ def counterfactuals(
 ) -> list[dict[str, Any]]:  # changes (column, before, after), prediction, chance, cost, plausible, strange, message; the best first
     """Counterfactuals: the nearest rows with another prediction, each changing other columns; an empty list when none is found.
 
-    Raises `DataError` for too few known rows and columns that are not there, `ProblemError` for a class that does not exist or is the answer already.
+    Raises `DataError` for too few known rows and columns that are not there, `ProblemError` for a class that does not exist
+    or is the answer already.
     """
     fixed, only = list(fixed), dict(only or {})
     for column in (*fixed, *only):
@@ -145,9 +146,13 @@ class _Search:
     """Beam search over changes of one row."""
 
     def __init__(
-        self, predict: Callable[[pd.DataFrame], np.ndarray], goal: Callable[[np.ndarray], np.ndarray], row: pd.DataFrame,
-        offered: dict[str, Offer], only: dict[str, str],
-    ):  # fmt: skip
+        self,
+        predict: Callable[[pd.DataFrame], np.ndarray],
+        goal: Callable[[np.ndarray], np.ndarray],
+        row: pd.DataFrame,
+        offered: dict[str, Offer],
+        only: dict[str, str],
+    ):
         self.predict, self.goal, self.row, self.offered = predict, goal, row, offered
         self.allowed = {c: self._allowed(c, only.get(c)) for c in offered}
 
@@ -229,7 +234,9 @@ class _Search:
             if without and self.reached([without])[0] > 0:
                 state = without
                 continue
-            options = [state | {column: int(i)} for i in self.allowed[column] if self.cost({column: int(i)}) < self.cost({column: state[column]})]
+            options = [
+                state | {column: int(i)} for i in self.allowed[column] if self.cost({column: int(i)}) < self.cost({column: state[column]})
+            ]
             if options:
                 inside = self.reached(options)
                 good = [o for o, v in zip(options, inside, strict=True) if v > 0]
@@ -336,8 +343,14 @@ def _share_below(a: np.ndarray, b: np.ndarray, least: float) -> float:
 
 
 def _told(
-    predict: Callable[[pd.DataFrame], np.ndarray], search: _Search, state: State, near: _Nearness, problem: Problem, wanted: Any, before: np.ndarray
-) -> dict[str, Any]:  # fmt: skip
+    predict: Callable[[pd.DataFrame], np.ndarray],
+    search: _Search,
+    state: State,
+    near: _Nearness,
+    problem: Problem,
+    wanted: Any,
+    before: np.ndarray,
+) -> dict[str, Any]:
     row = search.frame([state])
     after = np.asarray(predict(row), float)
     changes = [{"column": c, "before": cell_value(search.row[c].iloc[0]), "after": cell_value(row[c].iloc[0])} for c in state]
@@ -356,10 +369,15 @@ def _sentence(found: dict[str, Any]) -> str:
     said = [f"'{c['column']}' {_words(c['after'])} instead of {_words(c['before'])}" for c in found["changes"]]
     changes = said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]
     answer = f"'{found['prediction']}'" if found["chance"] is not None else f"{found['prediction']:,.4g}"
-    odds = (f" (chance {100 * found['chance']:.0f} % instead of {100 * found['before']:.0f} %)" if found["chance"] is not None
-            else f" instead of {found['before']:,.4g}")  # fmt: skip
+    odds = (
+        f" (chance {100 * found['chance']:.0f} % instead of {100 * found['before']:.0f} %)"
+        if found["chance"] is not None
+        else f" instead of {found['before']:,.4g}"
+    )
     pair = [f"'{c['column']}' {_words(c['value'])}" for c in found["strange"] or []]
-    unlike = f" No other known row has anything like {pair[0]} together with {pair[1]}." if pair else " No other known row is much like that."
+    unlike = (
+        f" No other known row has anything like {pair[0]} together with {pair[1]}." if pair else " No other known row is much like that."
+    )
     unlike = "" if found["plausible"] else unlike
     return f"With {changes}, the answer would be {answer}{odds}.{unlike}"
 

@@ -55,12 +55,22 @@ def column_effect(
     interaction = _spread(d - d.mean(0), weights) / max(_spread(d, weights), 1e-12)
     values = [cell_value(v) for v in frame[column].take(grid)]
     found = {
-        "column": column, "kind": kind, "label": label, "target": problem.target, "values": values, "mean": curves.mean(0),
-        "curves": [[float(f"{v:.4g}") for v in curve] for curve in curves[:30]], "shares": shares, "others": 1 - shares.sum(), "span": np.ptp(curves.mean(0)),
-        "against": _against(curves) if kind != "category" else None, "interaction": interaction,
+        "column": column,
+        "kind": kind,
+        "label": label,
+        "target": problem.target,
+        "values": values,
+        "mean": curves.mean(0),
+        "curves": [[float(f"{v:.4g}") for v in curve] for curve in curves[:30]],
+        "shares": shares,
+        "others": 1 - shares.sum(),
+        "span": np.ptp(curves.mean(0)),
+        "against": _against(curves) if kind != "category" else None,
+        "interaction": interaction,
         "partner": _partner(d - d.mean(0), weights, rows.drop(columns=column)[[c for c in problem.inputs if c != column]]),
-        "spread": np.ptp(np.quantile(curves, [0.05, 0.95])), "rows": len(rows),
-    }  # fmt: skip
+        "spread": np.ptp(np.quantile(curves, [0.05, 0.95])),
+        "rows": len(rows),
+    }
     return plain(found | {"message": _message(found)})
 
 
@@ -88,7 +98,7 @@ def _grid(values: pd.Series) -> tuple[str, np.ndarray, np.ndarray]:
 
 def _curves(
     predict: Callable[[pd.DataFrame], np.ndarray], rows: pd.DataFrame, values: pd.Series, column: str, problem: Problem, label: str | None
-) -> tuple[np.ndarray, str | None]:  # fmt: skip
+) -> tuple[np.ndarray, str | None]:
     """The prediction of each row with each value, shape (rows, values), and the class it is about."""
     stacked = pd.concat([rows] * len(values), ignore_index=True)
     stacked[column] = values.take(np.repeat(np.arange(len(values)), len(rows))).reset_index(drop=True)
@@ -168,8 +178,10 @@ def _message(found: dict[str, Any]) -> str:
         if found["against"] and found["against"] >= 0.05:
             text += f" For {100 * found['against']:.0f} % of the rows it goes the other way."
     else:
-        text = (f"{name[0].upper()}{name[1:]} is lowest with {shown[low]} in '{found['column']}' ({said[low]} on average) and highest "
-                f"with {shown[high]} ({said[high]}).")  # fmt: skip
+        text = (
+            f"{name[0].upper()}{name[1:]} is lowest with {shown[low]} in '{found['column']}' ({said[low]} on average) and highest "
+            f"with {shown[high]} ({said[high]})."
+        )
     if found["interaction"] > 0.2 and found["partner"]:
         text += f" How much depends on '{found['partner']['column']}'."
     return text

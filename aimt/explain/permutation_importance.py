@@ -40,13 +40,15 @@ def permutation_importance(
     max_rows: int = 2000,  # Larger tables are sampled down to this number of rows
     deadline: float | None = None,  # Stop at this `time.monotonic()`
     members: Sequence[Callable[[pd.DataFrame], np.ndarray]] = (),  # Predict functions of models trained without one fold each; two or more
-    clusters: np.ndarray | None = None,  # Entity of each row (a customer, a machine): the jackknife leaves out all rows of an entity together
+    clusters: (
+        np.ndarray | None
+    ) = None,  # Entity of each row (a customer, a machine): the jackknife leaves out all rows of an entity together
 ) -> dict[str, Any]:  # metric, label, score, rows, repeats, complete, models, columns (column, value, low, high, sd, ...), sorted
     """How much the score falls when a column is shuffled; positive means that the model relies on it.
 
-    Each column has `sd`, the standard deviation over shuffles, `rows_sd`, the standard error over test rows and shuffles, `models_sd`, the standard error
-    over training rows, and `low` and `high`, a 95 % interval from both. Columns that were not reached before the deadline have the value None. Raises
-    `DataError` for a column that does not exist.
+    Each column has `sd`, the standard deviation over shuffles, `rows_sd`, the standard error over test rows and shuffles,
+    `models_sd`, the standard error over training rows, and `low` and `high`, a 95 % interval from both. Columns that were
+    not reached before the deadline have the value None. Raises `DataError` for a column that does not exist.
     """
     metric = get_metric(problem.metric, problem.task)
     columns = list(problem.inputs if columns is None else columns)
@@ -76,19 +78,33 @@ def permutation_importance(
                 falls_left[column] += [_falls(metric, whole_left, weighted_scores(metric.function, truth, p, left_out)) for p in preds]
     spread = _models_spread(members, part, truth, columns, metric, seed, deadline)
     found: list[dict[str, Any]] = [
-        {"column": c, "value": float(np.mean(f)) if f else None, "repeats": len(f),
-         "sd": float(np.std(f, ddof=1)) if len(f) > 1 else None, **_interval(f, falls_left[c], spread.get(c))} for c, f in falls.items()
-    ]  # fmt: skip
+        {
+            "column": c,
+            "value": float(np.mean(f)) if f else None,
+            "repeats": len(f),
+            "sd": float(np.std(f, ddof=1)) if len(f) > 1 else None,
+            **_interval(f, falls_left[c], spread.get(c)),
+        }
+        for c, f in falls.items()
+    ]
     found.sort(key=lambda d: (d["value"] is None, -(d["value"] or 0.0)))
-    return plain({
-        "metric": metric.name, "label": metric.label, "score": base, "rows": len(part), "repeats": repeats,
-        "complete": all(d["repeats"] == repeats for d in found), "models": len(members) if spread else 0, "columns": found,
-    })  # fmt: skip
+    return plain(
+        {
+            "metric": metric.name,
+            "label": metric.label,
+            "score": base,
+            "rows": len(part),
+            "repeats": repeats,
+            "complete": all(d["repeats"] == repeats for d in found),
+            "models": len(members) if spread else 0,
+            "columns": found,
+        }
+    )
 
 
 def _shuffled(
     predict: Callable[[pd.DataFrame], np.ndarray], stacked: pd.DataFrame, n: int, column: str, copies: int, rng: np.random.Generator
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """The predictions of each copy with the column shuffled within the copy."""
     order = np.concatenate([rng.permutation(n) + k * n for k in range(copies)])
     changed = stacked.copy(deep=False)
@@ -117,9 +133,14 @@ def _jackknife_sd(replicates: np.ndarray) -> float:
 
 
 def _models_spread(
-    members: Sequence[Callable[[pd.DataFrame], np.ndarray]], part: pd.DataFrame, y: np.ndarray, columns: Sequence[str], metric: Any, seed: int,
+    members: Sequence[Callable[[pd.DataFrame], np.ndarray]],
+    part: pd.DataFrame,
+    y: np.ndarray,
+    columns: Sequence[str],
+    metric: Any,
+    seed: int,
     deadline: float | None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Standard error from the models of the folds, all with the same shuffle. Columns that were not reached in time are missing."""
     found: dict[str, float] = {}
     if len(members) < 2 or (deadline is not None and time.monotonic() > deadline):
@@ -134,7 +155,7 @@ def _models_spread(
 
 
 def _interval(falls: list[float], left_out: list[np.ndarray], models_sd: float | None) -> dict[str, float | None]:
-    """95 % interval from the spread over rows and shuffles (grouped jackknife of the mean over shuffles), and over models where it is known."""
+    """95 % interval from the spread over rows and shuffles (grouped jackknife of the mean over shuffles), and over models if known."""
     if not left_out:
         return {"low": None, "high": None, "rows_sd": None, "models_sd": models_sd}
     mean = np.mean(left_out, axis=0)
@@ -170,6 +191,14 @@ def plot_importance(
     ax.set_ylim(max(len(shown), 1) - 0.4, -0.6)
     ax.set_xlabel(f"loss of {importance['label']} when shuffled")
     if len(known) > len(shown):
-        ax.annotate(f"and {len(known) - len(shown)} more", (1, 0), (0, 4), xycoords="axes fraction",
-                    textcoords="offset points", ha="right", fontsize=8, color=COLORS["muted"])  # fmt: skip
+        ax.annotate(
+            f"and {len(known) - len(shown)} more",
+            (1, 0),
+            (0, 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=COLORS["muted"],
+        )
     return fig

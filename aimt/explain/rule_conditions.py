@@ -112,15 +112,7 @@ def _words(c: dict[str, Any]) -> str:
             text = " and ".join(p for p in (low and f"from {low}", high and f"before {high}") if p)
             text = f"{name} is {text}" if text else ""
         else:
-            text = (
-                f"{low} < {name} <= {high}"
-                if low and high
-                else f"{name} > {low}"
-                if low
-                else f"{name} <= {high}"
-                if high
-                else ""
-            )
+            text = f"{low} < {name} <= {high}" if low and high else f"{name} > {low}" if low else f"{name} <= {high}" if high else ""
     if not text:
         return f"{name} is known" if axis.missing and not c["missing"] else ""
     return f"({text} or missing)" if c["missing"] and axis.missing else text
@@ -169,12 +161,8 @@ def _brief(c: dict[str, Any]) -> str:
         return c["text"].replace("'", "")
     negative, names = _shorter(c)
     room = max(7, 24 // len(names[:3]))
-    cut = [n if len(n) <= room else n[: room - 1] + "…" for n in names[:3]] + (
-        [f"{len(names) - 3} more"] if len(names) > 3 else []
-    )
-    return f"{c['column']}: {'not ' if negative else ''}{' / '.join(cut)}" + (
-        " / missing" if c["missing"] and c["axis"].missing else ""
-    )
+    cut = [n if len(n) <= room else n[: room - 1] + "…" for n in names[:3]] + ([f"{len(names) - 3} more"] if len(names) > 3 else [])
+    return f"{c['column']}: {'not ' if negative else ''}{' / '.join(cut)}" + (" / missing" if c["missing"] and c["axis"].missing else "")
 
 # %% ../../nbs/explain/28_rule_conditions.ipynb #5721a0dd
 def path_conditions(

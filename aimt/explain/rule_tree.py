@@ -37,9 +37,7 @@ class RuleAxis:
         if self.kind != "category":
             return np.where(known, np.searchsorted(self.values, x), np.nan)
         place = {v: i for i, v in enumerate(self.values)}
-        return np.array(
-            [np.nan if not k else place.get(v, (len(place) - 1) / 2 + 0.25) for v, k in zip(x, known, strict=True)]
-        )
+        return np.array([np.nan if not k else place.get(v, (len(place) - 1) / 2 + 0.25) for v, k in zip(x, known, strict=True)])
 
 
 def axis_values(
@@ -86,10 +84,7 @@ def _ordered_levels(levels: np.ndarray, answers: np.ndarray) -> tuple[list[str],
     common = common[np.argsort(-counts[common], kind="stable")][:_LEVELS]
     if not len(common):
         return [], len(names) > 0
-    means = (
-        np.stack([np.bincount(codes, answers[:, k], minlength=len(names)) for k in range(answers.shape[1])], 1)
-        / counts[:, None]
-    )
+    means = np.stack([np.bincount(codes, answers[:, k], minlength=len(names)) for k in range(answers.shape[1])], 1) / counts[:, None]
     centred = (means - answers.mean(axis=0))[common]
     direction = np.linalg.svd(centred * np.sqrt(counts[common])[:, None], full_matrices=False)[2][0]
     score = centred @ (direction * (1 if direction[np.abs(direction).argmax()] > 0 else -1))

@@ -73,10 +73,7 @@ def quick_model(
 ) -> TabularClassifier | TabularRegressor:
     """One booster and one line on three folds; copies of a row stay in one fold."""
     options = {"effort": "fast", "metric": problem.metric, "schema": schema, "random_state": seed, "time_limit": seconds}
-    part, together = (
-        frame[problem.inputs].iloc[rows].reset_index(drop=True),
-        rows if who is None else pd.factorize(who)[0][rows],
-    )
+    part, together = (frame[problem.inputs].iloc[rows].reset_index(drop=True), rows if who is None else pd.factorize(who)[0][rows])
     if problem.task == "regression":
         return TabularRegressor(**options).fit(part, y[rows], groups=together)
     return TabularClassifier(**options).fit(part, y[rows], groups=together, classes=np.arange(len(problem.labels)))

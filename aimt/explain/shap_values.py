@@ -22,8 +22,10 @@ from ..core.plot_style import COLORS, axis_text, new_figure
 from ..models.table.ensemble import BASE
 
 # %% ../../nbs/explain/05_shap_values.ipynb #4c00832a
-BASE_MEANS = ("the model's output before any column is known: for trees the mean margin over the rows that they were grown on, for lines and "
-              "networks the margin of the mean row. It is not the base rate")  # fmt: skip
+BASE_MEANS = (
+    "the model's output before any column is known: for trees the mean margin over the rows that they were grown on, for lines and "
+    "networks the margin of the mean row. It is not the base rate"
+)
 TOP_COLUMNS = 20  # Columns listed for each row; the contributions of the others are summed up in `rest`
 
 
@@ -57,28 +59,42 @@ def explain_rows(
     error = float(shares.attrs.get("additivity_error", np.nan))
     errors = [_gap(shares.iloc[i].sum(), pred[i]) if problem.task == "multiclass" else error for i in range(len(part))]
     return [
-        plain({
-            "row": number, "why": why, **_answer(pred[i], None if truth is None else truth[number], problem),
-            **_shares(shares.iloc[i], part.iloc[i]), "additivity_error": errors[i],
-        })
+        plain(
+            {
+                "row": number,
+                "why": why,
+                **_answer(pred[i], None if truth is None else truth[number], problem),
+                **_shares(shares.iloc[i], part.iloc[i]),
+                "additivity_error": errors[i],
+            }
+        )
         for i, (number, why) in enumerate(zip(numbers, whys, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _answer(pred: np.ndarray, truth: Any, problem: Problem) -> dict[str, Any]:
     """Prediction and truth in words."""
     if problem.task == "regression":
-        return {"prediction": float(pred), "probability": None, "chance": None, "scale": "value",
-                "explains": problem.target, "actual": None if truth is None else float(truth)}  # fmt: skip
+        return {
+            "prediction": float(pred),
+            "probability": None,
+            "chance": None,
+            "scale": "value",
+            "explains": problem.target,
+            "actual": None if truth is None else float(truth),
+        }
     labels, order = problem.labels, np.argsort(-pred)
     actual = None if truth is None or truth < 0 else labels[int(truth)]
     binary = problem.task == "binary"
     explains = f"'{labels[1]}'" if binary else f"'{labels[order[0]]}' against '{labels[order[1]]}'"
     return {
-        "prediction": labels[order[0]], "probability": float(pred[order[0]]), "actual": actual,
-        "chance": float(pred[1]) if binary else None, "scale": "log-odds",
+        "prediction": labels[order[0]],
+        "probability": float(pred[order[0]]),
+        "actual": actual,
+        "chance": float(pred[1]) if binary else None,
+        "scale": "log-odds",
         "explains": f"log-odds of {explains}",
-    }  # fmt: skip
+    }
 
 
 def _gap(total: float, pred: np.ndarray) -> float:
@@ -92,8 +108,14 @@ def _shares(shares: pd.Series, values: pd.Series) -> dict[str, Any]:
     effects = effects.iloc[np.argsort(-effects.abs().to_numpy(), kind="stable")]
     first = effects.iloc[:TOP_COLUMNS]
     listed = [{"column": str(c), "value": cell_value(values.get(c)), "effect": float(v)} for c, v in first.items()]
-    return {"base": float(shares.iloc[-1]), "base_means": BASE_MEANS, "total": float(shares.sum()), "contributions": listed,
-            "rest": float(effects.iloc[TOP_COLUMNS:].sum()), "n_rest": max(len(effects) - TOP_COLUMNS, 0)}  # fmt: skip
+    return {
+        "base": float(shares.iloc[-1]),
+        "base_means": BASE_MEANS,
+        "total": float(shares.sum()),
+        "contributions": listed,
+        "rest": float(effects.iloc[TOP_COLUMNS:].sum()),
+        "n_rest": max(len(effects) - TOP_COLUMNS, 0),
+    }
 
 
 def cell_value(
@@ -141,8 +163,33 @@ def _telling_rows(pred: np.ndarray, y: np.ndarray | None, problem: Problem, thre
     return chosen
 
 # %% ../../nbs/explain/05_shap_values.ipynb #9ac20da8
-_CHANCES = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93,
-            0.95, 0.97, 0.98, 0.99, 0.997, 0.999)  # fmt: skip
+_CHANCES = (
+    0.001,
+    0.003,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.07,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.85,
+    0.9,
+    0.93,
+    0.95,
+    0.97,
+    0.98,
+    0.99,
+    0.997,
+    0.999,
+)
 
 
 def plot_row(
@@ -172,8 +219,16 @@ def plot_row(
     ax.set_ylim(last + 0.6, -0.6)
     for x, row in ((example["base"], 0), (at, last)):
         left = x > path.mean()
-        ax.annotate(_said(x, example, base=row == 0), (x, row), (-8 if left else 8, 0), textcoords="offset points", fontsize=8,
-                    ha="right" if left else "left", va="center", color=COLORS["ink"])  # fmt: skip
+        ax.annotate(
+            _said(x, example, base=row == 0),
+            (x, row),
+            (-8 if left else 8, 0),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right" if left else "left",
+            va="center",
+            color=COLORS["ink"],
+        )
     _axis(ax, example)
     return fig
 

@@ -22,7 +22,15 @@ from ..core.files import plain
 from ..core.problem import Problem
 from ..core.plot_style import COLORS, axis_text, new_figure
 from ..data.table.schema import Schema
-from .selection_stability import SAME, column_association, draw_rows, draw_weights, drawn_importance, quick_model, selection_stability
+from aimt.explain.selection_stability import (
+    SAME,
+    column_association,
+    draw_rows,
+    draw_weights,
+    drawn_importance,
+    quick_model,
+    selection_stability,
+)
 from .shap_values import cell_value
 from ..metrics.registry import get_metric
 
@@ -50,9 +58,7 @@ def reason_stability(
     most_columns: int = 30,  # With more columns, those are compared that matter most to the model
     time_limit: float = 60.0,  # Seconds for everything
     seed: int = 0,  # Same seed and enough time, same result
-) -> dict[
-    str, Any
-]:  # columns, agreement, likeness, training_share, places, exchangeable, row_reasons, models, messages, ...
+) -> dict[str, Any]:  # columns, agreement, likeness, training_share, places, exchangeable, row_reasons, models, messages, ...
     """How much importances and single reasons change when the rows they are measured on, or trained on, are resampled.
 
     Raises `DataError` for fewer than 20 test rows.
@@ -83,13 +89,7 @@ def reason_stability(
         made = [(measure(new, weights[:30]), None if rows is None else _shares_of(new, rows, codes)) for new in new_models]
     enough = len(made) >= FEWEST
     draws, top = np.array([m for m, _ in made]) if enough else own[None], max(1, min(top, len(columns) - 1))
-    found = {
-        **_about(problem),
-        "rows": len(kept),
-        "resamples": n_resamples,
-        "top": top,
-        "left_out": len(problem.inputs) - len(columns),
-    }
+    found = {**_about(problem), "rows": len(kept), "resamples": n_resamples, "top": top, "left_out": len(problem.inputs) - len(columns)}
     found |= {"models": len(made) if enough else 0, "models_wanted": n_models if train is not None else 0}
     found |= {"complete": train is not None and len(made) == n_models, **_told_columns(columns, own, draws, top)}
     found |= {**_agreement(own, draws, top), "places": _places(columns, draws, found["columns"])}
@@ -126,9 +126,7 @@ def _within(
     orders = np.array([rng.permutation(len(kept)) for _ in range(repeats)])
     if len(columns) > most_columns:
         part, weights = test.iloc[kept[:200]].reset_index(drop=True), np.ones((1, len(kept[:200])))
-        once = drawn_importance(
-            model.predict_raw, part, y[kept[:200]], problem, columns, rng.permutation(len(part))[None], weights
-        )[0]
+        once = drawn_importance(model.predict_raw, part, y[kept[:200]], problem, columns, rng.permutation(len(part))[None], weights)[0]
         columns = [columns[j] for j in np.sort(np.argsort(-once, kind="stable")[:most_columns])]
     return kept, orders, columns
 
@@ -195,9 +193,7 @@ def _told_columns(columns: list[str], own: np.ndarray, draws: np.ndarray, top: i
 
 
 def _column_sentence(c: dict[str, Any], top: int) -> str:
-    where = (
-        f"place {c['place_low']}" if c["place_low"] == c["place_high"] else f"places {c['place_low']} to {c['place_high']}"
-    )
+    where = f"place {c['place_low']}" if c["place_low"] == c["place_high"] else f"places {c['place_low']} to {c['place_high']}"
     if c["stable"]:
         return f"'{c['column']}' is stable: {where}, among the first {top} in {100 * c['top_share']:.0f} % of the samples."
     return f"'{c['column']}' is unstable: {where}, and it helped in {100 * c['helped']:.0f} % of the samples only."
@@ -231,7 +227,6 @@ def _places(columns: list[str], draws: np.ndarray, told: list[dict[str, Any]]) -
 
 # %% ../../nbs/explain/25_stability.ipynb #c8180bba
 SWAP = -0.7  # Columns also count as exchangeable when their importances over the new models have this correlation, or a lower one
-
 
 
 def _exchangeable(
@@ -307,9 +302,7 @@ def _shares_of(model: Any, rows: pd.DataFrame, codes: list[int | None]) -> tuple
     return each, np.asarray(model.predict_raw(rows))
 
 
-def _told_rows(
-    model: Any, rows: pd.DataFrame, codes: list[int | None], made: list[Any], problem: Problem
-) -> list[dict[str, Any]]:
+def _told_rows(model: Any, rows: pd.DataFrame, codes: list[int | None], made: list[Any], problem: Problem) -> list[dict[str, Any]]:
     """For the strongest reasons of each row: in how many of the new models the sign is the same."""
     mine, pred = _shares_of(model, rows, codes)
     told = []
@@ -336,12 +329,7 @@ def _told_rows(
 
 def _same_answer(pred: Any, others: list[Any], problem: Problem) -> dict[str, Any]:
     if problem.task == "regression":
-        return {
-            "prediction": float(pred),
-            "same_answer": None,
-            "low": np.quantile(others, 0.05),
-            "high": np.quantile(others, 0.95),
-        }
+        return {"prediction": float(pred), "same_answer": None, "low": np.quantile(others, 0.05), "high": np.quantile(others, 0.95)}
     k = int(np.argmax(pred))
     return {
         "prediction": problem.labels[k],

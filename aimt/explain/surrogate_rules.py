@@ -55,24 +55,17 @@ def _checked(pred: np.ndarray, by_rules: np.ndarray, problem: Problem, threshold
     mine, theirs = _decisions(pred, problem, threshold), _decisions(by_rules, problem, threshold)
     found: dict[str, Any] = {"fidelity": share, "off": float(np.abs(y - g).mean()), "equal": None, "equal_constant": None}
     if mine is not None:
-        found |= {
-            "equal": wilson(float((mine == theirs).sum()), len(mine)),
-            "equal_constant": float(np.bincount(mine).max() / len(mine)),
-        }
+        found |= {"equal": wilson(float((mine == theirs).sum()), len(mine)), "equal_constant": float(np.bincount(mine).max() / len(mine))}
     return found
 
 
-def _priced(
-    truth: np.ndarray, pred: np.ndarray, by_rules: np.ndarray, usual: np.ndarray, problem: Problem, seed: int
-) -> dict[str, Any]:
+def _priced(truth: np.ndarray, pred: np.ndarray, by_rules: np.ndarray, usual: np.ndarray, problem: Problem, seed: int) -> dict[str, Any]:
     """Scores of model and rules against the truth where it is known, and what the rules lose."""
     known = np.isfinite(truth)
     y, pred, by_rules = truth[known], pred[known], by_rules[known]
     y = y.astype(int) if problem.classification else y
     metric = get_metric(problem.metric, problem.task)
-    both = bootstrap(
-        metric.function, y, {"model": pred, "rules": by_rules}, n_resamples=500, seed=seed, pairs=[("model", "rules")]
-    )
+    both = bootstrap(metric.function, y, {"model": pred, "rules": by_rules}, n_resamples=500, seed=seed, pairs=[("model", "rules")])
     price = both.pop("model - rules")
     if not metric.higher_is_better:
         price = {"value": -price["value"], "low": -price["high"], "high": -price["low"]}
@@ -112,9 +105,7 @@ def rule_set(
     by_rules = np.stack([pred[:n][number[:n] == i].mean(axis=0) for i in range(number.max() + 1)])[number]
     truth = _known_truth(y, rows, n, problem)
     found = _checked(pred[n:], by_rules[n:], problem, threshold, seed)
-    found["truth"] = (
-        None if truth is None else _priced(truth[n:], pred[n:], by_rules[n:], pred[:n].mean(axis=0), problem, seed)
-    )
+    found["truth"] = None if truth is None else _priced(truth[n:], pred[n:], by_rules[n:], pred[:n].mean(axis=0), problem, seed)
     paths = enumerate(tree_paths(made.root))
     rules = sorted((_told_rule(path, number == i, n, pred, truth, problem) for i, path in paths), key=_order(problem))
     same = np.isnan(found["fidelity"]["value"]) and len(rules) == 1  # a model that says the same of all rows
@@ -168,20 +159,8 @@ def _told_rule(
     k = {"binary": 1, "multiclass": int(np.argmax(mean))}.get(problem.task)
     here = pred[inside] if k is None else pred[inside][:, k]
     low, high = np.quantile(here, [0.1, 0.9])
-    rule: dict[str, Any] = {
-        "label": None,
-        "value": mean,
-        "low": low,
-        "high": high,
-        "rows": int(inside.sum()),
-        "share": inside.mean(),
-    }
-    rule |= {
-        "actual": None,
-        "actual_rows": 0,
-        "probabilities": None,
-        "conditions": path_conditions(path),
-    }
+    rule: dict[str, Any] = {"label": None, "value": mean, "low": low, "high": high, "rows": int(inside.sum()), "share": inside.mean()}
+    rule |= {"actual": None, "actual_rows": 0, "probabilities": None, "conditions": path_conditions(path)}
     if k is not None:
         rule |= {"label": problem.labels[k], "value": mean[k], "probabilities": mean}
     late = np.empty(0) if truth is None else truth[n:][inside[n:] & np.isfinite(truth[n:])]
@@ -241,9 +220,7 @@ def _sentences(found: dict[str, Any], same: bool) -> list[str]:
         equal, alike = per_cent(found["equal"]["value"]), per_cent(found["equal_constant"])
         said.append(f"They decide like the model for {equal} % of the rows; always deciding alike would reach {alike} %.")
     else:
-        said.append(
-            f"On average they are off by {number_words(found['off'])} in '{found['target']}' from what the model says."
-        )
+        said.append(f"On average they are off by {number_words(found['off'])} in '{found['target']}' from what the model says.")
     return said + _price_words(found["truth"]) + _again_words(found["stability"])
 
 
@@ -283,9 +260,7 @@ def rule_lines(
         low, high = (_plain_value(rule[end], found) for end in ("low", "high"))
         spread = f", 80 % of them between {low} and {high}" if low != high else ""
         actual = (
-            f"; in fact {_plain_value(rule['actual'], found)} of {rule['actual_rows']:,} held out"
-            if rule["actual"] is not None
-            else ""
+            f"; in fact {_plain_value(rule['actual'], found)} of {rule['actual_rows']:,} held out" if rule["actual"] is not None else ""
         )
         lines.append(f"  {rule['text'][:-1]}{spread}{actual})")
     return lines + found["messages"][1:]
@@ -303,29 +278,14 @@ def plot_rules(
     labels = [_label(rule) for rule in rules]
     fig, ax = new_figure(5.2, 0.8 + (0.16 + 0.13 * max(map(len, labels), default=1)) * max(len(rules), 1))
     if not rules:
-        ax.text(
-            0.5,
-            0.5,
-            "the fidelity is too low to show rules",
-            transform=ax.transAxes,
-            ha="center",
-            color=COLORS["muted"],
-            fontsize=9,
-        )
+        ax.text(0.5, 0.5, "the fidelity is too low to show rules", transform=ax.transAxes, ha="center", color=COLORS["muted"], fontsize=9)
         ax.set(xticks=[], yticks=[])
         return fig
     most = max(r["share"] for r in rules)
     for i, rule in enumerate(rules):
         ax.barh(i, scale * rule["value"], height=0.12 + 0.68 * rule["share"] / most, color=COLORS["accent"], alpha=0.75)
         ax.plot([scale * rule["low"], scale * rule["high"]], [i, i], color=COLORS["ink"], lw=1.1, marker="|", ms=5)
-        ax.annotate(
-            _percent(rule["share"]),
-            (1.01, i),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8,
-            color=COLORS["muted"],
-        )
+        ax.annotate(_percent(rule["share"]), (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=COLORS["muted"])
     if found["average"] is not None:
         ax.axvline(scale * found["average"], color=COLORS["muted"], lw=1, ls=":")
     ax.annotate("rows", (1.01, 1), xycoords="axes fraction", va="bottom", fontsize=8, color=COLORS["muted"])

@@ -59,11 +59,17 @@ def reliability(
     hits, predicted = _sums(event, starts), _sums(p, starts) / size
     share = wilson(hits, size)
     bins = [
-        {"low": float(p[s]), "high": float(p[s + n - 1]), "n": int(n),
-         "predicted": float(predicted[i]), "observed": float(hits[i] / n),
-         "observed_low": float(share["low"][i]), "observed_high": float(share["high"][i])}
+        {
+            "low": float(p[s]),
+            "high": float(p[s + n - 1]),
+            "n": int(n),
+            "predicted": float(predicted[i]),
+            "observed": float(hits[i] / n),
+            "observed_low": float(share["low"][i]),
+            "observed_high": float(share["high"][i]),
+        }
         for i, (s, n) in enumerate(zip(starts, size, strict=True))
-    ]  # fmt: skip
+    ]
     ece = float(np.abs(hits - predicted * size).sum() / len(p))
     return {"kind": kind, "n": len(p), "ece": ece, "bins": bins}
 
@@ -141,11 +147,23 @@ def reliability_regression(
     for s, e in zip(starts, np.r_[starts[1:], len(y)], strict=True):
         seen = mean_interval(y[s:e])
         bins.append(
-            {"low": float(pred[s]), "high": float(pred[e - 1]), "predicted": float(pred[s:e].mean()), "n": int(e - s),
-             "observed": seen["value"], "observed_low": seen["low"], "observed_high": seen["high"]}
-        )  # fmt: skip
+            {
+                "low": float(pred[s]),
+                "high": float(pred[e - 1]),
+                "predicted": float(pred[s:e].mean()),
+                "n": int(e - s),
+                "observed": seen["value"],
+                "observed_low": seen["low"],
+                "observed_high": seen["high"],
+            }
+        )
         gap.append(abs((y - pred)[s:e].sum()))
         spread.append(np.sqrt(e - s) * (y - pred)[s:e].std(ddof=1) if e - s > 1 else np.nan)
     noise = np.random.default_rng(seed).normal(0, np.nan_to_num(spread), (1000, len(spread)))
-    return {"kind": "regression", "n": len(y), "ece": float(np.sum(gap) / len(y)),
-            "ece_noise": float(np.quantile(np.abs(noise).sum(1) / len(y), 0.95)), "bins": bins}  # fmt: skip
+    return {
+        "kind": "regression",
+        "n": len(y),
+        "ece": float(np.sum(gap) / len(y)),
+        "ece_noise": float(np.quantile(np.abs(noise).sum(1) / len(y), 0.95)),
+        "bins": bins,
+    }

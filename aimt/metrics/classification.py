@@ -97,11 +97,21 @@ def confusion_rates(
     tp, fp, fn, tn = (w @ (((y == a) & (d == b)).astype(float)) for a, b in [(1, 1), (0, 1), (1, 0), (0, 0)])
     n = tp + fp + fn + tn
     rates = {
-        "n": n, "tp": tp, "fp": fp, "fn": fn, "tn": tn,
-        "base_rate": _ratio(tp + fn, n), "selection_rate": _ratio(tp + fp, n), "accuracy": _ratio(tp + tn, n),
-        "tpr": _ratio(tp, tp + fn), "fpr": _ratio(fp, fp + tn), "tnr": _ratio(tn, fp + tn), "fnr": _ratio(fn, tp + fn),
-        "precision": _ratio(tp, tp + fp), "npv": _ratio(tn, tn + fn),
-    }  # fmt: skip
+        "n": n,
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": tn,
+        "base_rate": _ratio(tp + fn, n),
+        "selection_rate": _ratio(tp + fp, n),
+        "accuracy": _ratio(tp + tn, n),
+        "tpr": _ratio(tp, tp + fn),
+        "fpr": _ratio(fp, fp + tn),
+        "tnr": _ratio(tn, fp + tn),
+        "fnr": _ratio(fn, tp + fn),
+        "precision": _ratio(tp, tp + fp),
+        "npv": _ratio(tn, tn + fn),
+    }
     return {name: _result(value, single) for name, value in rates.items()}
 
 # %% ../../nbs/metrics/05_classification.ipynb #834a577c

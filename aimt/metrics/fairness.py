@@ -160,8 +160,13 @@ def effective_count(
 def _events(y: np.ndarray, decision: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Rate -> what is counted, and among which rows."""
     everyone, y, decision = np.ones(len(y), bool), y == 1, decision == 1
-    return {"base_rate": (y, everyone), "selection_rate": (decision, everyone), "tpr": (decision, y), "fpr": (decision, ~y),
-            "precision": (y, decision)}  # fmt: skip
+    return {
+        "base_rate": (y, everyone),
+        "selection_rate": (decision, everyone),
+        "tpr": (decision, y),
+        "fpr": (decision, ~y),
+        "precision": (y, decision),
+    }
 
 
 def group_rates(
@@ -183,8 +188,14 @@ def group_rates(
     for code, name in enumerate(names):
         inside = codes == code
         count = {rate: effective_count(event, inside & among, clusters) for rate, (event, among) in events.items()}
-        rows.append({"group": name, "n": int(inside.sum()), "enough": bool(inside.sum() >= min_size),
-                     **{rate: wilson(k, n, level=level) for rate, (k, n) in count.items()}})  # fmt: skip
+        rows.append(
+            {
+                "group": name,
+                "n": int(inside.sum()),
+                "enough": bool(inside.sum() >= min_size),
+                **{rate: wilson(k, n, level=level) for rate, (k, n) in count.items()},
+            }
+        )
         counts.append(count)
     fit = [i for i, row in enumerate(rows) if row["enough"]]
     counted = {rate: {names[i]: counts[i][rate] for i in fit} for rate in ("selection_rate", "tpr", "fpr", "precision")}
@@ -264,9 +275,14 @@ def share_gap(
     low = difference - np.hypot(down[:, None], up)
     high = difference + np.hypot(up[:, None], down)
     top, bottom = int(p.argmax()), int(p.argmin())
-    return {"value": float(p[top] - p[bottom]), "low": float(max(low.max(), 0.0)), "high": float(min(high.max(), 1.0)),
-            "highest": names[top], "lowest": names[bottom],
-            "ratio": float(p[bottom] / p[top]) if p[top] > 0 else np.nan}  # fmt: skip
+    return {
+        "value": float(p[top] - p[bottom]),
+        "low": float(max(low.max(), 0.0)),
+        "high": float(min(high.max(), 1.0)),
+        "highest": names[top],
+        "lowest": names[bottom],
+        "ratio": float(p[bottom] / p[top]) if p[top] > 0 else np.nan,
+    }
 
 # %% ../../nbs/metrics/20_fairness.ipynb #fd1f0f50
 def _mean_error(values: np.ndarray, clusters: np.ndarray | None) -> float:
@@ -290,8 +306,13 @@ def mean_gap(
     error = np.array([_mean_error(values[g], None if clusters is None else clusters[g]) for g in names])
     difference, half = mean[:, None] - mean, range_quantile(2 if each else len(names), level) * np.hypot(error[:, None], error)
     top, bottom = int(mean.argmax()), int(mean.argmin())
-    return {"value": float(mean[top] - mean[bottom]), "low": float(max((difference - half).max(), 0.0)),
-            "high": float((difference + half).max()), "highest": names[top], "lowest": names[bottom]}  # fmt: skip
+    return {
+        "value": float(mean[top] - mean[bottom]),
+        "low": float(max((difference - half).max(), 0.0)),
+        "high": float((difference + half).max()),
+        "highest": names[top],
+        "lowest": names[bottom],
+    }
 
 # %% ../../nbs/metrics/20_fairness.ipynb #11b4337c
 def equalized_odds(
@@ -362,8 +383,7 @@ def _error_and_chance(event: np.ndarray, p: np.ndarray, seed: int) -> dict[str, 
     bins = int(np.clip(len(p) // 25, 2, 10))
     ece = reliability(event, p, bins)["ece"]
     chance = ece_noise(p, seed, n_bins=bins, n_simulations=400)
-    return {"value": ece, "low": max(ece - chance, 0.0), "high": min(ece + chance, 1.0), "chance": chance,
-            "off": bool(ece > chance)}  # fmt: skip
+    return {"value": ece, "low": max(ece - chance, 0.0), "high": min(ece + chance, 1.0), "chance": chance, "off": bool(ece > chance)}
 
 # %% ../../nbs/metrics/20_fairness.ipynb #f44fb94d
 def implied_rates(
@@ -378,8 +398,12 @@ def implied_rates(
         raise DataError(f"{len(p)} predictions, {len(decision)} decisions and {len(codes)} group values")
     sums = lambda w: np.bincount(codes, w, minlength=len(names))
     one = np.ones(len(p))
-    parts = {"selection_rate": (decision, one), "tpr": (p * decision, p), "fpr": ((1 - p) * decision, 1 - p),
-             "precision": (p * decision, decision)}  # fmt: skip
+    parts = {
+        "selection_rate": (decision, one),
+        "tpr": (p * decision, p),
+        "fpr": ((1 - p) * decision, 1 - p),
+        "precision": (p * decision, decision),
+    }
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = {rate: sums(top) / sums(bottom) for rate, (top, bottom) in parts.items()}
     return {name: {rate: float(values[i]) for rate, values in rates.items()} for i, name in enumerate(names)}
@@ -431,9 +455,16 @@ def group_errors(
     for code, name in enumerate(names):
         e, who = error[codes == code], _part(clusters, codes == code)
         square = _clustered_mean(e**2, level, who)
-        rows.append({"group": name, "n": len(e), "enough": len(e) >= min_size,
-                     "mean_error": _clustered_mean(e, level, who), "mae": _clustered_mean(np.abs(e), level, who),
-                     "rmse": {key: float(np.sqrt(np.maximum(v, 0.0))) for key, v in square.items()}})  # fmt: skip
+        rows.append(
+            {
+                "group": name,
+                "n": len(e),
+                "enough": len(e) >= min_size,
+                "mean_error": _clustered_mean(e, level, who),
+                "mae": _clustered_mean(np.abs(e), level, who),
+                "rmse": {key: float(np.sqrt(np.maximum(v, 0.0))) for key, v in square.items()},
+            }
+        )
         if len(e) >= max(min_size, 2):
             kept[name] = e
     sizes = {name: np.abs(e) for name, e in kept.items()}

@@ -183,9 +183,7 @@ def _parts(n: int) -> int:
     return max(1, -(-n // ROWS))
 
 
-def _resampled(
-    metric_fn: Callable[..., Any], y: np.ndarray, preds: _Preds, n_resamples: int, seed: int, unit: np.ndarray | None
-) -> _Preds:
+def _resampled(metric_fn: Callable[..., Any], y: np.ndarray, preds: _Preds, n_resamples: int, seed: int, unit: np.ndarray | None) -> _Preds:
     scores: dict[str, list[np.ndarray]] = {name: [] for name in preds}
     for w in bootstrap_weights(len(y), n_resamples, seed=seed, clusters=unit):
         for name, pred in preds.items():
@@ -271,10 +269,17 @@ def _few_cases(y: np.ndarray, unit: np.ndarray | None) -> int | None:
 
 
 def _auc_intervals(
-    y: np.ndarray, preds: _Preds, value: dict[str, float], left_out: _Preds, alone: _Preds, cases: int, most: float,
-    pairs: Sequence[tuple[str, str]], level: float,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Intervals of AUCs and of their differences; rows of clusters count as many independent ones as their spread says, at most `most` for one."""
+    y: np.ndarray,
+    preds: _Preds,
+    value: dict[str, float],
+    left_out: _Preds,
+    alone: _Preds,
+    cases: int,
+    most: float,
+    pairs: Sequence[tuple[str, str]],
+    level: float,
+) -> dict[str, dict[str, float]]:
+    """Intervals of AUCs and their differences; rows of clusters count as many independent ones as their spread says, at most `most`."""
     found = {}
     for name, pred in preds.items():
         if np.ptp(positive(pred)) == 0:  # the same for all: an AUC of 0.5, whatever the rows
@@ -296,8 +301,11 @@ def _difference(a: dict[str, float], b: dict[str, float], left_a: np.ndarray, le
     value, widths = a["value"] - b["value"], [m["high"] - m["low"] for m in (a, b)]
     errors = [_jackknife_error(left) for left in (left_a, left_b)]
     if min(widths) == 0 or min(errors) == 0:  # a constant has no width; a perfect order shows no error: as if independent
-        return {"value": value, "low": value - float(np.hypot(a["value"] - a["low"], b["high"] - b["value"])),
-                "high": value + float(np.hypot(a["high"] - a["value"], b["value"] - b["low"]))}  # fmt: skip
+        return {
+            "value": value,
+            "low": value - float(np.hypot(a["value"] - a["low"], b["high"] - b["value"])),
+            "high": value + float(np.hypot(a["high"] - a["value"], b["value"] - b["low"])),
+        }
     half = _jackknife_error(left_a - left_b) * float(np.average(np.divide(widths, errors) / 2, weights=np.square(errors)))
     return {"value": value, "low": value - half, "high": value + half}
 

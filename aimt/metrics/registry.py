@@ -58,12 +58,26 @@ METRICS: dict[str, Metric] = {
     )
 }
 _ALIASES = {
-    "auc": "roc_auc", "auroc": "roc_auc", "rocauc": "roc_auc", "ap": "average_precision", "pr_auc": "average_precision",
-    "auprc": "average_precision", "logloss": "log_loss", "cross_entropy": "log_loss", "nll": "log_loss",
-    "brier_score": "brier", "acc": "accuracy", "f1_score": "f1", "f1_macro": "f1", "mcc": "matthews",
-    "root_mean_squared_error": "rmse", "mean_absolute_error": "mae", "medae": "median_absolute_error",
-    "r_squared": "r2", "mean_absolute_percentage_error": "mape",
-}  # fmt: skip
+    "auc": "roc_auc",
+    "auroc": "roc_auc",
+    "rocauc": "roc_auc",
+    "ap": "average_precision",
+    "pr_auc": "average_precision",
+    "auprc": "average_precision",
+    "logloss": "log_loss",
+    "cross_entropy": "log_loss",
+    "nll": "log_loss",
+    "brier_score": "brier",
+    "acc": "accuracy",
+    "f1_score": "f1",
+    "f1_macro": "f1",
+    "mcc": "matthews",
+    "root_mean_squared_error": "rmse",
+    "mean_absolute_error": "mae",
+    "medae": "median_absolute_error",
+    "r_squared": "r2",
+    "mean_absolute_percentage_error": "mape",
+}
 _DEFAULTS = {"binary": "roc_auc", "multiclass": "log_loss", "regression": "rmse"}
 
 # %% ../../nbs/metrics/40_registry.ipynb #44bed069

@@ -58,9 +58,7 @@ def edit_distance(
     return row[-1]
 
 # %% ../../nbs/metrics/30_speech.ipynb #03a1e24e
-def plain_text(
-    text: str,
-) -> str:
+def plain_text(text: str) -> str:
     """Lower case, one space between words, no punctuation but the apostrophe inside words."""
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
     text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)

@@ -29,8 +29,7 @@ def _grams(items: Sequence[Any], n: int) -> Counter:
 
 
 def chrf_counts(
-    reference: str,
-    hypothesis: str,
+    reference: str, hypothesis: str
 ) -> np.ndarray:  # (6, 3): written pieces, pieces of the reference, pieces that both share; for each length
     """What chrF is made of. Counts of several sentences can be added."""
     r, h = ("".join(text.split()) for text in (reference, hypothesis))
@@ -54,10 +53,7 @@ def chrf_of(
     return np.where(below > 0, (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1), 0.0)
 
 
-def chrf(
-    references: Sequence[str],
-    hypotheses: Sequence[str],
-) -> np.ndarray:  # (n,) from 0 to 1
+def chrf(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:  # (n,) from 0 to 1
     """chrF of each sentence. Raises `DataError` for unequal numbers."""
     _same_number(references, hypotheses)
     counts = [chrf_counts(r, h) for r, h in zip(references, hypotheses, strict=True)]
@@ -72,11 +68,15 @@ def _same_number(references: Sequence[str], hypotheses: Sequence[str]) -> None:
 
 # %% ../../nbs/metrics/35_text.ipynb #66f20d19
 N_WORDS = 4
-_CUTS = [(re.compile(pattern), by) for pattern, by in (
-    (r"([\{-\~\[-\` -\&\(-\+\:-\@\/])", r" \1 "),  # signs stand alone
-    (r"([^0-9])([\.,])", r"\1 \2 "), (r"([\.,])([^0-9])", r" \1 \2"),  # but not inside of numbers
-    (r"([0-9])(-)", r"\1 \2 "),
-)]  # fmt: skip
+_CUTS = [
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"([\{-\~\[-\` -\&\(-\+\:-\@\/])", r" \1 "),  # signs stand alone
+        (r"([^0-9])([\.,])", r"\1 \2 "),
+        (r"([\.,])([^0-9])", r" \1 \2"),  # but not inside of numbers
+        (r"([0-9])(-)", r"\1 \2 "),
+    )
+]
 
 
 def bleu_words(text: str) -> list[str]:
@@ -91,8 +91,7 @@ def bleu_words(text: str) -> list[str]:
 
 
 def bleu_counts(
-    reference: str,
-    hypothesis: str,
+    reference: str, hypothesis: str
 ) -> np.ndarray:  # (10,): words written and wanted, then for each length written runs and shared ones
     """What BLEU is made of. Counts of several sentences are added."""
     r, h = bleu_words(reference), bleu_words(hypothesis)

@@ -109,10 +109,7 @@ class AudioAugment:
         x = np.asarray(x, np.float32)
         steps: list[tuple[float, Callable[[np.ndarray], np.ndarray]]] = [
             (self.speed, lambda x: change_speed(x, rng.uniform(*self.speed_factor))),
-            (
-                self.echo,
-                lambda x: add_echo(x, rng.uniform(*self.echo_s), rng, direct_db=rng.uniform(0, 10), rate=self.rate),
-            ),
+            (self.echo, lambda x: add_echo(x, rng.uniform(*self.echo_s), rng, direct_db=rng.uniform(0, 10), rate=self.rate)),
             (self.noise, lambda x: add_noise(x, self._some_noise(rng, len(x)), rng.uniform(*self.noise_db))),
             (self.volume, lambda x: change_volume(x, rng.uniform(*self.volume_db))),
             (self.telephone, lambda x: telephone(x, self.rate)),

@@ -119,9 +119,7 @@ class Resampler:
         self.up, self.down = to // gcd(rate, to), rate // gcd(rate, to)
         longest = max(self.up, self.down)
         self.half = 10 * longest  # taps on each side, as in scipy.signal.resample_poly
-        self.taps = (
-            firwin(2 * self.half + 1, 1 / longest, window=("kaiser", 5.0)) * self.up if longest > 1 else np.ones(1)
-        )
+        self.taps = firwin(2 * self.half + 1, 1 / longest, window=("kaiser", 5.0)) * self.up if longest > 1 else np.ones(1)
         self._rest = np.zeros(0, np.float32)
         self._start = 0  # number of the first sample of the rest
         self._read = self._written = 0
@@ -147,9 +145,7 @@ class Resampler:
             out, self._rest = self._rest, self._rest[:0]
             self._written = end
             return out
-        first = (
-            self._written * self.down - self._start * self.up + self.half
-        )  # place in the filtered signal, in fine steps
+        first = self._written * self.down - self._start * self.up + self.half  # place in the filtered signal, in fine steps
         pad = -first % self.down  # zeros in front of the filter, so that every down-th value is one of ours
         fine = upfirdn(np.concatenate([np.zeros(pad), self.taps]), self._rest, self.up, self.down)
         out = np.zeros(end - self._written)
@@ -238,9 +234,7 @@ def check_audio(
 ) -> None:
     """Raise `DataError` for a recording of 0 seconds, of several channels, with NaN, or without a sound."""
     if np.ndim(x) != 1:
-        raise DataError(
-            f"an array of shape {np.shape(x)} is not one channel", where=where, hint="Take one channel, or their mean"
-        )
+        raise DataError(f"an array of shape {np.shape(x)} is not one channel", where=where, hint="Take one channel, or their mean")
     if not len(x):
         raise DataError("a recording of 0 seconds", where=where)
     if not np.isfinite(x).all():

@@ -53,24 +53,46 @@ def _check_classes(y: np.ndarray, problem: Problem) -> Iterator[dict[str, Any]]:
     name, count, share = show(problem.labels[rarest]), int(counts[rarest]), counts[rarest] / len(y)
     rows, at = np.flatnonzero(y == rarest), [problem.target]
     if count < FEW:
-        yield finding("few of a class", "warning", at, f"Only {count:,} of {len(y):,} rows are {name}",
-                      "Every figure about this class will be vague; collect more of it, or join classes", rows=rows,
-                      n_rows=count, value=count, limit=FEW)
+        yield finding(
+            "few of a class",
+            "warning",
+            at,
+            f"Only {count:,} of {len(y):,} rows are {name}",
+            "Every figure about this class will be vague; collect more of it, or join classes",
+            rows=rows,
+            n_rows=count,
+            value=count,
+            limit=FEW,
+        )
     elif len(counts) == 2 and share < RARE_CLASS:
-        yield finding("class imbalance", "note", at, f"{share:.1%} of the rows are {name}, {count:,} in all",
-                      "Accuracy says little here; look at average precision, and decide by cost", rows=rows,
-                      n_rows=count, value=share, limit=RARE_CLASS)
+        yield finding(
+            "class imbalance",
+            "note",
+            at,
+            f"{share:.1%} of the rows are {name}, {count:,} in all",
+            "Accuracy says little here; look at average precision, and decide by cost",
+            rows=rows,
+            n_rows=count,
+            value=share,
+            limit=RARE_CLASS,
+        )
 
 
 def _check_cap(y: np.ndarray, target: str) -> Iterator[dict[str, Any]]:
     distinct = len(np.unique(y))
     top = np.flatnonzero(y == y.max())
     if distinct >= 100 and len(top) >= max(CAPPED * len(y), 10 * len(y) / distinct):
-        yield finding("capped target", "warning", [target],
-                      f"The largest value, {y.max():g}, occurs in {len(top):,} rows ({len(top) / len(y):.1%}), like a "
-                      "cap",
-                      "The true values are higher; do not trust predictions and errors near the cap", rows=top,
-                      n_rows=len(top), value=len(top) / len(y), limit=CAPPED)
+        yield finding(
+            "capped target",
+            "warning",
+            [target],
+            f"The largest value, {y.max():g}, occurs in {len(top):,} rows ({len(top) / len(y):.1%}), like a cap",
+            "The true values are higher; do not trust predictions and errors near the cap",
+            rows=top,
+            n_rows=len(top),
+            value=len(top) / len(y),
+            limit=CAPPED,
+        )
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #25dfe405
 SMALL_SHARE, SMALL_ROWS = 0.02, 50  # A group with a smaller share, or fewer rows, is small
@@ -155,11 +177,16 @@ def check_groups(
     small = [g for g in rates if g["share"] < SMALL_SHARE or g["n"] < SMALL_ROWS]
     if small:
         told = ", ".join(f"{show(g['group'])} {g['n']:,} ({g['share']:.1%})" for g in small[:3])
-        yield finding("small group", "warning", [column],
-                      f"{len(small)} of {len(rates)} groups of {show(column)} {'has' if len(small) == 1 else 'have'} "
-                      f"few rows: {told}",
-                      "Figures for them will be vague, and the model may serve them badly; collect more rows",
-                      n_rows=sum(g["n"] for g in small), value=min(g["share"] for g in small), limit=SMALL_SHARE)
+        yield finding(
+            "small group",
+            "warning",
+            [column],
+            f"{len(small)} of {len(rates)} groups of {show(column)} {'has' if len(small) == 1 else 'have'} few rows: {told}",
+            "Figures for them will be vague, and the model may serve them badly; collect more rows",
+            n_rows=sum(g["n"] for g in small),
+            value=min(g["share"] for g in small),
+            limit=SMALL_SHARE,
+        )
     key = "base_rate" if problem.task == "binary" else "mean"
     large = sorted((g for g in rates if g["n"] >= SMALL_ROWS and key in g), key=lambda g: g[key]["value"])
     if len(large) < 2 or large[0][key]["high"] >= large[-1][key]["low"]:
@@ -174,11 +201,15 @@ def check_groups(
         text = f"{show(problem.positive_label)} is {high[key]['value']:.0%} of the rows for"
         other = f"{low[key]['value']:.0%}"
     if much:
-        yield finding("base rates", "warning", [column],
-                      f"{text} {show(column)} {show(high['group'])} (n = {high['n']:,}) and {other} for "
-                      f"{show(low['group'])} (n = {low['n']:,})",
-                      "A model will repeat this difference; see the section on groups before deciding by it", value=gap,
-                      limit=GAP if key == "base_rate" else 0.5 * spread)
+        yield finding(
+            "base rates",
+            "warning",
+            [column],
+            f"{text} {show(column)} {show(high['group'])} (n = {high['n']:,}) and {other} for {show(low['group'])} (n = {low['n']:,})",
+            "A model will repeat this difference; see the section on groups before deciding by it",
+            value=gap,
+            limit=GAP if key == "base_rate" else 0.5 * spread,
+        )
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #8d11ad6b
 REASONS = {"leak": "gives the target away", "id": "is an id", "constant": "never changes", "empty": "contains no value"}
@@ -224,12 +255,19 @@ def audit(
     aside = _set_aside(found, inputs)
     for f in found:
         f["action"] = f["action"] if set(f["columns"]) & set(inputs) else ""
-    return {"n_rows": len(frame), "n_columns": frame.shape[1], "findings": merge(found), "set_aside": aside,
-            "columns": _columns(frame, full, watch.scores), "groups": watch.groups,
-            "target": problem.target if problem else None, "task": problem.task if problem else None,
-            "target_rows": len(rows) if hidden else len(frame),
-            "sampled": SAMPLE if len(frame) > SAMPLE else None,
-            "seconds": round(time.perf_counter() - start, 3)}
+    return {
+        "n_rows": len(frame),
+        "n_columns": frame.shape[1],
+        "findings": merge(found),
+        "set_aside": aside,
+        "columns": _columns(frame, full, watch.scores),
+        "groups": watch.groups,
+        "target": problem.target if problem else None,
+        "task": problem.task if problem else None,
+        "target_rows": len(rows) if hidden else len(frame),
+        "sampled": SAMPLE if len(frame) > SAMPLE else None,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
 
 
 def _hide_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndarray) -> tuple[pd.DataFrame, Schema]:
@@ -267,8 +305,9 @@ def _columns(frame: pd.DataFrame, schema: Schema, scores: list[dict[str, Any]]) 
     for c in schema.columns.values():
         known = frame[c.name].notna().to_numpy()
         example = show(frame[c.name].iloc[int(known.argmax())])[1:-1] if known.any() else ""
-        out.append({"name": c.name, "kind": c.kind, "missing": c.missing, "n_unique": c.n_unique, "example": example,
-                    "score": alone.get(c.name)})
+        out.append(
+            {"name": c.name, "kind": c.kind, "missing": c.missing, "n_unique": c.n_unique, "example": example, "score": alone.get(c.name)}
+        )
     return out
 
 
@@ -355,9 +394,14 @@ class _Whole:
     def findings(self) -> list[dict[str, Any]]:
         """Odd texts and dates, rows that belong together or are nearly the same, gaps, and parts that differ."""
         together = check_related(self.who, self.sketch, self.target)
-        return [*self.found, *together, *check_date_order(self.dates),
-                *check_near_rows(self.frame, self.schema, self.keys, self.target), *check_gaps(self.sketch, self.target),
-                *check_parts(self.sketch, self.target)]
+        return [
+            *self.found,
+            *together,
+            *check_date_order(self.dates),
+            *check_near_rows(self.frame, self.schema, self.keys, self.target),
+            *check_gaps(self.sketch, self.target),
+            *check_parts(self.sketch, self.target),
+        ]
 
 
 def _check_proxies(group: str, scores: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -365,10 +409,15 @@ def _check_proxies(group: str, scores: list[dict[str, Any]]) -> Iterator[dict[st
     if told:
         first = told[0]
         more = f", as do {len(told) - 1} more columns" if len(told) > 1 else ""
-        yield finding("proxy", "note", [s["column"] for s in told],
-                      f"{show(first['column'])} tells {first['score']:.0%} of what {show(group)} tells{more}",
-                      f"Leaving out {show(group)} alone would not hide it from the model", value=first["score"],
-                      limit=PROXY)
+        yield finding(
+            "proxy",
+            "note",
+            [s["column"] for s in told],
+            f"{show(first['column'])} tells {first['score']:.0%} of what {show(group)} tells{more}",
+            f"Leaving out {show(group)} alone would not hide it from the model",
+            value=first["score"],
+            limit=PROXY,
+        )
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #4e2975fa
 def plot_audit(

@@ -48,9 +48,18 @@ def finding(
 ) -> dict[str, Any]:  # JSON-ready
     """One finding of the audit, as plain data."""
     first = [int(r) for _, r in zip(range(5), rows, strict=False)]
-    return {"check": check, "severity": severity, "columns": list(columns), "rows": first, "n_rows": int(n_rows),
-            "evidence": evidence, "value": None if value is None else float(value), "limit": limit, "advice": advice,
-            "action": action}
+    return {
+        "check": check,
+        "severity": severity,
+        "columns": list(columns),
+        "rows": first,
+        "n_rows": int(n_rows),
+        "evidence": evidence,
+        "value": None if value is None else float(value),
+        "limit": limit,
+        "advice": advice,
+        "action": action,
+    }
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #055570d3
 SAMPLE = 50_000  # Rows looked at by the checks that need sorting or fitting
@@ -132,24 +141,52 @@ def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
     """Empty, constant, missing and infinite."""
     name, column = cells.column.name, cells.column
     if column.kind == "empty" or column.n_unique == 0:
-        yield finding("empty", "warning", [name], f"{cells.name} contains no value in {cells.n:,} rows",
-                      "Nothing can be learned from it", n_rows=cells.n, action="set aside")
+        yield finding(
+            "empty",
+            "warning",
+            [name],
+            f"{cells.name} contains no value in {cells.n:,} rows",
+            "Nothing can be learned from it",
+            n_rows=cells.n,
+            action="set aside",
+        )
         return
     if column.n_unique == 1 and column.missing == 0 and cells.n > 1 and not len(cells.infinite):
-        yield finding("constant", "warning", [name], f"{cells.name} has one and the same value in all {cells.n:,} rows",
-                      "Nothing can be learned from it", n_rows=cells.n, action="set aside")
+        yield finding(
+            "constant",
+            "warning",
+            [name],
+            f"{cells.name} has one and the same value in all {cells.n:,} rows",
+            "Nothing can be learned from it",
+            n_rows=cells.n,
+            action="set aside",
+        )
         return
     if len(cells.infinite):
-        yield finding("infinite", "warning", [name], f"{cells.name} is infinite in {_rows(len(cells.infinite))}",
-                      "They count as missing. A division by zero?", rows=cells.infinite, n_rows=len(cells.infinite))
+        yield finding(
+            "infinite",
+            "warning",
+            [name],
+            f"{cells.name} is infinite in {_rows(len(cells.infinite))}",
+            "They count as missing. A division by zero?",
+            rows=cells.infinite,
+            n_rows=len(cells.infinite),
+        )
     missing = np.flatnonzero(~cells.known) if column.missing else np.empty(0, int)
     share = len(missing) / max(cells.n, 1)
     if share >= MISSING_NOTE and len(missing) > len(cells.infinite):
         high = share >= MISSING_WARNING
-        yield finding("missing", "warning" if high else "note", [name],
-                      f"{cells.name} is missing in {_rows(len(missing), cells.n)}",
-                      "Ask why: the model may learn from the gap itself, so it must arise the same way in use",
-                      rows=missing, n_rows=len(missing), value=share, limit=MISSING_WARNING if high else MISSING_NOTE)
+        yield finding(
+            "missing",
+            "warning" if high else "note",
+            [name],
+            f"{cells.name} is missing in {_rows(len(missing), cells.n)}",
+            "Ask why: the model may learn from the gap itself, so it must arise the same way in use",
+            rows=missing,
+            n_rows=len(missing),
+            value=share,
+            limit=MISSING_WARNING if high else MISSING_NOTE,
+        )
 
 
 def _are(rows: np.ndarray) -> str:
@@ -182,11 +219,17 @@ def check_sentinel(cells: Cells) -> Iterator[dict[str, Any]]:
             text = _shown(cells, sign * value)
             rows = np.flatnonzero(cells.numbers == sign * value)
             count = len(rows)
-            yield finding("sentinel", "warning", [cells.column.name],
-                          f"{cells.name} is {text} in {_rows(count, cells.n)}, far from the next value, "
-                          f"{_shown(cells, sign * (value + gap))}",
-                          f"If {text} means unknown, write it as missing", rows=rows, n_rows=count,
-                          value=gap / width if width else None, limit=GAP)
+            yield finding(
+                "sentinel",
+                "warning",
+                [cells.column.name],
+                f"{cells.name} is {text} in {_rows(count, cells.n)}, far from the next value, {_shown(cells, sign * (value + gap))}",
+                f"If {text} means unknown, write it as missing",
+                rows=rows,
+                n_rows=count,
+                value=gap / width if width else None,
+                limit=GAP,
+            )
 
 
 def _edge(x: np.ndarray) -> tuple[float, int, float, float, float] | None:
@@ -230,10 +273,17 @@ def check_outliers(cells: Cells) -> Iterator[dict[str, Any]]:
     if not len(rows) or len(rows) > FEW_FAR * cells.n:
         return
     worst = x[rows[np.argmax(np.abs(x[rows] - middle))]]
-    yield finding("outlier", "warning", [cells.column.name],
-                  f"{cells.name} contains {_shown(cells, worst)}, while 90% of its values lie between "
-                  f"{_shown(cells, low)} and {_shown(cells, high)}; {_rows(len(rows))} {_are(rows)} that far out",
-                  "Check the unit and the source of these values", rows=rows, n_rows=len(rows), value=worst)
+    yield finding(
+        "outlier",
+        "warning",
+        [cells.column.name],
+        f"{cells.name} contains {_shown(cells, worst)}, while 90% of its values lie between "
+        f"{_shown(cells, low)} and {_shown(cells, high)}; {_rows(len(rows))} {_are(rows)} that far out",
+        "Check the unit and the source of these values",
+        rows=rows,
+        n_rows=len(rows),
+        value=worst,
+    )
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #d73ddaa9
 NUMBER = r"^[+-]?(\d+([.,]\d*)*|\.\d+)([eE][+-]?\d+)?$"
@@ -256,10 +306,15 @@ def check_words(cells: Cells) -> Iterator[dict[str, Any]]:
         hit = np.flatnonzero(_matches(levels, pattern) & (counts > 0))
         if len(hit):
             rows = np.flatnonzero(np.isin(cells.codes, hit))
-            yield finding(check, "note", [cells.column.name],
-                          f"{cells.name} contains {what} in {_rows(len(rows))}, such as "
-                          f"{show(levels[int(hit[0])].as_py())}",
-                          advice, rows=rows, n_rows=len(rows))
+            yield finding(
+                check,
+                "note",
+                [cells.column.name],
+                f"{cells.name} contains {what} in {_rows(len(rows))}, such as {show(levels[int(hit[0])].as_py())}",
+                advice,
+                rows=rows,
+                n_rows=len(rows),
+            )
 
 
 def _matches(levels: pa.Array, pattern: str) -> np.ndarray:
@@ -273,11 +328,18 @@ def _mixed(cells: Cells, number: np.ndarray, counts: np.ndarray, levels: pa.Arra
     words = np.flatnonzero(~number & (counts > 0))
     rows = np.flatnonzero(np.isin(cells.codes, words))
     common = words[np.argmax(counts[words])]
-    yield finding("mixed types", "warning", [cells.column.name],
-                  f"{cells.name} contains numbers in {share:.0%} of its values and words in the others, most often "
-                  f"{show(levels[int(common)].as_py())}",
-                  "It is read as a category. Mend the words, or write them as missing, to have it read as a number",
-                  rows=rows, n_rows=len(rows), value=share, limit=0.95)
+    yield finding(
+        "mixed types",
+        "warning",
+        [cells.column.name],
+        f"{cells.name} contains numbers in {share:.0%} of its values and words in the others, most often "
+        f"{show(levels[int(common)].as_py())}",
+        "It is read as a category. Mend the words, or write them as missing, to have it read as a number",
+        rows=rows,
+        n_rows=len(rows),
+        value=share,
+        limit=0.95,
+    )
 
 
 def _spelling(cells: Cells, counts: np.ndarray, levels: pa.Array) -> Iterator[dict[str, Any]]:
@@ -291,9 +353,16 @@ def _spelling(cells: Cells, counts: np.ndarray, levels: pa.Array) -> Iterator[di
     if twice:
         rows = np.flatnonzero(np.isin(cells.codes, [i for w in twice for i in w[1:]]))
         example = " and ".join(show(levels[i].as_py()) for i in twice[0][:3])
-        yield finding("spelling", "warning", [cells.column.name],
-                      f"{cells.name} spells {len(twice)} of its values in more than one way, such as {example}",
-                      "Write each value in one way", rows=rows, n_rows=len(rows), value=len(twice))
+        yield finding(
+            "spelling",
+            "warning",
+            [cells.column.name],
+            f"{cells.name} spells {len(twice)} of its values in more than one way, such as {example}",
+            "Write each value in one way",
+            rows=rows,
+            n_rows=len(rows),
+            value=len(twice),
+        )
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #0d4ad178
 RARE = 10  # A level with fewer rows is rare
@@ -307,26 +376,39 @@ def check_levels(cells: Cells) -> Iterator[dict[str, Any]]:
     counts = cells.counts
     k, total = int((counts > 0).sum()), int(counts.sum())
     if k > 50 and total / k < PER_LEVEL:
-        yield finding("high cardinality", "warning", [cells.column.name],
-                      f"{cells.name} has {k:,} different values in {total:,} rows, {total / k:.1f} rows each",
-                      "Little can be learned from so few rows of each; group the values", n_rows=total, value=total / k,
-                      limit=PER_LEVEL)
+        yield finding(
+            "high cardinality",
+            "warning",
+            [cells.column.name],
+            f"{cells.name} has {k:,} different values in {total:,} rows, {total / k:.1f} rows each",
+            "Little can be learned from so few rows of each; group the values",
+            n_rows=total,
+            value=total / k,
+            limit=PER_LEVEL,
+        )
         return
     rare = np.flatnonzero((counts > 0) & (counts < RARE))
     if len(rare) and k > 2:
         rows = np.flatnonzero(np.isin(cells.codes, rare))
-        yield finding("rare levels", "note", [cells.column.name],
-                      f"{cells.name} has {len(rare):,} of {k:,} values with fewer than {RARE} rows, "
-                      f"{_rows(len(rows))} in all",
-                      "What the model says about them rests on very little", rows=rows, n_rows=len(rows),
-                      value=len(rare))
+        yield finding(
+            "rare levels",
+            "note",
+            [cells.column.name],
+            f"{cells.name} has {len(rare):,} of {k:,} values with fewer than {RARE} rows, {_rows(len(rows))} in all",
+            "What the model says about them rests on very little",
+            rows=rows,
+            n_rows=len(rows),
+            value=len(rare),
+        )
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #8fa54b99
-_SAYS_ID = re.compile(r"(?:^|[^a-zA-Z])(?:id|ids|uuid|guid|key|index|idx|serial|number|nr|no|rownum|unnamed: 0)$"
-                      r"|^unnamed: ?\d+$", re.IGNORECASE)
+_SAYS_ID = re.compile(
+    r"(?:^|[^a-zA-Z])(?:id|ids|uuid|guid|key|index|idx|serial|number|nr|no|rownum|unnamed: 0)$"
+    r"|^unnamed: ?\d+$",
+    re.IGNORECASE,
+)
 _ENDS_ID = re.compile(r"[a-z](?:ID|Id|Key|Index|Idx|Serial|Number|Num|Nr|No)$")
-_WHO = re.compile(r"(?:^|[^a-zA-Z])(?:id|uuid|guid)$|^(?:customer|patient|client|user|account|subject|person|member)$",
-                  re.IGNORECASE)
+_WHO = re.compile(r"(?:^|[^a-zA-Z])(?:id|uuid|guid)$|^(?:customer|patient|client|user|account|subject|person|member)$", re.IGNORECASE)
 DISTINCT = 0.99  # Share of different values from which text is an id
 
 
@@ -352,16 +434,27 @@ def check_id(
     else:
         reason = "a value of its own in almost every row" if column.kind == "category" and k >= DISTINCT * n else ""
     if reason:
-        yield finding("id", "warning", [column.name], f"{name} has {reason}: {k:,} different values in {n:,} rows",
-                      "An id describes nothing. If it tells the order in time, name it as the time column",
-                      value=k / n, limit=DISTINCT, action="set aside")
+        yield finding(
+            "id",
+            "warning",
+            [column.name],
+            f"{name} has {reason}: {k:,} different values in {n:,} rows",
+            "An id describes nothing. If it tells the order in time, name it as the time column",
+            value=k / n,
+            limit=DISTINCT,
+            action="set aside",
+        )
     elif (_WHO.search(column.name.strip()) or re.search(r"[a-z](?:ID|Id)$", column.name.strip())) and (
         k >= 20 and n / k >= 1.5 and (column.kind == "category" or column.whole)
     ):
-        yield finding("repeated id", "warning", [column.name],
-                      f"{name} has {k:,} different values in {n:,} rows, {n / k:.1f} rows each",
-                      "If rows of one value belong together, name it as the id column, so that they stay in one part "
-                      "of the split", value=n / k)
+        yield finding(
+            "repeated id",
+            "warning",
+            [column.name],
+            f"{name} has {k:,} different values in {n:,} rows, {n / k:.1f} rows each",
+            "If rows of one value belong together, name it as the id column, so that they stay in one part of the split",
+            value=n / k,
+        )
 
 
 def _number_id(column: Column, n: int, k: int, named: bool) -> str:
@@ -380,9 +473,7 @@ def _number_id(column: Column, n: int, k: int, named: bool) -> str:
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, made odd
 
 
-def hash_column(
-    series: pd.Series,  # Any column
-) -> np.ndarray:  # uint64, shape (n,)
+def hash_column(series: pd.Series) -> np.ndarray:  # Any column  # uint64, shape (n,)
     """A 64-bit hash of each value; equal values have equal hashes, missing ones too."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "fiub":
         x = series.to_numpy()
@@ -395,14 +486,13 @@ def hash_column(
 
 def _hash_levels(levels: pa.Array, step: int = 100_000) -> np.ndarray:
     """Hashes of distinct texts, a slice at a time, and one more for the missing value (code -1)."""
-    parts = [pd.util.hash_array(levels.slice(i, step).to_numpy(zero_copy_only=False), categorize=False)
-             for i in range(0, len(levels), step)]
+    parts = [
+        pd.util.hash_array(levels.slice(i, step).to_numpy(zero_copy_only=False), categorize=False) for i in range(0, len(levels), step)
+    ]
     return np.concatenate([*parts, np.array([7], np.uint64)])
 
 
-def hash_cells(
-    cells: Cells,  # A column that was read
-) -> np.ndarray:  # uint64, shape (n,)
+def hash_cells(cells: Cells) -> np.ndarray:  # A column that was read  # uint64, shape (n,)
     """The same for a column that was read already: equal when the schema reads two values alike."""
     if cells.codes is not None:
         return _hash_levels(cells.levels)[cells.codes]
@@ -413,10 +503,10 @@ def hash_cells(
 
 
 def hash_rows(
-    frame: pd.DataFrame,  # The table
-    columns: Sequence[str] | None = None,  # Columns that count; all when None
+    frame: pd.DataFrame,
+    columns: Sequence[str] | None = None,  # The table  # Columns that count; all when None
 ) -> np.ndarray:  # uint64, shape (n,)
-    """A 64-bit hash of each row: equal rows have equal hashes, and different rows have different ones, except with negligible probability."""
+    """A 64-bit hash of each row: equal rows have equal hashes, different rows different ones but for a negligible probability."""
     out = np.zeros(len(frame), np.uint64)
     for name in frame.columns if columns is None else columns:
         out = mix(out, hash_column(frame[name]))
@@ -448,11 +538,17 @@ def check_duplicate_rows(keys: np.ndarray) -> Iterator[dict[str, Any]]:  # keys:
     if len(again):
         share = len(again) / len(keys)
         many = share >= 0.01 and len(again) >= 5
-        yield finding("duplicate rows", "warning" if many else "note", [],
-                      f"{_rows(len(again), len(keys))} repeat{'s' if len(again) == 1 else ''} an earlier row in every "
-                      "column",
-                      "Remove them if one event was recorded twice; otherwise they test the model on what it has seen",
-                      rows=again, n_rows=len(again), value=share, limit=0.01)
+        yield finding(
+            "duplicate rows",
+            "warning" if many else "note",
+            [],
+            f"{_rows(len(again), len(keys))} repeat{'s' if len(again) == 1 else ''} an earlier row in every column",
+            "Remove them if one event was recorded twice; otherwise they test the model on what it has seen",
+            rows=again,
+            n_rows=len(again),
+            value=share,
+            limit=0.01,
+        )
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #075a28c3
 def canonical(
@@ -489,10 +585,16 @@ def check_copies(
         same = [n for n in names[1:] if _equal(first, canonical(read_cells(frame, schema, n), slice(None)))]
         if same:
             told = ", ".join(show(n) for n in same[:5]) + (f" and {len(same) - 5} more" if len(same) > 5 else "")
-            yield finding("same columns", "warning", [names[0], *same],
-                          f"{told} say{'s' if len(same) == 1 else ''} the same as {show(names[0])} in all "
-                          f"{len(frame):,} rows, in other words or units", "Keep one of them", n_rows=len(frame),
-                          value=len(same) + 1)
+            yield finding(
+                "same columns",
+                "warning",
+                [names[0], *same],
+                f"{told} say{'s' if len(same) == 1 else ''} the same as {show(names[0])} in all "
+                f"{len(frame):,} rows, in other words or units",
+                "Keep one of them",
+                n_rows=len(frame),
+                value=len(same) + 1,
+            )
 
 
 def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -592,6 +694,10 @@ def _odd_names(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     odd = [n for n in names if not n.isprintable() or n != n.strip() or re.match(FORMULA, n)]
     if odd:
         more = f"; so do {len(odd) - 1} more" if len(odd) > 1 else ""
-        yield finding("odd names", "note", odd,
-                      f"The name {show(odd[0])} has blanks at its ends or characters that do not show, or looks like a "
-                      f"formula{more}", "Rename it")
+        yield finding(
+            "odd names",
+            "note",
+            odd,
+            f"The name {show(odd[0])} has blanks at its ends or characters that do not show, or looks like a formula{more}",
+            "Rename it",
+        )

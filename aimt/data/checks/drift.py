@@ -103,10 +103,7 @@ def _strongest(column: Binned, start: int, end: int) -> int:
     return 0 if gap >= apart.max() else 1 + int(apart[:-1].argmax())
 
 # %% ../../../nbs/data/checks/25_drift.ipynb #d7e28069
-SORTED, GROUPED = (
-    0.95,
-    0.1,
-)  # Correlation of bin and row number in a sorted file; share of chance's runs in a grouped one
+SORTED, GROUPED = (0.95, 0.1)  # Correlation of bin and row number in a sorted file; share of chance's runs in a grouped one
 
 
 def sorted_by(
@@ -116,20 +113,12 @@ def sorted_by(
     codes = column.codes[column.codes > 0].astype(float)
     if len(codes) < 0.8 * len(column.codes) or len(codes) < 20 or np.ptp(codes) == 0:
         return ""
-    if (
-        column.cuts is not None
-        and len(column.cuts) >= 3
-        and abs(np.corrcoef(np.arange(len(codes)), codes)[0, 1]) >= SORTED
-    ):
+    if column.cuts is not None and len(column.cuts) >= 3 and abs(np.corrcoef(np.arange(len(codes)), codes)[0, 1]) >= SORTED:
         return "sorted"
     shares = np.bincount(codes.astype(int)) / len(codes)
     runs = 1 + int((np.diff(codes) != 0).sum())
     few = column.cuts is None or len(column.cuts) < 20
-    return (
-        "grouped"
-        if few and runs <= max(GROUPED * len(codes) * (1 - (shares**2).sum()), 2) and shares.max() < 0.9
-        else ""
-    )
+    return "grouped" if few and runs <= max(GROUPED * len(codes) * (1 - (shares**2).sum()), 2) and shares.max() < 0.9 else ""
 
 
 def check_parts(
@@ -165,9 +154,7 @@ def check_parts(
 
 
 def _tell_order(order: dict[str, str], along: list[str], sketch: Sketch) -> Iterator[dict[str, Any]]:
-    first = max(
-        (c for c in sketch.columns if c.name in order), key=lambda c: (order[c.name] == "sorted", int(c.codes.max()))
-    )
+    first = max((c for c in sketch.columns if c.name in order), key=lambda c: (order[c.name] == "sorted", int(c.codes.max())))
     along = [n for n in order if n != first.name] + along
     if not along and not first.date:
         return
@@ -181,8 +168,7 @@ def _tell_order(order: dict[str, str], along: list[str], sketch: Sketch) -> Iter
         f"The rows are {how} {show(first.name)}{also}",
         "If new rows will come after the last ones, name it as the time column, so that the test is on the latest rows"
         if order[first.name] == "sorted"
-        else "If new rows will be of other values, name it as the id column, so that each value stays in one part of the "
-        "split",
+        else "If new rows will be of other values, name it as the id column, so that each value stays in one part of the split",
         value=len(along),
     )
 

@@ -34,8 +34,13 @@ def may_group(
     column = cells.column
     known = cells.n * (1 - column.missing)
     fits = column.kind == "category" or (column.kind == "number" and column.whole)
-    return bool(fits and column.n_unique >= VALUES and SEVERAL <= known / column.n_unique <= AT_MOST
-                and column.missing <= 0.2 and not list(check_id(column, cells.n)))
+    return bool(
+        fits
+        and column.n_unique >= VALUES
+        and SEVERAL <= known / column.n_unique <= AT_MOST
+        and column.missing <= 0.2
+        and not list(check_id(column, cells.n))
+    )
 
 
 def value_codes(
@@ -81,9 +86,7 @@ def shared_by(
 
 # %% ../../../nbs/data/checks/15_entities.ipynb #278c72fc
 def check_related(
-    who: Mapping[
-        str, tuple[np.ndarray, bool]
-    ],  # Columns that may group the rows: value of each row, whether they are numbers
+    who: Mapping[str, tuple[np.ndarray, bool]],  # Columns that may group the rows: value of each row, whether they are numbers
     sketch: Sketch,  # All columns
     target: str | None = None,  # The column to be predicted
 ) -> Iterator[dict[str, Any]]:
@@ -106,17 +109,14 @@ def check_related(
         yield _tell_related(name, common, toward, k, sketch, target)
 
 
-def _tell_related(
-    name: str, common: list[str], toward: float, k: int, sketch: Sketch, target: str | None
-) -> dict[str, Any]:
+def _tell_related(name: str, common: list[str], toward: float, k: int, sketch: Sketch, target: str | None) -> dict[str, Any]:
     more = f" and {len(common) - 2} more columns" if len(common) > 2 else ""
     also = f", and mostly {show(target)} as well" if toward >= SHARE_TARGET else ""
     return finding(
         "repeated id",
         "warning" if toward >= SHARE_TARGET else "note",
         [name],
-        f"Rows with the same {show(name)} share {show(common[0])} and {show(common[1])}{more}{also}; "
-        f"it has {k:,} different values",
+        f"Rows with the same {show(name)} share {show(common[0])} and {show(common[1])}{more}{also}; it has {k:,} different values",
         "If rows of one value belong together, name it as the id column, so that they stay in one part of the split",
         value=toward,
     )

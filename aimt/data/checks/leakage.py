@@ -141,8 +141,15 @@ class Scorer:
         score, auc = self.judge(bins_of(cells, self.rows), None if cells.numbers is None else cells.numbers[self.rows])
         known = cells.known[self.rows]
         gaps = self.judge(known.astype(int), None) if 0 < known.mean() < 1 else (0.0, None)
-        return {"column": cells.column.name, "score": score, "auc": auc, "by_missing": gaps[0],
-                "by_missing_auc": gaps[1], "copy": self._copy(cells), "encodings": self.watch(cells)}
+        return {
+            "column": cells.column.name,
+            "score": score,
+            "auc": auc,
+            "by_missing": gaps[0],
+            "by_missing_auc": gaps[1],
+            "copy": self._copy(cells),
+            "encodings": self.watch(cells),
+        }
 
     def _copy(self, cells: Cells) -> bool:
         """Whether the column is the target in other words or units: a sample proposes, all rows decide."""
@@ -244,31 +251,58 @@ def check_leakage(
     rest = sorted((s for s in scores if s not in leaks), key=lambda s: -s["score"])
     best = f"; the best of the other columns, {show(rest[0]['column'])}, reaches {_measure(rest[0])}" if rest else ""
     for s in leaks:
-        yield finding("leak", "critical", [s["column"]], _leak_text(s, classification, target) + best * (s is leaks[0]),
-                      "Would you know it before the outcome? If so, keep it with --keep; if not, it must go",
-                      value=s["score"] if s["auc"] is None else s["auc"],
-                      limit=(LEAK if s["auc"] is None else LEAK_AUC) if classification else LEAK_R2, action="set aside")
+        yield finding(
+            "leak",
+            "critical",
+            [s["column"]],
+            _leak_text(s, classification, target) + best * (s is leaks[0]),
+            "Would you know it before the outcome? If so, keep it with --keep; if not, it must go",
+            value=s["score"] if s["auc"] is None else s["auc"],
+            limit=(LEAK if s["auc"] is None else LEAK_AUC) if classification else LEAK_R2,
+            action="set aside",
+        )
     made = _encodings(scores, {s["column"] for s in leaks})
     alike = {name: e for name, e in made.items() if e["form"] == "alike"}
     made = {name: e for name, e in made.items() if name not in alike}
     for e in alike.values():
-        yield finding("suspicious", "warning", [e["column"]], _encoded_text(e, target),
-                      "Ask which rows it was made from. Means of other or earlier rows are honest: attest it with --attest COLUMN=REASON; if "
-                      "these very rows went into it, leave it out with --drop", value=1 - e["left"], limit=ALIKE)
+        yield finding(
+            "suspicious",
+            "warning",
+            [e["column"]],
+            _encoded_text(e, target),
+            "Ask which rows it was made from. Means of other or earlier rows are honest: attest it with --attest COLUMN=REASON; if "
+            "these very rows went into it, leave it out with --drop",
+            value=1 - e["left"],
+            limit=ALIKE,
+        )
     for e in made.values():
-        yield finding("leak", "critical", [e["column"]], _encoded_text(e, target),
-                      "Make such a column from other rows: out of fold, or from the past. If it was, keep it with --keep",
-                      value=e["left"], limit=LEFT if e["form"] == "mean" else LEFT_ROW, action="set aside")
+        yield finding(
+            "leak",
+            "critical",
+            [e["column"]],
+            _encoded_text(e, target),
+            "Make such a column from other rows: out of fold, or from the past. If it was, keep it with --keep",
+            value=e["left"],
+            limit=LEFT if e["form"] == "mean" else LEFT_ROW,
+            action="set aside",
+        )
     rest = [s for s in rest if s["column"] not in made and s["column"] not in alike]
     others = [s for s in rest[1:] if abs(s["score"] - rest[0]["score"]) > 1e-9]  # a recoding scores exactly the same
-    if rest and rest[0]["score"] >= (STRONG if classification else STRONG_R2) and (
-        not others or others[0]["score"] <= ALONE * rest[0]["score"]
+    if (
+        rest
+        and rest[0]["score"] >= (STRONG if classification else STRONG_R2)
+        and (not others or others[0]["score"] <= ALONE * rest[0]["score"])
     ):
         second = f"; the next, {show(others[0]['column'])}, explains {max(others[0]['score'], 0):.0%}" if others else ""
-        yield finding("suspicious", "warning", [rest[0]["column"]],
-                      f"{show(rest[0]['column'])} alone explains {rest[0]['score']:.0%} of {show(target)}{second}",
-                      "Make sure that it is known before the outcome, and not computed from it",
-                      value=rest[0]["score"], limit=STRONG if classification else STRONG_R2)
+        yield finding(
+            "suspicious",
+            "warning",
+            [rest[0]["column"]],
+            f"{show(rest[0]['column'])} alone explains {rest[0]['score']:.0%} of {show(target)}{second}",
+            "Make sure that it is known before the outcome, and not computed from it",
+            value=rest[0]["score"],
+            limit=STRONG if classification else STRONG_R2,
+        )
 
 
 def _encodings(scores: list[dict[str, Any]], known: set[str]) -> dict[str, dict[str, Any]]:
@@ -284,13 +318,16 @@ def _encoded_text(e: dict[str, Any], target: str) -> str:
     name, target, level = show(e["column"]), show(target), "group of rows that share its value"
     level = level if e["level"] is None else show(e["level"])
     if e["form"] == "alike":
-        return (f"{name} looks like the mean of {target} in each {level}, rounded or with noise: it explains {1 - e['left']:.0%} of these "
-                "means, on their own scale")
+        return (
+            f"{name} looks like the mean of {target} in each {level}, rounded or with noise: it explains {1 - e['left']:.0%} of these "
+            "means, on their own scale"
+        )
     if e["form"] == "left out":
-        return (f"{name} is computed from {target} of the other rows of each {level}: inside it, high means a low outcome, "
-                f"and {1 - e['left']:.0%} of the outcome can be read off")
-    return (f"{name} is computed from {target} in each {level}, these very rows included: it contains {1 - e['left']:.0%} of "
-            "the noise there")
+        return (
+            f"{name} is computed from {target} of the other rows of each {level}: inside it, high means a low outcome, "
+            f"and {1 - e['left']:.0%} of the outcome can be read off"
+        )
+    return f"{name} is computed from {target} in each {level}, these very rows included: it contains {1 - e['left']:.0%} of the noise there"
 
 
 def _gives_away(score: float, auc: float | None, classification: bool) -> bool:
@@ -327,9 +364,15 @@ def check_order(
     place = bin_numbers(rows.astype(np.float64), int(np.clip(len(rows) // 25, 4, 64)))
     score, _ = _Judge(y[rows], classification)(place, None)
     if score >= ORDER:
-        yield finding("order", "note", [], f"The place of a row in the table explains {score:.0%} of the target",
-                      "If the rows are in order of time, name the time column, or the test will be too easy",
-                      value=score, limit=ORDER)
+        yield finding(
+            "order",
+            "note",
+            [],
+            f"The place of a row in the table explains {score:.0%} of the target",
+            "If the rows are in order of time, name the time column, or the test will be too easy",
+            value=score,
+            limit=ORDER,
+        )
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #4f328178
 def check_contradictions(
@@ -347,10 +390,18 @@ def check_contradictions(
     np.maximum.at(most, group, pair_size[pair])
     lost, rows = int((size - most).sum()), again[(size > most)[group]]
     if lost:
-        yield finding("contradictions", "warning" if lost >= 0.01 * n and lost >= 5 else "note", [],
-                      f"{len(rows):,} rows share all inputs with a row of another class: no model can be right in more "
-                      f"than {_floor(1 - lost / n)} of the table", "Look for a missing column, or for wrong labels",
-                      rows=rows, n_rows=len(rows), value=lost / n, limit=0.01)
+        yield finding(
+            "contradictions",
+            "warning" if lost >= 0.01 * n and lost >= 5 else "note",
+            [],
+            f"{len(rows):,} rows share all inputs with a row of another class: no model can be right in more "
+            f"than {_floor(1 - lost / n)} of the table",
+            "Look for a missing column, or for wrong labels",
+            rows=rows,
+            n_rows=len(rows),
+            value=lost / n,
+            limit=0.01,
+        )
 
 
 def _floor(share: float) -> str:

@@ -106,10 +106,7 @@ class Sketch:
             self.columns.append(bin_column(cells, self.rows))
 
 # %% ../../../nbs/data/checks/10_missingness.ipynb #52eb8cf1
-STRENGTH, CHANCE = (
-    0.2,
-    0.001,
-)  # Correlation from which gaps are related to something; its chance, corrected for all cuts tried
+STRENGTH, CHANCE = (0.2, 0.001)  # Correlation from which gaps are related to something; its chance, corrected for all cuts tried
 ENOUGH = 20  # Missing values, and known ones, from which a column is tested
 SAME_GAPS = 0.9  # Correlation of gaps from which two columns are missing together
 DIFFERS = 0.1  # Least difference of the shares of missing values
@@ -154,9 +151,7 @@ def check_gaps(
     gaps = [c for c in sketch.columns if c.name != target and ENOUGH <= (c.codes == 0).sum() <= len(c.codes) - ENOUGH]
     rng = np.random.default_rng(0)
     gaps = [gaps[i] for i in np.sort(rng.permutation(len(gaps))[:100])]
-    others = [
-        sketch.columns[i] for i in np.sort(rng.permutation(len(sketch.columns))[: MOST_TESTS // max(len(gaps), 1)])
-    ]
+    others = [sketch.columns[i] for i in np.sort(rng.permutation(len(sketch.columns))[: MOST_TESTS // max(len(gaps), 1)])]
     others += [c for c in sketch.columns if c.name == target and all(c is not o for o in others)]
     together = _together(gaps)
     found = [_relations(group, others, target) for group in together]
@@ -166,9 +161,7 @@ def check_gaps(
         sure = [r for r in relations if table_chance(r[3]) * tried < CHANCE]
         toward = [r for r in sure if r[1].name == target]
         best = max(toward or sure, key=lambda r: abs(r[0]), default=None)
-        if best is None or (
-            best[2] == 0 and best[1].name in told
-        ):  # that two columns are missing together is said once
+        if best is None or (best[2] == 0 and best[1].name in told):  # that two columns are missing together is said once
             continue
         told |= {c.name for c in group} if best[2] == 0 else set()
         yield _tell(group, best, bool(toward), sketch)
@@ -180,11 +173,7 @@ def _together(gaps: Sequence[Binned]) -> list[list[Binned]]:
     shape = [(c.codes == 0) - (c.codes == 0).mean() for c in gaps]
     first = []
     for i, column in enumerate(gaps):
-        like = [
-            g
-            for g, k in enumerate(first)
-            if shape[i] @ shape[k] >= SAME_GAPS * np.sqrt(shape[i] @ shape[i] * (shape[k] @ shape[k]))
-        ]
+        like = [g for g, k in enumerate(first) if shape[i] @ shape[k] >= SAME_GAPS * np.sqrt(shape[i] @ shape[i] * (shape[k] @ shape[k]))]
         if like:
             groups[like[0]].append(column)
         else:

@@ -155,10 +155,7 @@ def _pairs(keys: np.ndarray) -> int:
 CLOSE = 0.1  # Part of a cell within which half of the near pairs must lie
 AGREE = 20.0  # Odds of agreeing in a column, given the others, may be so many times those of any two rows
 LONELY = 5.0  # Pairs that differ in one column must be so many times as frequent as those that differ in it and another
-FEW_TWINS, MANY_TWINS = (
-    3,
-    0.01,
-)  # Twins from which there is a note (in long tables 1 in 10,000 rows); share from which it is a warning
+FEW_TWINS, MANY_TWINS = (3, 0.01)  # Twins from which there is a note (in long tables 1 in 10,000 rows); share from which it is a warning
 
 
 def check_near_rows(
@@ -185,9 +182,7 @@ def check_near_rows(
     total = round(sum(one[c] for c in examples))
     if total >= max(2 * FEW_TWINS, 0.001 * len(frame), 0.5 * equal):
         pairs = pd.concat(examples.values())
-        yield _told(
-            frame, pairs, round(total * pairs.b.nunique() / len(pairs)), "repeat another row in all columns but one"
-        )
+        yield _told(frame, pairs, round(total * pairs.b.nunique() / len(pairs)), "repeat another row in all columns but one")
 
 
 def _trifles(frame: pd.DataFrame, schema: Schema, keys: RowKeys, both: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
@@ -224,9 +219,7 @@ def _distance_in_cells(frame: pd.DataFrame, schema: Schema, keys: RowKeys, a: np
     return far
 
 
-def _leave_out(
-    frame: pd.DataFrame, schema: Schema, keys: RowKeys, target: str | None
-) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
+def _leave_out(frame: pd.DataFrame, schema: Schema, keys: RowKeys, target: str | None) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
     """How many pairs of rows differ in one column only, by that column, and those pairs where they are lonely."""
     names, limit = list(keys.grids), LOOK_AGAIN // len(keys.grids)
     one, examples = {}, {}
@@ -253,9 +246,7 @@ def _crowd(values: np.ndarray) -> float:
     return min(1.0, AGREE * agree / (1 - agree))
 
 
-def _next_shell(
-    whole: np.ndarray, near: np.ndarray, found: dict[int, int], crowd: dict[int, float], i: int, most: int = 12
-) -> float:
+def _next_shell(whole: np.ndarray, near: np.ndarray, found: dict[int, int], crowd: dict[int, float], i: int, most: int = 12) -> float:
     """Pairs of rows that differ in column i and one other, weighted: the mean over some other columns of this half."""
     others = np.random.default_rng(i).permutation([j for j in found if j != i])[:most]
     wider = [crowd[j] * (_pairs(whole - near[:, i] - near[:, j]) - found[i] - found[j]) for j in others]

@@ -46,7 +46,9 @@ def _nearest(test: np.ndarray, train: np.ndarray, k: int = 3, step: int = 200) -
     for part in (test[i : i + step] for i in range(0, len(test), step)):
         squared = norm - 2 * part @ train.T + (part**2).sum(1)[:, None]
         near = np.argpartition(squared, k - 1, axis=1)[:, :k]
-        values = np.sqrt(((train[near] - part[:, None]) ** 2).sum(2))  # by differences: the line above is off by about 1e-3 where rows are close
+        values = np.sqrt(
+            ((train[near] - part[:, None]) ** 2).sum(2)
+        )  # by differences: the line above is off by about 1e-3 where rows are close
         first.append(np.take_along_axis(near, values.argmin(1)[:, None], 1)[:, 0])
         distances.append(np.sort(values, axis=1))
     return np.concatenate(distances), np.concatenate(first)

@@ -239,9 +239,16 @@ def check_copies_of_target(
 ) -> Iterator[dict[str, Any]]:
     """Columns that look like a noisy copy of the target, or are filled in by it."""
     for c in copies:
-        yield finding("suspicious", "warning", [c.column], _text(c, show(target), classification),
-                      "Ask when and from what it is written. If it is known before the outcome, attest it: "
-                      "--attest COLUMN=REASON; if not, leave it out with --drop", value=c.value, limit=c.limit)
+        yield finding(
+            "suspicious",
+            "warning",
+            [c.column],
+            _text(c, show(target), classification),
+            "Ask when and from what it is written. If it is known before the outcome, attest it: "
+            "--attest COLUMN=REASON; if not, leave it out with --drop",
+            value=c.value,
+            limit=c.limit,
+        )
 
 
 def _text(c: TargetCopy, target: str, classification: bool) -> str:
@@ -251,8 +258,10 @@ def _text(c: TargetCopy, target: str, classification: bool) -> str:
     if c.form == "copy":
         return f"{name} names the class in {c.high:.0%} of the rows and says nothing beyond it, like a copy with mistakes"
     if c.form == "part":
-        return (f"One part of the values of {name} contains {c.high:.0%} of the rows of some classes and {c.low:.0%} of the others, and "
-                "the values say nothing beyond it, like a copy with mistakes")
+        return (
+            f"One part of the values of {name} contains {c.high:.0%} of the rows of some classes and {c.low:.0%} of the others, and "
+            "the values say nothing beyond it, like a copy with mistakes"
+        )
     if c.form == "ranks":
         return f"{name} puts the rows in the order of {target}: {c.value:.1%} of the variance of the ranks"
     if c.form == "rows":

@@ -91,9 +91,7 @@ def encoding_of(
     return _mean_of(levels, levels.code[first], z[first], unit, spread, exact)
 
 
-def _mean_of(
-    levels: Levels, of: np.ndarray, x: np.ndarray, unit: np.ndarray, spread: float, exact: float
-) -> tuple[str, float] | None:
+def _mean_of(levels: Levels, of: np.ndarray, x: np.ndarray, unit: np.ndarray, spread: float, exact: float) -> tuple[str, float] | None:
     """The levels' sums from the column, against what chance alone leaves."""
     n, total, variance = levels.n[of], levels.total[of], levels.variance[of]
     chance = variance.mean(0) if len(of) else np.zeros(1)

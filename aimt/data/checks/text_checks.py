@@ -54,9 +54,7 @@ def _hits(levels: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(levels, pattern).to_numpy(zero_copy_only=False)
 
 
-def _odd(
-    check: str, cells: Cells, hit: np.ndarray, evidence: str, advice: str, value: float | None = None
-) -> dict[str, Any]:
+def _odd(check: str, cells: Cells, hit: np.ndarray, evidence: str, advice: str, value: float | None = None) -> dict[str, Any]:
     """A finding about the rows of some distinct texts."""
     rows = np.flatnonzero(np.isin(cells.codes, hit))
     share = len(rows) / max(cells.n, 1)
@@ -98,9 +96,7 @@ _WITHOUT += r"(?:given|available|provided|specified|stated|known|entered|answer|
 _WITHOUT += r"|information|value|comment|comments|description)"
 PLACEHOLDER = rf"(?i)^\s*(?:{_WITHOUT}|n\.a\.|k\.? ?a\.?|keine angabe|tb[acd]|to be (?:determined|defined|done|added)"
 PLACEHOLDER += r"|to ?do|x{3,}|asdf\w*"
-PLACEHOLDER += (
-    r"|qwert\w*|lorem ipsum.*|placeholder|#(?:ref|value|name|div/0)[!?]|\?{2,}|[-–—._*/#]{2,}|[–—._*/])\s*[.!]?\s*$"
-)
+PLACEHOLDER += r"|qwert\w*|lorem ipsum.*|placeholder|#(?:ref|value|name|div/0)[!?]|\?{2,}|[-–—._*/#]{2,}|[–—._*/])\s*[.!]?\s*$"
 MEANINGLESS = r"(?i)^\s*(?:test(?:ing|s)?(?:[ _-]?(?:test|\d+|data|entry|row))*|dummy|foo(?: ?bar)?|none|unknown"
 MEANINGLESS += r"|undefined|-|x|xx|abc|blah?)\s*[.!]?\s*$"
 FORM = 50  # Up to so many different values, a category may be the answers of a form
@@ -152,8 +148,7 @@ def check_lengths(
             "long text",
             cells,
             hit,
-            f"contains a text of {longest:,} characters, while half of its texts have at most "
-            f"{np.exp(middle):,.0f}; {{rows}} that long",
+            f"contains a text of {longest:,} characters, while half of its texts have at most {np.exp(middle):,.0f}; {{rows}} that long",
             "A lost quotation mark, or a whole document? Look at them",
             value=longest,
         )
@@ -163,11 +158,7 @@ def check_stock(
     cells: Cells,  # A column
 ) -> Iterator[dict[str, Any]]:
     """Texts that stand in many rows, while nearly all others are unique."""
-    if (
-        cells.levels is None
-        or len(cells.levels) < 50
-        or (cells.column.kind == "category" and cells.column.mean_words < 1.5)
-    ):
+    if cells.levels is None or len(cells.levels) < 50 or (cells.column.kind == "category" and cells.column.mean_words < 1.5):
         return
     counts = cells.counts
     known = int(counts.sum())
@@ -245,13 +236,7 @@ def check_default_day(
     new_year = days == year.astype("datetime64[D]")
     firsts = (days == month.astype("datetime64[D]")) & ~new_year
     share = new_year.mean()
-    if (
-        len(np.unique(year)) < 3
-        or share < DEFAULT_DAY
-        or share > 0.9
-        or firsts.mean() > share
-        or len(np.unique(days)) < 50
-    ):
+    if len(np.unique(year)) < 3 or share < DEFAULT_DAY or share > 0.9 or firsts.mean() > share or len(np.unique(days)) < 50:
         return
     yield finding(
         "default day",

@@ -45,10 +45,7 @@ def _in_bytes(
     raise DataError(f"the image has {a.dtype} numbers {shown}, and their range is not known", where=where, hint=hint)
 
 
-def _to_rgb(
-    image: Image.Image,
-    where: str,
-) -> np.ndarray:  # (H, W, 3) uint8
+def _to_rgb(image: Image.Image, where: str) -> np.ndarray:  # (H, W, 3) uint8
     """Red, green and blue of a decoded picture, upright and on white."""
     try:
         image = ImageOps.exif_transpose(image)
@@ -69,7 +66,18 @@ def _to_rgb(
 
 # %% ../../../nbs/data/image/00_read.ipynb #9fc958eb
 MAX_PIXELS = 64_000_000
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")  # Whatever a file is called; no decoder starts a program
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+    "ICO",
+)  # Whatever a file is called; no decoder starts a program
 
 
 def _known_formats() -> tuple[str, ...]:
@@ -90,11 +98,7 @@ _KINDS = (
 )
 
 
-def _open(
-    file: Path | io.BytesIO,
-    where: str,
-    max_pixels: int,
-) -> Image.Image:
+def _open(file: Path | io.BytesIO, where: str, max_pixels: int) -> Image.Image:
     """The file with its header read; a large JPEG is set to decode smaller. Raises `DataError`."""
     try:
         image = Image.open(file, formats=_known_formats())
@@ -306,18 +310,26 @@ class CLIPImages:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise ModelFormatError(f"these settings of the images are not understood ({e})", where=str(path)) from e
 
-    def save(
-        self,
-        folder: str | Path,
-    ) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json``, which `transformers` reads too."""
         side = {"height": self.size, "width": self.size}
-        write_json(Path(folder) / "preprocessor_config.json", {
-            "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_rescale": True,
-            "size": side if self.square else {"shortest_edge": self.size}, "resample": _RESAMPLE[self.resample],
-            "do_center_crop": True, "crop_size": {"height": self.crop, "width": self.crop}, "rescale_factor": 1 / 255,
-            "do_normalize": True, "image_mean": self.mean, "image_std": self.std,
-        })  # fmt: skip
+        write_json(
+            Path(folder) / "preprocessor_config.json",
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "do_convert_rgb": True,
+                "do_resize": True,
+                "do_rescale": True,
+                "size": side if self.square else {"shortest_edge": self.size},
+                "resample": _RESAMPLE[self.resample],
+                "do_center_crop": True,
+                "crop_size": {"height": self.crop, "width": self.crop},
+                "rescale_factor": 1 / 255,
+                "do_normalize": True,
+                "image_mean": self.mean,
+                "image_std": self.std,
+            },
+        )
 
 
 def _find_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -352,10 +364,13 @@ def _from_settings(s: dict[str, Any]) -> dict[str, Any]:
     names = {number: name for name, number in _RESAMPLE.items()}
     plain = {} if s.get("do_normalize", True) else {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     return {
-        "size": size, "square": square, "crop": _side(s.get("crop_size", size))[0] if cut else size,
-        "mean": s.get("image_mean") or CLIP_MEAN, "std": s.get("image_std") or CLIP_STD,
+        "size": size,
+        "square": square,
+        "crop": _side(s.get("crop_size", size))[0] if cut else size,
+        "mean": s.get("image_mean") or CLIP_MEAN,
+        "std": s.get("image_std") or CLIP_STD,
         "resample": names[s.get("resample", 3)],
-    } | plain  # fmt: skip
+    } | plain
 
 
 def _side(size: int | dict[str, int]) -> tuple[int, bool]:

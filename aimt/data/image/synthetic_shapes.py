@@ -15,9 +15,13 @@ import numpy as np
 
 # %% ../../../nbs/data/image/05_synthetic_shapes.ipynb #17c3ab2e
 COLOURS = {
-    "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 90, 220),
-    "yellow": (235, 205, 40), "purple": (140, 60, 170), "orange": (245, 130, 30),
-}  # fmt: skip
+    "red": (214, 39, 40),
+    "green": (44, 160, 44),
+    "blue": (31, 90, 220),
+    "yellow": (235, 205, 40),
+    "purple": (140, 60, 170),
+    "orange": (245, 130, 30),
+}
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # From -1..1 (right, down) to the distance inside
     "circle": lambda x, y: 1 - np.hypot(x, y),
     "square": lambda x, y: 0.85 - np.maximum(abs(x), abs(y)),
@@ -27,13 +31,18 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # From -1
     "diamond": lambda x, y: (1.1 - abs(x) - abs(y)) / 1.41,
 }
 PLACES = {  # Centre, as fractions of the picture (right, down)
-    "top left": (0.27, 0.27), "top right": (0.73, 0.27), "middle": (0.5, 0.5),
-    "bottom left": (0.27, 0.73), "bottom right": (0.73, 0.73),
-}  # fmt: skip
+    "top left": (0.27, 0.27),
+    "top right": (0.73, 0.27),
+    "middle": (0.5, 0.5),
+    "bottom left": (0.27, 0.73),
+    "bottom right": (0.73, 0.73),
+}
 CAPTIONS = (
-    "a {colour} {shape} at the {place}", "{place}: a {colour} {shape}", "there is a {colour} {shape} in the {place}",
+    "a {colour} {shape} at the {place}",
+    "{place}: a {colour} {shape}",
+    "there is a {colour} {shape} in the {place}",
     "a picture of a {colour} {shape}, {place}",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -94,16 +103,11 @@ def draw_shapes(
     place = rng.integers(len(PLACES), size=n)
     pixels = _paint(rng, colour, shape, place, size, noise)
     words, which = [list(d) for d in (COLOURS, SHAPES, PLACES)], rng.integers(len(templates), size=n)
-    captions = [
-        _say(templates[t], words[0][c], words[1][s], words[2][p])
-        for t, c, s, p in zip(which, colour, shape, place, strict=True)
-    ]
+    captions = [_say(templates[t], words[0][c], words[1][s], words[2][p]) for t, c, s, p in zip(which, colour, shape, place, strict=True)]
     return Drawings(pixels, captions, colour, shape, place)
 
 
-def _paint(
-    rng: np.random.Generator, colour: np.ndarray, shape: np.ndarray, place: np.ndarray, size: int, noise: float
-) -> np.ndarray:
+def _paint(rng: np.random.Generator, colour: np.ndarray, shape: np.ndarray, place: np.ndarray, size: int, noise: float) -> np.ndarray:
     n = len(colour)
     centre = np.array(list(PLACES.values()))[place] * size + rng.uniform(-0.05, 0.05, (n, 2)) * size
     radius = rng.uniform(0.16, 0.24, n)[:, None, None] * size

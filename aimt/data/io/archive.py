@@ -82,9 +82,11 @@ def ar_members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
 
 # %% ../../../nbs/data/io/15_archive.ipynb #7026fced
 _OPENERS: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open,
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
     b"\x28\xb5\x2f\xfd": lambda f: pa.CompressedInputStream(pa.PythonFile(f, mode="r"), "zstd"),
-}  # fmt: skip
+}
 
 
 def decompressed(raw: IO[bytes]) -> Any:
@@ -105,9 +107,8 @@ def _tar_members(raw: IO[bytes]) -> Iterator[ArchiveMember]:
                 continue
             link = info.linkname if info.islnk() else str(PurePosixPath(info.name).parent / info.linkname)
             yield ArchiveMember(
-                info.name, info.size, tar.extractfile(info) if info.isreg() else None,
-                link if info.islnk() or info.issym() else "",
-            )  # fmt: skip
+                info.name, info.size, tar.extractfile(info) if info.isreg() else None, link if info.islnk() or info.issym() else ""
+            )
     if len(stream.read(_AFTER)) == _AFTER:
         raise EOFError("there is more after its end")
 
@@ -121,9 +122,17 @@ def _zip_members(file: IO[bytes]) -> Iterator[ArchiveMember]:
 
 # %% ../../../nbs/data/io/15_archive.ipynb #d441589a
 _DAMAGE = (
-    EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid,
-    NotImplementedError, RuntimeError, UnicodeDecodeError,
-)  # fmt: skip
+    EOFError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    gzip.BadGzipFile,
+    pa.ArrowInvalid,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 @contextmanager

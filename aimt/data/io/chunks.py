@@ -147,14 +147,17 @@ class Writer:
     def __init__(self, path: str | Path, sink: Callable[[Path], Any] | None = None):
         self.path, self.rows = Path(path), 0
         kinds: dict[str, Callable[[Path], Any]] = {
-            ".csv": _CsvSink, ".txt": _CsvSink, ".tsv": _CsvSink, ".jsonl": _JsonSink, ".ndjson": _JsonSink,
-            ".parquet": _ParquetSink, ".pq": _ParquetSink,
-        }  # fmt: skip
+            ".csv": _CsvSink,
+            ".txt": _CsvSink,
+            ".tsv": _CsvSink,
+            ".jsonl": _JsonSink,
+            ".ndjson": _JsonSink,
+            ".parquet": _ParquetSink,
+            ".pq": _ParquetSink,
+        }
         kind = sink or kinds.get(_suffix(self.path))
         if kind is None:
-            raise DataError(
-                "this kind of file cannot be written", where=str(path), hint=f"Use one of {', '.join(kinds)}"
-            )
+            raise DataError("this kind of file cannot be written", where=str(path), hint=f"Use one of {', '.join(kinds)}")
         if self.path.is_dir():
             raise DataError("this is a directory", where=str(path), hint="Give the name of a file")
         self._stack = ExitStack()
@@ -211,10 +214,7 @@ def open_writer(
     return Writer(path)
 
 
-def add_columns(
-    frame: pd.DataFrame,
-    columns: Mapping[str, Any],
-) -> pd.DataFrame:  # A new table; the values of the old one are not copied
+def add_columns(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:  # A new table; the values of the old one are not copied
     """The table with more columns; one whose name is taken becomes name_2 and so on, and nothing is overwritten."""
     out = frame.copy(deep=False)
     for name, values in zip(free_names(frame.columns, columns), columns.values(), strict=True):
@@ -248,10 +248,7 @@ class _TextSink:
         if path.suffixes[-1:] == [".gz"]:
             import gzip
 
-            self.raw, self.file = (
-                self.file,
-                gzip.GzipFile(filename="", mode="wb", fileobj=self.file, compresslevel=6, mtime=0),
-            )
+            self.raw, self.file = (self.file, gzip.GzipFile(filename="", mode="wb", fileobj=self.file, compresslevel=6, mtime=0))
 
     def close(self) -> None:
         self.file.close()
@@ -548,7 +545,10 @@ def _short(header: str, layout: Layout) -> bool:
 
 def _appended(lines: list[str], fields: list[list[str]], delimiter: str) -> list[str]:
     ends = [line[len(line.rstrip("\r\n")) :] for line in lines]
-    return [delimiter.join([line[: len(line) - len(end)], *new]) + end for line, end, new in zip(lines, ends, zip(*fields, strict=True), strict=True)]
+    return [
+        delimiter.join([line[: len(line) - len(end)], *new]) + end
+        for line, end, new in zip(lines, ends, zip(*fields, strict=True), strict=True)
+    ]
 
 
 def _cells(values: Any, delimiter: str, decimal: str = ".") -> list[str]:
@@ -569,8 +569,11 @@ def _encoded(lines: list[str], encoding: str, errors: str, path: Path) -> bytes:
     try:
         return "".join(lines).encode(encoding, errors)
     except UnicodeEncodeError as e:
-        raise DataError(f"{e.object[e.start : e.end][:20]!r} cannot be written in {encoding}, the encoding of the table", where=str(path),
-                        hint="Save the table as UTF-8, or write to a .parquet file") from e
+        raise DataError(
+            f"{e.object[e.start : e.end][:20]!r} cannot be written in {encoding}, the encoding of the table",
+            where=str(path),
+            hint="Save the table as UTF-8, or write to a .parquet file",
+        ) from e
 
 
 def _extend_json(path: Path, out: Any, compute: Any, rows: int, text: list[str]) -> int:
@@ -581,7 +584,9 @@ def _extend_json(path: Path, out: Any, compute: Any, rows: int, text: list[str])
             columns = [_json_ready(_printable(c)).to_pylist() for c in pa.Table.from_pandas(new, preserve_index=False).itercolumns()]
             more = [json.dumps(dict(zip(new.columns, row, strict=True)), ensure_ascii=False)[1:] for row in zip(*columns, strict=True)]
             bodies = [line.strip()[:-1].rstrip() for line in lines]
-            writer.append("".join(f"{body}{'' if body == '{' else ', '}{end}\n" for body, end in zip(bodies, more, strict=True)).encode(), len(lines))
+            writer.append(
+                "".join(f"{body}{'' if body == '{' else ', '}{end}\n" for body, end in zip(bodies, more, strict=True)).encode(), len(lines)
+            )
     return writer.rows
 
 
@@ -590,7 +595,9 @@ def _extend_parquet(path: Path, out: Any, compute: Any, rows: int, text: list[st
         for table in _parquet_pieces(path, rows):
             frame = plain_frame(_keep_text(table, text))[0]
             new = add_columns(frame, compute(frame)).iloc[:, frame.shape[1] :]
-            for name, column in zip(free_names(table.column_names, new), pa.Table.from_pandas(new, preserve_index=False).itercolumns(), strict=True):
+            for name, column in zip(
+                free_names(table.column_names, new), pa.Table.from_pandas(new, preserve_index=False).itercolumns(), strict=True
+            ):
                 table = table.append_column(name, column)
             writer.append(table, len(table))
     return writer.rows

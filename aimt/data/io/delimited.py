@@ -26,16 +26,16 @@ from .text_format import MISSING, Layout, count_of, no_rows, open_text
 # %% ../../../nbs/data/io/05_delimited.ipynb #a9145473
 def _options(layout: Layout, text: Iterable[str], block: int) -> dict[str, Any]:
     return dict(
-        read_options=pacsv.ReadOptions(
-            block_size=block, column_names=layout.names, skip_rows_after_names=layout.header, use_threads=True
-        ),
+        read_options=pacsv.ReadOptions(block_size=block, column_names=layout.names, skip_rows_after_names=layout.header, use_threads=True),
         parse_options=pacsv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=layout.quotes > 0),
         convert_options=pacsv.ConvertOptions(
             column_types={name: pa.large_string() for name in text},
-            null_values=list(MISSING), strings_can_be_null=True, quoted_strings_can_be_null=True,
+            null_values=list(MISSING),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
             check_utf8=False,  # `scan` has checked all of it
         ),
-    )  # fmt: skip
+    )
 
 
 def _is_late(kind: pa.DataType) -> bool:
@@ -137,15 +137,17 @@ def _writes_commas(table: pa.Table) -> bool:
 
 def _how_written(table: pa.Table, settled: pa.Table, layout: Layout) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The format of each column of text that became numbers, and a note about columns that leave it open."""
-    formats = {n: GERMAN for n in table.column_names
-               if _is_text(table.column(n)) and pa.types.is_floating(settled.column(n).type)}  # fmt: skip
+    formats = {n: GERMAN for n in table.column_names if _is_text(table.column(n)) and pa.types.is_floating(settled.column(n).type)}
     formats = {n: f for n, f in formats.items() if pc.any(pc.match_substring_regex(table.column(n).drop_null(), _COMMA)).as_py()}
     if formats or layout.delimiter != ";":
         return formats, []
     whole = [n for n in layout.dotted if pa.types.is_floating(table.column(n).type)]
     open_ = [n for n in whole if not pc.any(pc.less(pc.abs(table.column(n)), 1.0)).as_py()]
-    notes = [f"numbers in {n!r} have a dot before three digits throughout, and it is taken for the decimal point; "
-             "write 8000 and not 8.000 if thousands are meant" for n in open_]  # fmt: skip
+    notes = [
+        f"numbers in {n!r} have a dot before three digits throughout, and it is taken for the decimal point; "
+        "write 8000 and not 8.000 if thousands are meant"
+        for n in open_
+    ]
     return formats, notes
 
 
@@ -174,10 +176,7 @@ def decimal_commas(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not _all_match(column, _COMMA):
         return column
     digits = column.drop_null()
-    if (
-        pc.any(pc.match_substring_regex(digits, r"^\s*0\d")).as_py()
-        or not pc.any(pc.match_substring_regex(digits, "[.,]")).as_py()
-    ):
+    if pc.any(pc.match_substring_regex(digits, r"^\s*0\d")).as_py() or not pc.any(pc.match_substring_regex(digits, "[.,]")).as_py():
         return column  # codes, not amounts
     plain = pc.replace_substring(pc.replace_substring(pc.utf8_trim_whitespace(column), ".", ""), ",", ".")
     return pc.cast(pc.replace_substring_regex(plain, r"^\+", ""), pa.float64())
@@ -185,9 +184,7 @@ def decimal_commas(column: pa.ChunkedArray) -> pa.ChunkedArray:
 # %% ../../../nbs/data/io/05_delimited.ipynb #caffed26
 def find_fault(path: Path, layout: Layout) -> DataError | None:
     """The first fault of a text table: a line with too few or too many fields, or a quote that is never closed."""
-    with io.TextIOWrapper(
-        io.BufferedReader(_Raw(path, layout)), encoding="utf-8", errors="replace", newline=""
-    ) as file:
+    with io.TextIOWrapper(io.BufferedReader(_Raw(path, layout)), encoding="utf-8", errors="replace", newline="") as file:
         return _walk(path, layout, file)
 
 
@@ -210,8 +207,9 @@ def _walk(path: Path, layout: Layout, file: Iterable[str]) -> DataError | None:
                 return ragged(path, layout, start, len(row), len(last))
         if last and _is_open(last, layout.delimiter):
             start = reader.line_num - len(last) + 1
-            return DataError("a quote is opened and never closed", where=f"{path}, line {start}",
-                             hint='Close it, or write a literal quote as ""')  # fmt: skip
+            return DataError(
+                "a quote is opened and never closed", where=f"{path}, line {start}", hint='Close it, or write a literal quote as ""'
+            )
     except csv.Error:
         return None
     finally:

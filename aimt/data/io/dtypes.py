@@ -21,9 +21,7 @@ import pyarrow.compute as pc
 from .text_format import unique_names
 
 # %% ../../../nbs/data/io/10_dtypes.ipynb #58c18cb9
-def plain_column(
-    column: pa.ChunkedArray,
-) -> pa.ChunkedArray | None:  # None for bytes that are no text
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray | None:  # None for bytes that are no text
     """An Arrow column as numbers, booleans, text, or timestamps in UTC."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -63,13 +61,11 @@ def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_text(value: Any) -> str:
-    """A value as text: dates in ISO form, lists and records as JSON. Halves of surrogate pairs, which no file can contain, become U+FFFD."""
+    """A value as text: dates in ISO form, lists and records as JSON. Halves of surrogate pairs, which no file contains, become U+FFFD."""
     if isinstance(value, str):
         return value if value.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", value)
     if isinstance(value, (dict, list, tuple, np.ndarray)):
-        return as_text(
-            json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=as_text, ensure_ascii=False)
-        )
+        return as_text(json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=as_text, ensure_ascii=False))
     return value.isoformat() if isinstance(value, (dt.date, dt.time)) else str(value)
 
 # %% ../../../nbs/data/io/10_dtypes.ipynb #14ca789a
@@ -82,11 +78,7 @@ def column_of(
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         array = pa.array([None if _is_missing(v) else as_text(v) for v in values], pa.large_string())
     column = plain_column(pa.chunked_array([array]))
-    return (
-        column
-        if column is not None
-        else pa.chunked_array([[None if v is None else str(v) for v in values]], pa.large_string())
-    )
+    return column if column is not None else pa.chunked_array([[None if v is None else str(v) for v in values]], pa.large_string())
 
 
 def _is_missing(value: Any) -> bool:
@@ -97,9 +89,7 @@ _STR = pd.StringDtype(na_value=np.nan)
 _TO_PANDAS: dict[pa.DataType, Any] = {pa.string(): _STR, pa.large_string(): _STR}
 
 
-def plain_frame(
-    table: pa.Table,
-) -> tuple[pd.DataFrame, list[str]]:  # The DataFrame; warnings
+def plain_frame(table: pa.Table) -> tuple[pd.DataFrame, list[str]]:  # The DataFrame; warnings
     """An Arrow table as a DataFrame of plain types. The Arrow table is used up."""
     names, warnings = unique_names(table.column_names)
     columns, kept, patchy, left_out = [], [], [], []
@@ -124,9 +114,7 @@ def plain_frame(
     return frame, warnings
 
 # %% ../../../nbs/data/io/10_dtypes.ipynb #1602c393
-def tidy_frame(
-    frame: pd.DataFrame,
-) -> tuple[pd.DataFrame, list[str]]:  # A DataFrame of plain types; warnings
+def tidy_frame(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:  # A DataFrame of plain types; warnings
     """A user's DataFrame with plain types, unique names that are text, and rows numbered from 0."""
     given = [".".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
     names, warnings = unique_names(given)

@@ -56,20 +56,42 @@ class Table:
         return f"Table({self.name}: {self.rows:,} rows, {self.frame.shape[1]} columns; {how})"
 
 # %% ../../../nbs/data/io/25_load.ipynb #02bf7916
-_STARTS = {b"PAR1": "parquet", b"PK\x03\x04": "excel", b"SQLite format 3": "database", b"\xd0\xcf\x11\xe0": "old Excel",
-           b"%PDF": "PDF", b"\x89PNG": "picture", b"\xff\xd8\xff": "picture", b"ARROW1": "arrow",
-           b"\x80\x04\x95": "pickle", b"\x80\x05\x95": "pickle"}  # fmt: skip
-_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv", ".dat": "csv", ".data": "csv",
-             ".parquet": "parquet", ".pq": "parquet",
-             ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".xlsx": "excel", ".xlsm": "excel"}  # fmt: skip
-_HINTS = {"database": "Give a query and the database with --sql", "old Excel": "Save it as .xlsx or .csv",
-          "arrow": "Save it as Parquet",
-          "pickle": "A pickle can run code; save the data as Parquet or CSV"}  # fmt: skip
+_STARTS = {
+    b"PAR1": "parquet",
+    b"PK\x03\x04": "excel",
+    b"SQLite format 3": "database",
+    b"\xd0\xcf\x11\xe0": "old Excel",
+    b"%PDF": "PDF",
+    b"\x89PNG": "picture",
+    b"\xff\xd8\xff": "picture",
+    b"ARROW1": "arrow",
+    b"\x80\x04\x95": "pickle",
+    b"\x80\x05\x95": "pickle",
+}
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".txt": "csv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".xlsx": "excel",
+    ".xlsm": "excel",
+}
+_HINTS = {
+    "database": "Give a query and the database with --sql",
+    "old Excel": "Save it as .xlsx or .csv",
+    "arrow": "Save it as Parquet",
+    "pickle": "A pickle can run code; save the data as Parquet or CSV",
+}
 
 
-def file_format(
-    path: Path,
-) -> tuple[str, list[str]]:  # csv, parquet, jsonl, json or excel; warnings
+def file_format(path: Path) -> tuple[str, list[str]]:  # csv, parquet, jsonl, json or excel; warnings
     """What kind of table a file is. Raises `DataError` when it is none."""
     with open_bytes(path) as stream:
         start = _first(stream, path)
@@ -83,16 +105,10 @@ def file_format(
     if found in ("parquet", "excel"):
         return found, [] if told == found else [f"this is {found} by its content, whatever its name says"]
     if found:
-        raise DataError(
-            f"this is not a table but a file of type {found}",
-            where=str(path),
-            hint=_HINTS.get(found, "Export it as CSV"),
-        )
+        raise DataError(f"this is not a table but a file of type {found}", where=str(path), hint=_HINTS.get(found, "Export it as CSV"))
     if told in ("parquet", "excel"):
         if start[:2] == b"\0\0" or not start.isascii():
-            raise DataError(
-                f"this is no {told} file, or a damaged one", where=str(path), hint="Copy or export it again"
-            )
+            raise DataError(f"this is no {told} file, or a damaged one", where=str(path), hint="Copy or export it again")
         return "csv", [f"this is text, although its name ends in {suffix}"]
     guess = {b"{": "jsonl", b"[": "json"}.get(start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1], "csv")
     return told or guess, []
@@ -104,9 +120,7 @@ def _first(stream: Any, path: Path) -> bytes:
     except OSError as e:
         cut = "Truncated" in str(e)
         raise DataError(
-            "the file is cut off" if cut else f"the file is damaged ({e})",
-            where=str(path),
-            hint="Copy or download it again",
+            "the file is cut off" if cut else f"the file is damaged ({e})", where=str(path), hint="Copy or download it again"
         ) from e
 
 
@@ -132,9 +146,7 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
     """The error for a file that breaks the rules of its own format."""
     reason = str(error).strip().splitlines()[0][:120].rstrip(".") if str(error).strip() else type(error).__name__
     reason = reason.split(". ")[0]
-    return DataError(
-        f"this {kind} file is damaged or cut off ({reason})", where=str(path), hint="Copy or export it again"
-    )
+    return DataError(f"this {kind} file is damaged or cut off ({reason})", where=str(path), hint="Copy or export it again")
 
 # %% ../../../nbs/data/io/25_load.ipynb #01234f78
 def read_json_lines(path: Path) -> tuple[pa.Table, list[str]]:
@@ -157,11 +169,7 @@ def json_records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
                 if text.strip():
                     row = json.loads(text)
                     if not isinstance(row, dict):
-                        raise DataError(
-                            f"line {line} is no JSON object",
-                            where=str(path),
-                            hint='Each line must be like {"name": value}',
-                        )
+                        raise DataError(f"line {line} is no JSON object", where=str(path), hint='Each line must be like {"name": value}')
                     yield line, text, row
     except (ValueError, RecursionError, OSError) as e:
         what = (
@@ -206,9 +214,7 @@ def read_json(path: Path) -> tuple[pa.Table, list[str]]:
     if isinstance(data, dict) and data and all(isinstance(v, list) for v in data.values()):
         if len({len(v) for v in data.values()}) == 1:
             return pa.table([column_of(v) for v in data.values()], names=list(data)), []
-    raise DataError(
-        "this JSON is not a table", where=str(path), hint="It must be an array of objects, one for each row"
-    )
+    raise DataError("this JSON is not a table", where=str(path), hint="It must be an array of objects, one for each row")
 
 # %% ../../../nbs/data/io/25_load.ipynb #448c2c90
 _SHEET_MISSING = frozenset(MISSING) | {"#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!"}
@@ -275,13 +281,14 @@ def read_excel(
         raise damaged(path, "Excel", e) from e
     header, table, notes = _sheet_table(rows, spans, frozenset(words))
     if not table:
-        raise DataError(
-            f"the sheet {chosen!r} contains no rows below the names", where=str(path), hint=f"Sheets: {', '.join(names)}"
-        )
+        raise DataError(f"the sheet {chosen!r} contains no rows below the names", where=str(path), hint=f"Sheets: {', '.join(names)}")
     if len(names) > 1 and sheet is None:
         others = ", ".join(repr(n) for n in names if n != chosen)
-        notes.insert(0, f"the sheet {chosen!r} was read; the workbook has {len(names)} sheets, and {others} "
-                     "would have to be saved as a file of its own (in Python: load_table(..., sheet=NAME))")  # fmt: skip
+        notes.insert(
+            0,
+            f"the sheet {chosen!r} was read; the workbook has {len(names)} sheets, and {others} "
+            "would have to be saved as a file of its own (in Python: load_table(..., sheet=NAME))",
+        )
     used = [j for j, name in enumerate(header) if name or any(row[j] is not None for row in table)]
     return pa.table([column_of([row[j] for row in table]) for j in used], names=[header[j] for j in used]), notes
 
@@ -339,13 +346,20 @@ def _column(letters: bytes) -> int:
 def _refuse_formulas(openpyxl: Any, path: Path, name: str, rows: list[list[Any]]) -> None:
     """Raise `DataError` when a formula was saved without its value: the cell would be taken for empty."""
     book = openpyxl.load_workbook(path, read_only=True, data_only=False)
-    bare = [cell for cells, values in zip(book[name].iter_rows(), rows, strict=False)
-            for cell, value in zip(cells, values, strict=False) if value is None and cell.data_type == "f"]  # fmt: skip
+    bare = [
+        cell
+        for cells, values in zip(book[name].iter_rows(), rows, strict=False)
+        for cell, value in zip(cells, values, strict=False)
+        if value is None and cell.data_type == "f"
+    ]
     book.close()
     if bare:
-        raise DataError(f"{count_of(bare, 'formula')} in the sheet {name!r} without a saved value, the first in {bare[0].coordinate} "
-                        f"({str(bare[0].value)[:40]})", where=str(path),
-                        hint="Open the workbook in Excel or LibreOffice, save it there, and try again")  # fmt: skip
+        raise DataError(
+            f"{count_of(bare, 'formula')} in the sheet {name!r} without a saved value, the first in {bare[0].coordinate} "
+            f"({str(bare[0].value)[:40]})",
+            where=str(path),
+            hint="Open the workbook in Excel or LibreOffice, save it there, and try again",
+        )
 
 
 def _sheet_table(rows: list[list[Any]], spans: list[_Span], words: frozenset[str]) -> tuple[list[str], list[list[Any]], list[str]]:
@@ -361,7 +375,9 @@ def _sheet_table(rows: list[list[Any]], spans: list[_Span], words: frozenset[str
     if last > first:
         notes.append(f"the names stand in rows {first + 1} to {last + 1} and were joined, such as {max(header, key=len)!r}")
     if below := [s for s in spans if s.bottom > last and s.top < len(grid)]:
-        notes.append(f"{count_of(below, 'group')} of merged cells, the first in row {below[0].top + 1}: each cell has the value of its group")
+        notes.append(
+            f"{count_of(below, 'group')} of merged cells, the first in row {below[0].top + 1}: each cell has the value of its group"
+        )
     missing = [frozenset({""}) if name in words else _SHEET_MISSING for name in header]
     table = [[None if v in absent else v for v, absent in zip(row, missing, strict=True)] for row in grid[last + 1 :]]
     return header, [row for row in table if any(v is not None for v in row)], notes
@@ -410,9 +426,7 @@ def load_table(
     else:
         table = _load_file(existing_file(source), sheet, {"encoding": encoding, "delimiter": delimiter, "text": text, "words": words})
     if not table.rows or not table.frame.shape[1]:
-        raise DataError(
-            "the table has no rows" if table.frame.shape[1] else "the table has no columns", where=table.source
-        )
+        raise DataError("the table has no rows" if table.frame.shape[1] else "the table has no columns", where=table.source)
     table.seconds = time.perf_counter() - start
     return table
 
@@ -455,9 +469,7 @@ def _unchanged(path: Path) -> Iterator[None]:
     yield
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DataError(
-            "the file changed while it was read", where=str(path), hint="Wait until it is complete, then try again"
-        )
+        raise DataError("the file changed while it was read", where=str(path), hint="Wait until it is complete, then try again")
 
 
 def fingerprint(frame: pd.DataFrame) -> str:

@@ -82,9 +82,7 @@ def _as_url(url: str) -> str:
         return f"sqlite:///{url}"
     if start[8:12] == b"DUCK":
         return f"duckdb:///{url}"
-    raise DataError(
-        "this is no database", where=url, hint="Give a URL such as duckdb:///shop.duckdb or sqlite:///shop.db"
-    )
+    raise DataError("this is no database", where=url, hint="Give a URL such as duckdb:///shop.duckdb or sqlite:///shop.db")
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,7 @@ def _select(source: str, tables: Callable[[], Iterable[str]], where: str) -> str
         raise DataError("this query would change the database", where=where, hint="Give a query that reads: SELECT ...")
     names = list(tables())
     if source not in names:
-        raise DataError(
-            f"there is no table {source!r}", where=where, hint=closest(source, names) if names else "It has no tables"
-        )
+        raise DataError(f"there is no table {source!r}", where=where, hint=closest(source, names) if names else "It has no tables")
     return "SELECT * FROM " + ".".join('"' + part.replace('"', '""') + '"' for part in [source])
 
 
@@ -130,8 +126,19 @@ def _fetched(cursor: Any) -> pa.Table:
     return pa.table([column_of([row[j] for row in rows]) for j in range(len(names))], names=unique_names(names)[0])
 
 # %% ../../../nbs/data/io/20_sql.ipynb #023029e6
-_ASKING = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list", "database_list",
-           "show_tables", "show_tables_expanded", "storage_info"}  # PRAGMAs that only tell something  # fmt: skip
+_ASKING = {
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "index_xinfo",
+    "foreign_key_list",
+    "database_list",
+    "show_tables",
+    "show_tables_expanded",
+    "storage_info",
+}  # PRAGMAs that only tell something
 
 
 def _read_sqlite(source: str, base: LocalDatabase) -> pa.Table:
@@ -204,11 +211,18 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 # %% ../../../nbs/data/io/20_sql.ipynb #e3481eeb
-_READ_ONLY = {"postgresql": "SET TRANSACTION READ ONLY", "oracle": "SET TRANSACTION READ ONLY",
-              "mysql": "SET SESSION TRANSACTION READ ONLY", "mariadb": "SET SESSION TRANSACTION READ ONLY"}  # fmt: skip
+_READ_ONLY = {
+    "postgresql": "SET TRANSACTION READ ONLY",
+    "oracle": "SET TRANSACTION READ ONLY",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "mariadb": "SET SESSION TRANSACTION READ ONLY",
+}
 _CHANGES = re.compile(r"\b(insert\s+into|update|delete|merge|into)\b", re.IGNORECASE)  # within one statement
-_STARTS = re.compile(r"\b(drop|create|alter|truncate(?!\s*\()|grant|revoke|exec|execute|call|copy|set|commit|rollback|begin|attach|backup|"
-                     r"restore|shutdown|load|xp_\w+)\b", re.IGNORECASE)  # a second one, where no semicolon is needed  # fmt: skip
+_STARTS = re.compile(
+    r"\b(drop|create|alter|truncate(?!\s*\()|grant|revoke|exec|execute|call|copy|set|commit|rollback|begin|attach|backup|"
+    r"restore|shutdown|load|xp_\w+)\b",
+    re.IGNORECASE,
+)  # a second one, where no semicolon is needed
 _QUOTED = {"": r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`", "\\": r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|`[^`]*`"}
 _COMMENT = r"--\s[^\n]*|/\*(?!!).*?\*/"
 
@@ -235,9 +249,7 @@ def _read_sqlalchemy(source: str, url: str) -> pa.Table:
     try:
         engine = sqlalchemy.create_engine(url)
     except ModuleNotFoundError as e:
-        raise MissingExtraError(
-            f"this database needs the package {e.name!r}", hint=f"Install it with: pip install {e.name}"
-        ) from e
+        raise MissingExtraError(f"this database needs the package {e.name!r}", hint=f"Install it with: pip install {e.name}") from e
     except sqlalchemy.exc.ArgumentError as e:
         raise DataError("this is no database URL", where=where, hint="For example: postgresql://user@host/shop") from e
     try:

@@ -31,9 +31,7 @@ def existing_file(
     """The path of a readable, non-empty file; `DataError` says what is wrong with any other."""
     text, path = str(path), Path(path)
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-        raise DataError(
-            "this is an address, not a file", where=text, hint="Download it first, or use --sql for a database"
-        )
+        raise DataError("this is an address, not a file", where=text, hint="Download it first, or use --sql for a database")
     try:
         if path.is_dir():
             names = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))[:5]
@@ -137,9 +135,12 @@ def line_at(path: Path, offset: int) -> int:
 
 # %% ../../../nbs/data/io/00_text_format.ipynb #26abd1cc
 _MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def detect_encoding(
@@ -195,9 +196,7 @@ def records(
     return rows if whole or len(rows) < 2 else rows[:-1]
 
 
-def agreement(
-    rows: list[list[str]],
-) -> float:  # Share between 0 and 1
+def agreement(rows: list[list[str]]) -> float:  # Share between 0 and 1
     """How many of the records have as many fields as the header (or one more: R writes row names without a title)."""
     if len(rows) < 2:
         return 1.0
@@ -254,9 +253,7 @@ def _some(names: Sequence[str], n: int = 4) -> str:
     return ", ".join(repr(x) for x in names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 # %% ../../../nbs/data/io/00_text_format.ipynb #1b08e787
-MISSING = (
-    "", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "?",
-)  # fmt: skip
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "?")
 
 _NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf(inity)?|nan)\s*", re.IGNORECASE)
 _CODE = re.compile(r"0\d+|\d{19,}")
@@ -307,9 +304,7 @@ def inspect_text(
     wide = encoding.startswith(("utf-16", "utf-32"))
     if facts.nuls and not wide:
         if facts.head.count(0) > 0.01 * len(facts.head):
-            raise DataError(
-                "this is not a text table: it is full of NUL bytes", where=str(path), hint="Export it as CSV"
-            )
+            raise DataError("this is not a text table: it is full of NUL bytes", where=str(path), hint="Export it as CSV")
         warnings.append(f"{count_of(facts.nuls, 'NUL byte')} left out; the file may be damaged")
     if facts.quotes % 2 and not wide:
         warnings.append(f"an odd number of quotes ({facts.quotes:,}): one may be stray or missing")

@@ -113,9 +113,13 @@ def _as_dates(column: pd.Series, name: str, form: str | None = None) -> pd.Datet
     times = pd.DatetimeIndex(conform(schema, frame)[0][name]).as_unit("us")
     if times.isna().any():
         row = int(times.isna().argmax())
-        raise DataError(f"{show(str(column.iloc[row]))} in {show(name)} cannot be read as a time", where=f"row {row + 1}",
-                        hint=f"The column is read as {form}; write all its times so" if form not in (None, "ISO8601")
-                        else "Write times like 2024-01-31 or 2024-01-31 18:00")
+        raise DataError(
+            f"{show(str(column.iloc[row]))} in {show(name)} cannot be read as a time",
+            where=f"row {row + 1}",
+            hint=f"The column is read as {form}; write all its times so"
+            if form not in (None, "ISO8601")
+            else "Write times like 2024-01-31 or 2024-01-31 18:00",
+        )
     return times
 
 
@@ -131,8 +135,10 @@ def _one_zone(utc: pd.DatetimeIndex, wall: pd.DatetimeIndex, name: str) -> pd.Da
     offset = _micro(wall) - _micro(utc)
     if np.ptp(offset) > 3_600_000_000:
         low, high = (f"{v / 3_600_000_000:+g} h" for v in (offset.min(), offset.max()))
-        raise DataError(f"{show(name)} mixes time zones ({low} to {high} from UTC)",
-                        hint="Convert all times to one zone first, so that it is clear where a day begins")
+        raise DataError(
+            f"{show(name)} mixes time zones ({low} to {high} from UTC)",
+            hint="Convert all times to one zone first, so that it is clear where a day begins",
+        )
     return wall if len(np.unique(_micro(wall) % _DAY)) == 1 else utc
 
 # %% ../../../nbs/data/series/00_panel.ipynb #c7aaaefc
@@ -169,8 +175,10 @@ def _even(t: np.ndarray, g: np.ndarray, usual: int) -> TimeStep:
     off = (t - step.anchor) % usual != 0
     if off.mean() > 0.02:
         when = pd.Timestamp(t[off][0], unit="us")
-        raise DataError(f"the steps are irregular: most times are {_every(step)} apart, but {off.mean():.0%} lie between, such as {when}",
-                        hint='Bring the rows together with every="day" (or another of ' + ", ".join(EVERY) + ")")
+        raise DataError(
+            f"the steps are irregular: most times are {_every(step)} apart, but {off.mean():.0%} lie between, such as {when}",
+            hint='Bring the rows together with every="day" (or another of ' + ", ".join(EVERY) + ")",
+        )
     return step
 
 
@@ -214,8 +222,10 @@ def time_format(
         return forms[0], [note for note in schema.notes if "two ways" in note]
     taken = int(np.argmin(holes))
     why = f"{holes[1 - taken]:.0%} of the steps would be missing" if holes[1 - taken] < 1 else "there would be no even step"
-    return forms[taken], [f"dates in {show(name)} could be read in two ways and are taken as {forms[taken]}: as {forms[1 - taken]} {why}; "
-                          f"say --date-format '{forms[1 - taken]}' for that"]
+    return forms[taken], [
+        f"dates in {show(name)} could be read in two ways and are taken as {forms[taken]}: as {forms[1 - taken]} {why}; "
+        f"say --date-format '{forms[1 - taken]}' for that"
+    ]
 
 
 def _share_of_holes(times: pd.DatetimeIndex, group: np.ndarray) -> float:
@@ -262,10 +272,18 @@ class Panel:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `from_dict` is the inverse."""
-        return {"names": self.names, "values": [v.tolist() for v in self.values], "first": [int(p) for p in self.first],
-                "step": asdict(self.step), "known": [v.tolist() for v in self.known], "known_names": self.known_names,
-                "notes": self.notes, "holes": [np.flatnonzero(h).tolist() for h in self.holes],
-                "time_format": self.time_format, "number_formats": self.number_formats}
+        return {
+            "names": self.names,
+            "values": [v.tolist() for v in self.values],
+            "first": [int(p) for p in self.first],
+            "step": asdict(self.step),
+            "known": [v.tolist() for v in self.known],
+            "known_names": self.known_names,
+            "notes": self.notes,
+            "holes": [np.flatnonzero(h).tolist() for h in self.holes],
+            "time_format": self.time_format,
+            "number_formats": self.number_formats,
+        }
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "Panel":
@@ -276,9 +294,18 @@ class Panel:
             known = [np.asarray(x, float).reshape(len(v), k) for v, x in zip(values, state["known"], strict=True)]
             holes = [np.isin(np.arange(len(v)), h) for v, h in zip(values, state["holes"], strict=True)]
             step = TimeStep(str(state["step"]["unit"]), *(int(state["step"][x]) for x in ("count", "anchor", "day", "clock")))
-            panel = cls([str(n) for n in state["names"]], values, [int(p) for p in state["first"]], step, known,
-                        [str(n) for n in state["known_names"]], [str(n) for n in state["notes"]], holes,
-                        state.get("time_format"), dict(state.get("number_formats") or {}))
+            panel = cls(
+                [str(n) for n in state["names"]],
+                values,
+                [int(p) for p in state["first"]],
+                step,
+                known,
+                [str(n) for n in state["known_names"]],
+                [str(n) for n in state["notes"]],
+                holes,
+                state.get("time_format"),
+                dict(state.get("number_formats") or {}),
+            )
         except (KeyError, TypeError, ValueError) as e:
             raise ModelFormatError(f"the stored series are damaged ({e})") from e
         sound = len(panel.names) == len(values) == len(panel.first) and all(v.ndim == 1 and len(v) for v in values)
@@ -335,9 +362,14 @@ def _text_numbers(frame: pd.DataFrame, known: Sequence[str]) -> dict[str, dict[s
 
 
 def _rows(
-    frame: pd.DataFrame, target: str, time: str, series: str | None, known: Sequence[str], date_format: str | None,
+    frame: pd.DataFrame,
+    target: str,
+    time: str,
+    series: str | None,
+    known: Sequence[str],
+    date_format: str | None,
     formats: dict[str, dict[str, str]],
-) -> tuple[pd.DataFrame, list[str], str | None]:  # fmt: skip
+) -> tuple[pd.DataFrame, list[str], str | None]:
     """time, series, value and the known columns (as "known:..."), without rows that have no value; notes; the format of the times."""
     if not len(frame):
         raise DataError("the table has no rows", hint="A forecast needs a past")
@@ -384,8 +416,10 @@ def known_columns(
             texts = as_text(frame[name]).reset_index(drop=True)
             found = sorted(texts.dropna().unique()) if levels is None else levels
             if len(found) > MAX_KNOWN_LEVELS:
-                raise DataError(f"{show(name)} has {len(found)} levels; a category known ahead may have {MAX_KNOWN_LEVELS}",
-                                hint="Bring rare levels together")
+                raise DataError(
+                    f"{show(name)} has {len(found)} levels; a category known ahead may have {MAX_KNOWN_LEVELS}",
+                    hint="Bring rare levels together",
+                )
             out |= {f"{name}={level}": np.where(texts.isna(), np.nan, texts == level).astype(float) for level in found}
         else:
             column = Schema({name: Column(name, "number", number_format=form)})
@@ -407,8 +441,10 @@ def _refuse_ties(rows: pd.DataFrame, step: TimeStep, series: str | None) -> None
         when = step.times(np.array([row["position"]]))[0]
         whose = f"{show(row['series'])} has" if series else "there are"
         n = int(((rows["series"] == row["series"]) & (rows["position"] == row["position"])).sum())
-        raise DataError(f"{whose} {n} values for the {step} {_stamp(when)}", hint="Say which series a row belongs to (series=...), or "
-                        'add them up with every="day" and aggregate="sum"')
+        raise DataError(
+            f"{whose} {n} values for the {step} {_stamp(when)}",
+            hint='Say which series a row belongs to (series=...), or add them up with every="day" and aggregate="sum"',
+        )
 
 
 def _stamp(when: pd.Timestamp) -> str:
@@ -432,7 +468,9 @@ def _build(rows: pd.DataFrame, step: TimeStep, notes: list[str]) -> Panel:
         panel.first.append(int(position[0]))
         panel.holes.append(hole)
     late = max(panel.ends)
-    panel.notes += [f"{show(n)} ends {late - e:,} steps before the others" for n, e in zip(panel.names, panel.ends, strict=True) if e < late]
+    panel.notes += [
+        f"{show(n)} ends {late - e:,} steps before the others" for n, e in zip(panel.names, panel.ends, strict=True) if e < late
+    ]
     return panel
 
 

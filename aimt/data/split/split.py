@@ -137,9 +137,7 @@ def _round_shares(shares: np.ndarray) -> np.ndarray:
     return whole
 
 # %% ../../../nbs/data/split/00_split.ipynb #3d18b985
-def _deal_groups(
-    sizes: np.ndarray, strata: np.ndarray, room: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _deal_groups(sizes: np.ndarray, strata: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Bin of each group, filling bins (the first is the test part) up to their room, in rows."""
     room, bins = room.astype(float).copy(), np.empty(len(sizes), np.int16)
     giant = sizes > 0.02 * sizes.sum()
@@ -162,9 +160,7 @@ def _share_out(room: np.ndarray, n_rows: int) -> np.ndarray:
     return room
 
 
-def _grouped(
-    ids: pd.Series, stratum: np.ndarray, test_size: float, n_folds: int, rng: np.random.Generator
-) -> tuple[np.ndarray, list[str]]:
+def _grouped(ids: pd.Series, stratum: np.ndarray, test_size: float, n_folds: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """Fold of each row, rows of one id together; a row without id stands alone."""
     codes = pd.factorize(ids)[0]
     alone = codes < 0
@@ -173,8 +169,10 @@ def _grouped(
     mean = np.bincount(codes, weights=stratum) / sizes
     parts = min(n_folds, len(sizes) - 1)
     if parts < 2:
-        raise DataError(f"{show(ids.name)} has {len(sizes)} different values, too few to keep some of them for a test",
-                        hint="Leave out --id, or name a column with more values")
+        raise DataError(
+            f"{show(ids.name)} has {len(sizes)} different values, too few to keep some of them for a test",
+            hint="Leave out --id, or name a column with more values",
+        )
     room = len(codes) * np.array([test_size] + [(1 - test_size) / parts] * parts)
     bins = _deal_groups(sizes, np.round(mean, 3), room, rng)
     bins = _fill_empty(bins, sizes, parts)
@@ -207,8 +205,10 @@ def time_values(
     if column.kind not in ("date", "number", "boolean"):
         known = series.dropna()
         example = show(known.iloc[0]) if len(known) else "nothing"
-        raise ProblemError(f"{show(series.name)} cannot be read as time (such as {example})",
-                           hint="; ".join(schema.notes) or "Name a column of dates or of numbers that grow with time")
+        raise ProblemError(
+            f"{show(series.name)} cannot be read as time (such as {example})",
+            hint="; ".join(schema.notes) or "Name a column of dates or of numbers that grow with time",
+        )
     read = schema.conform(frame, report=False)[0][column.name]
     if column.kind != "date":
         return read.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -240,8 +240,9 @@ def _timed(times: np.ndarray, test_size: float, n_folds: int) -> tuple[np.ndarra
     known = np.where(np.isnan(times), -np.inf, times)  # rows without a time count as oldest
     moments, starts, moment = _moments(known)
     if len(moments) < 3:
-        raise ProblemError(f"only {len(moments)} different times, too few to test on later rows than are trained on",
-                           hint="Leave out --time")
+        raise ProblemError(
+            f"only {len(moments)} different times, too few to test on later rows than are trained on", hint="Leave out --time"
+        )
     n, n_folds = len(times), min(n_folds, max(2, round((1 - test_size) / test_size)))  # each as long as the test
     cut = starts[1:][np.argmin(np.abs(starts[1:] - n * (1 - test_size)))]
     stretch = starts * n_folds // cut  # a moment goes to the stretch in which it begins
@@ -390,9 +391,15 @@ def overlap(
     by_chance = _twins_by_chance(frame, split, inputs) if observed > 0.01 else 0.0
     text = f"{len(twins):,} of {len(split.test):,} test rows ({observed:.1%}) have an exact copy in the training part"
     text += f"; in a table as coarse as this, {by_chance:.1%} have one by chance" if by_chance > 0.005 else ""
-    return {"n_test": len(split.test), "n_twins": len(twins), "by_chance": by_chance,
-            "share": max(observed - by_chance, 0.0),
-            "pairs": max(float((copies == 1).mean()) - natural, 0.0), "rows": twins[:5].tolist(), "text": text}
+    return {
+        "n_test": len(split.test),
+        "n_twins": len(twins),
+        "by_chance": by_chance,
+        "share": max(observed - by_chance, 0.0),
+        "pairs": max(float((copies == 1).mean()) - natural, 0.0),
+        "rows": twins[:5].tolist(),
+        "text": text,
+    }
 
 
 def _twins_by_chance(frame: pd.DataFrame, split: Split, inputs: list[str]) -> float:

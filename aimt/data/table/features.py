@@ -91,8 +91,9 @@ class _Text:
 
         unit = "word" if mean_words >= 4 else "char_wb"
         texts = _some(series.dropna(), most)
-        counter = CountVectorizer(analyzer=unit, ngram_range=_SPAN[unit], min_df=2 if len(texts) >= 20 else 1,
-                                  max_features=_MAX_WORDS, dtype=np.float32)
+        counter = CountVectorizer(
+            analyzer=unit, ngram_range=_SPAN[unit], min_df=2 if len(texts) >= 20 else 1, max_features=_MAX_WORDS, dtype=np.float32
+        )
         try:
             counts = counter.fit_transform(texts)
         except ValueError:  # not one word in all the texts
@@ -122,8 +123,7 @@ class _Text:
             return np.zeros((len(texts), 0))
         from sklearn.feature_extraction.text import CountVectorizer
 
-        counter = CountVectorizer(analyzer=self.unit, ngram_range=_SPAN[self.unit], vocabulary=self.words,
-                                  dtype=np.float32)
+        counter = CountVectorizer(analyzer=self.unit, ngram_range=_SPAN[self.unit], vocabulary=self.words, dtype=np.float32)
         return _weights(counter.transform(texts), self.idf) @ self.directions.T
 
 
@@ -274,13 +274,22 @@ def _to_state(encoder: FeatureEncoder) -> tuple[dict[str, Any], dict[str, np.nda
             arrays |= {f"text.{i}.idf": part.idf, f"text.{i}.directions": part.directions}
         else:
             parts.append({})
-    return {"schema": encoder.schema.to_dict(), "inputs": encoder.inputs, "max_levels": encoder.max_levels,
-            "text_dimensions": encoder.text_dimensions, "parts": parts}, arrays
+    return {
+        "schema": encoder.schema.to_dict(),
+        "inputs": encoder.inputs,
+        "max_levels": encoder.max_levels,
+        "text_dimensions": encoder.text_dimensions,
+        "parts": parts,
+    }, arrays
 
 
 def _from_state(state: dict[str, Any], arrays: dict[str, np.ndarray]) -> FeatureEncoder:
-    encoder = FeatureEncoder(Schema.from_dict(state["schema"]), _texts(state["inputs"]),
-                             max_levels=int(state["max_levels"]), text_dimensions=int(state["text_dimensions"]))
+    encoder = FeatureEncoder(
+        Schema.from_dict(state["schema"]),
+        _texts(state["inputs"]),
+        max_levels=int(state["max_levels"]),
+        text_dimensions=int(state["text_dimensions"]),
+    )
     for i, (name, part) in enumerate(zip(encoder.inputs, state["parts"], strict=True)):
         kind = encoder.schema.kind(name)
         if kind == "category":

@@ -38,14 +38,17 @@ def infer_task(
     """Binary, multiclass or regression? Raises `ProblemError` when the target is a date or free text."""
     name, n, k = show(column.name), int(counts.sum()), len(values)
     if column.kind == "date":
-        raise ProblemError(f"{name} is a date, which cannot be predicted as it is",
-                           hint="Make a number of it, such as days until then, or a yes or no")
+        raise ProblemError(
+            f"{name} is a date, which cannot be predicted as it is", hint="Make a number of it, such as days until then, or a yes or no"
+        )
     if k == 2:
         return "binary", f"{name} has two values"
     if column.kind in ("category", "text"):
         if k > max(n / 5, 2) or (column.kind == "text" and k > 100):
-            raise ProblemError(f"{name} has {k:,} different texts in {n:,} rows, too many to be classes",
-                               hint="Is it an id, or free text? Choose another target")
+            raise ProblemError(
+                f"{name} has {k:,} different texts in {n:,} rows, too many to be classes",
+                hint="Is it an id, or free text? Choose another target",
+            )
         return "multiclass", f"{name} has {k} different texts"
     if not column.whole:
         return "regression", f"{name} contains numbers with fractions"
@@ -66,11 +69,15 @@ def _codes(values: np.ndarray, counts: np.ndarray) -> bool:
     return bool(few and dense and not thin_tail)
 
 # %% ../../../nbs/data/table/05_infer_problem.ipynb #874f5284
-_EVENTS = set("""yes y true t positive pos bad churn churned exited left fraud fraudulent default defaulted malignant
+_EVENTS = set(
+    """yes y true t positive pos bad churn churned exited left fraud fraudulent default defaulted malignant
     sick disease ill dead died death failure failed fail spam attrition cancelled canceled lost stroke abnormal attack
-    click clicked bought converted + >50k >50k.""".split())
-_NON_EVENTS = set("""no n false f negative neg good ok none stayed stay benign healthy normal alive survived legit
-    legitimate genuine ham success pass passed - retained existing <=50k <=50k.""".split())
+    click clicked bought converted + >50k >50k.""".split()
+)
+_NON_EVENTS = set(
+    """no n false f negative neg good ok none stayed stay benign healthy normal alive survived legit
+    legitimate genuine ham success pass passed - retained existing <=50k <=50k.""".split()
+)
 
 
 def order_labels(
@@ -125,14 +132,18 @@ def parse_cost(
         name = str(name).strip().lower()
         number = _number(str(value))
         if name not in out or name in seen:
-            raise ProblemError(f"{show(name)} is {'named twice in the cost' if name in seen else 'not an outcome'}",
-                               hint="Say what outcomes cost, like fn=100,fp=5 (also tp and tn)")
+            raise ProblemError(
+                f"{show(name)} is {'named twice in the cost' if name in seen else 'not an outcome'}",
+                hint="Say what outcomes cost, like fn=100,fp=5 (also tp and tn)",
+            )
         if number is None or not math.isfinite(number):
             raise ProblemError(f"the cost of {name} is {show(value)}, not a number", hint="Write it like fn=100,fp=5")
         out[name], seen = number, seen | {name}
     if out["fn"] <= out["tp"] or out["fp"] <= out["tn"]:
-        raise ProblemError("with this cost a mistake is no worse than being right, so there is nothing to decide",
-                           hint="Give both mistakes a cost, like fn=100,fp=5")
+        raise ProblemError(
+            "with this cost a mistake is no worse than being right, so there is nothing to decide",
+            hint="Give both mistakes a cost, like fn=100,fp=5",
+        )
     return out
 
 
@@ -166,8 +177,11 @@ def _texts(series: pd.Series, column: Column, missing_labels: str = "missing") -
     codes, levels = text_codes(series)
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
     no_label = frozenset(MISSING) if missing_labels == "missing" else frozenset()
-    rows = {t: int(c) for t, c in zip(levels.to_pylist(), counts, strict=True)
-            if c and t not in no_label and not (column.loaded_as == "number" and not abs(float(t)) <= HUGE)}
+    rows = {
+        t: int(c)
+        for t, c in zip(levels.to_pylist(), counts, strict=True)
+        if c and t not in no_label and not (column.loaded_as == "number" and not abs(float(t)) <= HUGE)
+    }
     if 2 < len(rows) <= 20 and len({t.lower() for t in rows}) == 2:  # Yes, yes, YES and No are two labels
         spelling: dict[str, str] = {}
         for text in sorted(rows, key=lambda t: (-rows[t], t)):
@@ -195,19 +209,66 @@ def target_counts(
     if not n:
         raise ProblemError(f"the target {show(target)} has no value in any row", hint="Choose another target")
     if n < MIN_ROWS:
-        raise DataError(f"only {n:,} {'row has' if n == 1 else 'rows have'} a value in the target {show(target)}",
-                        hint=f"At least {MIN_ROWS} are needed, and some hundreds to learn anything from")
+        raise DataError(
+            f"only {n:,} {'row has' if n == 1 else 'rows have'} a value in the target {show(target)}",
+            hint=f"At least {MIN_ROWS} are needed, and some hundreds to learn anything from",
+        )
     if len(distinct) == 1:
         only = show(as_text(pd.Series(distinct))[0])
-        raise ProblemError(f"the target {show(target)} has the same value in every row: {only}",
-                           hint="There is nothing to predict; choose another target")
+        raise ProblemError(
+            f"the target {show(target)} has the same value in every row: {only}", hint="There is nothing to predict; choose another target"
+        )
     return distinct, counts
 
 # %% ../../../nbs/data/table/05_infer_problem.ipynb #710cc601
-_PERSONAL = {"age", "ages", "sex", "gender", "male", "female", "race", "ethnicity", "ethnic", "nationality", "citizenship",
-             "religion", "disability", "disabled", "marital", "foreign", "foreigner", "senior", "minority", "orientation"}
-_BESIDE = {"of", "in", "the", "at", "is", "years", "year", "group", "band", "status", "personal", "person", "customer",
-           "client", "applicant", "holder", "policy", "patient", "worker", "citizen", "employee", "user", "origin", "sexual"}
+_PERSONAL = {
+    "age",
+    "ages",
+    "sex",
+    "gender",
+    "male",
+    "female",
+    "race",
+    "ethnicity",
+    "ethnic",
+    "nationality",
+    "citizenship",
+    "religion",
+    "disability",
+    "disabled",
+    "marital",
+    "foreign",
+    "foreigner",
+    "senior",
+    "minority",
+    "orientation",
+}
+_BESIDE = {
+    "of",
+    "in",
+    "the",
+    "at",
+    "is",
+    "years",
+    "year",
+    "group",
+    "band",
+    "status",
+    "personal",
+    "person",
+    "customer",
+    "client",
+    "applicant",
+    "holder",
+    "policy",
+    "patient",
+    "worker",
+    "citizen",
+    "employee",
+    "user",
+    "origin",
+    "sexual",
+}
 
 
 def personal_columns(
@@ -215,9 +276,14 @@ def personal_columns(
     target: str,  # The target, which is no group
 ) -> list[str]:  # At most six names
     """Columns that, by their names, tell apart groups of people."""
-    return [c.name for c in schema.columns.values()
-            if c.name != target and c.kind in ("number", "boolean", "category") and _is_personal(c.name)
-            and (c.kind != "category" or c.n_unique <= 20)][:6]
+    return [
+        c.name
+        for c in schema.columns.values()
+        if c.name != target
+        and c.kind in ("number", "boolean", "category")
+        and _is_personal(c.name)
+        and (c.kind != "category" or c.n_unique <= 20)
+    ][:6]
 
 
 def _is_personal(name: str) -> bool:
@@ -261,8 +327,7 @@ def define_problem(
     more += [] if asked else _words_for_missing(schema[name], frame[name], task)
     notes += more + why + _about_rows(len(frame), int(counts.sum()), name)
     if cost is not None and task != "binary":
-        raise ProblemError(f"a cost per outcome needs a yes-or-no target, and this is {task}",
-                           hint="Leave the cost out")
+        raise ProblemError(f"a cost per outcome needs a yes-or-no target, and this is {task}", hint="Leave the cost out")
     if metric is None:
         metric = METRIC[task]
         notes.append(f"Metric: {metric}, the usual one for {task}")
@@ -272,27 +337,40 @@ def define_problem(
 
 def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
-    parts = {"groups": column_names(groups, schema, "for groups"), "drop": column_names(drop, schema, "to drop"),
-             "time": column_names(time, schema, "for time"), "id": column_names(id, schema, "for the id")}
+    parts = {
+        "groups": column_names(groups, schema, "for groups"),
+        "drop": column_names(drop, schema, "to drop"),
+        "time": column_names(time, schema, "for time"),
+        "id": column_names(id, schema, "for the id"),
+    }
     for part, names in parts.items():
         if target in names:
             raise ProblemError(f"{show(target)} is the target and cannot be in '{part}' too")
     for name in parts["time"]:
         if schema.kind(name) not in ("date", "number"):
             about = [note for note in schema.notes if show(name) in note]
-            raise ProblemError(f"{show(name)} contains neither dates nor numbers, so it cannot order the rows",
-                               hint="; ".join(about) or "Choose a column of dates for time")
+            raise ProblemError(
+                f"{show(name)} contains neither dates nor numbers, so it cannot order the rows",
+                hint="; ".join(about) or "Choose a column of dates for time",
+            )
     for name in parts["groups"]:
         column = schema[name]
         if column.kind in ("category", "text") and column.n_unique > max(20, schema.n_rows / 5):
-            raise ProblemError(f"{show(name)} has {column.n_unique:,} different values: these are no groups",
-                               hint="Choose a column with a few large groups")
+            raise ProblemError(
+                f"{show(name)} has {column.n_unique:,} different values: these are no groups",
+                hint="Choose a column with a few large groups",
+            )
     out = {target, *parts["drop"], *parts["time"], *parts["id"]}
     inputs = [n for n in schema.names if n not in out]
     if not inputs:
         raise ProblemError("no column is left to predict from", hint="Drop fewer columns")
-    return {"inputs": inputs, "groups": parts["groups"], "drop": parts["drop"],
-            "time": next(iter(parts["time"]), None), "id": next(iter(parts["id"]), None)}
+    return {
+        "inputs": inputs,
+        "groups": parts["groups"],
+        "drop": parts["drop"],
+        "time": next(iter(parts["time"]), None),
+        "id": next(iter(parts["id"]), None),
+    }
 
 
 def column_names(
@@ -323,15 +401,19 @@ def _task(column: Column, values: np.ndarray, counts: np.ndarray, asked: str | N
         raise ProblemError(f"{show(asked)} is not a task", hint=closest(asked, [*TASKS, "classification"]))
     if asked == "regression":
         if column.kind not in ("number", "boolean") or (column.kind == "boolean" and column.loaded_as == "text"):
-            raise ProblemError(f"{show(column.name)} contains no numbers, which regression needs",
-                               hint="Leave the task out to have it inferred")
+            raise ProblemError(
+                f"{show(column.name)} contains no numbers, which regression needs", hint="Leave the task out to have it inferred"
+            )
         return asked, []
     if asked == "binary" and len(values) != 2:
-        raise ProblemError(f"{show(column.name)} has {len(values):,} different values, not two",
-                           hint="Leave the task out to have it inferred")
+        raise ProblemError(
+            f"{show(column.name)} has {len(values):,} different values, not two", hint="Leave the task out to have it inferred"
+        )
     if len(values) > counts.sum() / 2:
-        raise ProblemError(f"{show(column.name)} has {len(values):,} different values in {counts.sum():,} rows, too "
-                           "many to be classes", hint="Leave the task out to have it inferred")
+        raise ProblemError(
+            f"{show(column.name)} has {len(values):,} different values in {counts.sum():,} rows, too many to be classes",
+            hint="Leave the task out to have it inferred",
+        )
     return ("binary" if len(values) == 2 else "multiclass"), []
 
 
@@ -344,25 +426,22 @@ def missing_words(
     return {t: int(c) for t, c in zip(levels.to_pylist(), counts, strict=True) if c and t in MISSING}
 
 
-def missing_label_note(
-    name: str,  # The target
-    words: dict[str, int],  # From `missing_words`
-) -> list[str]:
+def missing_label_note(name: str, words: dict[str, int]) -> list[str]:  # The target  # From `missing_words`
     """What to say about words in a target that were taken for missing values; nothing when there are none."""
     if not words:
         return []
     n = sum(words.values())
-    return [f"{', '.join(show(w) for w in words)} in {n:,} row{'' if n == 1 else 's'} of {show(name)} {'is' if len(words) == 1 else 'are'} taken for "
-            "a missing value, and these rows are left out; say --missing-labels class if it is a class, or missing if that is right"]
+    return [
+        f"{', '.join(show(w) for w in words)} in {n:,} row{'' if n == 1 else 's'} of {show(name)} {'is' if len(words) == 1 else 'are'}"
+        " taken for a missing value, and these rows are left out; say --missing-labels class if it is a class, or missing if that is right"
+    ]
 
 
 def _words_for_missing(column: Column, series: pd.Series, task: str) -> list[str]:
     return [] if task == "regression" or column.kind not in ("category", "text") else missing_label_note(column.name, missing_words(series))
 
 
-def _labels(
-    column: Column, series: pd.Series, task: str, positive: str | None, missing_labels: str
-) -> tuple[list[str], list[str]]:
+def _labels(column: Column, series: pd.Series, task: str, positive: str | None, missing_labels: str) -> tuple[list[str], list[str]]:
     """The classes in order, and notes about the positive, the rare and the left-out ones."""
     if task == "regression":
         if positive is not None:
@@ -372,8 +451,10 @@ def _labels(
     single = [t for t, c in zip(texts, counts, strict=True) if c < (2 if task == "multiclass" else MIN_CLASS)]
     if single and (task == "binary" or len(texts) - len(single) < 2):
         n = int(counts[texts.index(single[0])])
-        raise ProblemError(f"class {show(single[0])} of {show(column.name)} has {n} row{'s' if n > 1 else ''}, too few "
-                           "to learn from and to check", hint="Collect more rows of it, or choose another target")
+        raise ProblemError(
+            f"class {show(single[0])} of {show(column.name)} has {n} row{'s' if n > 1 else ''}, too few to learn from and to check",
+            hint="Collect more rows of it, or choose another target",
+        )
     kept = [(t, int(c)) for t, c in zip(texts, counts, strict=True) if t not in single]
     notes = []
     if single:
@@ -381,8 +462,10 @@ def _labels(
         few = ", ".join(map(show, single[:3]))
         notes.append(f"Classes with a single row cannot be learned and are left out: {few}{more}")
     if task == "multiclass" and len(kept) == 2 and single:
-        raise ProblemError(f"only two classes of {show(column.name)} have more than one row",
-                           hint="Remove the rows of the others, and it is a yes-or-no question")
+        raise ProblemError(
+            f"only two classes of {show(column.name)} have more than one row",
+            hint="Remove the rows of the others, and it is a yes-or-no question",
+        )
     labels, why = order_labels([t for t, _ in kept], [c for _, c in kept], positive if task == "binary" else None)
     if task == "binary":
         share = dict(kept)[labels[1]] / counts.sum()

@@ -41,10 +41,7 @@ class RangeCheck:
     schema: Schema
     seen: dict[str, _Seen] = field(default_factory=dict)
 
-    def update(
-        self,
-        frame: pd.DataFrame,  # Rows in the training types; see `Schema.conform`
-    ) -> "RangeCheck":
+    def update(self, frame: pd.DataFrame) -> "RangeCheck":  # Rows in the training types; see `Schema.conform`
         """Count some rows in."""
         for name in frame.columns:
             column = self.schema[name]
@@ -101,8 +98,8 @@ def _at_most(values: np.ndarray, marks: np.ndarray, factor: float) -> np.ndarray
 
 
 def scale_of(
-    seen: _Seen,  # Counts of the new rows
-    column: Column,  # Of the training table
+    seen: _Seen,
+    column: Column,  # Counts of the new rows  # Of the training table
 ) -> float:  # One of FACTORS; 1 when the column is not scaled, or cannot tell
     """By what the values seem to be multiplied against training."""
     if seen.at_most is None or seen.n < MIN_ROWS or column.spread is None:
@@ -117,15 +114,19 @@ def scale_of(
 def _scaled(column: Column, seen: _Seen, factor: float) -> str:
     how = "with the opposite sign" if factor < 0 else ""
     by = f"{abs(factor):g} times as large" if abs(factor) > 1 else f"{1 / abs(factor):g} times smaller" if abs(factor) < 1 else ""
-    return (f"{show(column.name)} seems to be {' and '.join(filter(None, (by, how)))} in these {seen.n:,} rows ({_range(column, seen.low, seen.high)}) "
-            f"as in training ({_range(column, *_bounds(column))}): is it in the same unit?")
+    return (
+        f"{show(column.name)} seems to be {' and '.join(filter(None, (by, how)))} in these {seen.n:,} rows"
+        f" ({_range(column, seen.low, seen.high)}) as in training ({_range(column, *_bounds(column))}): is it in the same unit?"
+    )
 
 
 def _outside(column: Column, seen: _Seen) -> str:
     sides = [f"{n:,} {side}" for n, side in ((seen.below, "below"), (seen.above, "above")) if n]
     ends = [_value(column, v) for n, v in ((seen.below, seen.low), (seen.above, seen.high)) if n]
-    return (f"{show(column.name)}: {seen.below + seen.above:,} of {seen.n:,} values lie outside the training range of {_range(column, *_bounds(column))} "
-            f"({' and '.join(sides)}, as far as {' and '.join(ends)})")
+    return (
+        f"{show(column.name)}: {seen.below + seen.above:,} of {seen.n:,} values lie outside the training range of"
+        f" {_range(column, *_bounds(column))} ({' and '.join(sides)}, as far as {' and '.join(ends)})"
+    )
 
 
 def _range(column: Column, low: float, high: float) -> str:

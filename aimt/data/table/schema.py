@@ -67,8 +67,7 @@ def as_text(
         return series.astype("str")
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype):
         codes, levels = pd.factorize(series)
-        return pd.Series(_take(pd.Series(list(map(_text, levels)), dtype="str"), codes), index=series.index,
-                         name=series.name)
+        return pd.Series(_take(pd.Series(list(map(_text, levels)), dtype="str"), codes), index=series.index, name=series.name)
     return pd.Series([_text(v) for v in series], index=series.index, name=series.name, dtype="str")
 
 
@@ -110,9 +109,15 @@ def text_codes(
 
 # %% ../../../nbs/data/table/00_schema.ipynb #5cc6b020
 _UNITS = "$€£¥₹%"
-_FORMATS = [{"thousands": "", "decimal": "."}, {"thousands": ",", "decimal": "."}, {"thousands": "", "decimal": ","},
-            {"thousands": ".", "decimal": ","}, {"thousands": " ", "decimal": ","}, {"thousands": " ", "decimal": "."},
-            {"thousands": "'", "decimal": "."}]
+_FORMATS = [
+    {"thousands": "", "decimal": "."},
+    {"thousands": ",", "decimal": "."},
+    {"thousands": "", "decimal": ","},
+    {"thousands": ".", "decimal": ","},
+    {"thousands": " ", "decimal": ","},
+    {"thousands": " ", "decimal": "."},
+    {"thousands": "'", "decimal": "."},
+]
 
 
 def _pattern(thousands: str, decimal: str) -> re.Pattern[str]:
@@ -121,9 +126,7 @@ def _pattern(thousands: str, decimal: str) -> re.Pattern[str]:
     return re.compile(rf"[+-]?(?:(?:{whole})(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.I)
 
 
-def _number_format(
-    texts: Sequence[str], weights: Sequence[int] | None = None, decimal: str | None = None
-) -> dict[str, str] | None:
+def _number_format(texts: Sequence[str], weights: Sequence[int] | None = None, decimal: str | None = None) -> dict[str, str] | None:
     """The number format that reads most of the texts, weighted by their rows; None if it reads less than half.
 
     Of formats that read equally many, the first with the decimal mark of the other columns.
@@ -181,17 +184,45 @@ def _read_numbers(texts: Sequence[str], form: dict[str, str] | None) -> np.ndarr
         thousands, decimal = form["thousands"], form["decimal"]
         pattern = _pattern(thousands, decimal)
         bare = [_bare(t, form["unit"]) for t in texts]
-        texts = [t.replace(thousands, "").replace(decimal, ".") if thousands and pattern.fullmatch(t)
-                 else t.replace(decimal, ".") if pattern.fullmatch(t) else t for t in bare]
+        texts = [
+            t.replace(thousands, "").replace(decimal, ".")
+            if thousands and pattern.fullmatch(t)
+            else t.replace(decimal, ".")
+            if pattern.fullmatch(t)
+            else t
+            for t in bare
+        ]
     return np.array(pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce"), dtype=np.float64)
 
 # %% ../../../nbs/data/table/00_schema.ipynb #c47e15a4
-_DAYS = ["%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m.%d.%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y",
-         "%d/%m/%y", "%d.%m.%y", "%d-%m-%y", "%m-%d-%y", "%m.%d.%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y",
-         "%b %d, %Y", "%B %d, %Y", "%b %d %Y"]
+_DAYS = [
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%d.%m.%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%m.%d.%Y",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    "%m/%d/%y",
+    "%d/%m/%y",
+    "%d.%m.%y",
+    "%d-%m-%y",
+    "%m-%d-%y",
+    "%m.%d.%y",
+    "%d-%b-%Y",
+    "%d-%b-%y",
+    "%d %b %Y",
+    "%d %B %Y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+    "%b %d %Y",
+]
 _TIMES = [" %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f"]
-_DATE_LIKE = re.compile(r"(?:\d{1,4}[-/. ](?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}|[A-Za-z]{3,9}\.? \d{1,2},? \d{2,4}"
-                        r"|\d{4}-\d{2})(?:[T ,]+\d{1,2}:\d{2}.*)?")
+_DATE_LIKE = re.compile(
+    r"(?:\d{1,4}[-/. ](?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}|[A-Za-z]{3,9}\.? \d{1,2},? \d{2,4}"
+    r"|\d{4}-\d{2})(?:[T ,]+\d{1,2}:\d{2}.*)?"
+)
 DATE_RANGE = (pd.Timestamp("1678-01-01"), pd.Timestamp("2261-12-31"))  # Outside of it, a date counts as missing
 
 
@@ -261,8 +292,17 @@ def storage(series: pd.Series) -> str:
 
 def _object_storage(series: pd.Series) -> str:
     inferred = pd.api.types.infer_dtype(series, skipna=True)
-    known = {"empty": "missing", "boolean": "boolean", "integer": "number", "floating": "number", "decimal": "number",
-             "mixed-integer-float": "number", "date": "date", "datetime": "date", "datetime64": "date"}
+    known = {
+        "empty": "missing",
+        "boolean": "boolean",
+        "integer": "number",
+        "floating": "number",
+        "decimal": "number",
+        "mixed-integer-float": "number",
+        "date": "date",
+        "datetime": "date",
+        "datetime64": "date",
+    }
     return known.get(inferred, "text")
 
 
@@ -324,9 +364,7 @@ def _infer_column(name: str, series: pd.Series, kind: str | None, habits: Habits
     return column, notes, doubt
 
 
-def _by_storage(
-    name: str, series: pd.Series, kind: str | None, habits: Habits, doubt: _Doubt
-) -> tuple[Column, list[str]]:
+def _by_storage(name: str, series: pd.Series, kind: str | None, habits: Habits, doubt: _Doubt) -> tuple[Column, list[str]]:
     stored = storage(series)
     form = kind if kind and "%" in kind else None
     if kind is None and stored in ("number", "text") and _digits_are_dates(series, habits.date_format):
@@ -382,8 +420,9 @@ def _date_column(name: str, dates: pd.DatetimeIndex, stored: str, form: str | No
     good = dates[inside]
     if not len(good):
         return Column(name, "date", missing=1.0, loaded_as=stored, date_format=form), notes
-    return Column(name, "date", good.nunique(), 1 - len(good) / len(dates), stored, low=str(good.min()),
-                  high=str(good.max()), date_format=form), notes
+    return Column(
+        name, "date", good.nunique(), 1 - len(good) / len(dates), stored, low=str(good.min()), high=str(good.max()), date_format=form
+    ), notes
 
 
 def _text_column(name, series, stored, kind, form, habits, doubt):
@@ -431,8 +470,10 @@ def _two_numbers(name: str, sample: list[str], form: dict[str, str], habits: Hab
         return []
     text = next(t for t in sample if not np.array_equal(_read_numbers([t], form), _read_numbers([t], other), equal_nan=True))
     mine, its = (f"{_read_numbers([text], f)[0]:g}" for f in (form, other))
-    return [f"numbers in {show(name)} could be read in two ways: {show(text)} is taken as {mine}, and not as {its}; "
-            "write them without signs between thousands if that is wrong"]
+    return [
+        f"numbers in {show(name)} could be read in two ways: {show(text)} is taken as {mine}, and not as {its}; "
+        "write them without signs between thousands if that is wrong"
+    ]
 
 
 def _mixed_dates(name: str, codes: np.ndarray, levels: pa.Array, counts: np.ndarray, forms: list[str]) -> list[str]:
@@ -445,8 +486,9 @@ def _mixed_dates(name: str, codes: np.ndarray, levels: pa.Array, counts: np.ndar
         rest &= ~read
     if len(found) < 2 or counts[~rest].sum() < READABLE * counts.sum():
         return []
-    return [f"dates in {show(name)} are written in several ways, {' and '.join(found)}, and are not read as dates: "
-            "write all of them in one way"]
+    return [
+        f"dates in {show(name)} are written in several ways, {' and '.join(found)}, and are not read as dates: write all of them in one way"
+    ]
 
 
 def _example(codes: np.ndarray, levels: pa.Array, level: int) -> str:
@@ -472,12 +514,25 @@ def _text_dates(name, codes, levels, counts, stored, form, certain, habits, doub
         fit = int(counts[(dates.isna() & swapped.notna())].sum())
         if fit:
             at = _example(codes, levels, int(np.flatnonzero(dates.isna() & swapped.notna())[0]))
-            note = [_count(fit, "date", name, f"written {other}, and not {form} as the others are ({at}); are day and month "
-                           "mixed up in more rows?")]
+            note = [
+                _count(
+                    fit, "date", name, f"written {other}, and not {form} as the others are ({at}); are day and month mixed up in more rows?"
+                )
+            ]
     column, notes = _date_column(name, _rows_of(dates, codes), stored, form)
     lost = np.flatnonzero(dates.isna() & (counts > 0))
-    unread = [_count(int(counts[lost].sum()), "value", name, "not readable as date and counted as missing, such as "
-                     f"{_example(codes, levels, int(lost[0]))}")] if len(lost) else []
+    unread = (
+        [
+            _count(
+                int(counts[lost].sum()),
+                "value",
+                name,
+                f"not readable as date and counted as missing, such as {_example(codes, levels, int(lost[0]))}",
+            )
+        ]
+        if len(lost)
+        else []
+    )
     return column, notes + note + unread
 
 
@@ -524,8 +579,14 @@ def _unread(name: str, what: str, values: np.ndarray, counts: np.ndarray, levels
     lost = np.flatnonzero(np.isnan(values) & (counts > 0))
     if not len(lost):
         return []
-    return [_count(int(counts[lost].sum()), "value", name, f"not readable as {what} and counted as missing, such as "
-                   f"{show(levels[int(lost[0])].as_py())}")]
+    return [
+        _count(
+            int(counts[lost].sum()),
+            "value",
+            name,
+            f"not readable as {what} and counted as missing, such as {show(levels[int(lost[0])].as_py())}",
+        )
+    ]
 
 
 def _with(column: Column, **changes: Any) -> Column:
@@ -573,8 +634,10 @@ class Schema:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a column, for reading."""
-        rows = [{"column": c.name, "kind": c.kind, "missing": round(c.missing, 4), "distinct": c.n_unique,
-                 "values": _summary(c)} for c in self.columns.values()]
+        rows = [
+            {"column": c.name, "kind": c.kind, "missing": round(c.missing, 4), "distinct": c.n_unique, "values": _summary(c)}
+            for c in self.columns.values()
+        ]
         return pd.DataFrame(rows, columns=["column", "kind", "missing", "distinct", "values"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -607,8 +670,11 @@ class Schema:
 
 
 def _sound_spread(spread: Any) -> bool:
-    return spread is None or (isinstance(spread, list) and len(spread) > 0
-                              and all(isinstance(p, list) and len(p) == 2 and all(isinstance(v, float | int) for v in p) for p in spread))
+    return spread is None or (
+        isinstance(spread, list)
+        and len(spread) > 0
+        and all(isinstance(p, list) and len(p) == 2 and all(isinstance(v, float | int) for v in p) for p in spread)
+    )
 
 
 def _summary(column: Column) -> str:
@@ -764,8 +830,10 @@ def _other_locale(columns: list[Column], frame: pd.DataFrame) -> tuple[dict[str,
         return {}, []
     form = {"thousands": "." if mark == "," else ",", "decimal": mark}
     changed = [c for c in written if _decimal(c) != mark]
-    note = (f"this table writes decimals with {mark!r}, the training table with {_decimal(changed[0])!r}: "
-            f"{', '.join(show(c.name) for c in changed[:5])} {'are' if len(changed) > 1 else 'is'} read so")
+    note = (
+        f"this table writes decimals with {mark!r}, the training table with {_decimal(changed[0])!r}: "
+        f"{', '.join(show(c.name) for c in changed[:5])} {'are' if len(changed) > 1 else 'is'} read so"
+    )
     return {c.name: _with(c, number_format={"unit": (c.number_format or {}).get("unit", "")} | form) for c in changed}, [note]
 
 
@@ -809,8 +877,7 @@ def _read_column(column: Column, series: pd.Series, report: bool) -> tuple[Any, 
     read = {"number": _as_number, "boolean": _as_boolean, "date": _as_date, "category": _as_category, "text": _as_words}
     values, warnings = read[column.kind](column, series, stored, report)
     if report and _retyped(column, series, stored):
-        warnings.insert(0, f"column {show(column.name)} was stored as {column.loaded_as} in training and is stored as "
-                           f"{stored} here")
+        warnings.insert(0, f"column {show(column.name)} was stored as {column.loaded_as} in training and is stored as {stored} here")
     return values, warnings
 
 
@@ -911,8 +978,15 @@ def _dates_here(column: Column, levels: pa.Array, counts: np.ndarray) -> tuple[p
     if other and read.isna().any():
         fit = read.isna() & _read_dates(levels, other).notna()
         if fit.any():
-            notes.append(_count(int(counts[fit].sum()), "date", column.name, f"written {other}, and not {form} as in training: "
-                                "the other dates of this table may have day and month in the wrong places, too"))
+            notes.append(
+                _count(
+                    int(counts[fit].sum()),
+                    "date",
+                    column.name,
+                    f"written {other}, and not {form} as in training: "
+                    "the other dates of this table may have day and month in the wrong places, too",
+                )
+            )
     return read, notes
 
 

@@ -120,9 +120,7 @@ def _with_end(parts: Iterable[bytes]) -> Iterator[bytes]:
     yield b""
 
 # %% ../../../nbs/data/text/00_corpus.ipynb #5795a6ec
-def cut_place(
-    text: str,
-) -> int:  # Characters before the cut, at least one
+def cut_place(text: str) -> int:  # Characters before the cut, at least one
     """Where to cut a text: before the last white space, or at the end when there is none."""
     last = max(text.rfind(" "), text.rfind("\n"))
     return len(text[: last + 1].rstrip(" \n\t")) or len(text)
@@ -155,8 +153,11 @@ def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         parts.append(last)
         size += len(last)
         if size > LINE_LIMIT:
-            raise DataError(f"line {number} is longer than {LINE_LIMIT >> 20} MB", where=str(path),
-                            hint="JSON Lines has one document on each line; is this one large JSON value?")  # fmt: skip
+            raise DataError(
+                f"line {number} is longer than {LINE_LIMIT >> 20} MB",
+                where=str(path),
+                hint="JSON Lines has one document on each line; is this one large JSON value?",
+            )
     yield number, b"".join(parts)
 
 
@@ -204,10 +205,21 @@ def read_texts(
             yield from _pieces(_characters(path, _look_at(path)[0] if several else source.encoding))
 
 # %% ../../../nbs/data/text/00_corpus.ipynb #0ba8f850
-_STARTS = {b"\x7fELF": "program", b"MZ": "program", b"%PDF": "PDF", b"\x89PNG": "picture", b"\xff\xd8\xff": "picture",
-           b"GIF8": "picture", b"PK\x03\x04": "zip or office file", b"SQLite format 3": "database", b"PAR1": "Parquet",
-           b"\xd0\xcf\x11\xe0": "old office file", b"RIFF": "sound or film", b"ID3": "sound",
-           b"OggS": "sound"}  # fmt: skip
+_STARTS = {
+    b"\x7fELF": "program",
+    b"MZ": "program",
+    b"%PDF": "PDF",
+    b"\x89PNG": "picture",
+    b"\xff\xd8\xff": "picture",
+    b"GIF8": "picture",
+    b"PK\x03\x04": "zip or office file",
+    b"SQLite format 3": "database",
+    b"PAR1": "Parquet",
+    b"\xd0\xcf\x11\xe0": "old office file",
+    b"RIFF": "sound or film",
+    b"ID3": "sound",
+    b"OggS": "sound",
+}
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1a\x1b\0"))
 
 
@@ -230,11 +242,14 @@ def describe_texts(
     looks = [_look_at(f) for f in files]
     encodings = {encoding for encoding, size, _ in looks if size}
     found = TextSource(
-        name=path.name, files=files, n_bytes=sum(size for _, size, _ in looks),
+        name=path.name,
+        files=files,
+        n_bytes=sum(size for _, size, _ in looks),
         encoding=encodings.pop() if len(encodings) == 1 else "mixed",
         field=(field or "text") if any(map(_is_json, files)) else None,
-        fingerprint=_fingerprint(files), warnings=[w for *_, told in looks for w in told],
-    )  # fmt: skip
+        fingerprint=_fingerprint(files),
+        warnings=[w for *_, told in looks for w in told],
+    )
     return _counted(found, str(source))
 
 

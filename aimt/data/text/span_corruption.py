@@ -173,8 +173,10 @@ class SpanBatches:
         """Go on from a position. Raises `RunError` when text, batch or spans are others."""
         for name, now in (self.spans | self.marks).items():
             if state.get(name) != now:
-                raise RunError(f"the batches to go on with had {name} = {state.get(name)}, but now it is {now}",
-                               hint="Use the same settings, or start a new run")  # fmt: skip
+                raise RunError(
+                    f"the batches to go on with had {name} = {state.get(name)}, but now it is {now}",
+                    hint="Use the same settings, or start a new run",
+                )
         self.windows.load_state_dict(state)
 
 # %% ../../../nbs/data/text/15_span_corruption.ipynb #deab213e
@@ -195,8 +197,9 @@ def encode_pairs(
             if len(row) + 1 > limit and not cut:
                 shown = pairs[i][what == "target"][:40]
                 hint = f"Shorten it, allow more with max_{'read' if what == 'input' else 'write'}, or cut with cut=True"
-                raise DataError(f"{len(row) + 1} tokens, and at most {limit} are allowed: {shown!r}...",
-                                where=f"{what} of pair {i}", hint=hint)  # fmt: skip
+                raise DataError(
+                    f"{len(row) + 1} tokens, and at most {limit} are allowed: {shown!r}...", where=f"{what} of pair {i}", hint=hint
+                )
         rows[:] = [[*row[: limit - 1], eos] for row in rows]
     return list(zip(*sides, strict=True))
 
@@ -274,16 +277,22 @@ class TaskBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """The position, in plain values for JSON."""
-        return {"step": self.step, "seed": self.seed, "rows": self.batch_size * self.world,
-                "sizes": [len(pairs) for _, pairs in self.tasks]}  # fmt: skip
+        return {
+            "step": self.step,
+            "seed": self.seed,
+            "rows": self.batch_size * self.world,
+            "sizes": [len(pairs) for _, pairs in self.tasks],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position. Raises `RunError` when tasks or batch are others."""
         now = self.state_dict()
         for name in now:
             if name != "step" and state.get(name) != now[name]:
-                raise RunError(f"the batches to go on with had {name} = {state.get(name)}, but now it is {now[name]}",
-                               hint="Use the same tasks and settings, or start a new run")  # fmt: skip
+                raise RunError(
+                    f"the batches to go on with had {name} = {state.get(name)}, but now it is {now[name]}",
+                    hint="Use the same tasks and settings, or start a new run",
+                )
         self.step = int(state["step"])
 
 # %% ../../../nbs/data/text/15_span_corruption.ipynb #e397abd0
@@ -302,8 +311,11 @@ def pack_pairs(
     for i in sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i]))):
         need = [len(side) for side in pairs[i]]
         if need[0] > read_len or need[1] > write_len:
-            raise DataError(f"{need[0]} tokens to read and {need[1]} to write do not fit into {read_len} and {write_len}",
-                            where=f"pair {i}", hint="Make the rows longer, or cut the pair")  # fmt: skip
+            raise DataError(
+                f"{need[0]} tokens to read and {need[1]} to write do not fit into {read_len} and {write_len}",
+                where=f"pair {i}",
+                hint="Make the rows longer, or cut the pair",
+            )
         at = next((k for k, left in enumerate(room) if left[0] >= need[0] and left[1] >= need[1]), len(rows))
         if at == len(rows):
             rows.append([])

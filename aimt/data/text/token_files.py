@@ -172,8 +172,10 @@ def write_tokens(
     if done:
         return done
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-    with (_Writer(folder, f"train-{fingerprint[:8]}", dtype, shard_tokens) as train,
-          _Writer(folder, f"valid-{fingerprint[:8]}", dtype, shard_tokens) as valid):  # fmt: skip
+    with (
+        _Writer(folder, f"train-{fingerprint[:8]}", dtype, shard_tokens) as train,
+        _Writer(folder, f"valid-{fingerprint[:8]}", dtype, shard_tokens) as valid,
+    ):
         _encode_all(source, tokenizer, train, valid, n_train, on_update or (lambda text: None))
     facts = _facts(source, tokenizer, dtype, train, valid) | {"fingerprint": fingerprint}
     write_json(folder / "tokens.json", facts)
@@ -215,13 +217,23 @@ def _encoded(text: str, tokenizer: Tokenizer, source: TextSource) -> np.ndarray:
 
 def _facts(source: TextSource, tokenizer: Tokenizer, dtype: np.dtype, train: _Writer, valid: _Writer) -> dict[str, Any]:
     return {
-        "aimt_format": FORMAT, "source": source.name, "source_sha256": source.fingerprint, "n_documents": source.n_documents,
-        "tokenizer": tokenizer.kind, "tokenizer_sha256": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size,
-        "eot_id": tokenizer.eot_id, "dtype": dtype.str, "n_train_tokens": train.n_tokens,
-        "n_valid_tokens": valid.n_tokens, "n_train_characters": train.n_characters,
-        "n_valid_characters": valid.n_characters, "n_valid_bytes": valid.n_bytes,
-        "train": train.shards, "valid": valid.shards,
-    }  # fmt: skip
+        "aimt_format": FORMAT,
+        "source": source.name,
+        "source_sha256": source.fingerprint,
+        "n_documents": source.n_documents,
+        "tokenizer": tokenizer.kind,
+        "tokenizer_sha256": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "eot_id": tokenizer.eot_id,
+        "dtype": dtype.str,
+        "n_train_tokens": train.n_tokens,
+        "n_valid_tokens": valid.n_tokens,
+        "n_train_characters": train.n_characters,
+        "n_valid_characters": valid.n_characters,
+        "n_valid_bytes": valid.n_bytes,
+        "train": train.shards,
+        "valid": valid.shards,
+    }
 
 
 def _remove_others(folder: Path, facts: dict[str, Any]) -> None:
@@ -327,8 +339,14 @@ class TokenBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """The position, in plain values for JSON."""
-        return {"step": self.step, "seed": self.seed, "shuffle": self.shuffle, "n_tokens": len(self.tokens),
-                "seq_len": self.seq_len, "rows": self.batch_size * self.world}  # fmt: skip
+        return {
+            "step": self.step,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "n_tokens": len(self.tokens),
+            "seq_len": self.seq_len,
+            "rows": self.batch_size * self.world,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position, on any number of processes. Raises `RunError` when text or batch are others."""
@@ -339,8 +357,10 @@ class TokenBatches:
 def _same(state: dict[str, Any], now: dict[str, Any], position: tuple[str, ...]) -> None:
     for name in now:
         if name not in position and state.get(name) != now[name]:
-            raise RunError(f"the batches to go on with had {name} = {state.get(name)}, but now it is {now[name]}",
-                           hint="Use the same text and settings, or start a new run")  # fmt: skip
+            raise RunError(
+                f"the batches to go on with had {name} = {state.get(name)}, but now it is {now[name]}",
+                hint="Use the same text and settings, or start a new run",
+            )
 
 
 def _batch(rows: np.ndarray) -> dict[str, Any]:
@@ -419,8 +439,16 @@ class PackedBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """The position, in plain values for JSON."""
-        return {"epoch": self.epoch, "block": self.block, "row": self.row, "seed": self.seed, "pool": self.pool,
-                "n_tokens": len(self.tokens), "seq_len": self.seq_len, "rows": self.batch_size * self.world}  # fmt: skip
+        return {
+            "epoch": self.epoch,
+            "block": self.block,
+            "row": self.row,
+            "seed": self.seed,
+            "pool": self.pool,
+            "n_tokens": len(self.tokens),
+            "seq_len": self.seq_len,
+            "rows": self.batch_size * self.world,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position, on any number of processes. Raises `RunError` when text or batch are others."""

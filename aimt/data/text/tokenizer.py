@@ -137,8 +137,7 @@ class Tokenizer:
         return {"ids": ids, "mask": np.arange(shape[1]) < lengths, "types": types}
 
     def encode_places(
-        self,
-        text: str,
+        self, text: str
     ) -> tuple[np.ndarray, np.ndarray]:  # ids (n,), and (n, 2): where each token begins and ends in the text
         """The ids of a text with the characters that each stands for: ``text[begin:end]``."""
         if self.kind in ("byte", "char"):
@@ -171,19 +170,23 @@ class Tokenizer:
         """Ids to text one by one, as a model writes them."""
         return TokenStream(self)
 
-    def save(
-        self,
-        folder: str | Path,
-    ) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which `transformers` reads too."""
         special = {"eos_token": self._token(self.eot_id), "bos_token": self._token(self.eot_id)}
         roles = {"unk": self.unk_id, "pad": self.pad_id, "cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id}
         special |= {f"{role}_token": self._token(i) for role, i in roles.items() if i is not None}
         write_text(Path(folder) / "tokenizer.json", self._engine.to_str(pretty=True) + "\n")
-        write_json(Path(folder) / "tokenizer_config.json", {
-            "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-            "model_max_length": 10**30, "aimt_kind": self.kind, "aimt_format": FORMAT,
-        } | special)  # fmt: skip
+        write_json(
+            Path(folder) / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+                "model_max_length": 10**30,
+                "aimt_kind": self.kind,
+                "aimt_format": FORMAT,
+            }
+            | special,
+        )
 
     @classmethod
     def load(
@@ -309,13 +312,13 @@ def _eot_of(engine: _Engine, settings: dict[str, Any], path: Path) -> int:
     for name in (told, EOT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]"):
         if isinstance(name, str) and name and engine.token_to_id(name) is not None:
             return engine.token_to_id(name)
-    raise ModelFormatError("the tokenizer has no token that ends a document", where=str(path),
-                           hint="Name one as eos_token in tokenizer_config.json")  # fmt: skip
+    raise ModelFormatError(
+        "the tokenizer has no token that ends a document", where=str(path), hint="Name one as eos_token in tokenizer_config.json"
+    )
 
 # %% ../../../nbs/data/text/05_tokenizer.ipynb #46094f54
 _BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_ROLES = {"unk": (UNK, "[UNK]"), "pad": ("[PAD]", "<pad>"), "cls": ("[CLS]",), "sep": ("[SEP]",),
-          "mask": ("[MASK]", "<mask>")}  # fmt: skip
+_ROLES = {"unk": (UNK, "[UNK]"), "pad": ("[PAD]", "<pad>"), "cls": ("[CLS]",), "sep": ("[SEP]",), "mask": ("[MASK]", "<mask>")}
 
 
 def _tokenizer_file(path: Path) -> Path:
@@ -366,8 +369,11 @@ def _complete(engine: _Engine, settings: dict[str, Any]) -> None:
     """What BERT's settings say beside the tokenizer: lower case, accents, and what stands around a text."""
     if isinstance(engine.normalizer, normalizers.BertNormalizer):
         normalizer = engine.normalizer
-        for theirs, ours in (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
-                             ("tokenize_chinese_chars", "handle_chinese_chars")):  # fmt: skip
+        for theirs, ours in (
+            ("do_lower_case", "lowercase"),
+            ("strip_accents", "strip_accents"),
+            ("tokenize_chinese_chars", "handle_chinese_chars"),
+        ):
             if settings.get(theirs) is not None:
                 setattr(normalizer, ours, bool(settings[theirs]))
         engine.normalizer = normalizer
@@ -471,9 +477,7 @@ def _train_bpe(source: TextSource, vocab_size: int, valid_fraction: float, sampl
         raise ValueError(f"vocab_size must be at least 257 (256 bytes and the end of a document), not {vocab_size}")
     engine = _Engine(models.BPE())
     engine.pre_tokenizer = _SPLITTER
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOT], show_progress=False, initial_alphabet=_SPLITTER.alphabet()
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOT], show_progress=False, initial_alphabet=_SPLITTER.alphabet())
     engine.train_from_iterator(_sample(source, valid_fraction, sample_bytes), trainer)
     return _byte_level(engine, "bpe")
 

@@ -40,7 +40,10 @@ def list_names(
 
 def _details(run: RunParts) -> list[str]:
     seed = run.info.get("seed", run.settings.get("seed", 0))
-    return [f"- Made with aimt {run.version} on {escape(run.created)}, seed {escape(seed)}", "- To be filled in: who is responsible, and whom to write to"]
+    return [
+        f"- Made with aimt {run.version} on {escape(run.created)}, seed {escape(seed)}",
+        "- To be filled in: who is responsible, and whom to write to",
+    ]
 
 
 def _use(run: RunParts) -> list[str]:
@@ -74,7 +77,10 @@ def _findings(run: RunParts) -> list[str]:
     found = [*(run.audit.get("findings") or []), *(run.metrics.get("findings") or [])]
     found += [{"severity": "note", "name": "data", "evidence": note} for note in lookup(run.metrics, "data", "notes") or []]
     ranked = sorted(found, key=lambda f: _GRAVITY.get(f["severity"], 3))
-    lines = [f"- {f['severity'].capitalize()}, {escape(f.get('check') or f.get('name'))}: {escape(f.get('evidence') or '', 400)}" for f in ranked[:30]]
+    lines = [
+        f"- {f['severity'].capitalize()}, {escape(f.get('check') or f.get('name'))}: {escape(f.get('evidence') or '', 400)}"
+        for f in ranked[:30]
+    ]
     return [*lines, f"- and {len(ranked) - 30} more, in report.html" if len(ranked) > 30 else ""] if lines else ["- Nothing was found."]
 
 
@@ -120,7 +126,9 @@ def model_card(
     return "\n\n".join([f"# Model card: {title}", *sections]) + "\n"
 
 
-def _section(heading: str, common: Callable[[RunParts], list[str]], own: Mapping[str, Callable[[RunParts], list[str]]], parts: RunParts) -> str:
+def _section(
+    heading: str, common: Callable[[RunParts], list[str]], own: Mapping[str, Callable[[RunParts], list[str]]], parts: RunParts
+) -> str:
     lines = []
     for write in (own.get(heading), common):
         try:

@@ -22,7 +22,18 @@ from ...core.plot_style import COLORS, new_figure
 from ...data.image.read import read_image
 from ...decide.gate import number
 from .card import escape
-from .sections import RunParts, Section, SectionContent, as_dict, effort, findings_table, lookup, one_line, section_figure, section_table
+from aimt.deploy.report.sections import (
+    RunParts,
+    Section,
+    SectionContent,
+    as_dict,
+    effort,
+    findings_table,
+    lookup,
+    one_line,
+    section_figure,
+    section_table,
+)
 from .spec import ReportSpec
 from ...explain.occlusion import plot_parts, plot_squares
 
@@ -48,14 +59,25 @@ def _scores(run: RunParts) -> SectionContent:
     if not scores:
         return SectionContent(text=["The network was not scored."])
     percent, table = scores["percent"], scores["table"]
-    rows = [[r["model"], _with_interval(r, percent), _with_interval(r["difference"], percent) if i else ""]
-            for i, r in enumerate(table)]
-    text = [f"All answered the same {scores['n']:,} held-out {_unit(run)}. The last column is the paired difference: what the "
-            f"fine-tuned network has more than the one in the row{'' if scores['greater_is_better'] else ' (less is better)'}."]
-    other = [[name, _with_interval(f["before"], False), _with_interval(f["after"], False)]
-             for name, f in scores["figures"].items() if name != scores["metric"]]
-    tables = [section_table(f"{scores['label'].capitalize()}, with 95 % intervals", ["", scores["label"].capitalize(), "Difference"], rows,
-                     right=(1, 2), strong=(0,))]
+    rows = [[r["model"], _with_interval(r, percent), _with_interval(r["difference"], percent) if i else ""] for i, r in enumerate(table)]
+    text = [
+        f"All answered the same {scores['n']:,} held-out {_unit(run)}. The last column is the paired difference: what the "
+        f"fine-tuned network has more than the one in the row{'' if scores['greater_is_better'] else ' (less is better)'}."
+    ]
+    other = [
+        [name, _with_interval(f["before"], False), _with_interval(f["after"], False)]
+        for name, f in scores["figures"].items()
+        if name != scores["metric"]
+    ]
+    tables = [
+        section_table(
+            f"{scores['label'].capitalize()}, with 95 % intervals",
+            ["", scores["label"].capitalize(), "Difference"],
+            rows,
+            right=(1, 2),
+            strong=(0,),
+        )
+    ]
     if other:
         tables.append(section_table("Other figures", ["", "Before", "After"], other, right=(1, 2), folded=True))
     return SectionContent(text=text, tables=tables, figures=[section_figure("tuned", "Each dot is a figure with its 95 % interval.")])
@@ -69,11 +91,15 @@ def _examples(run: RunParts) -> SectionContent:
     tables = [section_table("Held-out examples, its worst first", ["Input", "Should be", "Its answer"], rows)]
     counts = [[one_line(c["answer"], 60), f"{c['said']:,}", f"{c['true']:,}"] for c in answers["counts"]]
     if len({c["answer"] for c in answers["counts"]}) > 1 and max(c["true"] for c in answers["counts"]) > 1:
-        tables.append(section_table("How often each answer is given, and how often it is true", ["Answer", "Given", "True"], counts,
-                             right=(1, 2)))
+        tables.append(
+            section_table("How often each answer is given, and how often it is true", ["Answer", "Given", "True"], counts, right=(1, 2))
+        )
     figures = [section_figure("pictures", "Below each picture its answer; where that is wrong, what it should be.")]
-    return SectionContent(text=["The first half are the answers that are most wrong, the rest come from all of the test."], tables=tables,
-            figures=figures if answers.get("kind") == "picture" else [])
+    return SectionContent(
+        text=["The first half are the answers that are most wrong, the rest come from all of the test."],
+        tables=tables,
+        figures=figures if answers.get("kind") == "picture" else [],
+    )
 
 
 def _why(run: RunParts) -> SectionContent:
@@ -83,19 +109,28 @@ def _why(run: RunParts) -> SectionContent:
     rows = []
     for r in reasons:
         strongest = sorted(r["parts"], key=lambda p: -p["effect"])[:4]
-        rows.append([one_line(r["input"], 120), one_line(r["answer"], 60), ", ".join(f"{p['part']} ({p['effect']:+.2f})" for p in strongest)])
+        rows.append(
+            [one_line(r["input"], 120), one_line(r["answer"], 60), ", ".join(f"{p['part']} ({p['effect']:+.2f})" for p in strongest)]
+        )
     text = ["Each part of an input is left out in turn: the more the belief in the answer falls, the more the part speaks for it."]
-    return SectionContent(text=text, figures=[section_figure("parts", f"What speaks for {one_line(reasons[0]['answer'], 40)!r} in the first of them.")],
-            tables=[section_table("What spoke most for the first answers", ["Input", "Answer", "Parts"], rows)])
+    return SectionContent(
+        text=text,
+        figures=[section_figure("parts", f"What speaks for {one_line(reasons[0]['answer'], 40)!r} in the first of them.")],
+        tables=[section_table("What spoke most for the first answers", ["Input", "Answer", "Parts"], rows)],
+    )
 
 
 def _forgotten(run: RunParts) -> SectionContent:
     lost = run.metrics.get("forgotten") or {}
     if not lost:
-        return SectionContent(text=["No examples of the task it was trained for were given (--original), so nobody knows what it has forgotten."])
+        return SectionContent(
+            text=["No examples of the task it was trained for were given (--original), so nobody knows what it has forgotten."]
+        )
     rows = [[name, number(f["before"]), number(f["after"]), number(f["change"])] for name, f in lost.items()]
-    return SectionContent(text=["The same figures on examples of the task that the network was trained for."],
-            tables=[section_table("The original task", ["", "Before", "After", "Change"], rows, right=(1, 2, 3))])
+    return SectionContent(
+        text=["The same figures on examples of the task that the network was trained for."],
+        tables=[section_table("The original task", ["", "Before", "After", "Change"], rows, right=(1, 2, 3))],
+    )
 
 
 def _training(run: RunParts) -> SectionContent:
@@ -103,8 +138,10 @@ def _training(run: RunParts) -> SectionContent:
     findings, settings, trained = m.get("findings"), m.get("settings") or {}, m.get("trained") or {}
     if findings is None:
         return SectionContent(text=["The training was not examined."])
-    text = [f"{settings.get('why', '')}. {trained.get('trainable', 0):,.0f} of {trained.get('total', 0):,.0f} weights were trained, "
-            f"at a rate of at most {settings.get('lr', 0):.2g}, for {settings.get('steps', 0):,} steps of {settings.get('batch_size')} examples."]
+    text = [
+        f"{settings.get('why', '')}. {trained.get('trainable', 0):,.0f} of {trained.get('total', 0):,.0f} weights were trained, at a rate"
+        f" of at most {settings.get('lr', 0):.2g}, for {settings.get('steps', 0):,} steps of {settings.get('batch_size')} examples."
+    ]
     if not findings:
         text.append("Gradients, rates and units were watched: nothing was found.")
     notes = [f"The recipe follows {settings['source']}"] if settings.get("source") else []
@@ -115,15 +152,24 @@ def _training(run: RunParts) -> SectionContent:
 def _task(run: RunParts) -> SectionContent:
     data, settings = run.metrics.get("data") or {}, run.settings
     how = "by the column 'split' of the source" if data.get("given_split") else "at random, equal inputs on the same side"
-    rows = [["Source", run.source], ["Pretrained model", str(settings.get("model")).replace("\\", "/").split("/")[-1]],
-            ["Family", settings.get("family")], ["Learned from", f"{data.get('train', 0):,} {_unit(run)}"],
-            ["Stopped by", f"{data.get('valid', 0):,}"], ["Tested on", f"{data.get('test', 0):,}, chosen {how}"]]
+    rows = [
+        ["Source", run.source],
+        ["Pretrained model", str(settings.get("model")).replace("\\", "/").split("/")[-1]],
+        ["Family", settings.get("family")],
+        ["Learned from", f"{data.get('train', 0):,} {_unit(run)}"],
+        ["Stopped by", f"{data.get('valid', 0):,}"],
+        ["Tested on", f"{data.get('test', 0):,}, chosen {how}"],
+    ]
     return SectionContent(notes=data.get("notes") or [], tables=[section_table("What went in", [], rows)])
 
 
 def _effort(run: RunParts) -> SectionContent:
     took, measured = effort(run), as_dict(run.metrics.get("measured"))
-    training = [f"Training alone took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB at the peak."] if measured else []
+    training = (
+        [f"Training alone took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB at the peak."]
+        if measured
+        else []
+    )
     kept = "The folder model/ of the run is in the layout of Hugging Face, and other libraries read it."
     return replace(took, text=[*took.text, *training, kept])
 
@@ -230,8 +276,11 @@ def _card_details(run: RunParts) -> list[str]:
 def _card_metrics(run: RunParts) -> list[str]:
     scores = run.scores
     percent = scores.get("percent", False)
-    return [f"| way | {escape(scores.get('label', 'figure'))} |", "|---|---|",
-            *(f"| {escape(r['model'])} | {_with_interval(r, percent)} |" for r in scores.get("table") or [])]  # fmt: skip
+    return [
+        f"| way | {escape(scores.get('label', 'figure'))} |",
+        "|---|---|",
+        *(f"| {escape(r['model'])} | {_with_interval(r, percent)} |" for r in scores.get("table") or []),
+    ]
 
 
 def _card_training(run: RunParts) -> list[str]:

@@ -35,9 +35,7 @@ _GAPS = {
 }
 
 
-def groups_section(
-    run: RunParts,  # With `groups`, `mitigation` and `population` among its metrics
-) -> SectionContent:
+def groups_section(run: RunParts) -> SectionContent:  # With `groups`, `mitigation` and `population` among its metrics
     """Rates of each group, what of them is a fault, and whom the rows speak for."""
     g, population = as_dict(run.metrics.get("groups")), _population(run)
     if not g.get("columns"):
@@ -49,7 +47,10 @@ def groups_section(
     ]
     columns, crossings = g["columns"][:6], g.get("crossings") or []
     text += _criterion(g)
-    tables = [*_judged_table(g), *(t for column in columns for t in (_rates_table(column), *_meaning_table(column), *_implied_table(column)))]
+    tables = [
+        *_judged_table(g),
+        *(t for column in columns for t in (_rates_table(column), *_meaning_table(column), *_implied_table(column))),
+    ]
     text += [f"By {c['column']}: {c['message'][0].lower()}{c['message'][1:]}" for c in columns if c.get("message")]
     if crossings and crossings[0].get("message"):
         said = crossings[0]["message"].split(" Too few rows")[0]
@@ -60,15 +61,16 @@ def groups_section(
     if mitigation:
         text += [m["message"] for m in mitigation if m.get("message")]
         applied = f"aimt predict RUN NEW.csv -o scored.csv --thresholds {shlex.quote(mitigation[0]['column'])}"
-        text.append(f"Whether a threshold may depend on a group is a question of law and of what is right, not of accuracy. Where it may: {applied}")
-        figures.append(
-            section_figure("mitigation", "Accuracy on out-of-fold and test rows against the gap that is left with a threshold for each group; open: today.")
+        text.append(
+            f"Whether a threshold may depend on a group is a question of law and of what is right, not of accuracy. Where it may: {applied}"
         )
-    return SectionContent(
-        text=[*text, *population.text],
-        figures=[*figures, *population.figures],
-        tables=[*tables, *population.tables],
-    )
+        figures.append(
+            section_figure(
+                "mitigation",
+                "Accuracy on out-of-fold and test rows against the gap that is left with a threshold for each group; open: today.",
+            )
+        )
+    return SectionContent(text=[*text, *population.text], figures=[*figures, *population.figures], tables=[*tables, *population.tables])
 
 
 def _criterion(g: dict[str, Any]) -> list[str]:
@@ -79,7 +81,10 @@ def _criterion(g: dict[str, Any]) -> list[str]:
     name = fairness["criterion"].replace("-", " ")
     if fairness["chosen"]:
         return [f"The groups are judged by {name}, as was chosen with --fairness: {fairness['why']}."]
-    return [f"Nobody chose a criterion, so the groups are judged by {name}: {fairness['why']}. Other criteria are a choice of values: --fairness."]
+    return [
+        f"Nobody chose a criterion, so the groups are judged by {name}: {fairness['why']}. Other criteria are a choice of values:"
+        " --fairness."
+    ]
 
 # %% ../../../nbs/deploy/report/08_groups.ipynb #46558db5
 def _judged_table(g: dict[str, Any]) -> list[SectionTable]:
@@ -119,10 +124,7 @@ def _rates_table(column: dict[str, Any], *, folded: bool = False) -> SectionTabl
     """The rates of each group; of a crossing those that are large enough."""
     shown = [row for row in column["groups"] if row.get("enough", True) or not folded]
     rates = [r for r in _RATES if any(isinstance(row.get(r), dict) for row in shown)]
-    rows = [
-        [_group_name(row), f"{row['n']:,}", *(span(row[r]) if isinstance(row.get(r), dict) else "" for r in rates)]
-        for row in shown
-    ]
+    rows = [[_group_name(row), f"{row['n']:,}", *(span(row[r]) if isinstance(row.get(r), dict) else "" for r in rates)] for row in shown]
     few = len(column["groups"]) - len(shown)
     caption = f"By {column['column']}, with 95 % intervals" + (f"; {counted(few, 'group')} of too few rows left out" if few else "")
     head = ["Group", "Rows", *(_RATES[r] for r in rates)]

@@ -56,10 +56,18 @@ def _about_training(run: RunParts) -> SectionContent:
     judged, found = metrics["judged"], metrics.get("overlap") or {}
     first = f"{judged['rows']:,} rows with a known outcome were judged by the answers of {judged['model']}: {judged['form']}."
     if judged["training"] is None:
-        return SectionContent(text=[first, "The training table was not given, so it is not known whether the model learned from these rows. "
-                                    "Give it with --training."])
+        return SectionContent(
+            text=[
+                first,
+                "The training table was not given, so it is not known whether the model learned from these rows. Give it with --training.",
+            ]
+        )
     lines = [first, f"The training table has {judged['training']:,} rows with a known outcome."]
-    lines += [f"{part['text'].rstrip('.').replace('test rows', 'judged rows')}." for part in (found, metrics.get("twins") or {}) if part.get("text")]
+    lines += [
+        f"{part['text'].rstrip('.').replace('test rows', 'judged rows')}."
+        for part in (found, metrics.get("twins") or {})
+        if part.get("text")
+    ]
     if metrics.get("entities") is not None:
         lines.append(f"{100 * metrics['entities']:.1f} % of the judged rows are about somebody whom the training table knows.")
     if metrics.get("earlier") is not None:
@@ -82,8 +90,10 @@ def _decide(run: RunParts, content: SectionContent) -> SectionContent:
 # %% ../../../nbs/deploy/report/30_judge.ipynb #a212a55e
 def _card_details(run: RunParts) -> list[str]:
     judged = run.metrics["judged"]
-    return [f"- Predicts: {escape(run.problem.get('target', 'unknown'))} ({run.problem.get('task', 'unknown task')})",
-            f"- Kind of model: made elsewhere, judged by the answers of {escape(judged['model'])}"]
+    return [
+        f"- Predicts: {escape(run.problem.get('target', 'unknown'))} ({run.problem.get('task', 'unknown task')})",
+        f"- Kind of model: made elsewhere, judged by the answers of {escape(judged['model'])}",
+    ]
 
 
 def _card_test(run: RunParts) -> list[str]:

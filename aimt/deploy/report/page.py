@@ -57,10 +57,7 @@ def _read(run: Any, name: str) -> dict[str, Any]:
     return as_dict(run.read(name)) if (run.path / name).is_file() else {}
 
 # %% ../../../nbs/deploy/report/04_page.ipynb #c340dbce
-def build_section(
-    section: Section,
-    run: RunParts,
-) -> dict[str, Any]:
+def build_section(section: Section, run: RunParts) -> dict[str, Any]:
     """A section of the report as plain data; one whose builder fails says so, and takes nothing else with it."""
     try:
         content = section.build(run)
@@ -91,7 +88,12 @@ def report_data(
             "verdict": {**verdict, "gates": gates},
             "facts": [{"label": label, "value": value} for label, value in facts if value],
             "sections": [build_section(section, parts) for section in spec.all_sections],
-            "run": {"problem": parts.problem, "settings": parts.settings, "source": parts.source, "versions": as_dict(parts.info.get("versions"))},
+            "run": {
+                "problem": parts.problem,
+                "settings": parts.settings,
+                "source": parts.source,
+                "versions": as_dict(parts.info.get("versions")),
+            },
             "results": {"audit": parts.audit, "metrics": parts.metrics},
         }
     )
@@ -225,9 +227,7 @@ def _figures(cell: str) -> Markup:
     """A number set for reading: a true minus sign, and the interval in small below or beside it."""
     value, _, rest = cell.replace("-", "\N{MINUS SIGN}").partition(" [")
     return (
-        Markup("{}<small>[{}</small>").format(
-            value, rest.replace(", ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")[:-1] + "]"
-        )
+        Markup("{}<small>[{}</small>").format(value, rest.replace(", ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")[:-1] + "]")
         if rest
         else Markup("{}").format(value)
     )
@@ -242,15 +242,7 @@ def _command(code: str) -> Markup:
 def _for_page(gate: dict[str, Any]) -> dict[str, Any]:
     value, low = gate.get("value"), gate.get("low")
     shown = "" if value is None else number(value) if low is None else span(gate).split(" [")[0]
-    blank = {
-        "status": "not checked",
-        "advice": "",
-        "command": "",
-        "measure": "",
-        "limit_text": "",
-        "text": "",
-        "question": gate["gate"],
-    }
+    blank = {"status": "not checked", "advice": "", "command": "", "measure": "", "limit_text": "", "text": "", "question": gate["gate"]}
     return {**blank, **gate, "shown": shown, "strip": _strip(gate)}
 
 # %% ../../../nbs/deploy/report/04_page.ipynb #76aa9573

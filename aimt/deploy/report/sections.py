@@ -141,9 +141,7 @@ def lookup(
     return data
 
 
-def as_dict(
-    value: Any,
-) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     """The value if it is a dictionary, else an empty one."""
     return value if isinstance(value, dict) else {}
 
@@ -194,9 +192,7 @@ def visible(
     if text.isascii() and text.isprintable():
         return text
     hidden = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    shown = (
-        c if c in _KEEP or unicodedata.category(c) not in hidden else c.encode("unicode_escape").decode() for c in text
-    )
+    shown = (c if c in _KEEP or unicodedata.category(c) not in hidden else c.encode("unicode_escape").decode() for c in text)
     return "".join(shown)
 
 # %% ../../../nbs/deploy/report/00_sections.ipynb #a64ec43f
@@ -234,9 +230,7 @@ def findings_table(
     return [section_table("What the doctor found", ["Finding", "Evidence", "What to do"], rows)] if rows else []
 
 # %% ../../../nbs/deploy/report/00_sections.ipynb #41ffbffb
-def effort(
-    run: RunParts,
-) -> SectionContent:
+def effort(run: RunParts) -> SectionContent:
     """The seconds of each step, and the memory."""
     timings, memory = as_dict(run.info.get("timings")), run.info.get("memory_mb")
     if not timings:

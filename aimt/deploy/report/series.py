@@ -18,18 +18,27 @@ from .spec import ReportSpec
 # %% ../../../nbs/deploy/report/25_series.ipynb #7250ab2e
 def _scores(run: RunParts) -> SectionContent:
     m = run.metrics["scores"]
-    text = [f"The last {m['horizon']} steps were cut off and forecast from what was known before, at {m['n_origins']} origins: {m['n']:,} forecasts in "
-            "all. MASE is the mean error, divided by the mean change of the past from one season to the next."]
+    text = [
+        f"The last {m['horizon']} steps were cut off and forecast from what was known before, at {m['n_origins']} origins: {m['n']:,}"
+        " forecasts in all. MASE is the mean error, divided by the mean change of the past from one season to the next."
+    ]
     if m["not_scaled"]:
         text.append(f"{m['not_scaled']} of them are about constant series, which have no MASE, and were left out of its means.")
     simple = m.get("simple_mase") or {"last season": m["naive_mase"]}
-    rows = [["MASE of the forecast", number(m["mase"])], *([f"MASE of the {name}", number(value)] for name, value in simple.items()),
-            ["MASE of smoothing alone", number(m.get("ets_mase"))], ["Median MASE of the forecast", number(m["median_mase"])],
-            ["Weighted quantile loss", number(m["wql"])], [f"Inside the {100 * m['promised']:.0f} % interval", f"{100 * m['coverage']:.0f} %"]]
+    rows = [
+        ["MASE of the forecast", number(m["mase"])],
+        *([f"MASE of the {name}", number(value)] for name, value in simple.items()),
+        ["MASE of smoothing alone", number(m.get("ets_mase"))],
+        ["Median MASE of the forecast", number(m["median_mase"])],
+        ["Weighted quantile loss", number(m["wql"])],
+        [f"Inside the {100 * m['promised']:.0f} % interval", f"{100 * m['coverage']:.0f} %"],
+    ]
     each = [[s["series"], number(s["mase"]), number(s["naive"]), f"{100 * s['coverage']:.0f} %"] for s in m["by_series"]]
     tables = [section_table("In the test", ["", "Value"], rows, right=(1,), strong=(0,))]
     if len(each) > 1:
-        tables.append(section_table("Series, worst first", ["Series", "MASE", "Last season's", "Inside"], each, right=(1, 2, 3), folded=True))
+        tables.append(
+            section_table("Series, worst first", ["Series", "MASE", "Last season's", "Inside"], each, right=(1, 2, 3), folded=True)
+        )
     return SectionContent(text=text, tables=tables)
 
 
@@ -40,9 +49,11 @@ def _ahead(run: RunParts) -> SectionContent:
         return SectionContent(text=[text], code="aimt predict RUN future.csv -o forecasts.csv")
     head = list(rows[0])
     cells = [[number(v) if isinstance(v, float) else str(v).removesuffix(" 00:00:00") for v in row.values()] for row in rows]
-    return SectionContent(text=["The next steps; q5 is the value that one time in twenty is not reached. All are in predictions.parquet."],
-            figures=[section_figure("ahead", "The latest values, the forecast and its 90 % interval.")],
-            tables=[section_table("Forecasts", head, cells, right=tuple(range(len(head) - 3, len(head))))])
+    return SectionContent(
+        text=["The next steps; q5 is the value that one time in twenty is not reached. All are in predictions.parquet."],
+        figures=[section_figure("ahead", "The latest values, the forecast and its 90 % interval.")],
+        tables=[section_table("Forecasts", head, cells, right=tuple(range(len(head) - 3, len(head))))],
+    )
 
 
 def _members(run: RunParts) -> SectionContent:
@@ -58,9 +69,16 @@ def _names(given: str | list[str] | None) -> str:
 
 def _task(run: RunParts) -> SectionContent:
     settings, m = run.settings, run.metrics["data"]
-    rows = [["Source", run.source], ["To forecast", settings["target"]], ["Time", settings["time"]], ["Series", f"{m['n_series']:,}"],
-            ["Step", m["step"]], ["Steps in a season", str(m["season"])], ["Values", f"{m['n_values']:,}"],
-            ["Known ahead", _names(settings.get("known")) or "nothing"]]
+    rows = [
+        ["Source", run.source],
+        ["To forecast", settings["target"]],
+        ["Time", settings["time"]],
+        ["Series", f"{m['n_series']:,}"],
+        ["Step", m["step"]],
+        ["Steps in a season", str(m["season"])],
+        ["Values", f"{m['n_values']:,}"],
+        ["Known ahead", _names(settings.get("known")) or "nothing"],
+    ]
     rows += [[f"Attested: {name}", reason] for name, reason in (settings.get("attest") or {}).items()]
     return SectionContent(notes=m["notes"], tables=[section_table("What went in", [], rows)])
 
@@ -84,10 +102,11 @@ def _card_details(run: RunParts) -> list[str]:
 def _card_metrics(run: RunParts) -> list[str]:
     m = run.metrics["scores"]
     return [
-        "| score | forecast | last season's values |", "|---|---|---|",
+        "| score | forecast | last season's values |",
+        "|---|---|---|",
         f"| MASE, mean | {number(m['mase'])} | {number(m['naive_mase'])} |",
         f"| inside the {100 * m['promised']:.0f} % interval | {100 * m['coverage']:.0f} % | |",
-    ]  # fmt: skip
+    ]
 
 
 def _card_test(run: RunParts) -> list[str]:

@@ -57,7 +57,12 @@ def command(
     arguments: tuple[str, ...] = (),  # Settings that stand before the source, without a flag
 ) -> str:
     """The `aimt` line that asks for the same again, quoted for a shell."""
-    words = ["aimt", verb, *(str(settings[a]) for a in arguments if settings.get(a)), *([] if _bundled(source) else [_place(source, "SOURCE")])]
+    words = [
+        "aimt",
+        verb,
+        *(str(settings[a]) for a in arguments if settings.get(a)),
+        *([] if _bundled(source) else [_place(source, "SOURCE")]),
+    ]
     if verb == "train" and settings.get("kind", "table") != "table":
         words += ["--kind", str(settings["kind"])]
     for key, value in settings.items():
@@ -94,10 +99,7 @@ def _place(value: str, name: str) -> str:
     return name if value in {"in memory", "a table in memory", "DataFrame"} else value
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #7fe6e5e2
-def run_command(
-    run: RunParts,
-    spec: ReportSpec,
-) -> str:
+def run_command(run: RunParts, spec: ReportSpec) -> str:
     """The line that makes this run again."""
     made = as_dict(run.settings.get("compact"))
     if not made:
@@ -135,9 +137,7 @@ def next_command(
     return remedy if isinstance(remedy, str) else train_command(run, spec, **(remedy(run) if callable(remedy) else remedy))
 
 
-def longer(
-    run: RunParts,
-) -> dict[str, Any]:
+def longer(run: RunParts) -> dict[str, Any]:
     """A remedy: four times the time."""
     return {"time_limit": 4 * (run.settings.get("time_limit") or lookup(run.info, "timings", "total") or 60)}
 
@@ -151,8 +151,13 @@ def _reproduce(run: RunParts, spec: ReportSpec) -> SectionContent:
         ["Started", run.info.get("created")],
     ]
     same = "The same command on the same data, with the same versions and seed, "
-    clock = f"gives the same {spec.makes}." if spec.exact(run) else (
-        "makes the same random choices. How far training goes is set by the clock, so another machine, or a busier one, can end with another model."
+    clock = (
+        f"gives the same {spec.makes}."
+        if spec.exact(run)
+        else (
+            "makes the same random choices. How far training goes is set by the clock, so another machine, or a busier one, can end with"
+            " another model."
+        )
     )
     table = section_table("The run", [], [r for r in facts if r[1] not in (None, "")])
     return SectionContent(text=[same + clock], code="\n".join([run_command(run, spec), *spec.use]), tables=[table])

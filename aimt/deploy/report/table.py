@@ -22,7 +22,17 @@ from .table_data import audit_section, problem_section, split_section
 # %% ../../../nbs/deploy/report/10_table.ipynb #32e995f5
 from . import page
 from aimt.deploy.report.sections import (
-    RunParts, Section, SectionContent, SectionTable, as_dict, counted, lookup, percent, quoted_names, section_figure, section_table,
+    RunParts,
+    Section,
+    SectionContent,
+    SectionTable,
+    as_dict,
+    counted,
+    lookup,
+    percent,
+    quoted_names,
+    section_figure,
+    section_table,
 )
 from .spec import ReportSpec, longer
 
@@ -66,10 +76,7 @@ def _scores(run: RunParts) -> SectionContent:
     metrics = list(dict.fromkeys((r["metric"], r["label"]) for r in rows))[:4]
     cell = {(r["model"], r["metric"]): r for r in rows}
     body = [[_model_name(m), *(number(lookup(cell, (m, k), "value")) for k, _ in metrics)] for m in models]
-    head, seconds = (
-        ["Model", *(label for _, label in metrics)],
-        [lookup(cell, (m, metrics[0][0]), "seconds") for m in models],
-    )
+    head, seconds = (["Model", *(label for _, label in metrics)], [lookup(cell, (m, metrics[0][0]), "seconds") for m in models])
     if any(v is not None for v in seconds):
         head, body = [*head, "Seconds"], [[*row, number(v)] for row, v in zip(body, seconds, strict=True)]
     strong = (models.index("model"),)
@@ -122,12 +129,8 @@ def _calibration(run: RunParts) -> SectionContent:
         text = [f"Among rows with like predictions, the mean outcome is off by {number(c['ece'])} on average."]
     else:
         text = ["Calibrated means: of all rows that are given 70 %, seven in ten are indeed so."]
-    sure = (
-        "so nothing is wrong that could be seen" if c["ece"] <= (c.get("ece_noise") or 0) else "so this is not chance"
-    )
-    text.append(
-        c.get("message") or f"With this many rows, chance alone gives up to {number(c.get('ece_noise'))}, {sure}."
-    )
+    sure = "so nothing is wrong that could be seen" if c["ece"] <= (c.get("ece_noise") or 0) else "so this is not chance"
+    text.append(c.get("message") or f"With this many rows, chance alone gives up to {number(c.get('ece_noise'))}, {sure}.")
     before = c.get("ece_before")
     if c.get("method") and before is not None:
         text.append(f"Recalibrated with {c['method']}: the error was {number(before)} before.")
@@ -145,8 +148,7 @@ def _overfitting(run: RunParts) -> SectionContent:
         *filter(None, [o.get("message")]),
     ]
     return SectionContent(
-        text=text,
-        figures=[section_figure("overfitting", "The score on rows it learned from, on validation rows, and on the test.")],
+        text=text, figures=[section_figure("overfitting", "The score on rows it learned from, on validation rows, and on the test.")]
     )
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #03185b41
@@ -154,9 +156,7 @@ def _learning(run: RunParts) -> SectionContent:
     c, helps = as_dict(run.metrics.get("learning_curve")), _helps(run)
     if not c.get("sizes"):
         return replace(helps, text=[c.get("message") or "No learning curve was made.", *helps.text])
-    text = [
-        "The model was trained again on parts of the rows. If the curve still rises at the end, more rows would help."
-    ]
+    text = ["The model was trained again on parts of the rows. If the curve still rises at the end, more rows would help."]
     forecast = c.get("forecast")
     if c.get("message"):
         text.append(c["message"])
@@ -192,7 +192,8 @@ def _why(run: RunParts) -> SectionContent:
         )
         figures.append(
             section_figure(
-                "importance", "How much the score falls when a column is shuffled, with 95 % intervals over shuffles, test rows and fold models."
+                "importance",
+                "How much the score falls when a column is shuffled, with 95 % intervals over shuffles, test rows and fold models.",
             )
         )
     for i, effect in enumerate((run.metrics.get("effects") or [])[:4]):
@@ -200,14 +201,14 @@ def _why(run: RunParts) -> SectionContent:
     for i, row in enumerate(rows[:3]):
         p = row.get("probability")
         said = f"{row.get('prediction')}" + (f" ({percent(p)})" if isinstance(p, (int, float)) else "")
-        caption = (
-            f"Row {row.get('row')} ({row.get('why', 'an example')}): predicted {said}, in truth {row.get('actual')}."
-        )
+        caption = f"Row {row.get('row')} ({row.get('why', 'an example')}): predicted {said}, in truth {row.get('actual')}."
         figures.append(section_figure("row", caption, i))
     rules = as_dict(run.metrics.get("rules"))
     text += [str(m) for m in rules.get("messages") or []]
     if rules.get("told"):
-        figures.append(section_figure("rules", "Rules that stand for the model: its average answer in each, the spread, the share of the rows."))
+        figures.append(
+            section_figure("rules", "Rules that stand for the model: its average answer in each, the spread, the share of the rows.")
+        )
         tables.append(section_table("The rules", ["rule"], [[r["text"]] for r in rules["rules"]], folded=True))
     return SectionContent(text=text, figures=figures, tables=tables)
 
@@ -250,11 +251,16 @@ def _price(scores: dict[str, Any]) -> str:
     d = next((d for d in scores.get("differences") or [] if d.get("baseline") == "additive"), None)
     if not own or not d or d.get("low") is None:
         return "It was not compared with this model."
-    text = f"Its {scores['label']} on the test is {span(own)}. The price of reading, what this model is better by on the same rows, is {span(d)}"
+    text = (
+        f"Its {scores['label']} on the test is {span(own)}. The price of reading, what this model is better by on the same rows, is"
+        f" {span(d)}"
+    )
     if d["high"] < 0:
         return text + ": below zero, so the readable model is the better one. Use it."
     if d["low"] <= 0:
-        return text + ", which includes zero: no price was shown. Where decisions must be explained, the readable model may be the one to use."
+        return (
+            text + ", which includes zero: no price was shown. Where decisions must be explained, the readable model may be the one to use."
+        )
     return text + ": it is statistically significant, and whether it is worth paying depends on who has to understand the decisions."
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #ceab3014
@@ -278,11 +284,7 @@ def _decide(run: RunParts) -> SectionContent:
     if policies:
         body = [[names.get(k, k), span(v), span(gains[k]) if k in gains else ""] for k, v in policies.items()]
         head = ["Policy", "Value", "Gain of this model"]
-        tables.append(
-            section_table(
-                "Value per 1,000 decisions on the test, in units of the costs", head, body, right=(1, 2), strong=(0,)
-            )
-        )
+        tables.append(section_table("Value per 1,000 decisions on the test, in units of the costs", head, body, right=(1, 2), strong=(0,)))
     c = d.get("confusion")
     if c:
         body = [[f"truly '{positive}'", f"{c['tp']:,}", f"{c['fn']:,}"], ["truly not", f"{c['fp']:,}", f"{c['tn']:,}"]]
@@ -296,12 +298,8 @@ def _plan(run: RunParts) -> SectionContent:
     if not plan:
         return SectionContent(text=["The effort was not estimated."])
     measured = plan.get("measured") or {}
-    took = (
-        f"; it took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB" if measured else ""
-    )
-    text = [
-        f"The run was expected to take {number(plan.get('seconds'))} s and {number(plan.get('memory_mb'))} MB{took}."
-    ]
+    took = f"; it took {number(measured.get('seconds'))} s and {number(measured.get('memory_mb'))} MB" if measured else ""
+    text = [f"The run was expected to take {number(plan.get('seconds'))} s and {number(plan.get('memory_mb'))} MB{took}."]
     expected, actual = _stages(plan), _stages(measured)
     rows = [
         [k, number(expected[k]) if k in expected else "", number(actual[k]) if k in actual else ""]
@@ -337,28 +335,62 @@ REPORT = ReportSpec(
     verdict_page="decide/table_gates.html",
     sections=(
         Section("define", "What is asked", problem_section, (("data/table/infer_problem.html", "How a problem is defined"),)),
-        Section("audit", "The data", audit_section, (
-            ("data/checks/audit.html", "What the audit looks for"), ("evaluate/table/label_errors.html", "How wrong labels are found"))),
-        Section("split", "The split", split_section, (
-            ("data/split/split.html", "How rows are divided"), ("evaluate/table/covariate_shift.html", "How parts are compared"))),
-        Section("scores", "The score", _scores, (
-            ("evaluate/table/scores.html", "How scores are compared"), ("train/table/fit.html", "How the model is trained"))),
+        Section(
+            "audit",
+            "The data",
+            audit_section,
+            (("data/checks/audit.html", "What the audit looks for"), ("evaluate/table/label_errors.html", "How wrong labels are found")),
+        ),
+        Section(
+            "split",
+            "The split",
+            split_section,
+            (("data/split/split.html", "How rows are divided"), ("evaluate/table/covariate_shift.html", "How parts are compared")),
+        ),
+        Section(
+            "scores",
+            "The score",
+            _scores,
+            (("evaluate/table/scores.html", "How scores are compared"), ("train/table/fit.html", "How the model is trained")),
+        ),
         Section("calibration", "Calibration", _calibration, (("evaluate/table/calibration.html", "How calibration is measured"),)),
         Section("overfitting", "Overfitting", _overfitting, (("evaluate/table/overfitting.html", "How overfitting is found"),)),
-        Section("groups", "Groups", groups_section, (
-            ("evaluate/table/group_metrics.html", "How groups are compared"),
-            ("evaluate/table/representativeness.html", "How the rows are compared with a population"),
-            ("train/table/mitigate.html", "How they are treated more alike"))),
-        Section("learning", "More data?", _learning, (
-            ("evaluate/table/learning_curve.html", "How a learning curve is read"),
-            ("evaluate/table/what_if.html", "How it is found what helps most"))),
-        Section("why", "Why it says so", _why, (
-            ("explain/permutation_importance.html", "How importance is measured"),
-            ("explain/partial_dependence.html", "How an effect is drawn"),
-            ("explain/shap_values.html", "How a row is explained"),
-            ("explain/surrogate_rules.html", "How rules are made that stand for a model"))),
-        Section("reading", "A model that can be read", _reading, (
-            ("models/table/gam.html", "How it is made and read"), ("evaluate/table/scores.html", "How the price is measured"))),
+        Section(
+            "groups",
+            "Groups",
+            groups_section,
+            (
+                ("evaluate/table/group_metrics.html", "How groups are compared"),
+                ("evaluate/table/representativeness.html", "How the rows are compared with a population"),
+                ("train/table/mitigate.html", "How they are treated more alike"),
+            ),
+        ),
+        Section(
+            "learning",
+            "More data?",
+            _learning,
+            (
+                ("evaluate/table/learning_curve.html", "How a learning curve is read"),
+                ("evaluate/table/what_if.html", "How it is found what helps most"),
+            ),
+        ),
+        Section(
+            "why",
+            "Why it says so",
+            _why,
+            (
+                ("explain/permutation_importance.html", "How importance is measured"),
+                ("explain/partial_dependence.html", "How an effect is drawn"),
+                ("explain/shap_values.html", "How a row is explained"),
+                ("explain/surrogate_rules.html", "How rules are made that stand for a model"),
+            ),
+        ),
+        Section(
+            "reading",
+            "A model that can be read",
+            _reading,
+            (("models/table/gam.html", "How it is made and read"), ("evaluate/table/scores.html", "How the price is measured")),
+        ),
         Section("decide", "The decision", _decide, (("decide/threshold.html", "How the threshold is chosen"),)),
         Section("plan", "What it takes", _plan, (("train/table/time_budget.html", "How effort is estimated"),)),
     ),
@@ -366,7 +398,7 @@ REPORT = ReportSpec(
     card=CARD,
     use=("aimt predict RUN NEW.csv -o predictions.csv",),
     remedies={"score": longer, "calibration": "aimt evaluate RUN FRESH.csv", "overfitting": {"id": "COLUMN"}},
-)  # fmt: skip
+)
 
 
 def write_report(

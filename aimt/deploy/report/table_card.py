@@ -36,7 +36,9 @@ def _card_use(run: RunParts) -> list[str]:
 
 def _card_factors(run: RunParts) -> list[str]:
     groups = as_dict(run.metrics.get("groups")).get("columns") or []
-    return [f"- Groups compared: {list_names([c['column'] for c in groups])}" if groups else "- No groups were named, so none were compared."]
+    return [
+        f"- Groups compared: {list_names([c['column'] for c in groups])}" if groups else "- No groups were named, so none were compared."
+    ]
 
 # %% ../../../nbs/deploy/report/09_table_card.ipynb #9716a788
 def _card_metrics(run: RunParts) -> list[str]:

@@ -13,7 +13,18 @@ from typing import Any
 from ...decide.gate import number
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #536134e7
-from .sections import RunParts, SectionContent, SectionTable, as_dict, counted, lookup, percent, quoted_names, section_figure, section_table
+from aimt.deploy.report.sections import (
+    RunParts,
+    SectionContent,
+    SectionTable,
+    as_dict,
+    counted,
+    lookup,
+    percent,
+    quoted_names,
+    section_figure,
+    section_table,
+)
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #f64affcc
 def problem_section(
@@ -31,10 +42,7 @@ def problem_section(
     seen = counted(len(p["inputs"]), "column")
     rows = [
         ["Source", run.source],
-        [
-            "Table",
-            f"{counted(audit.get('n_rows'), 'row')}, {counted(audit.get('n_columns'), 'column')}" if audit else None,
-        ],
+        ["Table", f"{counted(audit.get('n_rows'), 'row')}, {counted(audit.get('n_columns'), 'column')}" if audit else None],
         ["Task", p["task"]],
         ["Judged by", run.scores.get("label") or p["metric"]],
         ["Classes", quoted_names(p.get("labels"), 10)],
@@ -60,10 +68,7 @@ def audit_section(
     found, aside = audit.get("findings") or [], audit.get("set_aside") or []
     counts = [(s, sum(f["severity"] == s for f in found)) for s in ("critical", "warning", "note")]
     said = ", ".join(counted(n, s) if s != "critical" else f"{n} critical" for s, n in counts if n) or "nothing"
-    text = [
-        f"{counted(audit.get('n_rows'), 'row')} and {counted(audit.get('n_columns'), 'column')} were examined. "
-        f"Found: {said}."
-    ]
+    text = [f"{counted(audit.get('n_rows'), 'row')} and {counted(audit.get('n_columns'), 'column')} were examined. Found: {said}."]
     if aside:
         text.append(
             f"Set aside, so that the model never saw {'it' if len(aside) == 1 else 'them'}: "
@@ -82,11 +87,7 @@ def audit_section(
             tables.append(section_table("Labels that surprise most", heads, surprising, right=(0, 3), folded=True))
     return SectionContent(
         text=text,
-        figures=[
-            section_figure(
-                "audit", "How much of the target each column explains alone; findings are named beside their column."
-            )
-        ],
+        figures=[section_figure("audit", "How much of the target each column explains alone; findings are named beside their column.")],
         tables=[*tables, *_all_columns(audit)],
     )
 
@@ -96,21 +97,13 @@ def _findings(found: list[dict[str, Any]]) -> list[SectionTable]:
     order = {"critical": 0, "warning": 1, "note": 2}
     ranked = sorted(found, key=lambda f: order.get(f["severity"], 3))
     rows = [[f"{f['severity'].capitalize()}: {f['check']}", f.get("evidence"), f.get("advice")] for f in ranked]
-    return (
-        [section_table("What the audit found, gravest first", ["Finding", "Evidence", "What to do"], rows)] if rows else []
-    )
+    return [section_table("What the audit found, gravest first", ["Finding", "Evidence", "What to do"], rows)] if rows else []
 
 
 def _all_columns(audit: dict[str, Any]) -> list[SectionTable]:
     """What each column holds."""
     columns = [
-        [
-            c["name"],
-            c.get("kind"),
-            percent(c.get("missing")),
-            f"{c.get('n_unique') or 0:,}",
-            str(c.get("example") or "")[:60],
-        ]
+        [c["name"], c.get("kind"), percent(c.get("missing")), f"{c.get('n_unique') or 0:,}", str(c.get("example") or "")[:60]]
         for c in audit.get("columns") or []
     ]
     heads = ["Column", "Kind", "Missing", "Distinct", "Example"]

@@ -13,7 +13,17 @@ from typing import Any
 
 from ...decide.gate import number
 from .card import escape
-from .sections import RunParts, Section, SectionContent, as_dict, findings_table, lookup, one_line, section_figure, section_table
+from aimt.deploy.report.sections import (
+    RunParts,
+    Section,
+    SectionContent,
+    as_dict,
+    findings_table,
+    lookup,
+    one_line,
+    section_figure,
+    section_table,
+)
 from .spec import ReportSpec, longer
 
 # %% ../../../nbs/deploy/report/15_text.ipynb #4d68a30d
@@ -22,17 +32,24 @@ def _task(run: RunParts) -> SectionContent:
     settings = m.get("settings") or {}
     rows = [
         ["Source", about.get("source")],
-        ["Size", f"{about.get('bytes', 0):,} bytes, {about.get('encoding')}" + (
-            f", {about['files']:,} files" if about.get("files", 1) > 1 else "")],
+        [
+            "Size",
+            f"{about.get('bytes', 0):,} bytes, {about.get('encoding')}"
+            + (f", {about['files']:,} files" if about.get("files", 1) > 1 else ""),
+        ],
         ["Trained on", f"{data.get('n_train_characters', 0):,} characters, {data.get('n_train_tokens', 0):,} tokens"],
         ["Held out", f"{data.get('n_valid_characters', 0):,} characters at the end, {data.get('n_valid_tokens', 0):,} tokens"],
         ["Tokenizer", f"{data.get('tokenizer')}, {data.get('vocab_size', 0):,} different tokens"],
         ["Network", settings.get("network")],
         ["Context", f"{settings['seq_len']} tokens" if settings.get("seq_len") else None],
     ]
-    text = ["The model gives every possible next token a probability, from the tokens before it. It writes by drawing "
-            "one token after the other."]
-    return SectionContent(text=text, notes=about.get("warnings") or [], tables=[section_table("What went in", [], [r for r in rows if r[1]])])
+    text = [
+        "The model gives every possible next token a probability, from the tokens before it. It writes by drawing "
+        "one token after the other."
+    ]
+    return SectionContent(
+        text=text, notes=about.get("warnings") or [], tables=[section_table("What went in", [], [r for r in rows if r[1]])]
+    )
 
 
 def _interval(scores: dict[str, Any] | None) -> str:
@@ -46,16 +63,24 @@ def _scores(run: RunParts) -> SectionContent:
         return SectionContent(text=["The model was not scored."])
     rows = [["This model, new text", _interval(scores), f"{scores['nats_per_token']:.3f}", number(scores["perplexity"])]]
     if seen:
-        rows.append(["This model, text it was trained on", _interval(seen), f"{seen['nats_per_token']:.3f}",
-                     number(seen["perplexity"])])
+        rows.append(["This model, text it was trained on", _interval(seen), f"{seen['nats_per_token']:.3f}", number(seen["perplexity"])])
     rows += [[b["name"], f"{b['bits_per_character']:.3f}", "", ""] for b in (baseline or {}).get("all") or ([baseline] if baseline else [])]
     rows.append(["Every character equally likely in plain bytes", "8", "", ""])
-    text = [f"On {scores['n_characters']:,} characters of held-out text the model needs {_interval(scores)} bits for each. Bits per "
-            "character compare models with any tokenizer: they are what the text would take if the model compressed it."]
-    figures = [section_figure("curve", "Bits per character while training; the dashed line is the baseline that only counts."),
-               section_figure("context", "Bits per character by how many tokens stood before: a falling line uses its context.")]
-    table = section_table("Bits per character, with 95 % intervals from resampled rows",
-                   ["", "Bits per character", "Nats per token", "Perplexity per token"], rows, right=(1, 2, 3), strong=(0,))
+    text = [
+        f"On {scores['n_characters']:,} characters of held-out text the model needs {_interval(scores)} bits for each. Bits per "
+        "character compare models with any tokenizer: they are what the text would take if the model compressed it."
+    ]
+    figures = [
+        section_figure("curve", "Bits per character while training; the dashed line is the baseline that only counts."),
+        section_figure("context", "Bits per character by how many tokens stood before: a falling line uses its context."),
+    ]
+    table = section_table(
+        "Bits per character, with 95 % intervals from resampled rows",
+        ["", "Bits per character", "Nats per token", "Perplexity per token"],
+        rows,
+        right=(1, 2, 3),
+        strong=(0,),
+    )
     return SectionContent(text=text, figures=figures, tables=[table])
 
 
@@ -63,13 +88,17 @@ def _samples(run: RunParts) -> SectionContent:
     samples, copies = run.metrics.get("samples"), run.metrics.get("copies") or {}
     if not samples:
         return SectionContent(text=["The model was not asked to write."])
-    text = [f"Each sample goes on from the first words of the held-out text, at temperature {samples['temperature']}. None was "
-            "chosen: these are the first that were drawn."]
+    text = [
+        f"Each sample goes on from the first words of the held-out text, at temperature {samples['temperature']}. None was "
+        "chosen: these are the first that were drawn."
+    ]
     if (found := copies.get("samples")) is not None:
         usual = copies.get("held_out") or {"value": 0.0}
-        text.append(f"{found['samples']} samples from other places were looked up in the training text: {100 * found['value']:.1f} % of their windows of "
-                    f"{copies['length']} characters stand there word for word (95 % interval {100 * found['low']:.0f} to {100 * found['high']:.0f} %); "
-                    f"of the held-out text {100 * usual['value']:.1f} % do.")
+        text.append(
+            f"{found['samples']} samples from other places were looked up in the training text: {100 * found['value']:.1f} % of their"
+            f" windows of {copies['length']} characters stand there word for word (95 % interval {100 * found['low']:.0f} to"
+            f" {100 * found['high']:.0f} %); of the held-out text {100 * usual['value']:.1f} % do."
+        )
     rows = [[f"{s['seconds']:.0f} s", f"{s['step']:,}", one_line(s["text"])] for s in samples.get("over_time") or []]
     tables = [section_table("What it wrote while it learned", ["After", "Step", "Sample"], rows, right=(1,))] if rows else []
     code = "\n\n———\n\n".join(s.strip() for s in samples["final"])
@@ -86,8 +115,10 @@ def _plan(run: RunParts) -> SectionContent:
     text = [f"Training took {number(measured.get('seconds'))} s on {measured.get('device', 'this machine')}."]
     error = (plan.get("error") or {}).get("seconds")
     if error is not None:
-        text.append(f"After 20 measured steps the planner had said {number(plan['seconds'])} s: {abs(100 * error):.0f} % "
-                    f"{'more' if error > 0 else 'less'}.")
+        text.append(
+            f"After 20 measured steps the planner had said {number(plan['seconds'])} s: {abs(100 * error):.0f} % "
+            f"{'more' if error > 0 else 'less'}."
+        )
     if measured.get("mfu") is not None:
         text.append(f"{100 * measured['mfu']:.0f} % of what the hardware can calculate at its peak went into the model.")
     parts = {k: v for k, v in (plan.get("memory_mb") or {}).items() if k not in {"total", "live"}}
@@ -113,8 +144,13 @@ _MEASURES = (
 def _shown(kind: str, value: Any) -> str:
     if not isinstance(value, int | float):
         return ""
-    return {"count": f"{value:,.0f}", "seconds": f"{value:,.1f} s", "MB": f"{value:,.0f} MB", "power": f"{value:.2e}",
-            "percent": f"{100 * value:.0f} %"}[kind]
+    return {
+        "count": f"{value:,.0f}",
+        "seconds": f"{value:,.1f} s",
+        "MB": f"{value:,.0f} MB",
+        "power": f"{value:.2e}",
+        "percent": f"{100 * value:.0f} %",
+    }[kind]
 
 
 def _training(run: RunParts) -> SectionContent:
@@ -151,7 +187,11 @@ def _card_metrics(run: RunParts) -> list[str]:
         "training text": _interval(m.get("train_scores")),
         "counting": f"{m['baseline']['bits_per_character']:.3f}" if m.get("baseline") else "",
     }
-    return ["| score | value |", "|---|---|", *(f"| bits per character, {name} | {value or 'not measured'} |" for name, value in rows.items())]
+    return [
+        "| score | value |",
+        "|---|---|",
+        *(f"| bits per character, {name} | {value or 'not measured'} |" for name, value in rows.items()),
+    ]
 
 
 def _card_test(run: RunParts) -> list[str]:
@@ -175,10 +215,18 @@ REPORT = ReportSpec(
     sections=(
         Section("scores", "The score", _scores, (("evaluate/text/language_model.html", "How text models are scored"),)),
         Section("samples", "What it writes", _samples, (("generate/text/sampling.html", "How text is drawn"),)),
-        Section("task", "What it learned from", _task, (
-            ("data/text/tokenizer.html", "How text is cut into tokens"), ("models/text/gpt.html", "The network"))),
-        Section("training", "The training", _training, (
-            ("train/loop/trainer.html", "The training loop"), ("train/networks/doctor.html", "The doctor"))),
+        Section(
+            "task",
+            "What it learned from",
+            _task,
+            (("data/text/tokenizer.html", "How text is cut into tokens"), ("models/text/gpt.html", "The network")),
+        ),
+        Section(
+            "training",
+            "The training",
+            _training,
+            (("train/loop/trainer.html", "The training loop"), ("train/networks/doctor.html", "The doctor")),
+        ),
         Section("plan", "What it takes", _plan, (("train/networks/resource_estimate.html", "How effort is estimated"),)),
     ),
     card_title=lambda run: f"text like '{run.source}'",
@@ -195,4 +243,4 @@ REPORT = ReportSpec(
     use=('aimt generate RUN --prompt "..."',),
     exact=lambda run: bool(run.settings.get("steps")),
     remedies={"baseline": longer, "harm": {"size": "SMALLER"}, "training": "aimt doctor RUN"},
-)  # fmt: skip
+)

@@ -29,14 +29,7 @@ from ...models.table.bagging import Candidate, Encoded, cross_fit, pool_to_predi
 QUICK_TREES = Candidate(
     "trees-7",
     "trees",
-    {
-        "num_leaves": 7,
-        "learning_rate": 0.15,
-        "max_bin": 63,
-        "feature_fraction": 0.8,
-        "bagging_fraction": 0.8,
-        "bagging_freq": 1,
-    },
+    {"num_leaves": 7, "learning_rate": 0.15, "max_bin": 63, "feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1},
 )
 _QUICK = (QUICK_TREES, Candidate("linear", "linear"))
 
@@ -73,9 +66,7 @@ class Bench:
         """What the quick model says of the rows `valid`, having learned the answers `y` of the rows `train`."""
         table = table or self.table
         table = table if y is None else replace(table, y=y)
-        bags = [
-            cross_fit(c, table, [(train, valid)], seed=self.seed, threads=self.threads, max_rounds=60) for c in _QUICK
-        ]
+        bags = [cross_fit(c, table, [(train, valid)], seed=self.seed, threads=self.threads, max_rounds=60) for c in _QUICK]
         return np.asarray(np.mean([bag.oof[valid] for bag in bags], axis=0))
 
     def score(self, pred: np.ndarray, valid: np.ndarray) -> float:
@@ -95,22 +86,13 @@ class Bench:
         """The error of a quick model; NaN when a class is missing, or the time is over."""
         if time.perf_counter() > self.deadline:
             return np.nan
-        if self.table.task != "regression" and len(np.unique(how.get("y", self.table.y)[train])) < min(
-            2, self.table.n_classes
-        ):
+        if self.table.task != "regression" and len(np.unique(how.get("y", self.table.y)[train])) < min(2, self.table.n_classes):
             return np.nan
         return self.judge(self.pool(train, valid, **how), valid)
 
 # %% ../../../nbs/evaluate/table/46_ablation.ipynb #19866840
 def _bench_of(
-    frame: pd.DataFrame,
-    y: np.ndarray,
-    problem: Problem,
-    schema: Schema,
-    split: Split,
-    max_rows: int,
-    threads: int,
-    seed: int,
+    frame: pd.DataFrame, y: np.ndarray, problem: Problem, schema: Schema, split: Split, max_rows: int, threads: int, seed: int
 ) -> Bench:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(split.train))[:max_rows])
     kept = split.train[chosen]
@@ -216,13 +198,7 @@ def judge_lever(
         return cannot_tell(name, "the scores are not numbers")
     worth = smallest_gain(bench, now)
     status = (
-        "hardly"
-        if high < worth
-        else "helps"
-        if low > 0 and not at_most
-        else "may help"
-        if value >= max(worth, -low)
-        else "cannot tell"
+        "hardly" if high < worth else "helps" if low > 0 and not at_most else "may help" if value >= max(worth, -low) else "cannot tell"
     )
     what = more.pop("what", _LEVERS[name])
     if status == "cannot tell":

@@ -127,14 +127,14 @@ def calibration_report(
     return plain({**result, "message": _message(result)})
 
 
-def _measure(
-    problem: Problem, y: np.ndarray, pred: np.ndarray, n_bins: int, seed: int, clusters: np.ndarray | None
-) -> dict[str, Any]:
+def _measure(problem: Problem, y: np.ndarray, pred: np.ndarray, n_bins: int, seed: int, clusters: np.ndarray | None) -> dict[str, Any]:
     if clusters is not None and np.ndim(clusters) == 2:
         each = [_measure(problem, y, pred, n_bins, seed, c) for c in clusters.T]
         known = [name for name in ("slope", "shift", "ratio") if each[0][name]]
         noise = max(e["ece_noise"] for e in each)
-        return each[0] | widest([{name: e[name] for name in known} for e in each]) | {"ece_noise": noise, "off": bool(each[0]["ece"] > noise)}
+        return (
+            each[0] | widest([{name: e[name] for name in known} for e in each]) | {"ece_noise": noise, "off": bool(each[0]["ece"] > noise)}
+        )
     if problem.task == "regression":
         found = reliability_regression(y, pred, n_bins, seed=seed)
         line = _straight_line(y, pred, clusters)
@@ -148,10 +148,17 @@ def _measure(
         effect = 1.0 if clusters is None or not len(y) else _design_effect(event, p, clusters)
     noise *= np.sqrt(effect)
     return {
-        "kind": found["kind"], "n_rows": len(y), "ece": found["ece"], "ece_noise": noise,
-        "off": bool(found["ece"] > noise), "ratio": ratio, "slope": line and line["slope"], "shift": line and line["shift"],
-        "brier": METRICS["brier"](y, pred) if problem.classification and len(y) else None, "bins": found["bins"],
-    }  # fmt: skip
+        "kind": found["kind"],
+        "n_rows": len(y),
+        "ece": found["ece"],
+        "ece_noise": noise,
+        "off": bool(found["ece"] > noise),
+        "ratio": ratio,
+        "slope": line and line["slope"],
+        "shift": line and line["shift"],
+        "brier": METRICS["brier"](y, pred) if problem.classification and len(y) else None,
+        "bins": found["bins"],
+    }
 
 
 def _ratio(problem: Problem, event: np.ndarray, p: np.ndarray, clusters: np.ndarray | None) -> dict[str, Any]:
@@ -191,8 +198,11 @@ def _message(r: dict[str, Any]) -> str:
         value, low, high = (readable(100 * ratio[k]) for k in ("value", "low", "high"))
         start += f"For 100 {ratio['event']} expected, {value} were observed ({low} to {high}). "
     if slope and slope["high"] < 1:
-        how = "They are too extreme: high ones are too high, low ones too low." if r["kind"] == "regression" else \
-            "They are too sure: high ones happen less often, low ones more often than said."
+        how = (
+            "They are too extreme: high ones are too high, low ones too low."
+            if r["kind"] == "regression"
+            else "They are too sure: high ones happen less often, low ones more often than said."
+        )
     elif slope and slope["low"] > 1:
         how = "They are too timid: the truth is further from the middle than they say."
     elif shift and (shift["low"] > 0 or shift["high"] < 0):
@@ -209,20 +219,40 @@ def plot_calibration(
     """Observed against predicted in bins, with 95 % intervals, and the state before recalibration in grey."""
     fig, ax = new_figure(5.2, 2.9)
     bins, earlier = calibration["bins"], calibration.get("bins_before") or []
-    x, seen, low, high = (np.array([b[k] if b[k] is not None else np.nan for b in bins], float)
-                          for k in ("predicted", "observed", "observed_low", "observed_high"))  # fmt: skip
+    x, seen, low, high = (
+        np.array([b[k] if b[k] is not None else np.nan for b in bins], float)
+        for k in ("predicted", "observed", "observed_low", "observed_high")
+    )
     ends = np.array([*x, *seen, *(b["predicted"] for b in earlier), *(b["observed"] for b in earlier)], float)
     ends = ends[np.isfinite(ends)] if len(ends) else np.array([0.0, 1.0])
     span = [ends.min(), ends.max()]
     ax.plot(span, span, color=COLORS["muted"], lw=1, ls="--")
     if earlier:
-        ax.plot([b["predicted"] for b in earlier], [b["observed"] for b in earlier], "o", ms=5, mfc="none",
-                color=COLORS["muted"], label=f"before (error {readable(calibration['ece_before'])})")  # fmt: skip
+        ax.plot(
+            [b["predicted"] for b in earlier],
+            [b["observed"] for b in earlier],
+            "o",
+            ms=5,
+            mfc="none",
+            color=COLORS["muted"],
+            label=f"before (error {readable(calibration['ece_before'])})",
+        )
     down, up = np.nan_to_num(seen - low), np.nan_to_num(high - seen)
-    ax.errorbar(x, seen, yerr=[np.maximum(down, 0), np.maximum(up, 0)], fmt="o", ms=5, lw=1.3, color=COLORS["accent"],
-                label=f"{'after' if earlier else 'model'} (error {readable(calibration['ece'])})")  # fmt: skip
-    names = {"binary": ("predicted probability", "observed share"), "regression": ("predicted value", "observed mean"),
-             "multiclass": ("probability of the most probable class", "share right")}  # fmt: skip
+    ax.errorbar(
+        x,
+        seen,
+        yerr=[np.maximum(down, 0), np.maximum(up, 0)],
+        fmt="o",
+        ms=5,
+        lw=1.3,
+        color=COLORS["accent"],
+        label=f"{'after' if earlier else 'model'} (error {readable(calibration['ece'])})",
+    )
+    names = {
+        "binary": ("predicted probability", "observed share"),
+        "regression": ("predicted value", "observed mean"),
+        "multiclass": ("probability of the most probable class", "share right"),
+    }
     ax.set_xlabel(names[calibration["kind"]][0])
     ax.set_ylabel(names[calibration["kind"]][1])
     ax.legend(frameon=False, fontsize=8, loc="upper left")

@@ -66,8 +66,19 @@ def _told_apart(before: pd.DataFrame, after: pd.DataFrame, schema: Schema, input
     X = X if X.shape[1] else np.zeros((len(both), 1))
     order = np.random.default_rng(seed).permutation(len(y))
     fit, stop, test = np.split(order, [int(0.4 * len(y)), int(0.5 * len(y))])
-    member = fit_member(X[fit], y[fit], X[stop], y[stop], task="binary", categorical=encoder.categorical, max_rounds=200, patience=20,
-                        params={"num_leaves": 7, "learning_rate": 0.05, "feature_fraction": 0.5}, threads=threads, seed=seed)  # fmt: skip
+    member = fit_member(
+        X[fit],
+        y[fit],
+        X[stop],
+        y[stop],
+        task="binary",
+        categorical=encoder.categorical,
+        max_rounds=200,
+        patience=20,
+        params={"num_leaves": 7, "learning_rate": 0.05, "feature_fraction": 0.5},
+        threads=threads,
+        seed=seed,
+    )
     p = expit(member.margin(X[test], threads))
     return bootstrap(roc_auc, y[test], {"auc": np.column_stack([1 - p, p])}, level=1 - 2 * ALPHA, n_resamples=300, seed=seed)["auc"]
 
@@ -86,7 +97,11 @@ def _distance(a: pd.Series, b: pd.Series, name: str, schema: Schema) -> dict[str
         return empty | min((found, gaps), key=lambda f: f["p"])
     if pd.api.types.is_datetime64_any_dtype(a):
         numbers = [x.dropna().astype("int64") for x in (a, b)]
-        return empty if min(map(len, numbers)) < 10 else empty | dict(zip(("distance", "p"), map(float, ks_2samp(*numbers, method="asymp")[:2]), strict=True))
+        return (
+            empty
+            if min(map(len, numbers)) < 10
+            else empty | dict(zip(("distance", "p"), map(float, ks_2samp(*numbers, method="asymp")[:2]), strict=True))
+        )
     return empty | _shares(a, b)
 
 
@@ -117,7 +132,9 @@ def _message(found: dict[str, Any]) -> str:
     odds = f"AUC {found['auc']['value']:.2f} [{found['auc']['low']:.2f}, {found['auc']['high']:.2f}]"
     if not found["shifted"]:
         return f"No difference between training and test rows was found ({odds} of a model that tries to tell them apart; 0.5 is none)."
-    return f"Training and test rows differ: a model tells them apart with {odds}" + (f"; most changed: {names}." if changed else "; no single column alone.")
+    return f"Training and test rows differ: a model tells them apart with {odds}" + (
+        f"; most changed: {names}." if changed else "; no single column alone."
+    )
 
 # %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #514f3dda
 def plot_shift(
@@ -127,8 +144,12 @@ def plot_shift(
     """The most changed columns; those that changed by more than chance are coloured."""
     shown = sorted(shift["columns"], key=lambda c: -c["distance"])[:top]
     figure, ax = new_figure(4.8, 0.75 + 0.24 * max(len(shown), 1))
-    ax.barh(range(len(shown)), [c["distance"] for c in shown], height=0.62,
-            color=[COLORS["bad"] if c["changed"] else COLORS["muted"] for c in shown])  # fmt: skip
+    ax.barh(
+        range(len(shown)),
+        [c["distance"] for c in shown],
+        height=0.62,
+        color=[COLORS["bad"] if c["changed"] else COLORS["muted"] for c in shown],
+    )
     ax.set_yticks(range(len(shown)), [axis_text(c["column"]) for c in shown])
     ax.set(ylim=(max(len(shown), 1) - 0.4, -0.6), xlabel="rows whose value would have to change (share)")
     ax.set_xlim(0, max(0.3, 1.1 * max((c["distance"] for c in shown), default=0)))

@@ -15,8 +15,14 @@ from .scores import readable
 
 # %% ../../../nbs/evaluate/table/55_doctor.ipynb #2ab9c758
 SEVERITY = ("critical", "warning", "note")
-_NAMES = {"leak": "leakage", "contradictions": "contradictory labels", "few of a class": "too few of a class", "class imbalance": "imbalance",
-          "order": "sorted by the answer", "suspicious": "possible leakage"}
+_NAMES = {
+    "leak": "leakage",
+    "contradictions": "contradictory labels",
+    "few of a class": "too few of a class",
+    "class imbalance": "imbalance",
+    "order": "sorted by the answer",
+    "suspicious": "possible leakage",
+}
 Finding = dict[str, Any]
 
 
@@ -39,8 +45,12 @@ def _nothing(m: dict[str, Any]) -> Finding | None:
     d = (m.get("scores") or {}).get("difference_to_prior")
     if not d or d["low"] > 0:
         return None
-    return _case("nothing to learn", "critical", f"{m['scores']['label']} is better than a constant's by {_span(d)}, which includes zero.",
-                 "Look for columns that have to do with the target; check that target and rows belong together")
+    return _case(
+        "nothing to learn",
+        "critical",
+        f"{m['scores']['label']} is better than a constant's by {_span(d)}, which includes zero.",
+        "Look for columns that have to do with the target; check that target and rows belong together",
+    )
 
 
 def _underfit(m: dict[str, Any]) -> Finding | None:
@@ -63,15 +73,24 @@ def _failing(m: dict[str, Any]) -> Finding | None:
     failed = [c for c in m.get("candidates") or [] if c.get("error")]
     if not failed:
         return None
-    return _case("a recipe failed", "warning", f"{failed[0]['recipe']} was dropped: {failed[0]['error']}.", "More memory, or fewer columns and categories")
+    return _case(
+        "a recipe failed",
+        "warning",
+        f"{failed[0]['recipe']} was dropped: {failed[0]['error']}.",
+        "More memory, or fewer columns and categories",
+    )
 
 
 def _overfit(m: dict[str, Any]) -> Finding | None:
     o = m.get("overfitting") or {}
     if o.get("status") != "optimistic":
         return None
-    return _case("overfitting", "warning", f"The test is worse than validation promised by {_span(o['gap_valid_test'])}.",
-                 "Look for shift over time (--time) and rows that belong together (--id); trust the test")
+    return _case(
+        "overfitting",
+        "warning",
+        f"The test is worse than validation promised by {_span(o['gap_valid_test'])}.",
+        "Look for shift over time (--time) and rows that belong together (--id); trust the test",
+    )
 
 
 def _starved(m: dict[str, Any]) -> Finding | None:
@@ -79,9 +98,16 @@ def _starved(m: dict[str, Any]) -> Finding | None:
     helps = m.get("what_helps") or {}
     if curve.get("status") == "helps":
         other = helps.get("first") not in (None, "rows")
-        return _case("too little data", "warning", curve["message"], helps["message"] if other else "Collect more rows, most of all of the rarer class")
+        return _case(
+            "too little data",
+            "warning",
+            curve["message"],
+            helps["message"] if other else "Collect more rows, most of all of the rarer class",
+        )
     if 0 < rows < 100:
-        return _case("too little data", "warning", f"{rows} rows to learn from.", "Collect more; until then trust only what the intervals exclude")
+        return _case(
+            "too little data", "warning", f"{rows} rows to learn from.", "Collect more; until then trust only what the intervals exclude"
+        )
     return None
 
 
@@ -90,8 +116,12 @@ def _collapsed(m: dict[str, Any]) -> Finding | None:
     if not c or (c["tp"] + c["fp"] and c["tn"] + c["fn"]):
         return None
     all_ = "Every" if c["tp"] + c["fp"] else "No"
-    return _case("one answer for all", "warning", f"{all_} test row is treated as '{m['decision']['positive']}'.",
-                 "Check the costs: at these prices the model changes no decision")
+    return _case(
+        "one answer for all",
+        "warning",
+        f"{all_} test row is treated as '{m['decision']['positive']}'.",
+        "Check the costs: at these prices the model changes no decision",
+    )
 
 
 FLAGS = (  # Measurements that judge themselves: where they stand, which field says so, the finding's name, what to do
@@ -109,7 +139,15 @@ def _flagged(m: dict[str, Any]) -> Iterator[Finding]:
 
 
 RULES: tuple[Callable[[dict[str, Any]], Finding | None], ...] = (
-    _copies, _nothing, _underfit, _hurried, _failing, _overfit, _starved, _collapsed)  # fmt: skip
+    _copies,
+    _nothing,
+    _underfit,
+    _hurried,
+    _failing,
+    _overfit,
+    _starved,
+    _collapsed,
+)
 
 
 def diagnose_table(

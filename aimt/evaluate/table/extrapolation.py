@@ -14,16 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aimt.evaluate.table.ablation import (
-    QUICK_TREES,
-    Bench,
-    cannot_tell,
-    finite_mean,
-    gain_text,
-    judge_lever,
-    paired_gain,
-    smallest_gain,
-)
+from .ablation import QUICK_TREES, Bench, cannot_tell, finite_mean, gain_text, judge_lever, paired_gain, smallest_gain
 from .learning_curve import drawing_order, fit_power_law, forecast_error, power_law
 from ...models.table.bagging import cross_fit, pool_to_prediction, to_pool
 from ...models.table.baselines import to_margin
@@ -45,14 +36,10 @@ def _fewer_rows(bench: Bench, base: np.ndarray, code: int | None) -> tuple[np.nd
     found: list[list[list[float]]] = [[[] for _ in bench.folds] for _ in sizes[:-1]]
     for draw in range(bench.draws):
         for k, ((train, valid), pool) in enumerate(zip(bench.folds, pools, strict=True)):
-            order = drawing_order(
-                pool, y, classification=classes, groups=bench.groups, seed=bench.seed + 100 * draw + k
-            )
+            order = drawing_order(pool, y, classification=classes, groups=bench.groups, seed=bench.seed + 100 * draw + k)
             rest = np.setdiff1d(train, pool)
             for i, n in enumerate(sizes[:-1]):
-                found[i][k].append(
-                    _error_of_fewer(bench, np.concatenate([rest, order[:n]]), valid, n / len(pool), code)
-                )
+                found[i][k].append(_error_of_fewer(bench, np.concatenate([rest, order[:n]]), valid, n / len(pool), code))
     return sizes, np.vstack([[[finite_mean(e) for e in row] for row in found], base])
 
 
@@ -62,29 +49,18 @@ def _error_of_fewer(bench: Bench, rows: np.ndarray, valid: np.ndarray, share: fl
     return bench.judge(_unshift(bench.pool(rows, valid), share, code, bench.table.task), valid)
 
 # %% ../../../nbs/evaluate/table/47_extrapolation.ipynb #136dcfa6
-def _ahead(
-    bench: Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_draws: int = 400
-) -> dict[str, float] | str:
+def _ahead(bench: Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_draws: int = 400) -> dict[str, float] | str:
     """The gain forecast at `ratio` times the largest size, or why there is none."""
     folds = np.isfinite(errors).all(axis=0)
     if folds.sum() < 3:
         return "there was no time to measure it"
-    f, k, rng = (
-        forecast_error(sizes, errors[:, folds], ratio, seed=bench.seed),
-        int(folds.sum()),
-        np.random.default_rng(bench.seed),
-    )
+    f, k, rng = (forecast_error(sizes, errors[:, folds], ratio, seed=bench.seed), int(folds.sum()), np.random.default_rng(bench.seed))
     noise = f["noise"] * np.sqrt(1 + k / (k - 1))  # the folds train on each other's rows
-    law = fit_power_law(
-        sizes, errors[:, folds].mean(axis=1) + rng.normal(size=(n_draws, len(sizes))) * noise, 1 / noise**2
-    )
+    law = fit_power_law(sizes, errors[:, folds].mean(axis=1) + rng.normal(size=(n_draws, len(sizes))) * noise, 1 / noise**2)
     drawn = power_law(law, 1.0) - power_law(law, ratio) + rng.normal(0, np.sqrt(0.5) * abs(f["missed"]), n_draws)
     low, high = np.quantile(drawn, [0.025, 0.975])
     gain = {"value": f["now"] - f["value"], "low": float(low), "high": float(high)}
-    if (
-        gain["high"] >= smallest_gain(bench, f["now"])
-        and gain["high"] - gain["low"] > errors[0, folds].mean() - errors[-1, folds].mean()
-    ):
+    if gain["high"] >= smallest_gain(bench, f["now"]) and gain["high"] - gain["low"] > errors[0, folds].mean() - errors[-1, folds].mean():
         return "the scores scatter more than they rise"
     return gain
 
@@ -99,25 +75,17 @@ def rows_lever(
     if curve is not None:
         return _of_curve(bench, base, curve, assumed)
     sizes, errors = _fewer_rows(bench, base, None)
-    gain = (
-        _ahead(bench, sizes, errors, 2.0)
-        if len(sizes) == 5 and sizes[0] >= 12
-        else "there are too few rows to take some away"
-    )
+    gain = _ahead(bench, sizes, errors, 2.0) if len(sizes) == 5 and sizes[0] >= 12 else "there are too few rows to take some away"
     if isinstance(gain, str):
         return cannot_tell("rows", gain)
-    return judge_lever(
-        bench, "rows", finite_mean(list(base)), gain, f"a quick model with {sizes[0]:,} to {sizes[-1]:,} rows", assumed
-    )
+    return judge_lever(bench, "rows", finite_mean(list(base)), gain, f"a quick model with {sizes[0]:,} to {sizes[-1]:,} rows", assumed)
 
 
 def _of_curve(bench: Bench, base: np.ndarray, curve: dict[str, Any], assumed: str) -> dict[str, Any]:
     """From what `learning_curve` found."""
     ahead, fit = curve.get("forecast"), curve.get("fit")
     if not ahead or not fit:
-        return cannot_tell("rows", "see the learning curve") | {
-            "message": curve.get("message") or "There is no learning curve."
-        }
+        return cannot_tell("rows", "see the learning curve") | {"message": curve.get("message") or "There is no learning curve."}
     now = fit["a"] + fit["b"] * curve["sizes"][-1] ** -fit["c"]
     errors = [1 - ahead[key] if bench.metric.higher_is_better else ahead[key] for key in ("value", "low", "high")]
     low, high = sorted(now - e for e in errors[1:])
@@ -180,9 +148,7 @@ def _fewer_columns(bench: Bench, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _strongest(bench: Bench) -> str:
     """The column that the trees of the first fold owe most to."""
-    (member,) = cross_fit(
-        QUICK_TREES, bench.table, bench.folds[:1], seed=bench.seed, threads=bench.threads, max_rounds=60
-    ).members
+    (member,) = cross_fit(QUICK_TREES, bench.table, bench.folds[:1], seed=bench.seed, threads=bench.threads, max_rounds=60).members
     owed = pd.Series(member.booster.feature_importance("gain"), index=bench.sources[0])
     return str(owed.groupby(level=0).sum().idxmax())
 
@@ -197,11 +163,7 @@ def columns_lever(
         return cannot_tell("features", f"{len(names)} columns are too few to take some away")
     sizes, errors = _fewer_columns(bench, base)
     scale = np.exp(3 * sizes / len(names))  # a power law of this is an exponential law of the columns
-    gain = (
-        _ahead(bench, scale, errors, float(np.exp(6 / len(names))))
-        if len(sizes) == 4
-        else "there are too few columns to take some away"
-    )
+    gain = _ahead(bench, scale, errors, float(np.exp(6 / len(names)))) if len(sizes) == 4 else "there are too few columns to take some away"
     if isinstance(gain, str):
         return cannot_tell("features", gain)
     best, measured = None, f"a quick model with {sizes[0]} to {sizes[-1]} columns"
@@ -213,11 +175,5 @@ def columns_lever(
         best = {"column": name} | paired_gain(bench, without[have], base[have])
         measured += f"; the strongest column, {name}, brings {gain_text(best)}"
     return judge_lever(
-        bench,
-        "features",
-        finite_mean(list(base)),
-        gain,
-        measured,
-        "new columns are like those that there are",
-        strongest=best,
+        bench, "features", finite_mean(list(base)), gain, measured, "new columns are like those that there are", strongest=best
     )

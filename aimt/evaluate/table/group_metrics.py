@@ -44,8 +44,11 @@ from ...metrics.registry import get_metric
 # %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #49206dc1
 MIN_ROWS = 10  # A rate on fewer rows than this is not shown
 CROSSED, MOST_CROSSINGS = " × ", 10  # Between the names of crossed columns; crossings that are looked at
-JUDGED = {"binary": ("selection_rate", "tpr", "fpr", "precision", "bias"), "multiclass": ("accuracy", "bias"),
-          "regression": ("mean_error", "mae")}  # Gaps that are ranked  # fmt: skip
+JUDGED = {
+    "binary": ("selection_rate", "tpr", "fpr", "precision", "bias"),
+    "multiclass": ("accuracy", "bias"),
+    "regression": ("mean_error", "mae"),
+}  # Gaps that are ranked
 
 
 def group_report(
@@ -81,7 +84,9 @@ def group_report(
         report = judge(grouped, whole=True)
         for i, row in enumerate(report["groups"]):
             inside = grouped[1] == i
-            row["score"] = _score(metric, y[inside], pred[inside], seed, clusters if clusters is None else clusters[inside]) if row["enough"] else None
+            row["score"] = (
+                _score(metric, y[inside], pred[inside], seed, clusters if clusters is None else clusters[inside]) if row["enough"] else None
+            )
         found.append({"column": CROSSED.join(parts), **report, "message": _message(report)})
     for parts in _pairs([parts[0] for parts in asked if len(parts) == 1], crossings):
         grouped = _crossed(single, parts)
@@ -95,14 +100,22 @@ def group_report(
     criterion = problem.fairness or FAIRNESS[problem.task][0]
     singles = {CROSSED.join(parts): _crossed(single, parts) for parts in asked}
     pairs = {c["column"]: _crossed(single, c["parts"]) for c in crossed}
-    return plain({
-        "fairness": {"criterion": criterion, "chosen": problem.fairness is not None, "why": WHY[criterion]},
-        "comparisons": [asdict(c) for c in _comparisons(judge, singles, pairs, criterion, problem.fairness is None)],
-        "unjudged": list(_unjudged(judge, singles, criterion)),
-        "task": problem.task, "metric": metric.name, "label": metric.label, "min_size": min_size,
-        "threshold": judge.threshold if problem.task == "binary" else None, "positive": problem.positive_label,
-        "columns": found, "crossings": crossed, "ranked": ranked,
-    })  # fmt: skip
+    return plain(
+        {
+            "fairness": {"criterion": criterion, "chosen": problem.fairness is not None, "why": WHY[criterion]},
+            "comparisons": [asdict(c) for c in _comparisons(judge, singles, pairs, criterion, problem.fairness is None)],
+            "unjudged": list(_unjudged(judge, singles, criterion)),
+            "task": problem.task,
+            "metric": metric.name,
+            "label": metric.label,
+            "min_size": min_size,
+            "threshold": judge.threshold if problem.task == "binary" else None,
+            "positive": problem.positive_label,
+            "columns": found,
+            "crossings": crossed,
+            "ranked": ranked,
+        }
+    )
 
 
 def _parts(asked: Any, frame: pd.DataFrame) -> tuple[str, ...]:
@@ -158,8 +171,11 @@ class _Judged:
             found = group_errors(self.y, self.pred, grouped, **how)
             groups = [row if row["enough"] else _empty(row, ("mean_error", "mae", "rmse")) for row in found["groups"]]
             return {"binned": found["binned"], "groups": groups, "gaps": found["gaps"], "four_fifths": None}
-        report = _hits(decide(self.pred) == self.y, grouped, **how) if self.problem.task == "multiclass" else _rates(
-            self.y, self.pred, decide(self.pred, self.threshold), grouped, **how)  # fmt: skip
+        report = (
+            _hits(decide(self.pred) == self.y, grouped, **how)
+            if self.problem.task == "multiclass"
+            else _rates(self.y, self.pred, decide(self.pred, self.threshold), grouped, **how)
+        )
         said = group_calibration(self.y, self.pred, grouped, errors=whole, seed=self.seed, **how)
         for row, calibrated in zip(report["groups"], said["groups"], strict=True):
             row |= {"bias": calibrated["bias"], **({"ece": calibrated["ece"]} if whole else {})}
@@ -175,7 +191,9 @@ class _Judged:
         if self.problem.task == "binary":
             return implied_rates(positive(self.pred), decide(self.pred, self.threshold), grouped)
         sure, counts = confidence(self.y, self.pred)[1], np.bincount(grouped[1], minlength=len(grouped[0]))
-        return {name: {"accuracy": float(v)} for name, v in zip(grouped[0], np.bincount(grouped[1], sure) / np.maximum(counts, 1), strict=True)}
+        return {
+            name: {"accuracy": float(v)} for name, v in zip(grouped[0], np.bincount(grouped[1], sure) / np.maximum(counts, 1), strict=True)
+        }
 
 
 def _empty(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -194,8 +212,7 @@ def _hits(hit: np.ndarray, grouped: Grouped, *, min_size: int, level: float, clu
 
 
 def _rates(
-    y: np.ndarray, pred: np.ndarray, decision: np.ndarray, grouped: Grouped, *, min_size: int, level: float,
-    clusters: np.ndarray | None,
+    y: np.ndarray, pred: np.ndarray, decision: np.ndarray, grouped: Grouped, *, min_size: int, level: float, clusters: np.ndarray | None
 ) -> dict[str, Any]:
     found = group_rates(y, decision, grouped, min_size=min_size, level=level, clusters=clusters)
     groups = []
@@ -226,8 +243,14 @@ def _ranked(judge: _Judged, single: dict[str, Grouped], columns: list[Any]) -> l
 Role = Literal["judged", "choice", "crossing"]
 CROSSING_SHARE = 0.2  # Of the chance of proving a fault that is not there, the share that crossings get
 SELECTED, SPARED = "calibration of the selected", "calibration of the others"
-_GAPS_OF = {"equal-opportunity": ("tpr",), "predictive-equality": ("fpr",), "equalised-odds": ("tpr", "fpr"),
-            "predictive-parity": ("precision",), "demographic-parity": ("selection_rate",), "equal-accuracy": ("accuracy",)}  # fmt: skip
+_GAPS_OF = {
+    "equal-opportunity": ("tpr",),
+    "predictive-equality": ("fpr",),
+    "equalised-odds": ("tpr", "fpr"),
+    "predictive-parity": ("precision",),
+    "demographic-parity": ("selection_rate",),
+    "equal-accuracy": ("accuracy",),
+}
 _OPEN = {"binary": ("tpr", "fpr"), "multiclass": ("accuracy",), "regression": ()}  # Asked about while nobody chose
 WHY = {
     "calibration": "a model with true probabilities passes whatever the base rates are, and a group whose probabilities are wrong is found",
@@ -328,8 +351,21 @@ def _calibration_faults(judge: _Judged, column: str, name: str, inside: np.ndarr
             size = {lv: np.abs(said - v) for lv, v in true.items()}
         covers = true[level][0] <= said <= true[level][1]
         observed = float(event[rows].mean())
-        yield Comparison(column, measure, name, "", int(rows.sum()), part * abs(said - observed), 0.0 if covers else part * float(size[level].min()),
-                         part * float(size[0.95].max()), float(_unit(rate)), said, observed, np.nan, role)  # fmt: skip
+        yield Comparison(
+            column,
+            measure,
+            name,
+            "",
+            int(rows.sum()),
+            part * abs(said - observed),
+            0.0 if covers else part * float(size[level].min()),
+            part * float(size[0.95].max()),
+            float(_unit(rate)),
+            said,
+            observed,
+            np.nan,
+            role,
+        )
 
 
 def _mean_fault(judge: _Judged, column: str, name: str, inside: np.ndarray, level: float, role: Any) -> Comparison:
@@ -340,13 +376,24 @@ def _mean_fault(judge: _Judged, column: str, name: str, inside: np.ndarray, leve
     low, high = (mean_interval(error, level=lv) for lv in (level, 0.95))
     bounds = [abs(error.mean()) + sign * wider * (i["high"] - i["value"]) for i, sign in ((low, -1), (high, 1))]
     unit = min(float(np.std(judge.y)), max(float(y.std()), abs(float(y.mean())))) or 1.0
-    return Comparison(column, "mean_error", name, "", len(y), abs(float(error.mean())), max(float(bounds[0]), 0.0), float(bounds[1]), unit,
-                      float((y + error).mean()), float(y.mean()), np.nan, role)  # fmt: skip
+    return Comparison(
+        column,
+        "mean_error",
+        name,
+        "",
+        len(y),
+        abs(float(error.mean())),
+        max(float(bounds[0]), 0.0),
+        float(bounds[1]),
+        unit,
+        float((y + error).mean()),
+        float(y.mean()),
+        np.nan,
+        role,
+    )
 
 
-def _gap_faults(
-    judge: _Judged, column: str, grouped: Grouped, rates: tuple[str, ...], level: float, role: Any
-) -> Iterator[Comparison]:
+def _gap_faults(judge: _Judged, column: str, grouped: Grouped, rates: tuple[str, ...], level: float, role: Any) -> Iterator[Comparison]:
     """The largest gap of each rate, and how much of it the base rates alone would give."""
     names, codes, _ = grouped
     implied = judge.implied(grouped)
@@ -358,8 +405,21 @@ def _gap_faults(
         top, bottom = proven["highest"], proven["lowest"]
         share = {g: k / n for g, (k, n) in count.items()}
         gap = implied[top].get(rate, np.nan) - implied[bottom].get(rate, np.nan)
-        yield Comparison(column, rate, top, bottom, min(rows[top], rows[bottom]), proven["value"], proven["low"], single["high"], 1.0,
-                         share[top], share[bottom], float(gap), role)  # fmt: skip
+        yield Comparison(
+            column,
+            rate,
+            top,
+            bottom,
+            min(rows[top], rows[bottom]),
+            proven["value"],
+            proven["low"],
+            single["high"],
+            1.0,
+            share[top],
+            share[bottom],
+            float(gap),
+            role,
+        )
 
 
 def _counted(judge: _Judged, grouped: Grouped, rate: str) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
@@ -369,8 +429,12 @@ def _counted(judge: _Judged, grouped: Grouped, rate: str) -> tuple[dict[str, int
         event, among = decide(judge.pred) == judge.y, np.ones(len(codes), bool)
     else:
         chosen, true = decide(judge.pred, judge.threshold) == 1, judge.y == 1
-        event, among = {"tpr": (chosen, true), "fpr": (chosen, ~true), "precision": (true, chosen),
-                        "selection_rate": (chosen, np.ones(len(codes), bool))}[rate]  # fmt: skip
+        event, among = {
+            "tpr": (chosen, true),
+            "fpr": (chosen, ~true),
+            "precision": (true, chosen),
+            "selection_rate": (chosen, np.ones(len(codes), bool)),
+        }[rate]
     rows = {names[i]: int((among & (codes == i)).sum()) for i in _large(judge, grouped)}
     rows = {g: n for g, n in rows.items() if n >= MIN_ROWS}
     return rows, {g: effective_count(event, among & (codes == names.index(g)), judge.clusters) for g in rows}
@@ -384,8 +448,13 @@ def _unjudged(judge: _Judged, singles: dict[str, Grouped], criterion: str) -> It
         for code, name in enumerate(grouped[0]):
             short = [r for r in _GAPS_OF.get(criterion, ()) if code in large and name not in _counted(judge, grouped, r)[0]]
             if code not in large or short:
-                yield {"column": column, "group": name, "n": int(size[code]), "share": float(size[code] / max(len(grouped[1]), 1)),
-                       "rate": short[0] if short else ""}  # fmt: skip
+                yield {
+                    "column": column,
+                    "group": name,
+                    "n": int(size[code]),
+                    "share": float(size[code] / max(len(grouped[1]), 1)),
+                    "rate": short[0] if short else "",
+                }
 
 # %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #e95fddf1
 def ratio_interval(
@@ -402,13 +471,18 @@ def ratio_interval(
     top, bottom = int(share.argmax()), int(share.argmin())
     value = share[bottom] / share[top] if share[top] > 0 else np.nan
     low, high = np.exp((ratio - half)[off].min()), np.exp((ratio + half)[off].min())
-    return {"value": float(value), "low": float(low), "high": float(min(high, 1.0)),
-            "highest": names[top], "lowest": names[bottom]}  # fmt: skip
+    return {"value": float(value), "low": float(low), "high": float(min(high, 1.0)), "highest": names[top], "lowest": names[bottom]}
 
 # %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #a6cd7a95
-_WORDS = {"selection_rate": "selection rate", "tpr": "true positive rate", "fpr": "false positive rate",
-          "accuracy": "accuracy", "mean_error": "mean error", "mae": "mean absolute error",
-          "precision": "precision"}  # fmt: skip
+_WORDS = {
+    "selection_rate": "selection rate",
+    "tpr": "true positive rate",
+    "fpr": "false positive rate",
+    "accuracy": "accuracy",
+    "mean_error": "mean error",
+    "mae": "mean absolute error",
+    "precision": "precision",
+}
 
 
 def _message(report: dict[str, Any]) -> str:
@@ -422,8 +496,10 @@ def _message(report: dict[str, Any]) -> str:
         worst = max(sure or known, key=lambda r: (known[r]["low"], known[r]["value"]))
         g = known[worst]
         start = "The most significant gap is in the" if sure else "No gap is beyond chance; the largest is in the"
-        text = (f"{start} {_WORDS.get(worst, worst)}, '{g['highest']}' above '{g['lowest']}' by "
-                f"{readable(g['value'])} ({readable(g['low'])} to {readable(g['high'])}).")  # fmt: skip
+        text = (
+            f"{start} {_WORDS.get(worst, worst)}, '{g['highest']}' above '{g['lowest']}' by "
+            f"{readable(g['value'])} ({readable(g['low'])} to {readable(g['high'])})."
+        )
     if few:
         text += f" Too few rows to judge: {', '.join(few[:5])}{' and others' if len(few) > 5 else ''}."
     return text
@@ -438,10 +514,16 @@ def plot_groups(
     chosen = chosen or [c for c in groups.get("crossings") or [] if c["column"] == column]
     lines = [(c["column"], g) for c in chosen for g in c["groups"]][:24]
     task = groups["task"]
-    names = {"binary": ("selection_rate", "tpr", "fpr"), "multiclass": ("accuracy", "score"),
-             "regression": ("mean_error", "rmse")}[task]  # fmt: skip
-    titles = {"selection_rate": "selected", "tpr": "found (TPR)", "fpr": "wrongly (FPR)", "score": groups["label"],
-              "mean_error": "mean error", "rmse": "RMSE", "accuracy": "accuracy"}  # fmt: skip
+    names = {"binary": ("selection_rate", "tpr", "fpr"), "multiclass": ("accuracy", "score"), "regression": ("mean_error", "rmse")}[task]
+    titles = {
+        "selection_rate": "selected",
+        "tpr": "found (TPR)",
+        "fpr": "wrongly (FPR)",
+        "score": groups["label"],
+        "mean_error": "mean error",
+        "rmse": "RMSE",
+        "accuracy": "accuracy",
+    }
     fig, axes = new_figure(5.2, 0.8 + 0.26 * max(len(lines), 2), columns=len(names))
     for ax, name in zip(axes, names, strict=True):
         for i, (_, g) in enumerate(lines):
@@ -460,8 +542,7 @@ def plot_groups(
 def _line(ax: Any, i: int, group: dict[str, Any], name: str) -> None:
     v = group.get(name)
     if v is None or v["value"] is None:
-        ax.text(0.5, i, "too few", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=8,
-                color=COLORS["muted"])  # fmt: skip
+        ax.text(0.5, i, "too few", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=8, color=COLORS["muted"])
         return
     low, high = (v["value"] if v[k] is None else v[k] for k in ("low", "high"))
     ax.plot([low, high], [i, i], color=COLORS["accent"], lw=2, solid_capstyle="round")

@@ -107,9 +107,7 @@ def _products(z: np.ndarray, scale: float) -> np.ndarray:
     return np.column_stack([np.ones(len(z)), z, z[:, i] * z[:, j]])
 
 
-def _flexible(
-    z: np.ndarray, y: np.ndarray, T: np.ndarray, sample: np.ndarray, seed: int, *, parts: int = 5, rounds: int = 4
-) -> np.ndarray:
+def _flexible(z: np.ndarray, y: np.ndarray, T: np.ndarray, sample: np.ndarray, seed: int, *, parts: int = 5, rounds: int = 4) -> np.ndarray:
     """Cross-fitted probabilities of softmax(a z + products W), T held; `sample` are the rows to learn from."""
     probs, scale = softmax(z, axis=1), float(z.std(axis=0).mean()) + 1e-9
     part = np.random.default_rng(seed).permutation(len(z)) % parts
@@ -175,20 +173,32 @@ class LabelErrors:
     def message(self) -> str:
         """One or two sentences for a person."""
         if not self.refuted:
-            return ("Nothing proves that labels are wrong: a label that a calibrated model finds improbable may be chance as well as "
-                    "error. Only checking the rows can tell.")  # fmt: skip
+            return (
+                "Nothing proves that labels are wrong: a label that a calibrated model finds improbable may be chance as well as "
+                "error. Only checking the rows can tell."
+            )
         n, rate = int(np.isfinite(self.probability).sum()), self.noise_rate
         share = f"about {rate['value']:.1%} of {n:,} labels ({rate['low']:.1%} to {rate['high']:.1%})"
         count = "1 label is" if len(self.table) == 1 else f"{len(self.table) or 'No'} labels are"
-        return f"{count} probably wrong; in all {share} may be. Check the flagged rows, the most probable errors first, before training again."
+        return (
+            f"{count} probably wrong; in all {share} may be. Check the flagged rows, the most probable errors first, before training again."
+        )
 
     def to_dict(self, *, rows: int = 100) -> dict[str, Any]:
         """Plain data for JSON, with the first `rows` flagged rows."""
-        return plain({
-            "n_flagged": len(self.table), "n_rows": int(np.isfinite(self.probability).sum()), "cut": self.cut,
-            "noise_rate": self.noise_rate, "expected_f1": self.expected_f1, "calibration": self.calibration,
-            "refuted": self.refuted, "rows": self.table.head(rows).to_dict("records"), "message": self.message,
-        })  # fmt: skip
+        return plain(
+            {
+                "n_flagged": len(self.table),
+                "n_rows": int(np.isfinite(self.probability).sum()),
+                "cut": self.cut,
+                "noise_rate": self.noise_rate,
+                "expected_f1": self.expected_f1,
+                "calibration": self.calibration,
+                "refuted": self.refuted,
+                "rows": self.table.head(rows).to_dict("records"),
+                "message": self.message,
+            }
+        )
 
 
 def _test_noise(z: np.ndarray, y: np.ndarray, strength: float) -> tuple[_Noise, bool]:
@@ -239,13 +249,13 @@ def find_label_errors(
     return LabelErrors(table, everywhere, rate, noise.T, cut, expected, kind, refuted)
 
 
-def _checked(
-    y: Any, probabilities: Any, labels: Sequence[Any] | None
-) -> tuple[np.ndarray, np.ndarray, list[Any], np.ndarray]:
+def _checked(y: Any, probabilities: Any, labels: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray, list[Any], np.ndarray]:
     y, probs = np.asarray(y), np.asarray(probabilities, float)
     if probs.ndim != 2 or len(probs) != len(y) or probs.shape[1] < 2:
-        raise DataError(f"{len(y)} labels and probabilities of shape {probs.shape}",
-                        hint="Give one row for each label and one column for each of two classes or more")  # fmt: skip
+        raise DataError(
+            f"{len(y)} labels and probabilities of shape {probs.shape}",
+            hint="Give one row for each label and one column for each of two classes or more",
+        )
     have = np.isfinite(probs).all(axis=1)
     y, probs, c = y[have], probs[have], probs.shape[1]
     if not len(y):
@@ -260,15 +270,17 @@ def _checked(
     return y, probs, names, have
 
 
-def _table(
-    rows: np.ndarray, y: np.ndarray, other: np.ndarray, wrong: np.ndarray, cut: float, names: list[Any]
-) -> pd.DataFrame:
+def _table(rows: np.ndarray, y: np.ndarray, other: np.ndarray, wrong: np.ndarray, cut: float, names: list[Any]) -> pd.DataFrame:
     order = np.argsort(-wrong, kind="stable")
     order = order[wrong[order] > cut]
-    return pd.DataFrame({
-        "row": rows[order], "given": [names[k] for k in y[order]], "suggested": [names[k] for k in other[order]],
-        "probability": wrong[order],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "row": rows[order],
+            "given": [names[k] for k in y[order]],
+            "suggested": [names[k] for k in other[order]],
+            "probability": wrong[order],
+        }
+    )
 
 # %% ../../../nbs/evaluate/table/40_label_errors.ipynb #03845705
 def plot_label_errors(
@@ -285,7 +297,6 @@ def plot_label_errors(
         ax.hist(kinds, bins=bins, color=[COLORS["muted"], COLORS["bad"]], label=["right", "moved"])
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.1, 1))
     ax.axvline(found.cut, color=COLORS["ink"], lw=1, ls="--")
-    ax.annotate("cut", (found.cut, 0.95), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-                fontsize=8, va="top")  # fmt: skip
+    ax.annotate("cut", (found.cut, 0.95), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8, va="top")
     ax.set(yscale="log", xlabel="probability that the label is wrong", ylabel="rows")
     return fig

@@ -27,10 +27,7 @@ from ...models.table.bagging import Candidate, Encoded, cross_fit, pool_to_predi
 # %% ../../../nbs/evaluate/table/20_leak_impact.ipynb #7167c1df
 ROWS, SUSPECTS = 2_000, 3  # Rows, and suspects, that are looked at
 CHECKS_WEIGHED = ("leak", "suspicious")  # Findings of the audit that name a suspect
-_SMALL = (
-    Candidate("trees-7", "trees", {"num_leaves": 7, "learning_rate": 0.15, "max_bin": 63}),
-    Candidate("linear", "linear"),
-)
+_SMALL = (Candidate("trees-7", "trees", {"num_leaves": 7, "learning_rate": 0.15, "max_bin": 63}), Candidate("linear", "linear"))
 
 
 def weigh_suspects(
@@ -72,9 +69,8 @@ def _told(finding: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weighed(
-    frame: pd.DataFrame, schema: Schema, problem: Problem, suspects: list[str], honest: list[str], deadline: float,
-    threads: int, seed: int,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+    frame: pd.DataFrame, schema: Schema, problem: Problem, suspects: list[str], honest: list[str], deadline: float, threads: int, seed: int
+) -> dict[str, dict[str, Any]]:
     """Scores of each suspect: metric, label, with, without."""
     y, kept = encode_target(frame, problem, schema)
     rows = _drawn(y, problem.classification, seed)
@@ -104,16 +100,26 @@ def _drawn(y: np.ndarray, classification: bool, seed: int) -> np.ndarray:
 
 
 def _score(
-    part: pd.DataFrame, y: np.ndarray, schema: Schema, problem: Problem, inputs: list[str], fold: np.ndarray,
-    metric: Metric, threads: int, seed: int,
-) -> float:  # fmt: skip
+    part: pd.DataFrame,
+    y: np.ndarray,
+    schema: Schema,
+    problem: Problem,
+    inputs: list[str],
+    fold: np.ndarray,
+    metric: Metric,
+    threads: int,
+    seed: int,
+) -> float:
     """Out-of-fold score of the small model; of the classes' shares, or the mean, when there is no column."""
     folds = [(np.flatnonzero((fold != k) & (fold >= 0)), np.flatnonzero(fold == k)) for k in range(int(fold.max()) + 1)]
     n_classes = max(2, len(problem.labels)) if problem.classification else 1
     seen = fold >= 0
     if not inputs:
-        pred = np.tile(np.bincount(y[seen], minlength=n_classes) / seen.sum(), (seen.sum(), 1)) if problem.classification \
+        pred = (
+            np.tile(np.bincount(y[seen], minlength=n_classes) / seen.sum(), (seen.sum(), 1))
+            if problem.classification
             else np.full(seen.sum(), y[seen].mean())
+        )
         return float(metric.function(y[seen], pred))
     encoder = FeatureEncoder(schema, inputs).fit(part)
     X = encoder.transform(part)

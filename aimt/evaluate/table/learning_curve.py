@@ -77,8 +77,7 @@ def measure_errors(
     seconds, fits, usable = [0.0] * len(sizes), 0, len(sizes)
     for repeat in range(max_repeats):
         for k, (pool, valid) in enumerate(folds):
-            order = drawing_order(pool, table.y, classification=table.task != "regression", groups=groups,
-                                  seed=seed + 1000 * repeat + k)  # fmt: skip
+            order = drawing_order(pool, table.y, classification=table.task != "regression", groups=groups, seed=seed + 1000 * repeat + k)
             for i in range(usable if repeat == 0 else min(usable, len(sizes) - 1 - repeat)):
                 left, expected = deadline - time.perf_counter(), _expected(seconds, sizes, i)
                 if left < expected * (min(3, len(folds)) if k == repeat == 0 else 1):
@@ -99,13 +98,13 @@ def _expected(seconds: list[float], sizes: list[int], i: int) -> float:
     return seconds[i] if seconds[i] or not i else 1.2 * seconds[i - 1] * sizes[i] / sizes[i - 1]
 
 
-def _error(
-    table: Encoded, rows: np.ndarray, valid: np.ndarray, metric: Metric, deadline: float, threads: int, seed: int
-) -> float:
+def _error(table: Encoded, rows: np.ndarray, valid: np.ndarray, metric: Metric, deadline: float, threads: int, seed: int) -> float:
     if table.task != "regression" and len(np.unique(table.y[rows])) < min(2, table.n_classes):
         return np.nan
-    pools = [cross_fit(c, table, [(rows, valid)], seed=seed, threads=threads, deadline=deadline).oof[valid]
-             for c in portfolio(table.task, effort="fast")]  # fmt: skip
+    pools = [
+        cross_fit(c, table, [(rows, valid)], seed=seed, threads=threads, deadline=deadline).oof[valid]
+        for c in portfolio(table.task, effort="fast")
+    ]
     score = float(metric.function(table.y[valid], pool_to_prediction(np.mean(pools, axis=0), table.task)))
     return 1 - score if metric.higher_is_better else score
 
@@ -159,8 +158,15 @@ def forecast_error(
     ahead = power_law(drawn, ratio) + rng.normal(0, spread, n_draws)
     low, high = np.quantile(ahead, [0.025, 0.975])
     fit = {k: float(v[0]) for k, v in law.items()}
-    return {"value": float(power_law(law, ratio)[0]), "low": max(float(low), 0.0), "high": float(high),
-            "now": fit["a"] + fit["b"], "noise": noise, "missed": missed, **fit}  # fmt: skip
+    return {
+        "value": float(power_law(law, ratio)[0]),
+        "low": max(float(low), 0.0),
+        "high": float(high),
+        "now": fit["a"] + fit["b"],
+        "noise": noise,
+        "missed": missed,
+        **fit,
+    }
 
 
 def _noise(n: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -203,23 +209,39 @@ def learning_curve(
     metric = get_metric(problem.metric, problem.task)
     start = time.perf_counter()
     result: dict[str, Any] = {
-        "status": "cannot tell", "metric": metric.name, "label": metric.label,
-        "higher_is_better": metric.higher_is_better, "sizes": [], "scores": [], "low": [], "high": [],
-        "folds": 0, "fits": 0, "fit": None, "forecast": None,
-    }  # fmt: skip
+        "status": "cannot tell",
+        "metric": metric.name,
+        "label": metric.label,
+        "higher_is_better": metric.higher_is_better,
+        "sizes": [],
+        "scores": [],
+        "low": [],
+        "high": [],
+        "folds": 0,
+        "fits": 0,
+        "fit": None,
+        "forecast": None,
+    }
     try:
-        result |= _measure(
-            frame, y, problem, schema, split, metric, n_sizes, max_rows, start + time_limit, threads, seed
-        )
+        result |= _measure(frame, y, problem, schema, split, metric, n_sizes, max_rows, start + time_limit, threads, seed)
     except Exception as e:  # the run goes on without a curve
         result["message"] = f"The learning curve could not be measured ({type(e).__name__}: {e})."
     return plain(result | {"seconds": time.perf_counter() - start})
 
 
 def _measure(
-    frame: pd.DataFrame, y: np.ndarray, problem: Problem, schema: Schema, split: Split, metric: Metric, n_sizes: int,
-    max_rows: int, deadline: float, threads: int, seed: int
-) -> dict[str, Any]:  # fmt: skip
+    frame: pd.DataFrame,
+    y: np.ndarray,
+    problem: Problem,
+    schema: Schema,
+    split: Split,
+    metric: Metric,
+    n_sizes: int,
+    max_rows: int,
+    deadline: float,
+    threads: int,
+    seed: int,
+) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(split.train)[:max_rows])
     part, fold = frame.iloc[kept], split.fold[kept]
@@ -233,12 +255,16 @@ def _measure(
     encoder = FeatureEncoder(schema, problem.inputs).fit(part)
     X = encoder.transform(part)
     X = X if X.shape[1] else np.zeros((len(part), 1))
-    table = Encoded(X, np.asarray(y)[kept], problem.task, max(2, len(problem.labels)) if problem.classification else 1,
-                    encoder.categorical, dense(encoder).fit(X).transform(X))  # fmt: skip
-    groups = part[problem.id].astype("str").to_numpy() if split.strategy == "grouped" and problem.id else None
-    errors, fits = measure_errors(
-        table, folds, sizes, metric, deadline=deadline, groups=groups, threads=threads, seed=seed
+    table = Encoded(
+        X,
+        np.asarray(y)[kept],
+        problem.task,
+        max(2, len(problem.labels)) if problem.classification else 1,
+        encoder.categorical,
+        dense(encoder).fit(X).transform(X),
     )
+    groups = part[problem.id].astype("str").to_numpy() if split.strategy == "grouped" and problem.id else None
+    errors, fits = measure_errors(table, folds, sizes, metric, deadline=deadline, groups=groups, threads=threads, seed=seed)
     whole = len(kept) == len(split.train)
     return {"fits": fits} | _conclude(np.array(sizes), errors, metric, whole, seed)
 
@@ -257,8 +283,14 @@ def _conclude(sizes: np.ndarray, errors: np.ndarray, metric: Metric, whole: bool
     turn = (lambda e: 1 - e) if metric.higher_is_better else (lambda e: e)
     mean = errors.mean(axis=1)
     ends = np.sort([turn(mean - 1.96 * f["noise"]), turn(mean + 1.96 * f["noise"])], axis=0)
-    out = {"sizes": sizes.tolist(), "scores": turn(mean), "low": ends[0], "high": ends[1], "folds": int(folds.sum()),
-           "fit": {"a": f["a"], "b": f["b"] * float(sizes[-1]) ** f["c"], "c": f["c"], "r2": f["r2"]}}  # fmt: skip
+    out = {
+        "sizes": sizes.tolist(),
+        "scores": turn(mean),
+        "low": ends[0],
+        "high": ends[1],
+        "folds": int(folds.sum()),
+        "fit": {"a": f["a"], "b": f["b"] * float(sizes[-1]) ** f["c"], "c": f["c"], "r2": f["r2"]},
+    }
     low, high = sorted((turn(f["low"]), turn(f["high"])))
     ahead = {"rows": int(2 * sizes[-1]), "value": turn(f["value"]), "low": low, "high": high}
     point = 0.0 if "regression" in metric.tasks else 0.001  # errors of classes have a scale of their own
@@ -272,15 +304,14 @@ def _conclude(sizes: np.ndarray, errors: np.ndarray, metric: Metric, whole: bool
         status, text = "hardly", "More rows would hardly help"
     else:
         status, text = "may help", "More rows may help, or may not"
-    text += (f": {metric.label} of a quick model is {readable(turn(f['now']))} with {sizes[-1]:,} training rows, and "
-             f"forecast to be {readable(ahead['value'])} ({readable(low)} to {readable(high)}) with {ahead['rows']:,}."
-             )  # fmt: skip
+    text += (
+        f": {metric.label} of a quick model is {readable(turn(f['now']))} with {sizes[-1]:,} training rows, and "
+        f"forecast to be {readable(ahead['value'])} ({readable(low)} to {readable(high)}) with {ahead['rows']:,}."
+    )
     return out | {"status": status, "forecast": ahead, "message": text}
 
 
-def _doubt(
-    f: dict[str, Any], mean: np.ndarray, sizes: np.ndarray, largest: int, whole: bool, hardly: bool
-) -> str:
+def _doubt(f: dict[str, Any], mean: np.ndarray, sizes: np.ndarray, largest: int, whole: bool, hardly: bool) -> str:
     if hardly:
         return ""
     if sizes[-1] < largest or not whole:
@@ -314,8 +345,16 @@ def plot_learning(
         ax.plot(grid, 1 - error if curve["higher_is_better"] else error, color=COLORS["muted"], lw=1.2, ls="--")
         ax.plot([ahead["rows"]] * 2, [ahead["low"], ahead["high"]], color=COLORS["bad"], lw=1.6)
         ax.plot(ahead["rows"], ahead["value"], "D", ms=5, color=COLORS["bad"])
-        ax.annotate("forecast", (ahead["rows"], ahead["value"]), (-8, 0), textcoords="offset points", ha="right",
-                    va="center", fontsize=8, color=COLORS["bad"])  # fmt: skip
+        ax.annotate(
+            "forecast",
+            (ahead["rows"], ahead["value"]),
+            (-8, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=COLORS["bad"],
+        )
         ticks.append(int(ahead["rows"]))
     ax.errorbar(n, score, yerr=[score - low, high - score], fmt="o", ms=4.5, lw=1.4, color=COLORS["accent"])
     ax.set_xticks(ticks, [f"{v:,}" if v < 10_000 else f"{v / 1000:,.0f}k" for v in ticks])

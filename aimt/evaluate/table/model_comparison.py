@@ -131,10 +131,17 @@ def winner_score(
     values = left[chosen, np.arange(left.shape[1])]
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
-    return plain({
-        "winner": best, "seen": seen[best], "value": values.mean(), "low": low, "high": high,
-        "optimism": metric.gain(seen[best], float(values.mean())), "agree": np.mean(chosen == list(preds).index(best)),
-    })  # fmt: skip
+    return plain(
+        {
+            "winner": best,
+            "seen": seen[best],
+            "value": values.mean(),
+            "low": low,
+            "high": high,
+            "optimism": metric.gain(seen[best], float(values.mean())),
+            "agree": np.mean(chosen == list(preds).index(best)),
+        }
+    )
 
 
 def _best(scores: Mapping[str, float], metric: Any) -> str:
@@ -169,11 +176,20 @@ def permutation_test(
     as_good = sum(metric.gain(s, score) >= 0 for s in shuffled)
     p = (as_good + 1) / (len(shuffled) + 1)
     text = f"Of {len(shuffled)} trainings on shuffled answers {as_good} were as good: " + (
-        "there is something to learn." if p <= 0.05 else "what was learned may be chance.")  # fmt: skip
-    return plain({
-        "metric": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better, "score": score,
-        "shuffled": shuffled, "p": p, "complete": len(shuffled) == shuffles, "message": text,
-    })  # fmt: skip
+        "there is something to learn." if p <= 0.05 else "what was learned may be chance."
+    )
+    return plain(
+        {
+            "metric": metric.name,
+            "label": metric.label,
+            "higher_is_better": metric.higher_is_better,
+            "score": score,
+            "shuffled": shuffled,
+            "p": p,
+            "complete": len(shuffled) == shuffles,
+            "message": text,
+        }
+    )
 
 
 def _shuffle(y: np.ndarray, groups: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
@@ -191,7 +207,15 @@ def plot_permutation(
     figure, ax = new_figure(4.6, 2.0)
     ax.hist(test["shuffled"], bins=min(20, max(5, len(test["shuffled"]) // 4)), color=COLORS["muted"], alpha=0.6)
     ax.axvline(test["score"], color=COLORS["accent"], lw=2)
-    ax.annotate(f"p = {test['p']:.2g}", (test["score"], 1), (4, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                fontsize=8, color=COLORS["accent"], va="top")  # fmt: skip
+    ax.annotate(
+        f"p = {test['p']:.2g}",
+        (test["score"], 1),
+        (4, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        fontsize=8,
+        color=COLORS["accent"],
+        va="top",
+    )
     ax.set(xlabel=f"{test['label']} (grey: answers shuffled)", ylabel="trainings")
     return figure

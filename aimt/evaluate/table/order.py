@@ -29,10 +29,7 @@ ROWS, LATE = 2_000, 0.4  # Rows looked at, at most; share of them that is late
 LOST, FLOOR = 0.1, 0.05  # Share of the skill that must be lost; skill, as a share of the trivial loss, below which it counts as this much
 MOST_DATES = 2  # Columns of dates that are asked
 GROUPS, GROUPED = 30, 0.1  # Levels of a category that may group a file; share of the runs that chance would make
-_SMALL = (
-    Candidate("trees-7", "trees", {"num_leaves": 7, "learning_rate": 0.15, "max_bin": 63}),
-    Candidate("linear", "linear"),
-)
+_SMALL = (Candidate("trees-7", "trees", {"num_leaves": 7, "learning_rate": 0.15, "max_bin": 63}), Candidate("linear", "linear"))
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,13 @@ def check_forward(
     if worst:
         order = "the order of the file" if worst.by is None else f"the order of {show(worst.by)}"
         name = "TIME" if worst.by is None else worst.by
-        yield finding("order of time", "warning", [] if worst.by is None else [worst.by],
-                      f"In {order}, a small model of the earlier rows loses {min(worst.lost, 1):.0%} of its skill on the later ones, against a "
-                      "model of rows from the whole time: a random split promises what the future will not keep",
-                      f"If the order is one of time, name it: --time {name}. If it has another reason, attest it: --attest order=REASON",
-                      value=worst.lost, limit=LOST)
+        yield finding(
+            "order of time",
+            "warning",
+            [] if worst.by is None else [worst.by],
+            f"In {order}, a small model of the earlier rows loses {min(worst.lost, 1):.0%} of its skill on the later ones, against a "
+            "model of rows from the whole time: a random split promises what the future will not keep",
+            f"If the order is one of time, name it: --time {name}. If it has another reason, attest it: --attest order=REASON",
+            value=worst.lost,
+            limit=LOST,
+        )

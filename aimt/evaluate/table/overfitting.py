@@ -30,7 +30,10 @@ def overfitting(
     y_test: np.ndarray | None = None,  # True codes or values of the test rows
     test_pred: np.ndarray | None = None,  # Predictions for them
     *,
-    clusters: tuple[np.ndarray | None, np.ndarray | None] = (None, None),  # Cluster (entity or time) of each training row, and of each test row
+    clusters: tuple[np.ndarray | None, np.ndarray | None] = (
+        None,
+        None,
+    ),  # Cluster (entity or time) of each training row, and of each test row
     seed: int = 0,  # Same seed, same intervals
 ) -> dict[str, Any]:  # metric, train, valid, test, gap_train_valid, gap_valid_test (intervals or None), status, message
     """What was memorised (train minus validation) and what choosing has flattered (validation minus test).
@@ -53,11 +56,15 @@ def overfitting(
         last = {"test": np.asarray(test_pred, float)}
         test = bootstrap(metric.function, np.asarray(y_test), last, seed=seed + 1, clusters=new)["test"]
     result = {
-        "metric": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better,
-        "train": found.get("train"), "valid": found["valid"], "test": test,
+        "metric": metric.name,
+        "label": metric.label,
+        "higher_is_better": metric.higher_is_better,
+        "train": found.get("train"),
+        "valid": found["valid"],
+        "test": test,
         "gap_train_valid": _turn(metric, found["train - valid"]) if pairs else None,
         "gap_valid_test": _turn(metric, _difference(found["valid"], test)) if test else None,
-    }  # fmt: skip
+    }
     return plain(result | _judge(result))
 
 
@@ -80,15 +87,19 @@ def _judge(r: dict[str, Any]) -> dict[str, str]:
         status, text = "not checked", "Validation and test were not compared."
     elif gap["low"] > 0:
         status = "optimistic"
-        text = (f"On test rows, which took no part, the score is worse than on validation rows, on which models were stopped and "
-                f"chosen, by {_span(gap)}: too much choosing, rows that leak, or test rows of another kind. Believe the test.")
+        text = (
+            f"On test rows, which took no part, the score is worse than on validation rows, on which models were stopped and "
+            f"chosen, by {_span(gap)}: too much choosing, rows that leak, or test rows of another kind. Believe the test."
+        )
     elif gap["high"] < 0:
         status, text = "ok", f"On test rows the score is better than on validation rows, by {_span(gap, -1)}."
     else:
         status, text = "ok", f"Validation and test agree within chance: the test is worse by {_span(gap)}."
     if memorised and np.isfinite(memorised["low"]) and memorised["low"] > 0:
-        text += (f" On its own training rows the model scores {readable(r['train']['value'])} instead of "
-                 f"{readable(r['valid']['value'])}: usual for boosted trees, and why it is not used.")  # fmt: skip
+        text += (
+            f" On its own training rows the model scores {readable(r['train']['value'])} instead of "
+            f"{readable(r['valid']['value'])}: usual for boosted trees, and why it is not used."
+        )
     return {"status": status, "message": text}
 
 
@@ -102,8 +113,7 @@ def plot_overfitting(
 ) -> Figure:
     """The score on training, validation and test rows with 95 % intervals."""
     parts = [p for p in ("train", "valid", "test") if result.get(p) and result[p]["value"] is not None]
-    words = {"train": "training rows\n(fitted)", "valid": "validation rows\n(chosen on)",
-             "test": "test rows\n(no part)"}  # fmt: skip
+    words = {"train": "training rows\n(fitted)", "valid": "validation rows\n(chosen on)", "test": "test rows\n(no part)"}
     colors = {"train": COLORS["muted"], "valid": COLORS["accent"], "test": COLORS["bad"]}
     fig, ax = new_figure(5.2, 0.8 + 0.55 * max(len(parts), 1))
     for i, part in enumerate(parts):
@@ -111,8 +121,7 @@ def plot_overfitting(
         low, high = (v["value"] if v[k] is None else v[k] for k in ("low", "high"))
         ax.plot([low, high], [i, i], color=colors[part], lw=2.5, solid_capstyle="round")
         ax.plot(v["value"], i, "o", color=colors[part], ms=6)
-        ax.annotate(readable(v["value"]), (v["value"], i), (0, 6), textcoords="offset points", ha="center",
-                    fontsize=8, color=COLORS["ink"])  # fmt: skip
+        ax.annotate(readable(v["value"]), (v["value"], i), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=COLORS["ink"])
     ax.set_yticks(range(len(parts)), [words[p] for p in parts])
     ax.set_ylim(len(parts) - 0.5, -0.7)
     ax.set_xlabel(f"{result['label']} ({'higher' if result['higher_is_better'] else 'lower'} is better)")

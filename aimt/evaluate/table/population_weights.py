@@ -101,8 +101,7 @@ def _adding_up(column: str, shares: dict[str, float]) -> dict[str, float]:
     total = sum(shares.values())
     scale = 100.0 if abs(total - 100) <= 100 * ROUNDED else 1.0
     if abs(total / scale - 1) > ROUNDED:
-        raise DataError(f"the shares of {show(column)} add up to {total:.4g}, not to 1",
-                        hint="Is a group left out, or counted twice?")
+        raise DataError(f"the shares of {show(column)} add up to {total:.4g}, not to 1", hint="Is a group left out, or counted twice?")
     return {value: share / total for value, share in shares.items()}
 
 # %% ../../../nbs/evaluate/table/28_population_weights.ipynb #21129334
@@ -139,8 +138,7 @@ def _margin(frame: pd.DataFrame, column: str, stated: dict[str, float]) -> Margi
         return Margin(column, names, shares, _match(frame[column], names, column))
     split = [[p.strip() for p in name.split(",")] for name in names]
     if any(len(s) != len(parts) for s in split):
-        raise DataError(f"a value of the crossing {show(column)} does not have {len(parts)} parts",
-                        hint="Write female,18-29")
+        raise DataError(f"a value of the crossing {show(column)} does not have {len(parts)} parts", hint="Write female,18-29")
     codes = np.full(len(frame), -1)
     single = [list(dict.fromkeys(s[i] for s in split)) for i in range(len(parts))]
     found = [_match(frame[p], n, p) for p, n in zip(parts, single, strict=True)]
@@ -160,8 +158,9 @@ def _match(values: pd.Series, names: list[str], column: str) -> np.ndarray:
         absent = [n for i, n in enumerate(names) if i not in known.values()]
         unstated = [t for t, i in known.items() if i < 0]
         if absent and unstated:
-            raise DataError(f"{show(column)} holds no {show(absent[0])}, but {', '.join(map(show, unstated[:3]))}",
-                            hint=closest(absent[0], unstated))
+            raise DataError(
+                f"{show(column)} holds no {show(absent[0])}, but {', '.join(map(show, unstated[:3]))}", hint=closest(absent[0], unstated)
+            )
         return texts.map(known).fillna(-1).to_numpy(int)
     return _in_ranges(*ranges)
 
@@ -169,8 +168,10 @@ def _match(values: pd.Series, names: list[str], column: str) -> np.ndarray:
 _RANGE = re.compile(r"^(-?\d+(?:\.\d+)?)\s*(?:-|–|to|\.\.)\s*(-?\d+(?:\.\d+)?)$")
 _FROM = re.compile(r"^(?:>=|≥|from|at least)?\s*(-?\d+(?:\.\d+)?)\s*(?:\+|or more|and over|or over|and older|or older)?$")
 _OVER, _UNDER = re.compile(r"^(?:>|over|above)\s*(-?\d+(?:\.\d+)?)$"), re.compile(r"^(?:<|under|below)\s*(-?\d+(?:\.\d+)?)$")
-_UP_TO = re.compile(r"^(?:<=|≤|up to|at most)\s*(-?\d+(?:\.\d+)?)$"
-                    r"|^(-?\d+(?:\.\d+)?)\s*(?:or less|and under|or under|or younger)$")
+_UP_TO = re.compile(
+    r"^(?:<=|≤|up to|at most)\s*(-?\d+(?:\.\d+)?)$"
+    r"|^(-?\d+(?:\.\d+)?)\s*(?:or less|and under|or under|or younger)$"
+)
 
 
 def _ranges(values: pd.Series, names: list[str], column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -183,8 +184,7 @@ def _ranges(values: pd.Series, names: list[str], column: str) -> tuple[np.ndarra
     ends = [_one_range(name.casefold().strip()) for name in names]
     if any(e is None for e in ends):
         wrong = names[[e is None for e in ends].index(True)]
-        raise DataError(f"{show(wrong)} is no value and no range of the numbers of {show(column)}",
-                        hint="Write 18-29, 65+ or under 18")
+        raise DataError(f"{show(wrong)} is no value and no range of the numbers of {show(column)}", hint="Write 18-29, 65+ or under 18")
     low, high = np.array(ends, float).T
     order = np.argsort(low)
     for a, b in zip(order[:-1], order[1:], strict=True):
@@ -275,8 +275,10 @@ def margin_weights(
         raise DataError("no row has a stated value in every column", hint="State the values as the table writes them")
     found, miss = rake(np.ones(use.sum()), [(m.codes[use], m.stated) for m in margins])
     if miss > 0.005:
-        raise DataError(f"no weights give these shares: the nearest miss one by {miss:.1%}",
-                        hint="Some groups occur only together; state fewer columns, or collect rows that tell them apart")
+        raise DataError(
+            f"no weights give these shares: the nearest miss one by {miss:.1%}",
+            hint="Some groups occur only together; state fewer columns, or collect rows that tell them apart",
+        )
     weights = np.zeros(len(use))
     weights[use] = found
     return weights

@@ -49,8 +49,13 @@ def compare_population(
     for column, p in zip(columns, _holm([c["p"] for c in columns]), strict=True):
         column["p"] = p
     used = weights[weights > 0]
-    result = {"n_rows": len(frame), "n_used": len(used), "n_effective": effective_rows(used),
-              "weights": {"smallest": float(used.min()), "largest": float(used.max())}, "columns": columns}  # fmt: skip
+    result = {
+        "n_rows": len(frame),
+        "n_used": len(used),
+        "n_effective": effective_rows(used),
+        "weights": {"smallest": float(used.min()), "largest": float(used.max())},
+        "columns": columns,
+    }
     return plain({**result, "message": _said(result)})
 
 
@@ -62,10 +67,23 @@ def _compared(m: Margin, z: float) -> dict[str, Any]:
         found = {key: float(share[key][i]) for key in ("value", "low", "high")}
         side = "under" if found["high"] < m.stated[i] else "over" if found["low"] > m.stated[i] else "as stated"
         status = "absent" if k[i] == 0 and m.stated[i] > 0 else side
-        groups.append({"value": name, "n": int(k[i]), "found": found, "stated": float(m.stated[i]),
-                       "ratio": found["value"] / m.stated[i] if m.stated[i] > 0 else None, "status": status})  # fmt: skip
-    return {"column": m.column, "n_unknown": int((m.codes < 0).sum()), **_chi_square(k, m.stated),
-            "distance": float(np.abs(k / n - m.stated).sum() / 2), "groups": groups}  # fmt: skip
+        groups.append(
+            {
+                "value": name,
+                "n": int(k[i]),
+                "found": found,
+                "stated": float(m.stated[i]),
+                "ratio": found["value"] / m.stated[i] if m.stated[i] > 0 else None,
+                "status": status,
+            }
+        )
+    return {
+        "column": m.column,
+        "n_unknown": int((m.codes < 0).sum()),
+        **_chi_square(k, m.stated),
+        "distance": float(np.abs(k / n - m.stated).sum() / 2),
+        "groups": groups,
+    }
 
 
 def _chi_square(k: np.ndarray, stated: np.ndarray) -> dict[str, Any]:
@@ -100,8 +118,10 @@ def _said(result: dict[str, Any]) -> str:
         return "The shares differ from the stated ones, but no single group differs significantly." if differs else silent
     told = [_group_said(c, g) for c, g in apart[:3]]
     more = f" and {len(apart) - 3} more" if len(apart) > 3 else ""
-    return (f"Under-represented: {'; '.join(told)}{more}. Weighted to the population, {result['n_used']:,} rows are worth "
-            f"{result['n_effective']:,.0f}.")
+    return (
+        f"Under-represented: {'; '.join(told)}{more}. Weighted to the population, {result['n_used']:,} rows are worth "
+        f"{result['n_effective']:,.0f}."
+    )
 
 
 def _group_said(column: dict[str, Any], group: dict[str, Any]) -> str:
@@ -152,8 +172,8 @@ def _scored(
     m = len(held)
 
     def function(y: np.ndarray, packed: np.ndarray, *, weight: np.ndarray | None = None) -> Any:
-        at, w = packed[:, 1:1 + m].astype(int), np.ones(len(y)) if weight is None else weight
-        p = packed[:, 1 + m:]
+        at, w = packed[:, 1 : 1 + m].astype(int), np.ones(len(y)) if weight is None else weight
+        p = packed[:, 1 + m :]
         p = p[:, 0] if pred.ndim == 1 else p
         p = p.astype(pred.dtype)
         if packed[0, 0]:
@@ -211,11 +231,18 @@ def population_findings(
             continue
         worst = max(absent or sure, key=lambda g: abs(g["found"]["value"] - g["stated"]))
         much = bool(absent) or c["distance"] >= MATTERS
-        out.append(finding("sampling bias", "warning" if much else "note", c["column"].split(","),
-                           f"{_group_said(c, worst)}; {c['distance']:.1%} of the rows would have to be others",
-                           "Collect more of those who are missing, or weigh the rows; `aimt evaluate --population` tells "
-                           "the score in the population", n_rows=worst["n"], value=c["distance"],
-                           limit=MATTERS if much else SLIGHT))  # fmt: skip
+        out.append(
+            finding(
+                "sampling bias",
+                "warning" if much else "note",
+                c["column"].split(","),
+                f"{_group_said(c, worst)}; {c['distance']:.1%} of the rows would have to be others",
+                "Collect more of those who are missing, or weigh the rows; `aimt evaluate --population` tells the score in the population",
+                n_rows=worst["n"],
+                value=c["distance"],
+                limit=MATTERS if much else SLIGHT,
+            )
+        )
     return out
 
 

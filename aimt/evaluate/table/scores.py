@@ -56,18 +56,26 @@ def score_models(
     best = min((d for d in differences if np.isfinite(d["value"])), key=lambda d: d["value"], default=None)
     for row in table:
         row["seconds"] = (seconds or {}).get(row["model"])
-    return plain({
-        "metric": main.name, "label": main.label, "higher_is_better": main.higher_is_better, "part": part,
-        "n_rows": len(y), "threshold": threshold if problem.task == "binary" else None, "models": list(preds),
-        "table": table, "best_baseline": best["baseline"] if best else None, "difference": best,
-        "difference_to_prior": next((d for d in differences if d["baseline"] == "prior"), None),
-        "differences": differences,
-    })  # fmt: skip
+    return plain(
+        {
+            "metric": main.name,
+            "label": main.label,
+            "higher_is_better": main.higher_is_better,
+            "part": part,
+            "n_rows": len(y),
+            "threshold": threshold if problem.task == "binary" else None,
+            "models": list(preds),
+            "table": table,
+            "best_baseline": best["baseline"] if best else None,
+            "difference": best,
+            "difference_to_prior": next((d for d in differences if d["baseline"] == "prior"), None),
+            "differences": differences,
+        }
+    )
 
 
 def _rows(
-    metric: Metric, problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], threshold: float, seed: int,
-    clusters: np.ndarray | None,
+    metric: Metric, problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], threshold: float, seed: int, clusters: np.ndarray | None
 ) -> list[dict[str, Any]]:
     judged = _judged(metric, problem, preds, threshold)
     main = metric.name == problem.metric
@@ -106,9 +114,7 @@ def readable(
     return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 or 0 < size < 0.001 else f"{value:.3f}"
 
 
-_SHOWN = {
-    "prior": "base rate", "linear": "linear", "additive": "readable curves", "lightgbm": "LightGBM defaults", "model": "this model",
-}  # fmt: skip
+_SHOWN = {"prior": "base rate", "linear": "linear", "additive": "readable curves", "lightgbm": "LightGBM defaults", "model": "this model"}
 
 
 def plot_scores(
@@ -122,8 +128,9 @@ def plot_scores(
         low, high = (row["value"] if row[k] is None else row[k] for k in ("low", "high"))
         ax.plot([low, high], [i, i], color=color, lw=2.5, solid_capstyle="round")
         ax.plot(row["value"], i, "o", color=color, ms=6)
-        ax.annotate(readable(row["value"]), (row["value"], i), (0, 6), textcoords="offset points",
-                    ha="center", fontsize=8, color=COLORS["ink"])  # fmt: skip
+        ax.annotate(
+            readable(row["value"]), (row["value"], i), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=COLORS["ink"]
+        )
     ax.set_yticks(range(len(rows)), [_SHOWN.get(r["model"], r["model"]) for r in rows])
     ax.set_ylim(len(rows) - 0.5, -0.7)
     way = "higher" if scores["higher_is_better"] else "lower"

@@ -68,9 +68,7 @@ def _marked_again(bench: Bench, pred: np.ndarray, found: LabelErrors) -> list[tu
     return errors
 
 # %% ../../../nbs/evaluate/table/50_what_if.ipynb #c9eeea08
-def _cleaned(
-    bench: Bench, train: np.ndarray, valid: np.ndarray, matrix: np.ndarray, k: int
-) -> tuple[float, float]:
+def _cleaned(bench: Bench, train: np.ndarray, valid: np.ndarray, matrix: np.ndarray, k: int) -> tuple[float, float]:
     """Errors with the noise put in again, and without the suspicious rows."""
     y = bench.table.y
     soiled = [bench.error(train, valid, y=_soil(y, train, matrix, 1000 * k + draw)) for draw in range(bench.draws)]
@@ -134,10 +132,7 @@ def _exam_gain(bench: Bench, pred: np.ndarray, found: LabelErrors) -> dict[str, 
     seen, right = np.array(_marked_again(bench, pred, found)).T
     gain, rate = paired_gain(bench, seen, right), found.noise_rate
     reach = [gain["value"] * rate[end] / max(rate["value"], 1e-12) for end in ("low", "high")]
-    low, high = (
-        np.hypot(gain["value"] - end, gain["value"] - r)
-        for end, r in zip((gain["low"], gain["high"]), reach, strict=True)
-    )
+    low, high = (np.hypot(gain["value"] - end, gain["value"] - r) for end, r in zip((gain["low"], gain["high"]), reach, strict=True))
     return {"value": gain["value"], "low": float(gain["value"] - low), "high": float(gain["value"] + high)}
 
 
@@ -182,9 +177,7 @@ def what_helps(
     split: Split,  # Folds to train and validate on; the test is not touched
     *,
     curve: dict[str, Any] | None = None,  # From `learning_curve`; measured here when None
-    label_errors: LabelErrors
-    | dict[str, Any]
-    | None = None,  # Whether labels are wrong, if that is known (`find_label_errors`)
+    label_errors: LabelErrors | dict[str, Any] | None = None,  # Whether labels are wrong, if that is known (`find_label_errors`)
     pred: np.ndarray | None = None,  # The run's out-of-fold predictions of the rows `split.train`
     time_limit: float = 4.0,  # Seconds
     draws: int = 2,  # Times that chance is drawn in each fold
@@ -207,21 +200,7 @@ def what_helps(
         "rows": 0,
     }
     try:
-        result |= _measure(
-            frame,
-            y,
-            problem,
-            schema,
-            split,
-            curve,
-            label_errors,
-            pred,
-            start + time_limit,
-            draws,
-            max_rows,
-            threads,
-            seed,
-        )
+        result |= _measure(frame, y, problem, schema, split, curve, label_errors, pred, start + time_limit, draws, max_rows, threads, seed)
     except Exception as e:  # the run goes on without this
         result["message"] = f"What would help could not be measured ({type(e).__name__}: {e})."
     return plain(result | {"seconds": time.perf_counter() - start})
@@ -242,9 +221,7 @@ def _measure(
     threads: int,
     seed: int,
 ) -> dict[str, Any]:
-    bench, base = make_bench(
-        frame, y, problem, schema, split, end=end, max_rows=max_rows, threads=threads, seed=seed
-    )
+    bench, base = make_bench(frame, y, problem, schema, split, end=end, max_rows=max_rows, threads=threads, seed=seed)
     bench.draws = draws
     if np.isfinite(base).sum() < 3:
         return {"message": "What would help cannot be told: there are too few rows, or there was no time."}
@@ -283,11 +260,7 @@ def _sum_up(levers: list[dict[str, Any]], metric: Metric) -> str:
     sure, may = ([v for v in levers if v["status"] == status] for status in ("helps", "may help"))
     if sure:
         text = f"Most would help: {sure[0]['what']}, {metric.label} better by {gain_text(sure[0])}."
-        return (
-            text
-            + (f" Then: {_listed(sure[1:])}." if sure[1:] else "")
-            + (f" {_listed(may).capitalize()} may help." if may else "")
-        )
+        return text + (f" Then: {_listed(sure[1:])}." if sure[1:] else "") + (f" {_listed(may).capitalize()} may help." if may else "")
     tried = "No option is shown to help"
     return f"{tried}; {_listed(may)} may." if may else f"{tried}."
 

@@ -59,7 +59,7 @@ def score_text(
     max_tokens: int = 2_000_000,  # Tokens to look at, from the start
     seed: int = 0,  # Of the resampling
 ) -> dict[str, Any]:
-    """Bits per character with a 95 % interval, nats per token, perplexity, bits at each place in the context, and nats of blocks of text."""
+    """Bits per character with a 95 % interval, nats per token, perplexity, bits at each place in the context, nats of blocks of text."""
     losses, real = row_losses(model, tokens, seq_len=seq_len, batch_size=batch_size, max_tokens=max_tokens)
     to_bits = len(tokens) / max(n_characters, 1) / math.log(2)  # from nats per token to bits per character
     sums, counts = losses.sum(1), real.sum(1)
@@ -181,8 +181,13 @@ def copied(
     sample = np.repeat(np.arange(len(long)), [len(s) - length + 1 for s in long])
     by_sample, windows = clustered_interval(found, sample), sum(len(s) // length for s in long)
     least = wilson(by_sample["value"] * windows, windows)
-    return {"value": by_sample["value"], "low": max(0.0, min(by_sample["low"], least["low"])), "high": min(1.0, max(by_sample["high"], least["high"])),
-            "samples": len(long), "windows": windows}  # fmt: skip
+    return {
+        "value": by_sample["value"],
+        "low": max(0.0, min(by_sample["low"], least["low"])),
+        "high": min(1.0, max(by_sample["high"], least["high"])),
+        "samples": len(long),
+        "windows": windows,
+    }
 
 
 def _found(samples: Sequence[str], text: str, length: int, piece: int = 4_000_000) -> np.ndarray:
@@ -193,7 +198,6 @@ def _found(samples: Sequence[str], text: str, length: int, piece: int = 4_000_00
     for start in range(0, max(len(text) - length + 1, 1), piece):
         found |= np.isin(windows, window_hashes(text[start : start + piece + length - 1], length))
     return found[place].astype(float)
-
 
 # %% ../../../nbs/evaluate/text/00_language_model.ipynb #1876ec19
 SKETCH_LENGTH, SKETCH_SIZE = 30, 20_000  # Characters of a window; windows kept, about, at most
@@ -216,7 +220,9 @@ def _draws(hashes: np.ndarray) -> np.ndarray:
 def text_sketch(
     texts: Iterable[str],  # Training text, in pieces
     base: dict[str, Any] | None = None,  # Sketch of what the model had been trained on before
-) -> dict[str, Any]:  # below: windows with a draw below it are kept; hashes, sorted; characters looked at; short: whether short texts were among them
+) -> dict[
+    str, Any
+]:  # below: windows with a draw below it are kept; hashes, sorted; characters looked at; short: whether short texts were among them
     """A small record of a text, by which it can be told later how much of another text stands in it."""
     below, n, short = (int(base["below"]), int(base["characters"]), bool(base["short"])) if base else (2**32, 0, False)
     kept = np.array(base["hashes"], np.uint64) if base else np.zeros(0, np.uint64)
@@ -245,8 +251,12 @@ def seen_share(
         return None
     share = clustered_interval(found, np.repeat(np.arange(len(texts)), [len(d) for d in drawn]))
     least = wilson(found.sum(), len(found))
-    return {"value": share["value"], "low": max(0.0, min(share["low"], least["low"])), "high": min(1.0, max(share["high"], least["high"])),
-            "windows": len(found)}  # fmt: skip
+    return {
+        "value": share["value"],
+        "low": max(0.0, min(share["low"], least["low"])),
+        "high": min(1.0, max(share["high"], least["high"])),
+        "windows": len(found),
+    }
 
 
 def near_copies(

@@ -65,15 +65,10 @@ def greedy(
     return Transcript(alphabet.decode(best[starts]), float(x.max(1).sum()), tuple(starts))
 
 
-def word_times(
-    transcript: Transcript,
-    seconds_per_frame: float = 0.02,
-) -> list[Word]:
+def word_times(transcript: Transcript, seconds_per_frame: float = 0.02) -> list[Word]:
     """The words with their times: from the first character's frame to the frame of the space that follows."""
     words, letters, start = [], "", 0
-    for c, t in zip(
-        transcript.text + " ", (*transcript.frames, transcript.frames[-1] + 1 if transcript.frames else 0), strict=True
-    ):
+    for c, t in zip(transcript.text + " ", (*transcript.frames, transcript.frames[-1] + 1 if transcript.frames else 0), strict=True):
         if c != " ":
             start = t if not letters else start
             letters += c
@@ -88,9 +83,7 @@ class WordLM:
 
     def __init__(
         self,
-        grams: Sequence[
-            Mapping[tuple[str, ...], tuple[float, float]]
-        ],  # Of order 1, 2, ...: (log p, log back-off weight)
+        grams: Sequence[Mapping[tuple[str, ...], tuple[float, float]]],  # Of order 1, 2, ...: (log p, log back-off weight)
     ):
         self.grams, self.order = list(grams), len(grams)
         self.words = sorted(w for (w,) in self.grams[0] if w not in {"<s>", "</s>", "<unk>"})
@@ -105,11 +98,7 @@ class WordLM:
     ) -> float:
         """Log-probability of a word after others: of the longest gram that is known, and a weight for each step back."""
         word = word if (word,) in self.grams[0] else "<unk>"
-        h = (
-            tuple(w if (w,) in self.grams[0] else "<unk>" for w in history[len(history) - self.order + 1 :])
-            if self.order > 1
-            else ()
-        )
+        h = tuple(w if (w,) in self.grams[0] else "<unk>" for w in history[len(history) - self.order + 1 :]) if self.order > 1 else ()
         penalty = 0.0
         while True:
             found = self.grams[len(h)].get((*h, word))
@@ -160,9 +149,7 @@ def read_arpa(
                     back = float(parts[order + 1]) * LN10 if len(parts) > order + 1 else 0.0
                     grams[-1][tuple(parts[1 : order + 1])] = (float(parts[0]) * LN10, back)
     except (OSError, UnicodeDecodeError, EOFError, ValueError) as e:
-        raise ModelFormatError(
-            f"not a readable ARPA model ({e})", where=f"{path}, line {number}" if number else str(path)
-        ) from e
+        raise ModelFormatError(f"not a readable ARPA model ({e})", where=f"{path}, line {number}" if number else str(path)) from e
     found = {i: len(g) for i, g in enumerate(grams, 1)}
     if not ended or not grams or announced != found:
         raise ModelFormatError(f"an ARPA model cut off: it announces {announced} and contains {found}", where=str(path))
@@ -249,21 +236,7 @@ def _smoothed(
 class _Prefix:
     """One text that may have been said so far: chances of its paths that end in a blank, and in its last character."""
 
-    __slots__ = (
-        "parent",
-        "char",
-        "b",
-        "nb",
-        "b_new",
-        "nb_new",
-        "score",
-        "times",
-        "moved",
-        "children",
-        "partial",
-        "words",
-        "bonus",
-    )
+    __slots__ = ("parent", "char", "b", "nb", "b_new", "nb_new", "score", "times", "moved", "children", "partial", "words", "bonus")
 
     def __init__(self, parent: "_Prefix | None", char: int, partial: str, words: tuple[str, ...]):
         self.parent, self.char, self.partial, self.words = parent, char, partial, words
@@ -371,9 +344,15 @@ def _outputs(row: np.ndarray, cutoff_prob: float, top_n: int) -> list[tuple[int,
 
 
 def _advance(
-    beam: list[_Prefix], t: int, outputs: list[tuple[int, float]], row: np.ndarray, alphabet: Alphabet, space: int,
-    beam_size: int, scorer: LMScorer | None,
-) -> list[_Prefix]:  # fmt: skip
+    beam: list[_Prefix],
+    t: int,
+    outputs: list[tuple[int, float]],
+    row: np.ndarray,
+    alphabet: Alphabet,
+    space: int,
+    beam_size: int,
+    scorer: LMScorer | None,
+) -> list[_Prefix]:
     """One frame: every text of the beam stays as it is, by a blank or by its last character again, or grows by a character."""
     worst = -math.inf
     if scorer:
@@ -403,15 +382,20 @@ def _advance(
             if child is None:
                 continue
             if scorer and c == space:
-                if prefix.bonus is None:
-                    prefix.bonus = scorer.word(prefix.words + ((prefix.partial,) if prefix.char >= 0 else ()))
-                score += prefix.bonus
+                score += _word_bonus(prefix, scorer)
             if child.score == -math.inf and child.nb_new == -math.inf and child.b_new == -math.inf:
                 grown.append(child)
             if child.nb_new < score:
                 child.moved = (prefix.times, t)
             child.nb_new = _add(child.nb_new, score)
     return _keep(beam + grown, beam_size)
+
+
+def _word_bonus(prefix: _Prefix, scorer: LMScorer) -> float:
+    """What the language model gives for the word that ends here; looked up once for each text."""
+    if prefix.bonus is None:
+        prefix.bonus = scorer.word(prefix.words + ((prefix.partial,) if prefix.char >= 0 else ()))
+    return prefix.bonus
 
 
 def _grow(prefix: _Prefix, c: int, alphabet: Alphabet, space: int, scorer: LMScorer | None) -> _Prefix | None:
@@ -446,9 +430,7 @@ def _keep(beam: list[_Prefix], beam_size: int) -> list[_Prefix]:
     return [p for p in beam[:beam_size] if p.score > -math.inf]
 
 
-def _best(
-    beam: list[_Prefix], alphabet: Alphabet, space: int, scorer: LMScorer | None, n_best: int
-) -> list[Transcript]:
+def _best(beam: list[_Prefix], alphabet: Alphabet, space: int, scorer: LMScorer | None, n_best: int) -> list[Transcript]:
     found = []
     for p in beam:
         unfinished = scorer is not None and p.parent is not None and p.char != space
@@ -488,9 +470,7 @@ def tune_lm(
     """Find the weights with the fewest word errors; among equals the smallest. Raises `DataError` without any words."""
     total = sum(len(text.split()) for text in texts)
     if len(log_probs) != len(texts) or not total:
-        raise DataError(
-            f"{len(log_probs)} recordings and {len(texts)} transcripts with {total} words", hint="Give pairs of both"
-        )
+        raise DataError(f"{len(log_probs)} recordings and {len(texts)} transcripts with {total} words", hint="Give pairs of both")
     tried: dict[tuple[float, float], float] = {}
 
     def attempt(alpha: float, beta: float) -> None:
@@ -511,9 +491,7 @@ def tune_lm(
             for db in (-step_b, 0, step_b):
                 attempt(max(0.0, best[0] + da), best[1] + db)
         best = min(tried, key=lambda ab: (tried[ab], *ab))
-    table = [
-        {"alpha": a, "beta": b, "wer": w} for (a, b), w in sorted(tried.items(), key=lambda item: (item[1], item[0]))
-    ]
+    table = [{"alpha": a, "beta": b, "wer": w} for (a, b), w in sorted(tried.items(), key=lambda item: (item[1], item[0]))]
     return replace(scorer, alpha=best[0], beta=best[1]), table
 
 

@@ -275,18 +275,14 @@ def _check_read(model: Any, ids: Sequence[Sequence[int]]) -> list[list[int]]:
     return rows
 
 
-def _beams(
-    model: Any, rows: list[list[int]], sampling: Sampling, limit: int | None = None, **options: Any
-) -> list[list[Beam]]:
+def _beams(model: Any, rows: list[list[int]], sampling: Sampling, limit: int | None = None, **options: Any) -> list[list[Beam]]:
     n = sampling.max_new_tokens
     with _evaluating(model):
         step = seq2seq_step(model, rows, n, limit=limit)
         return beam_search(step, eos_id=model.config.eos_id, max_new_tokens=n, **options)
 
 
-def _draw(
-    model: Any, rows: list[list[int]], sampling: Sampling, ended: set[int], limit: int | None = None
-) -> Iterator[list[int | None]]:
+def _draw(model: Any, rows: list[list[int]], sampling: Sampling, ended: set[int], limit: int | None = None) -> Iterator[list[int | None]]:
     with _evaluating(model):
         writer = _Writer(model, rows, sampling.max_new_tokens, limit)
     return generate_ids(writer, writer.start.tolist(), sampling, eot_id=model.config.eos_id, ended=ended)

@@ -107,8 +107,7 @@ def speculate_ids(
     """
     mine, theirs = model.config.vocab_size, draft.config.vocab_size
     if mine != theirs:
-        raise ProblemError(f"the draft has {theirs:,} tokens, the model {mine:,}", where="draft",
-                           hint="Train both with the same tokenizer")  # fmt: skip
+        raise ProblemError(f"the draft has {theirs:,} tokens, the model {mine:,}", where="draft", hint="Train both with the same tokenizer")
     if n_draft < 1:
         raise ProblemError(f"n_draft is {n_draft}", where="speculative", hint="It must be at least 1")
     text = check_prompts(model, [ids])[0]
@@ -162,9 +161,7 @@ def generate_speculative(
 ) -> Any:  # The new text, or an iterator of its pieces
     """`generate` with a draft; see `speculate_ids`."""
     sampling, ended = make_sampling(settings), set()
-    tokens = speculate_ids(
-        model, draft, prompt_ids(tokenizer, prompt), sampling, n_draft=n_draft, eot_id=tokenizer.eot_id, counts=counts
-    )
+    tokens = speculate_ids(model, draft, prompt_ids(tokenizer, prompt), sampling, n_draft=n_draft, eot_id=tokenizer.eot_id, counts=counts)
     steps = _until(tokens, ended)
     pieces = (piece[0] for piece in write_texts(steps, tokenizer, sampling, 1, ended) if piece[0])
     return pieces if stream else "".join(pieces)

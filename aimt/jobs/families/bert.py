@@ -92,11 +92,16 @@ class BERTFamily(Family):
         counts = pairs["target"].value_counts()
         rare = sorted(counts[counts < 5].index)
         if len(counts) - len(rare) < 2:
-            raise DataError(f"classes of the target: {len(counts)}, and with five examples or more: {len(counts) - len(rare)}",
-                            hint="Give at least five examples of two classes")
+            raise DataError(
+                f"classes of the target: {len(counts)}, and with five examples or more: {len(counts) - len(rare)}",
+                hint="Give at least five examples of two classes",
+            )
         out = pairs[~pairs["target"].isin(rare)].reset_index(drop=True)
         named = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-        out.attrs["notes"] = [*pairs.attrs.get("notes", []), *([f"classes with fewer than five examples are left out: {named}"] if rare else [])]
+        out.attrs["notes"] = [
+            *pairs.attrs.get("notes", []),
+            *([f"classes with fewer than five examples are left out: {named}"] if rare else []),
+        ]
         return out
 
     def open(self, path: str | Path, pairs: pd.DataFrame | None = None) -> nn.Module:
@@ -128,18 +133,24 @@ class BERTFamily(Family):
     def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
         """Loss, and whether each text is put into its class."""
         probability, y = model.classify(list(pairs["input"])).double().numpy(), _numbers(model, pairs)
-        return {"loss": -np.log(np.maximum(probability[np.arange(len(y)), y], 1e-12)),
-                "accuracy": (probability.argmax(1) == y).astype(float)}
+        return {
+            "loss": -np.log(np.maximum(probability[np.arange(len(y)), y], 1e-12)),
+            "accuracy": (probability.argmax(1) == y).astype(float),
+        }
 
     def baselines(self, model: Any, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, np.ndarray]:
         """Counted words, and the frozen network, each under a logistic regression."""
         y, truth = list(train["target"]), test["target"].to_numpy()
-        counted = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1 if len(train) < 500 else 2),
-                                LogisticRegression(C=10, max_iter=300))
+        counted = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1 if len(train) < 500 else 2),
+            LogisticRegression(C=10, max_iter=300),
+        )
         counted.fit(list(train["input"]), y)
         frozen = LogisticRegression(C=10, max_iter=500).fit(_vectors(model, train), y)
-        return {"words counted (TF-IDF) and logistic regression": (counted.predict(list(test["input"])) == truth).astype(float),
-                "frozen network and logistic regression": (frozen.predict(_vectors(model, test)) == truth).astype(float)}
+        return {
+            "words counted (TF-IDF) and logistic regression": (counted.predict(list(test["input"])) == truth).astype(float),
+            "frozen network and logistic regression": (frozen.predict(_vectors(model, test)) == truth).astype(float),
+        }
 
     def predict(self, model: Any, inputs: Sequence[Any]) -> dict[str, list[Any]]:
         """The likeliest class and its probability."""

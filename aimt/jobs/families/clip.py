@@ -33,9 +33,7 @@ from ...core.foreign import foreign_file
 from ...data.image.read import CLIPImages, read_image
 from ...explain.occlusion import square_edges
 from .base import Family, load_frame
-from aimt.models.image.clip import (
-    CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head,
-)  # fmt: skip
+from ...models.image.clip import CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head
 from ...models.layers.hub import find_model
 from ...models.layers.pretrained import load_weights, save_weights
 from ...train.networks.contrastive import PairBatches, clip_loss, same_group
@@ -43,14 +41,11 @@ from ...train.networks.contrastive import PairBatches, clip_loss, same_group
 # %% ../../../nbs/jobs/families/20_clip.ipynb #2b3af3d3
 SUFFIXES = frozenset(".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .avif .ico".split())
 _TABLES = frozenset(".csv .tsv .parquet .jsonl .json .xlsx".split())
-_PARTS = {"train": "train", "training": "train", "val": "train", "valid": "train", "validation": "train", "test": "test",
-          "testing": "test"}  # fmt: skip
+_PARTS = {"train": "train", "training": "train", "val": "train", "valid": "train", "validation": "train", "test": "test", "testing": "test"}
 MIN_PICTURES = 5  # Of a class
 
 
-def pictures_in(
-    folder: str | Path,
-) -> list[str]:
+def pictures_in(folder: str | Path) -> list[str]:
     """The picture files below a folder, by their endings, in order; hidden ones are not meant."""
     found = (p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(str(p) for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts))
@@ -70,9 +65,7 @@ def _folder_table(folder: Path, columns: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def _as_table(
-    source: str | Path | pd.DataFrame, columns: tuple[str, str], targets: bool
-) -> tuple[str | Path | pd.DataFrame, Path]:
+def _as_table(source: str | Path | pd.DataFrame, columns: tuple[str, str], targets: bool) -> tuple[str | Path | pd.DataFrame, Path]:
     """What `Family.read` can read, and the folder from which its paths count."""
     if isinstance(source, pd.DataFrame):
         return _only_paths(source, columns[0]), Path()
@@ -97,8 +90,9 @@ def _some(files: list[str], column: str, where: Path) -> pd.DataFrame:
 
 def _only_paths(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     if column in frame.columns and len(odd := frame[column].dropna()) and not isinstance(odd.iloc[0], (str, Path)):
-        raise DataError(f"the column {column!r} holds {type(odd.iloc[0]).__name__}, not paths of pictures",
-                        hint="Save the pictures as PNG files first")
+        raise DataError(
+            f"the column {column!r} holds {type(odd.iloc[0]).__name__}, not paths of pictures", hint="Save the pictures as PNG files first"
+        )
     return frame
 
 
@@ -132,8 +126,9 @@ def _usable(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             first.setdefault(content, path)
     bad = [p for p in paths if found[p][0]]
     if len(bad) == len(paths):
-        raise DataError(f"no picture can be read; the first: {found[bad[0]][0]}", where=bad[0],
-                        hint="Paths in a table count from its folder")
+        raise DataError(
+            f"no picture can be read; the first: {found[bad[0]][0]}", where=bad[0], hint="Paths in a table count from its folder"
+        )
     copies = len(paths) - len(bad) - len(first)
     shown = "; ".join(f"{Path(p).name}: {found[p][0]}" for p in bad[:3])
     shown += f"; and {len(bad) - 3:,} more" if len(bad) > 3 else ""
@@ -317,10 +312,15 @@ class CLIPFamily(Family):
         notes = list(pairs.attrs.get("notes", []))
         pairs, more = _usable(pairs)
         if pairs["target"].nunique() < 2:
-            raise DataError(f"all pictures have the same caption, {pairs['target'].iloc[0]!r}",
-                            hint="Give pictures of two classes, or with captions of their own")
-        pairs.attrs = {"notes": [*notes, *more], "classes": are_classes(list(pairs["target"])),
-                       "answers": tuple(sorted(pairs["target"].unique()))}  # fmt: skip
+            raise DataError(
+                f"all pictures have the same caption, {pairs['target'].iloc[0]!r}",
+                hint="Give pictures of two classes, or with captions of their own",
+            )
+        pairs.attrs = {
+            "notes": [*notes, *more],
+            "classes": are_classes(list(pairs["target"])),
+            "answers": tuple(sorted(pairs["target"].unique())),
+        }
         return pairs
 
     def open(self, path: str | Path, pairs: pd.DataFrame | None = None) -> nn.Module:
@@ -359,13 +359,15 @@ class CLIPFamily(Family):
             number = {name: i for i, name in enumerate(names)}
             y = torch.tensor([number[name] for name in pairs["target"]])
             logits = model.compare(images, model.places_of(names, True))
-            return {"loss": -logits.log_softmax(1)[torch.arange(len(y)), y].numpy(),
-                    "found": (logits.argmax(1) == y).double().numpy()}
+            return {"loss": -logits.log_softmax(1)[torch.arange(len(y)), y].numpy(), "found": (logits.argmax(1) == y).double().numpy()}
         known, code = _captions(pairs)
         texts = model.places_of(known, False)
         ranks = _ranks(model.compare(images, texts).numpy(), _right(pairs, code, len(known)))
-        return {"loss": _question_losses(model, images, texts[code], _groups(pairs, False)),
-                "found": (ranks == 0).astype(float), "among the first five": (ranks < 5).astype(float)}
+        return {
+            "loss": _question_losses(model, images, texts[code], _groups(pairs, False)),
+            "found": (ranks == 0).astype(float),
+            "among the first five": (ranks < 5).astype(float),
+        }
 
     def baselines(self, model: Any, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, np.ndarray]:
         """What the colours tell; for classes also a linear probe on the frozen network."""
@@ -379,9 +381,12 @@ class CLIPFamily(Family):
         often = train["target"].map(train["target"].value_counts()).to_numpy() > 1
         frozen = model.places_of_pictures(list(train["input"][often]))
         probe = linear_probe(frozen, y[often], strengths=(1, 10, 100, 1000))
-        return {"colour histogram and logistic regression": _by_colour_classes(seen[0], y, seen[1], truth),
-                "frozen network and linear probe":
-                    (probe.predict(model.places_of_pictures(list(test["input"])).double().numpy()) == truth).astype(float)}
+        return {
+            "colour histogram and logistic regression": _by_colour_classes(seen[0], y, seen[1], truth),
+            "frozen network and linear probe": (
+                probe.predict(model.places_of_pictures(list(test["input"])).double().numpy()) == truth
+            ).astype(float),
+        }
 
     def predict(self, model: Any, inputs: Sequence[Any]) -> dict[str, list[Any]]:
         """The likeliest class or nearest known caption, its probability; None and a reason for what is no picture."""
@@ -393,8 +398,11 @@ class CLIPFamily(Family):
         probability = model.compare(model.places_of_pictures(good), places).softmax(1)
         best = iter(zip(probability.argmax(1).tolist(), probability.max(1).values.tolist(), strict=True))
         found = [(None, None) if reason else next(best) for reason in reasons]
-        return {"prediction": [None if i is None else model.answers[i] for i, _ in found],
-                "probability": [p for _, p in found], "problem": reasons}
+        return {
+            "prediction": [None if i is None else model.answers[i] for i, _ in found],
+            "probability": [p for _, p in found],
+            "problem": reasons,
+        }
 
     def parts(self, value: Any) -> tuple[list[str], Callable[[np.ndarray], Any]]:
         """Squares of a picture, see `square_edges`; one that is left out becomes grey."""

@@ -38,9 +38,7 @@ SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())
 MAX_SECONDS = 30.0  # Of a recording to learn from: errors fade over longer ones, and a batch is as long as its longest
 
 
-def recordings_in(
-    folder: str | Path,
-) -> list[str]:
+def recordings_in(folder: str | Path) -> list[str]:
     """The recordings below a folder, by their endings, in order; hidden ones are not meant."""
     found = (p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(str(p) for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts))
@@ -157,8 +155,12 @@ class SpeechBatches(ExampleBatches):
         """A batch of these recordings, filled up to the longest."""
         frames, targets = zip(*chosen, strict=True)
         pad = nn.utils.rnn.pad_sequence
-        return {"frames": pad(frames, batch_first=True), "lengths": torch.tensor([len(f) for f in frames]),
-                "targets": pad(targets, batch_first=True), "target_lengths": torch.tensor([len(t) for t in targets])}
+        return {
+            "frames": pad(frames, batch_first=True),
+            "lengths": torch.tensor([len(f) for f in frames]),
+            "targets": pad(targets, batch_first=True),
+            "target_lengths": torch.tensor([len(t) for t in targets]),
+        }
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #1e45a2b9
 WAYS: tuple[dict[str, Any], ...] = (
@@ -278,8 +280,10 @@ class DeepSpeechFamily(Family):
             else:
                 passed.append(said)
         if not frames:
-            raise DataError("no transcript can be learned: characters outside the alphabet, or too long for the recording",
-                            hint=f"The first is {passed[0][:40]!r}" if passed else "")
+            raise DataError(
+                "no transcript can be learned: characters outside the alphabet, or too long for the recording",
+                hint=f"The first is {passed[0][:40]!r}" if passed else "",
+            )
         if passed:
             why = "characters outside the alphabet, or too long for the recording"
             told = f"{len(passed):,} of {len(pairs):,} transcripts cannot be learned ({why}), such as {passed[0][:40]!r}"
@@ -298,12 +302,15 @@ class DeepSpeechFamily(Family):
         frames, texts = [frames_of(v, model.config) for v in pairs["input"]], list(pairs["target"])
         heard = _together(model, frames)
         read = [read_text_of(model, x).text for x in heard]
-        return {"loss": np.array([-_belief(model, [x], t)[0] for x, t in zip(heard, texts, strict=True)]),
-                "wer": _errors(texts, read, str.split), "cer": _errors(texts, read, lambda t: list(" ".join(t.split())))}
+        return {
+            "loss": np.array([-_belief(model, [x], t)[0] for x, t in zip(heard, texts, strict=True)]),
+            "wer": _errors(texts, read, str.split),
+            "cer": _errors(texts, read, lambda t: list(" ".join(t.split()))),
+        }
 
     def baselines(self, model: nn.Module, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, np.ndarray]:
         """The commonest transcript for everything."""
-        (said, _), = Counter(train["target"]).most_common(1)
+        ((said, _),) = Counter(train["target"]).most_common(1)
         return {"the commonest transcript": _errors(list(test["target"]), [said] * len(test), str.split)}
 
     def predict(self, model: Any, inputs: Sequence[Any]) -> dict[str, list[Any]]:
@@ -348,8 +355,10 @@ class DeepSpeechFamily(Family):
         if getattr(model, "scorer", None) is not None:
             s = model.scorer
             write_arpa(folder / "lm.arpa", s.lm)
-            write_json(folder / "decoder.json", {"alpha": s.alpha, "beta": s.beta, "hot_words": dict(s.hot_words),
-                                                 "block_unknown": s.block_unknown, "unknown": s.unknown})
+            write_json(
+                folder / "decoder.json",
+                {"alpha": s.alpha, "beta": s.beta, "hot_words": dict(s.hot_words), "block_unknown": s.block_unknown, "unknown": s.unknown},
+            )
 
 
 def _at_rate(x: np.ndarray, rate: int) -> np.ndarray:
@@ -389,5 +398,13 @@ def _read_scorer(folder: Path) -> LMScorer:
         return LMScorer(read_arpa(folder / "lm.arpa"), **told)
 
 
-DEEPSPEECH_FAMILY = DeepSpeechFamily("deepspeech", "speech-to-text", ("wav", "transcript"), "wer", "word error rate",
-                                     greater_is_better=False, head=("layer_6",), unit="recordings")  # fmt: skip
+DEEPSPEECH_FAMILY = DeepSpeechFamily(
+    "deepspeech",
+    "speech-to-text",
+    ("wav", "transcript"),
+    "wer",
+    "word error rate",
+    greater_is_better=False,
+    head=("layer_6",),
+    unit="recordings",
+)

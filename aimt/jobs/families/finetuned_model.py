@@ -76,8 +76,25 @@ def predict_tuned(
     return Path(out)
 
 
-_NO_TABLES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".txt", ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp",
-              ".gif", ".tif", ".tiff"}
+_NO_TABLES = {
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".txt",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+}
 
 
 def _table_of(source: Any) -> pd.DataFrame | None:
@@ -95,8 +112,10 @@ def evaluate_tuned(
     pairs = found.family.read(source, found.text, found.target)
     figures = found.family.score(found.model, pairs)
     order = sorted(figures, key=lambda name: name != found.family.metric)
-    table = [{"label": found.family.label if name == found.family.metric else name, "metric": name, **interval_of(figures[name])}
-             for name in order]
+    table = [
+        {"label": found.family.label if name == found.family.metric else name, "metric": name, **interval_of(figures[name])}
+        for name in order
+    ]
     return {"table": table, "n_rows": len(pairs), "unit": found.family.unit}
 
 

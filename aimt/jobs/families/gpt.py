@@ -233,8 +233,7 @@ def by_length(lengths: Sequence[int], most: int = 64, tokens: int = 8192) -> Ite
 
 @torch.no_grad()
 def token_nats(
-    model: Any,
-    sequences: Sequences,
+    model: Any, sequences: Sequences
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # For each sequence: nats of its targets, and whether they are the likeliest
     """How surprising each target is."""
     out: list[Any] = [None] * len(sequences)
@@ -293,7 +292,9 @@ def ask(
 TEMPLATE = (
     "{% for m in messages %}"
     + "".join(f"{{% if m['role'] == {role!r} %}}{{{{ {a!r} + m['content'] + {b!r} }}}}{{% endif %}}" for role, (a, b) in CHAT.items())
-    + "{% endfor %}{% if add_generation_prompt %}{{ " + repr(_ASSISTANT) + " }}{% endif %}"
+    + "{% endfor %}{% if add_generation_prompt %}{{ "
+    + repr(_ASSISTANT)
+    + " }}{% endif %}"
 )
 _LONGEST = 64  # Tokens of an answer, when nothing is known
 
@@ -383,8 +384,10 @@ class GPTFamily(Family):
             return {"the token that mostly follows the last one": _bigram(model, train, test)}
         truth, answers = test["target"].to_numpy(), train["target"].to_numpy()
         near = answers[most_similar(list(train["input"]), list(test["input"]))]
-        return {"the commonest answer": (truth == train["target"].mode()[0]).astype(float),
-                "the answer to the most similar question": (truth == near).astype(float)}
+        return {
+            "the commonest answer": (truth == train["target"].mode()[0]).astype(float),
+            "the answer to the most similar question": (truth == near).astype(float),
+        }
 
     def predict(self, model: Any, inputs: Sequence[Any]) -> dict[str, list[Any]]:
         """The likeliest answers."""

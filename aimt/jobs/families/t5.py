@@ -72,8 +72,7 @@ def encode(
 
 @torch.no_grad()
 def answer_nats(
-    model: Any,
-    pairs: Sequence[IdPair],
+    model: Any, pairs: Sequence[IdPair]
 ) -> list[np.ndarray]:  # For each pair: nats of each token of the target, its end included
     """How surprising each target is after its source."""
     out: list[Any] = [None] * len(pairs)
@@ -155,9 +154,11 @@ class T5Family(Family):
         """The source itself, the commonest target, and the target of the most similar source."""
         sources, wanted, prefixes = list(test["input"]), list(test["target"]), common_prefixes(list(train["input"]))
         near = train["target"].to_numpy()[most_similar(list(train["input"]), sources)]
-        return {"the source, copied": chrf(wanted, [_bare(s, prefixes) for s in sources]),
-                "the commonest target": chrf(wanted, [train["target"].mode()[0]] * len(wanted)),
-                "the target of the most similar source": chrf(wanted, list(near))}
+        return {
+            "the source, copied": chrf(wanted, [_bare(s, prefixes) for s in sources]),
+            "the commonest target": chrf(wanted, [train["target"].mode()[0]] * len(wanted)),
+            "the target of the most similar source": chrf(wanted, list(near)),
+        }
 
     def predict(self, model: Any, inputs: Sequence[Any]) -> dict[str, list[Any]]:
         """The likeliest answers."""

@@ -41,7 +41,9 @@ class FinetuneOptions(Options):
     balance: bool = option(False, "Class weights: rare classes count as much as common ones; for bert.")
     checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
     patience: int = option(3, "Early stopping: evaluations without a gain; 0 for never.", min=0)
-    original: str | Path | pd.DataFrame | None = option(None, "Examples of the task it was trained for: measures what it forgets.", named=True)
+    original: str | Path | pd.DataFrame | None = option(
+        None, "Examples of the task it was trained for: measures what it forgets.", named=True
+    )
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:

@@ -26,14 +26,20 @@ class JudgeOptions(Options):
 
     actual: str | None = option(None, "Column with what really happened.")
     prediction: str | None = option(None, "Column with the predicted class or number.")
-    probability: str | list[str] | None = option(None, "Column with the probability of the positive class, or a column for each class: p_a,p_b,p_c.")
+    probability: str | list[str] | None = option(
+        None, "Column with the probability of the positive class, or a column for each class: p_a,p_b,p_c."
+    )
     model: str | Path | None = option(
-        None, "Instead of columns with predictions: an ONNX file; in Python also a fitted estimator or a function.", named=True)
+        None, "Instead of columns with predictions: an ONNX file; in Python also a fitted estimator or a function.", named=True
+    )
     baseline: str | list[str] | None = option(None, "Column with the prediction or probability of a simpler model, to compare with.")
     training: str | Path | pd.DataFrame | None = option(
-        None, "The table that the model learned from. Its own predictions in it, if there are any, count as out of fold.", named=True)
+        None, "The table that the model learned from. Its own predictions in it, if there are any, count as out of fold.", named=True
+    )
     threshold: float | None = option(None, "Probability from which the answer is yes. Default: from the costs, else 0.5.", min=0, max=1)
-    groups: str | list[str] | None = option(None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups.")
+    groups: str | list[str] | None = option(
+        None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups."
+    )
     fairness: str | None = option(None, f"Criterion by which groups are compared: {', '.join(dict.fromkeys(sum(FAIRNESS.values(), ())))}.")
     cost: str | dict[str, float] | None = option(None, "Cost of each outcome of a decision: fn=100,fp=5.")
     time: str | None = option(None, "Column with the time: rows close in time depend on each other.")
@@ -43,7 +49,9 @@ class JudgeOptions(Options):
     positive: str | None = option(None, "The class that the decision looks for.")
     metric: str | None = option(None, "Main metric, such as roc_auc, log_loss, rmse.")
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
-    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True)
+    sql: str | None = option(
+        None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True
+    )
 
 
 _OWN = ("actual", "prediction", "probability", "training", "baseline")

@@ -31,7 +31,9 @@ class SeriesOptions(Options):
     recursive: bool = option(False, "Trees that forecast one step at a time, from their own answers.")
     n_origins: int | None = option(None, "Forecast origins of the backtest, at most. Default: 8 or more; 4 for many series.", min=1)
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
-    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True)
+    sql: str | None = option(
+        None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True
+    )
 
 
 _OWN = ("series", "horizon", "known", "every", "recursive", "season")

@@ -23,7 +23,9 @@ class TableOptions(Options):
     """What can be asked of a training on a table."""
 
     target: str | None = option(None, "Column to predict. Default: the last one.")
-    groups: str | list[str] | None = option(None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups.")
+    groups: str | list[str] | None = option(
+        None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups."
+    )
     fairness: str | None = option(None, f"Criterion by which groups are compared: {', '.join(dict.fromkeys(sum(FAIRNESS.values(), ())))}.")
     cost: str | dict[str, float] | None = option(None, "Cost of each outcome of a decision: fn=100,fp=5.")
     time: str | None = option(None, "Column with the time: the test is then later than the training.")
@@ -34,11 +36,16 @@ class TableOptions(Options):
     positive: str | None = option(None, "The class that the decision looks for.")
     metric: str | None = option(None, "Main metric, such as roc_auc, log_loss, rmse.")
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
-    missing_labels: str | None = option(None, "NA, None and such in the target: missing or class. Default: missing, with a note.", choices=("missing", "class"))
+    missing_labels: str | None = option(
+        None, "NA, None and such in the target: missing or class. Default: missing, with a note.", choices=("missing", "class")
+    )
     population: str | Path | dict[str, dict[str, float]] | None = option(
-        None, "Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.", named=True)
+        None, "Shares of groups in the population, to compare with: a CSV file with column,value,share, or JSON.", named=True
+    )
     max_latency_ms: float | None = option(None, "Maximum milliseconds per 1,000 rows; a slower model is made compact.", min=0, stored=False)
-    sql: str | None = option(None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True)
+    sql: str | None = option(
+        None, "Database URL, such as sqlite:///shop.db or duckdb:///shop.duckdb; duckdb://?files=FOLDER queries files.", named=True
+    )
     cluster: str | None = option(None, "Train on several machines: dask://HOST:PORT, ray://HOST:PORT, local:PROCESSES.", stored=False)
 
 

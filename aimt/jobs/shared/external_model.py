@@ -32,18 +32,17 @@ class Predictions:
     decided: bool = False  # Classes without probabilities: 1 in the column of the class, 0 elsewhere
 
 
-def number_predictions(
-    values: Any,  # Shape (n,)
-    what: str = "the model",  # Whose they are, for errors
-) -> np.ndarray:
+def number_predictions(values: Any, what: str = "the model") -> np.ndarray:  # Shape (n,)  # Whose they are, for errors
     """Predictions as finite numbers. Raises `DataError` that names the first row without one."""
     numbers = pd.to_numeric(pd.Series(np.asarray(values).reshape(-1)), errors="coerce").to_numpy(float)
     missing = np.flatnonzero(~np.isfinite(numbers))
     if len(missing) and len(missing) == len(numbers):
         raise DataError(f"{what} holds no numbers", hint="Classes without probabilities go with --prediction")
     if len(missing):
-        raise DataError(f"{len(missing):,} of {len(numbers):,} rows have no number from {what}, the first in row {missing[0]:,}",
-                        hint="Every row needs a prediction: rows that a model leaves out may be those that it gets wrong")
+        raise DataError(
+            f"{len(missing):,} of {len(numbers):,} rows have no number from {what}, the first in row {missing[0]:,}",
+            hint="Every row needs a prediction: rows that a model leaves out may be those that it gets wrong",
+        )
     return numbers
 
 
@@ -59,12 +58,16 @@ def probability_predictions(
     values = np.column_stack([number_predictions(c, what) for c in columns.T])
     outside = np.flatnonzero(((values < 0) | (values > 1 + 1e-6)).any(axis=1))
     if len(outside):
-        raise DataError(f"{values[outside[0]].max():g} from {what} in row {outside[0]:,} is not a probability",
-                        hint="Probabilities lie between 0 and 1: divide percentages by 100, and turn log-odds into probabilities")
+        raise DataError(
+            f"{values[outside[0]].max():g} from {what} in row {outside[0]:,} is not a probability",
+            hint="Probabilities lie between 0 and 1: divide percentages by 100, and turn log-odds into probabilities",
+        )
     if values.shape[1] == 1:
         if problem.task != "binary":
-            raise ProblemError(f"{what} has one probability per row, and there are {len(problem.labels)} classes",
-                               hint=f"Give one for each class: {', '.join(problem.labels)}")
+            raise ProblemError(
+                f"{what} has one probability per row, and there are {len(problem.labels)} classes",
+                hint=f"Give one for each class: {', '.join(problem.labels)}",
+            )
         return Predictions(np.column_stack([1 - values[:, 0], values[:, 0]]))
     values = values[:, _class_order(sorted_classes(problem.labels) if names is None else names, values.shape[1], problem, what)]
     total = values.sum(axis=1)
@@ -74,9 +77,7 @@ def probability_predictions(
     return Predictions(values / total[:, None])
 
 
-def sorted_classes(
-    labels: Sequence[str],  # Classes of a problem, as text
-) -> list[str]:
+def sorted_classes(labels: Sequence[str]) -> list[str]:  # Classes of a problem, as text
     """The classes in the order of scikit-learn: numbers by size, words by alphabet."""
     try:
         return sorted(labels, key=float)
@@ -87,15 +88,21 @@ def sorted_classes(
 def _class_order(names: Sequence[Any], n_columns: int, problem: Problem, what: str) -> list[int]:
     """The column of each class of the problem."""
     if n_columns != len(problem.labels):
-        raise ProblemError(f"{what} has probabilities of {n_columns} classes, and '{problem.target}' has {len(problem.labels)}: {', '.join(problem.labels)}",
-                           hint="Judge it on rows in which each of its classes occurs")
+        raise ProblemError(
+            f"{what} has probabilities of {n_columns} classes, and '{problem.target}' has {len(problem.labels)}:"
+            f" {', '.join(problem.labels)}",
+            hint="Judge it on rows in which each of its classes occurs",
+        )
     found = [_class_of(str(name), problem) for name in names]
     for name, code in zip(names, found, strict=True):
         if code is None:
-            raise ProblemError(f"it is not clear of which class '{name}' from {what} is the probability",
-                               hint=f"Let its name end in the class, such as p_{problem.labels[0]}: {closest(str(name), problem.labels)}")
+            raise ProblemError(
+                f"it is not clear of which class '{name}' from {what} is the probability",
+                hint=f"Let its name end in the class, such as p_{problem.labels[0]}: {closest(str(name), problem.labels)}",
+            )
     if len(set(found)) < len(found):
-        raise ProblemError(f"two columns from {what} are probabilities of the class '{problem.labels[max(found, key=found.count)]}'")  # type: ignore[index]
+        twice = problem.labels[max(found, key=found.count)]  # type: ignore[index]
+        raise ProblemError(f"two columns from {what} are probabilities of the class '{twice}'")
     return [found.index(code) for code in range(len(found))]
 
 
@@ -103,15 +110,15 @@ def _class_of(name: str, problem: Problem) -> int | None:
     codes, known = encode_target(pd.DataFrame({problem.target: [name]}), problem)
     if known.all():
         return int(codes[0])
-    ends = [(len(label), i) for i, label in enumerate(problem.labels) if re.search(rf"(?:^|[\W_]){re.escape(label)}$", name, flags=re.IGNORECASE)]
+    ends = [
+        (len(label), i)
+        for i, label in enumerate(problem.labels)
+        if re.search(rf"(?:^|[\W_]){re.escape(label)}$", name, flags=re.IGNORECASE)
+    ]
     return max(ends)[1] if ends else None
 
 
-def class_predictions(
-    values: Any,  # Shape (n,)
-    problem: Problem,
-    what: str = "the model",  # Whose they are, for errors
-) -> Predictions:
+def class_predictions(values: Any, problem: Problem, what: str = "the model") -> Predictions:  # Shape (n,)  # Whose they are, for errors
     """Classes without probabilities."""
     column = pd.Series(values).reset_index(drop=True)
     codes, known = encode_target(pd.DataFrame({problem.target: column}), problem)
@@ -120,8 +127,10 @@ def class_predictions(
         missing = pd.isna(column.iloc[first])
         if missing:
             raise DataError(f"row {first:,} has no class from {what}", hint="Every row needs a prediction")
-        raise DataError(f"row {first:,} has '{column.iloc[first]}' from {what}, which is no class of '{problem.target}'",
-                        hint=f"The classes are {', '.join(problem.labels[:8])}; probabilities go with --probability, numbers with --task regression")
+        raise DataError(
+            f"row {first:,} has '{column.iloc[first]}' from {what}, which is no class of '{problem.target}'",
+            hint=f"The classes are {', '.join(problem.labels[:8])}; probabilities go with --probability, numbers with --task regression",
+        )
     return Predictions(np.eye(len(problem.labels))[codes], decided=True)
 
 # %% ../../../nbs/jobs/shared/35_external_model.ipynb #bec62784
@@ -145,8 +154,10 @@ class ExternalModel:
         except AimtError:
             raise
         except Exception as e:
-            raise ProblemError(f"{self.name} failed on these rows ({type(e).__name__}: {_first_line(e)})",
-                               hint=f"It was given {_few(list(frame.columns))}; leave out with --drop what it does not know") from e
+            raise ProblemError(
+                f"{self.name} failed on these rows ({type(e).__name__}: {_first_line(e)})",
+                hint=f"It was given {_few(list(frame.columns))}; leave out with --drop what it does not know",
+            ) from e
         return read_answers(answer, names, problem, len(frame), self.name)
 
 
@@ -170,7 +181,9 @@ def read_answers(
         names = list(answer.columns) if names is None else names
     values = answer.to_numpy() if isinstance(answer, pd.DataFrame | pd.Series) else np.asarray(answer)
     if values.ndim not in (1, 2) or len(values) != n_rows:
-        raise DataError(f"{what} answered with the shape {tuple(values.shape)} for {n_rows:,} rows", hint="It should give one answer for each row")
+        raise DataError(
+            f"{what} answered with the shape {tuple(values.shape)} for {n_rows:,} rows", hint="It should give one answer for each row"
+        )
     if values.ndim == 2 and values.shape[1] > 1:
         if not problem.classification:
             raise DataError(f"{what} gave {values.shape[1]} numbers per row, and '{problem.target}' is one")
@@ -178,7 +191,9 @@ def read_answers(
     values = values.reshape(-1)
     if not problem.classification:
         return Predictions(number_predictions(values, what))
-    return class_predictions(values, problem, what) if _are_classes(values, problem) else probability_predictions(values, None, problem, what)
+    return (
+        class_predictions(values, problem, what) if _are_classes(values, problem) else probability_predictions(values, None, problem, what)
+    )
 
 
 def _are_classes(values: np.ndarray, problem: Problem) -> bool:
@@ -227,8 +242,11 @@ def open_onnx(
     """A model in an ONNX file. Raises `MissingExtraError` without the extra `onnx`, `DataError` when the file is none."""
     file = existing_file(path)
     if file.suffix.lower() != ".onnx":
-        raise ProblemError("this is not an ONNX file, and a file that could run code is not opened", where=str(path),
-                           hint="Write it as .onnx, give its predictions with --probability or --prediction, or use aimt.judge(..., model=MODEL)")
+        raise ProblemError(
+            "this is not an ONNX file, and a file that could run code is not opened",
+            where=str(path),
+            hint="Write it as .onnx, give its predictions with --probability or --prediction, or use aimt.judge(..., model=MODEL)",
+        )
     runtime = require("onnxruntime", "onnx")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = 1, 4
@@ -245,8 +263,10 @@ def _ask_onnx(session: Any, frame: pd.DataFrame) -> tuple[Any, Sequence[Any] | N
     if len(wanted) == 1:
         width = wanted[0].shape[1] if len(wanted[0].shape) == 2 else None
         if isinstance(width, int) and width != frame.shape[1]:
-            raise ProblemError(f"the ONNX file takes {width} columns, and there are {frame.shape[1]}: {_few(list(frame.columns))}",
-                               hint="Leave out with --drop what it does not know; the order of the columns counts")
+            raise ProblemError(
+                f"the ONNX file takes {width} columns, and there are {frame.shape[1]}: {_few(list(frame.columns))}",
+                hint="Leave out with --drop what it does not know; the order of the columns counts",
+            )
         feed = {wanted[0].name: frame.to_numpy(_numpy_type(wanted[0]))}
     else:
         feed = {i.name: frame[[i.name]].to_numpy(_numpy_type(i)) for i in wanted}

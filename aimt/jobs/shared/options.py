@@ -37,8 +37,17 @@ def option(
     flag: str = "",  # Command line: name of the flag when it is not the field's
 ) -> Any:
     """A field of an options dataclass."""
-    about = {"help": help, "min": min, "max": max, "choices": choices, "stored": stored, "named": named, "repeat": repeat,
-             "positional": positional, "flag": flag}
+    about = {
+        "help": help,
+        "min": min,
+        "max": max,
+        "choices": choices,
+        "stored": stored,
+        "named": named,
+        "repeat": repeat,
+        "positional": positional,
+        "flag": flag,
+    }
     return field(default=default, metadata=about)
 
 
@@ -50,7 +59,8 @@ class Options:
     time_limit: float | None = option(None, "Seconds for the whole job.", min=1)
     seed: int = option(0, "Seed of everything random: same seed, same result.", min=0)
     attest: dict[str, str] | list[str] | str | None = option(
-        None, 'What you know and no data can show, as NAME="reason"; it is recorded. May be repeated.', repeat=True)
+        None, 'What you know and no data can show, as NAME="reason"; it is recorded. May be repeated.', repeat=True
+    )
     resume: bool = option(False, "Resume a run that was interrupted, with the options it was started with.", stored=False)
     overwrite: bool = option(False, "Replace an earlier run in the same place.", stored=False)
     quiet: bool = option(False, "No progress.", stored=False)
@@ -63,9 +73,7 @@ def flag_of(
     return "--" + (f.metadata.get("flag") or f.name.replace("_", "-"))
 
 
-def given_options(
-    options: Options,
-) -> dict[str, Any]:
+def given_options(options: Options) -> dict[str, Any]:
     """The options that differ from their defaults."""
     return {f.name: getattr(options, f.name) for f in fields(options) if not _same(getattr(options, f.name), f.default)}
 
@@ -123,9 +131,16 @@ def parameters(
 ) -> list[Parameter]:
     """The options as keyword-only parameters, in order: those of the kind first, then those that all kinds share."""
     hints, shared = get_type_hints(cls), [f.name for f in fields(Options)]
-    order = sorted(fields(cls), key=lambda f: (f.name in shared, ))
-    return [Parameter(f.name, Parameter.KEYWORD_ONLY, default=Parameter.empty if f.default is MISSING else f.default,
-                      annotation=command_type(hints[f.name], repeat=f.metadata.get("repeat", False)) if command else hints[f.name]) for f in order]
+    order = sorted(fields(cls), key=lambda f: (f.name in shared,))
+    return [
+        Parameter(
+            f.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if f.default is MISSING else f.default,
+            annotation=command_type(hints[f.name], repeat=f.metadata.get("repeat", False)) if command else hints[f.name],
+        )
+        for f in order
+    ]
 
 
 def command_type(
@@ -145,9 +160,7 @@ def command_type(
     return first | None if type(None) in kinds else first
 
 
-def stored_settings(
-    options: Options,
-) -> dict[str, Any]:
+def stored_settings(options: Options) -> dict[str, Any]:
     """What a run keeps of its options: JSON values; a table in memory is named as such."""
     return {f.name: _kept(f, getattr(options, f.name)) for f in fields(options) if f.metadata.get("stored", True)}
 
@@ -158,9 +171,7 @@ def _kept(f: Field, value: Any) -> Any:
     return value if value is None else hide_secrets(str(value)) if isinstance(value, str | Path) else "in memory"
 
 
-def shown_source(
-    value: Any,
-) -> Any:
+def shown_source(value: Any) -> Any:
     """A JSON value; a data frame becomes a few words."""
     return "a table in memory" if isinstance(value, pd.DataFrame) else plain(value)
 
@@ -185,8 +196,9 @@ def resumed_options(
             _named_again(f, asked.get(f.name), kept, where)
             continue
         if f.name in asked and shown_source(asked[f.name]) != kept:
-            raise ProblemError(f"this run was started with a different {flag_of(f)}", where=where,
-                               hint="Leave the options out: those of the run are used")
+            raise ProblemError(
+                f"this run was started with a different {flag_of(f)}", where=where, hint="Leave the options out: those of the run are used"
+            )
         check_type(kept, hints[f.name], where=where, field=f"settings.{f.name}")
         _check(f, kept)
         asked[f.name] = kept
@@ -196,7 +208,9 @@ def resumed_options(
 def _named_again(f: Field, value: Any, kept: Any, where: str) -> None:
     """A stored name is compared with the one that is given, and never used instead of it."""
     if kept and value is None:
-        raise ProblemError(f"this run was started with {flag_of(f)}, which is not read from the run", where=where, hint=f"Name it again with {flag_of(f)}")
+        raise ProblemError(
+            f"this run was started with {flag_of(f)}, which is not read from the run", where=where, hint=f"Name it again with {flag_of(f)}"
+        )
     if value is not None and kept != "in memory" and _last(_kept(f, value)) != _last(kept):
         raise ProblemError(f"this run was started with a different {flag_of(f)}", where=where, hint=f"It was {kept}")
 

@@ -55,7 +55,9 @@ class Kind:
     begin: Call  # (source, options, progress) -> Work
     steps: tuple[Step, ...]
     gates: Call  # (work) -> answers of the gates
-    report: str | ReportSpec | tuple[Call, ...]  # What the report and the card say, or its address; or functions of (run) that write files of their own
+    report: (
+        str | ReportSpec | tuple[Call, ...]
+    )  # What the report and the card say, or its address; or functions of (run) that write files of their own
     open: Call  # (run) -> what predicts or generates
     verbs: Mapping[str, Call] = field(default_factory=dict)  # Verb -> function of (run, ...)
     after: Call | None = None  # (work, source) -> the run to return, for what follows once a run is done
@@ -161,15 +163,20 @@ def _interrupted(kind: Kind, work: Work) -> Run | None:
         raise RunError(f"this run is of --kind {run.kind}, not {kind.name}", where=where)
     known = (run.info.get("data") or {}).get("fingerprint")
     if work.fingerprint and known and known != work.fingerprint:
-        raise RunError("the source has changed since this run was started, or it is another one", where=where,
-                       hint="Name the same source again, or train without --resume")
+        raise RunError(
+            "the source has changed since this run was started, or it is another one",
+            where=where,
+            hint="Name the same source again, or train without --resume",
+        )
     work.options, work.resumed = resumed_options(work.options, settings, where=where), True
     return run
 
 
 def _open_place(kind: Kind, work: Work, before: Run | None) -> Run:
     group = work.parallel
-    place = before.path if before else Path(work.options.out) if work.options.out is not None else free_place(work.name) if work.main else None
+    place = (
+        before.path if before else Path(work.options.out) if work.options.out is not None else free_place(work.name) if work.main else None
+    )
     if group is not None:
         place = Path(group.share(str(place) if group.main else None))
     run = None
@@ -241,10 +248,7 @@ def _finish(kind: Kind, work: Work, start: float) -> None:
         work.progress.say(line)
 
 
-def write_reports(
-    kind: Kind,
-    run: Run,
-) -> Path:  # Of report.html
+def write_reports(kind: Kind, run: Run) -> Path:  # Of report.html
     """Write the model card and the report of a run."""
     if isinstance(kind.report, tuple):
         return [Path(call(write, run)) for write in kind.report][-1]
@@ -253,9 +257,7 @@ def write_reports(
     return write_report(run, spec)
 
 
-def report_spec(
-    kind: Kind,
-) -> ReportSpec:
+def report_spec(kind: Kind) -> ReportSpec:
     """What the reports of a kind say; a kind that writes files of its own has no more than a title."""
     found = resolve(kind.report) if isinstance(kind.report, str) else kind.report
     return found if isinstance(found, ReportSpec) else ReportSpec(title=lambda run: kind.summary, sections=())
@@ -270,18 +272,14 @@ KINDS: dict[str, str | Kind] = {
 }  # asked in this order
 
 
-def register(
-    kind: Kind,
-) -> None:
+def register(kind: Kind) -> None:
     """Add a kind of one's own; it is asked before the others."""
     others = {name: known for name, known in KINDS.items() if name != kind.name}
     KINDS.clear()
     KINDS.update({kind.name: kind} | others)
 
 
-def get_kind(
-    name: str,
-) -> Kind:
+def get_kind(name: str) -> Kind:
     """The kind of a name. Raises `ProblemError` when there is none."""
     if name not in KINDS:
         raise ProblemError(f"there is no kind of model '{name}'", hint=closest(name, KINDS))
@@ -320,9 +318,7 @@ def train_source(
     return train_kind(chosen, source, parse_options(chosen.options, options, kind=chosen.name, owners=option_owners()))
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #91f8cf17
-def kind_of(
-    run: Run,
-) -> Kind:
+def kind_of(run: Run) -> Kind:
     """The kind of a run. Raises `ProblemError` when this version does not have it."""
     return get_kind(run.kind)
 

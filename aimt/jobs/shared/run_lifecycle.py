@@ -76,8 +76,9 @@ def _told(run: Run, what: str) -> Iterator[None]:
     except MemoryError as e:
         run.fail("out of memory")
         less = "rows or columns" if what == "table" else "text, or a smaller size"
-        raise DataError(f"there is not enough memory for this {what}", hint=f"Use fewer {less}" if what == "table" else
-                        f"Use less {less}") from e
+        raise DataError(
+            f"there is not enough memory for this {what}", hint=f"Use fewer {less}" if what == "table" else f"Use less {less}"
+        ) from e
     except OSError as e:
         run.fail(str(e))
         raise write_error(e, e.filename or run.path) from e

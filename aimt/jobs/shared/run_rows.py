@@ -52,9 +52,11 @@ def read_rows(
     table = _table_again(run, data, sql)
     known = run.info.get("data") or {}
     if table.fingerprint != known.get("fingerprint"):
-        raise DataError("this is not the table that the run was trained on, or it has changed since", where=table.source,
-                        hint=f"Give the same table with --data: {known.get('rows', 0):,} rows, "
-                             f"SHA-256 {str(known.get('fingerprint'))[:12]}...")  # fmt: skip
+        raise DataError(
+            "this is not the table that the run was trained on, or it has changed since",
+            where=table.source,
+            hint=f"Give the same table with --data: {known.get('rows', 0):,} rows, SHA-256 {str(known.get('fingerprint'))[:12]}...",
+        )
     with stored_content(run):
         kept = pd.read_parquet(run.file("splits.parquet"))
         split = Split.from_frame(kept)
@@ -74,8 +76,9 @@ def _table_again(run: Run, data: Any, sql: str | None) -> Table:
     if source is None and url is None and sql is None:
         return read_source(None)[0]  # the bundled table
     if source == "DataFrame":
-        raise DataError("this run was trained on a DataFrame, which it did not keep", where=str(run.path),
-                        hint="Give the table with --data")  # fmt: skip
+        raise DataError(
+            "this run was trained on a DataFrame, which it did not keep", where=str(run.path), hint="Give the table with --data"
+        )
     hint = "Give the query with --data and the database with --sql" if url else "Give the table with --data"
     raise DataError(f"name the table again that the run was trained on, which was {source}", where=str(run.path), hint=hint)
 

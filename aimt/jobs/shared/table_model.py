@@ -78,7 +78,9 @@ def open_model(
         if name.startswith("model/") or name == "schema.json":
             run.file(name)
     decision = run.read("metrics.json").get("decision") or {}
-    saved = SavedModel(run, run.problem, Schema.from_dict(run.read("schema.json")), load_model(run.path / "model"), decision.get("threshold"))
+    saved = SavedModel(
+        run, run.problem, Schema.from_dict(run.read("schema.json")), load_model(run.path / "model"), decision.get("threshold")
+    )
     _check_parts(saved)
     return saved
 
@@ -89,4 +91,6 @@ def _check_parts(saved: SavedModel) -> None:
     missing = [name for name in problem.inputs if name not in saved.schema.columns]
     classes = ensemble.n_classes if problem.classification else 0
     if missing or problem.task != ensemble.task or len(problem.labels) != classes or list(problem.inputs) != saved.model.columns_:
-        raise RunError("the problem, the schema and the model of this run do not belong together", where=str(saved.run.path), hint="Train again")
+        raise RunError(
+            "the problem, the schema and the model of this run do not belong together", where=str(saved.run.path), hint="Train again"
+        )

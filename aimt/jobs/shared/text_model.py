@@ -46,8 +46,11 @@ def open_text_model(
         raise ProblemError(f"'{precision}' is not a number format", hint=closest(precision, PRECISIONS))
     run = run if isinstance(run, Run) else Run.open(run)
     if run.kind != "text":
-        raise RunError(f"this run is of --kind {run.kind}: it does not write", where=str(run.path),
-                       hint=f"aimt predict {run.path} NEW_ROWS -o scored.csv")
+        raise RunError(
+            f"this run is of --kind {run.kind}: it does not write",
+            where=str(run.path),
+            hint=f"aimt predict {run.path} NEW_ROWS -o scored.csv",
+        )
     for name in run.info.get("files", {}):
         if name.startswith("model/"):
             run.file(name)
@@ -76,5 +79,9 @@ def evaluate_text(
     tokens = Tokens.from_array(np.concatenate(pieces))
     scores = score_text(found.model, tokens, n_characters=n, seq_len=found.model.config.context, seed=seed)
     row = {"label": "bits per character", "metric": "bits_per_character", "value": scores["bits_per_character"]}
-    return {"table": [row | {"low": scores["low"], "high": scores["high"]}], "n_rows": scores["n_characters"],
-            "unit": "characters", "scores": scores}
+    return {
+        "table": [row | {"low": scores["low"], "high": scores["high"]}],
+        "n_rows": scores["n_characters"],
+        "unit": "characters",
+        "scores": scores,
+    }

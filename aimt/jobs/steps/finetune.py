@@ -81,16 +81,16 @@ def begin(
         raise ProblemError("a fine-tuning needs the family of the network", hint="Give --family bert, gpt, t5, clip or deepspeech")
     family = find_family(options.family)
     if source is None or options.model is None:
-        raise ProblemError("a fine-tuning needs examples and a pretrained model", hint=f"aimt finetune {family.name} EXAMPLES --model FOLDER")
+        raise ProblemError(
+            "a fine-tuning needs examples and a pretrained model", hint=f"aimt finetune {family.name} EXAMPLES --model FOLDER"
+        )
     if options.nf4 and not options.lora:
         raise ProblemError("nf4 without lora", hint="Weights in four bits cannot be trained: add --lora 8")
     name = "table" if isinstance(source, pd.DataFrame) else Path(source).stem
     return TuneWork(options=options, progress=progress, name=name, source=shown_source(source), family=family, examples=source)
 
 
-def noting(
-    step: Callable[[TuneWork], str],
-) -> Callable[[TuneWork], str]:
+def noting(step: Callable[[TuneWork], str]) -> Callable[[TuneWork], str]:
     """What a step warns about is said once, and kept in the run."""
 
     @functools.wraps(step)
@@ -134,10 +134,10 @@ def read(work: TuneWork) -> str:
 
 
 def model_folder(
-    path: str | Path,  # Folder of a model or of a run, or a name on the hub
-    revision: str | None = None,  # Branch, tag or commit on the hub
+    path: str | Path,
+    revision: str | None = None,  # Folder of a model or of a run, or a name on the hub  # Branch, tag or commit on the hub
 ) -> str | Path:  # What `from_pretrained` takes
-    """The model that is meant: of a run, the one in it; of a name on the hub, the folder of this revision. Raises `ProblemError` for another revision."""
+    """The model that is meant: that of a run, or the folder of this revision on the hub. Raises `ProblemError` for another revision."""
     here = Path(path).exists() or Path(f"{path}.index").exists()
     if here and revision:
         raise ProblemError(f"{path} is a folder, and has no revision '{revision}'", hint="Leave --revision out, or give a name on the hub")
@@ -149,13 +149,20 @@ def model_folder(
 @noting
 def open_model(work: TuneWork) -> str:
     family = work.family
-    folder = model_folder(work.asked["model"], work.run.info["settings"].get("commit") or work.asked["revision"])  # what a branch meant when the run started
+    folder = model_folder(
+        work.asked["model"], work.run.info["settings"].get("commit") or work.asked["revision"]
+    )  # what a branch meant when the run started
     work.run.update(settings=work.run.info["settings"] | {"commit": hub_commit(folder)})
     work.model = family.open(folder, work.parts["train"])
     labels = list(getattr(getattr(work.model, "config", None), "labels", ()) or ())
     target = work.asked["target"] or family.columns[1]
-    problem = Problem(task=family.task, target=target, inputs=[work.asked["text"] or family.columns[0]], metric=family.metric,
-                      labels=labels if family.task.endswith("classification") else [])
+    problem = Problem(
+        task=family.task,
+        target=target,
+        inputs=[work.asked["text"] or family.columns[0]],
+        metric=family.metric,
+        labels=labels if family.task.endswith("classification") else [],
+    )
     work.run.update(problem=problem.to_dict())
     n = sum(p.numel() for p in work.model.parameters())
     return f"{n / 1e6:.1f} million weights" + (f", {len(labels)} classes" if problem.labels else "")
@@ -167,7 +174,10 @@ def answer_before(work: TuneWork) -> str:
     work.baselines = {k: np.asarray(v, float) for k, v in family.baselines(work.model, work.parts["train"], test).items()}
     work.before = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     work.keep_result(seen=_what_was_seen(work))
-    told = [f"{name} {number_of(family, v.mean())}" for name, v in {"the network as it is": work.before[family.metric], **work.baselines}.items()]
+    told = [
+        f"{name} {number_of(family, v.mean())}"
+        for name, v in {"the network as it is": work.before[family.metric], **work.baselines}.items()
+    ]
     return f"{family.label}: " + ", ".join(told)
 
 
@@ -185,8 +195,12 @@ def base_sketch(
         if (place / SKETCH).is_file():
             try:
                 found = read_json(place / SKETCH)
-                return {"below": int(found["below"]), "hashes": [int(h) for h in found["hashes"]], "characters": int(found["characters"]),
-                        "short": bool(found["short"])}  # fmt: skip
+                return {
+                    "below": int(found["below"]),
+                    "hashes": [int(h) for h in found["hashes"]],
+                    "characters": int(found["characters"]),
+                    "short": bool(found["short"]),
+                }
             except (AimtError, KeyError, TypeError, ValueError):
                 return None
     return None
@@ -198,7 +212,11 @@ def _what_was_seen(work: TuneWork) -> dict[str, Any]:
         return {"base": "other", "share": None, "near": None}
     test, sketch = _texts(work.family, work.parts["test"]), base_sketch(work.asked["model"])
     near = near_copies(test, [t for name in ("train", "valid") for t in _texts(work.family, work.parts[name])])
-    return {"base": "aimt" if sketch else "foreign", "share": seen_share(test, sketch) if sketch else None, "near": np.flatnonzero(near).tolist()}
+    return {
+        "base": "aimt" if sketch else "foreign",
+        "share": seen_share(test, sketch) if sketch else None,
+        "near": np.flatnonzero(near).tolist(),
+    }
 
 
 def number_of(family: Family, value: float) -> str:
@@ -220,22 +238,51 @@ def train_network(work: TuneWork) -> str:
     original = (lambda m: family.score(m, work.original)) if work.original is not None else None
     settings: dict[str, Any] = {"patience": o["patience"], "eval_every": 0.1, "save_every": 0.25, "keep": 1, "seed": o["seed"]}
     work.tuned = fine_tune(
-        work.model, batches, family.loss, family=family.name, steps=_steps(o, batches), time_limit=work.seconds if o["time_limit"] else None, lr=o["lr"],
-        lora=lora, freeze=frozen, head=family.head, unfreeze_every=o["unfreeze_every"], layer_decay=o["layer_decay"],
-        average=o["average"], checkpointing=o["checkpointing"], evaluate=lambda m: family.watch(m, valid), original=original,
-        hooks=[work.watch, _Say(work)], folder=work.run.path / "checkpoints", resume=work.resumed, **settings)
+        work.model,
+        batches,
+        family.loss,
+        family=family.name,
+        steps=_steps(o, batches),
+        time_limit=work.seconds if o["time_limit"] else None,
+        lr=o["lr"],
+        lora=lora,
+        freeze=frozen,
+        head=family.head,
+        unfreeze_every=o["unfreeze_every"],
+        layer_decay=o["layer_decay"],
+        average=o["average"],
+        checkpointing=o["checkpointing"],
+        evaluate=lambda m: family.watch(m, valid),
+        original=original,
+        hooks=[work.watch, _Say(work)],
+        folder=work.run.path / "checkpoints",
+        resume=work.resumed,
+        **settings,
+    )
     t = work.tuned
     if t.history.stopped in {"SIGINT", "SIGTERM"}:
         work.progress.say(f"        stopped, and what it had learned is saved. Go on with --resume --out {work.run.path}")
         raise KeyboardInterrupt
     _save(work)
     work.keep_result(
-        trained=t.trained, settings={"lr": t.config.lr, "steps": len(t.history.steps), "batch_size": size, "why": t.recipe.why,
-                                     "source": t.recipe.source, "schedule": t.config.schedule, "stopped": t.history.stopped},
-        curve=_curve(t), forgotten=t.forgotten,
-        measured={"seconds": t.seconds, "memory_mb": peak_memory_mb()})
-    return f"{len(t.history.steps):,} steps, {t.trained['share']:.1%} of the weights, loss on the part to stop by " \
-           f"{t.figures['loss']['before']:.3f} to {t.figures['loss']['after']:.3f}"
+        trained=t.trained,
+        settings={
+            "lr": t.config.lr,
+            "steps": len(t.history.steps),
+            "batch_size": size,
+            "why": t.recipe.why,
+            "source": t.recipe.source,
+            "schedule": t.config.schedule,
+            "stopped": t.history.stopped,
+        },
+        curve=_curve(t),
+        forgotten=t.forgotten,
+        measured={"seconds": t.seconds, "memory_mb": peak_memory_mb()},
+    )
+    return (
+        f"{len(t.history.steps):,} steps, {t.trained['share']:.1%} of the weights, loss on the part to stop by "
+        f"{t.figures['loss']['before']:.3f} to {t.figures['loss']['after']:.3f}"
+    )
 
 
 def _steps(o: dict[str, Any], batches: Any) -> int | None:
@@ -267,8 +314,10 @@ def _save(work: TuneWork) -> None:
 
 def _curve(tuned: FineTuned) -> dict[str, Any]:
     steps, evals = tuned.history.steps, [e for e in tuned.history.evals if "loss" in e]
-    return {"train": {"steps": smooth([s["step"] for s in steps]), "loss": smooth([s["loss"] for s in steps])},
-            "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals]}}
+    return {
+        "train": {"steps": smooth([s["step"] for s in steps]), "loss": smooth([s["loss"] for s in steps])},
+        "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals]},
+    }
 
 
 @noting
@@ -279,9 +328,18 @@ def answer_after(work: TuneWork) -> str:
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}
     table = [{"model": name, **interval_of(v)} | {"difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()]
     figures = {k: {"before": interval_of(work.before[k]), "after": interval_of(v)} for k, v in work.after.items()}
-    work.keep_result(scores={"label": family.label, "metric": family.metric, "percent": family.percent, "n": len(test),
-                             "greater_is_better": family.greater_is_better, "table": table, "figures": figures},
-                     answers={"kind": family.kind, "examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))})
+    work.keep_result(
+        scores={
+            "label": family.label,
+            "metric": family.metric,
+            "percent": family.percent,
+            "n": len(test),
+            "greater_is_better": family.greater_is_better,
+            "table": table,
+            "figures": figures,
+        },
+        answers={"kind": family.kind, "examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))},
+    )
     row = table[0]
     low, high = number_of(family, row["low"]), number_of(family, row["high"])
     return f"{family.label} {number_of(family, row['value'])} [{low}, {high}] on {len(test):,} held-out {family.unit}"
@@ -294,8 +352,16 @@ def _examples(work: TuneWork) -> list[dict[str, Any]]:
     order = np.lexsort((-work.after["loss"], -badness))
     some = np.linspace(0, len(test) - 1, min(len(test), 2 * N_EXAMPLES)).astype(int)
     chosen = list(dict.fromkeys([*order[: N_EXAMPLES // 2], *some[::2], *some]))[:N_EXAMPLES]
-    return [{"input": str(test["input"][i]), "target": str(test["target"][i]), "answer": work.answers[i], "figure": float(figure[i]),
-             "row": int(test["row"][i])} for i in chosen]
+    return [
+        {
+            "input": str(test["input"][i]),
+            "target": str(test["target"][i]),
+            "answer": work.answers[i],
+            "figure": float(figure[i]),
+            "row": int(test["row"][i]),
+        }
+        for i in chosen
+    ]
 
 
 def _counts(answers: list[str], truth: list[str], most: int = 12) -> list[dict[str, Any]]:
@@ -311,8 +377,15 @@ def explain(work: TuneWork) -> str:
     reasons: list[dict[str, Any]] = []
     for i in range(min(3, len(test))):
         answer = work.answers[i]
-        reasons.append({"row": int(test["row"][i]), "kind": family.kind, "input": str(test["input"][i]), "answer": answer,
-                        "parts": reasons_for(family, work.model, test["input"][i], answer)})
+        reasons.append(
+            {
+                "row": int(test["row"][i]),
+                "kind": family.kind,
+                "input": str(test["input"][i]),
+                "answer": answer,
+                "parts": reasons_for(family, work.model, test["input"][i], answer),
+            }
+        )
     work.keep_result(reasons=reasons)
     strongest = max(reasons[0]["parts"], key=lambda p: p["effect"], default=None) if reasons else None
     return f"{strongest['part']!r} speaks most for {reasons[0]['answer'][:40]!r}" if strongest else "nothing to leave out"
@@ -331,16 +404,23 @@ def diagnose(work: TuneWork) -> str:
 _NOT_FOR_TUNING = {"learning rate too low"}
 
 
-def gates(
-    work: TuneWork,
-) -> list[GateResult]:
+def gates(work: TuneWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     family = work.family
     return tuned_gates(
-        Figure(family.label, family.percent, family.greater_is_better), work.before[family.metric], work.after[family.metric], work.baselines,
-        work.answers, [str(t) for t in work.parts["test"]["target"]],
-        work.tuned.forgotten.get(family.metric), work.results["findings"], groups=_groups(work), near=_near(work),
-        seen=work.results["seen"]["share"], base=work.results["seen"]["base"])
+        Figure(family.label, family.percent, family.greater_is_better),
+        work.before[family.metric],
+        work.after[family.metric],
+        work.baselines,
+        work.answers,
+        [str(t) for t in work.parts["test"]["target"]],
+        work.tuned.forgotten.get(family.metric),
+        work.results["findings"],
+        groups=_groups(work),
+        near=_near(work),
+        seen=work.results["seen"]["share"],
+        base=work.results["seen"]["base"],
+    )
 
 
 def _groups(work: TuneWork) -> np.ndarray:

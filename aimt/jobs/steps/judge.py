@@ -69,10 +69,24 @@ class JudgeWork(Work):
     def about(self) -> dict[str, Any]:
         """What the run keeps about the file, the question, and what was inferred."""
         t = self.table
-        data = {"source": t.source, "format": t.format, "encoding": t.encoding, "delimiter": t.delimiter, "rows": len(t.frame),
-                "columns": t.frame.shape[1], "fingerprint": t.fingerprint, "warnings": t.warnings, "seconds": t.seconds}
+        data = {
+            "source": t.source,
+            "format": t.format,
+            "encoding": t.encoding,
+            "delimiter": t.delimiter,
+            "rows": len(t.frame),
+            "columns": t.frame.shape[1],
+            "fingerprint": t.fingerprint,
+            "warnings": t.warnings,
+            "seconds": t.seconds,
+        }
         self.run.write("schema.json", self.schema.to_dict())
-        return {"data": data, "problem": self.problem.to_dict(), "notes": [*t.warnings, *self.schema.notes, *self.notes], "command": _command(self)}
+        return {
+            "data": data,
+            "problem": self.problem.to_dict(),
+            "notes": [*t.warnings, *self.schema.notes, *self.notes],
+            "command": _command(self),
+        }
 
     def attestable(self) -> list[str]:
         """Columns, and what the gates of a judgement ask about."""
@@ -117,20 +131,33 @@ def begin(
     training = None if options.training is None else read_source(options.training)[0]
     model = None if options.model is None else open_external(options.model)
     given = source.reset_index(drop=True) if isinstance(source, pd.DataFrame) else table.frame
-    return JudgeWork(options=options, progress=progress, name=f"{table.name}-judged", source=table.source, fingerprint=table.fingerprint,
-                     table=table, training=training, model=model, given=given)
+    return JudgeWork(
+        options=options,
+        progress=progress,
+        name=f"{table.name}-judged",
+        source=table.source,
+        fingerprint=table.fingerprint,
+        table=table,
+        training=training,
+        model=model,
+        given=given,
+    )
 
 
 def _check_given(source: Any, o: Any) -> None:
     if source is None and o.sql is None:
-        raise ProblemError("no table was given to judge by",
-                           hint="Give rows whose outcome is known: aimt judge scored.csv --actual COLUMN --probability COLUMN")
+        raise ProblemError(
+            "no table was given to judge by",
+            hint="Give rows whose outcome is known: aimt judge scored.csv --actual COLUMN --probability COLUMN",
+        )
     if o.actual is None:
         raise ProblemError("the column with the true outcomes is not named", hint="Name it with --actual COLUMN")
     columns = [name for name in ("prediction", "probability") if getattr(o, name) is not None]
     if o.model is None and not columns:
-        raise ProblemError("nothing to judge: neither predictions nor a model were given",
-                           hint="Name a column with --probability or --prediction, or give --model FILE.onnx (in Python model=...)")
+        raise ProblemError(
+            "nothing to judge: neither predictions nor a model were given",
+            hint="Name a column with --probability or --prediction, or give --model FILE.onnx (in Python model=...)",
+        )
     if o.model is not None and columns:
         raise ProblemError(f"a model and a column of its answers (--{columns[0]}) were given, and they may differ", hint="Give one of both")
 
@@ -195,9 +222,11 @@ def _model_inputs(model: ExternalModel, left: list[str], frame: pd.DataFrame) ->
     places = {c: c for c in frame.columns} | {str(c).replace(" ", "_"): c for c in frame.columns}
     missing = [n for n in model.inputs if n not in places]
     if missing:
-        raise ProblemError(f"{model.name} reads the column '{missing[0]}', which the table does not have"
-                           + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
-                           hint="Give the rows as the model was given them")
+        raise ProblemError(
+            f"{model.name} reads the column '{missing[0]}', which the table does not have"
+            + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            hint="Give the rows as the model was given them",
+        )
     return [places[n] for n in model.inputs]
 
 
@@ -206,7 +235,9 @@ def _answers(work: JudgeWork, frame: pd.DataFrame, probability: list[str], predi
     problem = work.problem
     if not problem.classification:
         if not prediction:
-            raise ProblemError(f"'{problem.target}' is a number, and has no probability", hint="Name the column of predicted numbers with --prediction")
+            raise ProblemError(
+                f"'{problem.target}' is a number, and has no probability", hint="Name the column of predicted numbers with --prediction"
+            )
         return Predictions(number_predictions(_numbers(work, frame, prediction[0]), f"'{prediction[0]}'"))
     if probability:
         what = f"'{probability[0]}'" if len(probability) == 1 else f"--probability {','.join(probability)}"
@@ -229,22 +260,28 @@ def _rival(work: JudgeWork, columns: list[str]) -> Predictions:
 
 
 def _for_decisions(work: JudgeWork) -> Problem:
-    """The problem when there are classes without probabilities: judged by decisions, with a criterion for groups that needs no probability."""
+    """The problem when classes come without probabilities: judged by decisions, with a criterion for groups that needs none."""
     problem, o = work.problem, work.options
     if not work.answers.decided:
         return problem
     if o.metric and get_metric(o.metric, problem.task).name in _PROBABILITIES:
-        raise ProblemError(f"the metric {o.metric} needs probabilities, and there are classes alone",
-                           hint="Give --probability, or another metric such as balanced_accuracy")
+        raise ProblemError(
+            f"the metric {o.metric} needs probabilities, and there are classes alone",
+            hint="Give --probability, or another metric such as balanced_accuracy",
+        )
     if problem.fairness == "calibration":
-        raise ProblemError("--fairness calibration needs probabilities, and there are classes alone",
-                           hint=f"Give --probability, or choose from {', '.join(FAIRNESS[problem.task][1:])}")
+        raise ProblemError(
+            "--fairness calibration needs probabilities, and there are classes alone",
+            hint=f"Give --probability, or choose from {', '.join(FAIRNESS[problem.task][1:])}",
+        )
     if o.threshold is not None:
         raise ProblemError("--threshold is for probabilities, and there are classes alone", hint="Give --probability")
     metric, fair = problem.metric, problem.fairness
     if not o.metric:
         metric = "balanced_accuracy"
-        work.notes = [n for n in work.notes if not n.startswith("Metric: ")] + ["Metric: balanced_accuracy, since there are no probabilities"]
+        work.notes = [n for n in work.notes if not n.startswith("Metric: ")] + [
+            "Metric: balanced_accuracy, since there are no probabilities"
+        ]
     if problem.groups and fair is None:
         fair = {"binary": "predictive-parity", "multiclass": "equal-accuracy"}[problem.task]
         work.notes.append(f"Groups are compared by {fair}, since there are no probabilities")
@@ -254,21 +291,31 @@ def _for_decisions(work: JudgeWork) -> Problem:
 def _check_groups_and_threshold(work: JudgeWork) -> None:
     if work.options.threshold is not None and work.problem.task != "binary":
         raise ProblemError(f"--threshold is for two classes, and this is {work.problem.task}", hint="Leave out --threshold")
-    if any(rival.decided for rival in work.rivals.values()) and get_metric(work.problem.metric, work.problem.task).name in _PROBABILITIES[1:]:
-        raise ProblemError(f"--baseline has classes alone, and {work.problem.metric} compares probabilities",
-                           hint="Give probabilities of it, or --metric balanced_accuracy")
+    if (
+        any(rival.decided for rival in work.rivals.values())
+        and get_metric(work.problem.metric, work.problem.task).name in _PROBABILITIES[1:]
+    ):
+        raise ProblemError(
+            f"--baseline has classes alone, and {work.problem.metric} compares probabilities",
+            hint="Give probabilities of it, or --metric balanced_accuracy",
+        )
 
 
 def _read_training(work: JudgeWork) -> None:
     """The training rows whose outcome is known."""
     frame, target = work.training.frame, work.problem.target  # type: ignore[union-attr]
     if target not in frame:
-        raise ProblemError(f"the training table has no column '{target}'", where=work.training.source,  # type: ignore[union-attr]
-                           hint="It should hold the outcomes under the same name")
+        raise ProblemError(
+            f"the training table has no column '{target}'",
+            where=work.training.source,  # type: ignore[union-attr]
+            hint="It should hold the outcomes under the same name",
+        )
     work.y_known, kept = encode_target(frame, work.problem, work.schema)
     if len(work.y_known) < 20:
-        raise DataError(f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows",
-                        where=work.training.source)  # type: ignore[union-attr]
+        raise DataError(
+            f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows",
+            where=work.training.source,
+        )  # type: ignore[union-attr]
     work.known = frame.iloc[np.flatnonzero(kept)].reset_index(drop=True)
 
 # %% ../../../nbs/jobs/steps/20_judge.ipynb #3270c156
@@ -278,21 +325,32 @@ def predict(work: JudgeWork) -> str:
         whole = work.given.iloc[work.rows].reset_index(drop=True)
         whole = whole.set_axis([str(c) for c in whole.columns], axis=1)
         hidden = {work.problem.target, *work.problem.drop, *_names(work, "baseline")}
-        asked = whole.drop(columns=[c for c in whole if c in hidden]) if work.model.whole else _renamed(work.model, whole[work.problem.inputs])
+        asked = (
+            whole.drop(columns=[c for c in whole if c in hidden]) if work.model.whole else _renamed(work.model, whole[work.problem.inputs])
+        )
         work.answers = work.model.predict(asked, work.problem)
         work.problem = _for_decisions(work)
         _check_groups_and_threshold(work)
     form = "numbers" if not work.problem.classification else "classes, without probabilities" if work.answers.decided else "probabilities"
     origin = work.model.name if work.model else "the table"
-    work.results |= {"judged": {"model": origin, "form": form, "rows": len(work.y),
-                                "training": None if work.known is None else len(work.known), "inputs": _has_inputs(work),
-                                "perfect": _all_right(work)}}
+    work.results |= {
+        "judged": {
+            "model": origin,
+            "form": form,
+            "rows": len(work.y),
+            "training": None if work.known is None else len(work.known),
+            "inputs": _has_inputs(work),
+            "perfect": _all_right(work),
+        }
+    }
     return f"{len(work.y):,} answers of {origin}: {form}"
 
 
 def _has_inputs(work: JudgeWork) -> bool:
     """Whether the table holds anything besides outcomes and answers."""
-    return work.model is not None or not set(work.problem.inputs) <= {n for name in ("prediction", "probability") for n in _names(work, name)}
+    return work.model is not None or not set(work.problem.inputs) <= {
+        n for name in ("prediction", "probability") for n in _names(work, name)
+    }
 
 
 def _names(work: JudgeWork, option: str) -> list[str]:
@@ -402,16 +460,29 @@ def evaluate(work: JudgeWork) -> str:
     fixed = 0.5 if work.answers.decided else work.options.threshold
     decision = decision_at_threshold(problem, y, values, fixed, rivals, clusters=clusters, seed=seed)
     threshold = decision["threshold"] if problem.task == "binary" else 0.5
-    scores = score_models(problem, y, {"prior": _trivial_answer(work), **rivals, "model": values}, part="judged", threshold=threshold,
-                          baselines=("prior", *rivals), seed=seed, clusters=clusters)
+    scores = score_models(
+        problem,
+        y,
+        {"prior": _trivial_answer(work), **rivals, "model": values},
+        part="judged",
+        threshold=threshold,
+        baselines=("prior", *rivals),
+        seed=seed,
+        clusters=clusters,
+    )
     if work.answers.decided:
         scores["table"] = [r for r in scores["table"] if r["metric"] not in _PROBABILITIES]
         if problem.task == "binary":
             worth = decision["message"] if problem.cost else "Give costs to learn what they are worth."
             decision["message"] = f"The decisions are the model's own. {worth}"
     calibration = None if work.answers.decided else calibration_report(problem, y, values, seed=seed, clusters=clusters)
-    work.keep_result(scores=scores, decision=decision, calibration=calibration, groups=_compare_groups(work, threshold),
-                     overfitting=_compare_training_scores(work, clusters))
+    work.keep_result(
+        scores=scores,
+        decision=decision,
+        calibration=calibration,
+        groups=_compare_groups(work, threshold),
+        overfitting=_compare_training_scores(work, clusters),
+    )
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == scores["metric"])
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y):,} judged rows"
@@ -440,17 +511,32 @@ def _compare_training_scores(work: JudgeWork, clusters: np.ndarray | None) -> di
     if work.known is None or not columns or any(c not in work.known for c in columns):
         return None
     promised = _answers(work, work.known, columns if o.probability else [], column_names(o.prediction, work.schema, ""))
-    return overfitting(work.problem, work.y_known, None, promised.values, work.y, work.answers.values, seed=o.seed,
-                       clusters=(dependent_rows(work.known, work.problem, work.schema), clusters))
+    return overfitting(
+        work.problem,
+        work.y_known,
+        None,
+        promised.values,
+        work.y,
+        work.answers.values,
+        seed=o.seed,
+        clusters=(dependent_rows(work.known, work.problem, work.schema), clusters),
+    )
 
 # %% ../../../nbs/jobs/steps/20_judge.ipynb #044a0144
-def gates(
-    work: JudgeWork,
-) -> list[GateResult]:
+def gates(work: JudgeWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     r = work.results
-    answers = table_gates(work.problem, work.audit, r["scores"], r["calibration"], r["overfitting"], r["groups"], r["decision"],
-                          r.get("overlap"), twins=r.get("twins"))
+    answers = table_gates(
+        work.problem,
+        work.audit,
+        r["scores"],
+        r["calibration"],
+        r["overfitting"],
+        r["groups"],
+        r["decision"],
+        r.get("overlap"),
+        twins=r.get("twins"),
+    )
     return [replace(_explained(work, a), command=_judge_command(a.command)) for a in answers]
 
 
@@ -465,9 +551,13 @@ def _explained(work: JudgeWork, answer: GateResult) -> GateResult:
     if answer.gate == "score" and work.known is None:
         return replace(answer, text=f"{answer.text} The trivial answer knows the base rate of the judged rows themselves.")
     if answer.status == "not checked":
-        missing = {"calibration": "There are classes without probabilities, so calibration was not checked. Give --probability.",
-                   "overfitting": "No out-of-fold predictions were given, so it was not checked whether they promised too much. "
-                                  "Give --training with these predictions in the same column."}
+        missing = {
+            "calibration": "There are classes without probabilities, so calibration was not checked. Give --probability.",
+            "overfitting": (
+                "No out-of-fold predictions were given, so it was not checked whether they promised too much. "
+                "Give --training with these predictions in the same column."
+            ),
+        }
         return replace(answer, text=missing.get(answer.gate, answer.text))
     return answer
 
@@ -475,7 +565,9 @@ def _explained(work: JudgeWork, answer: GateResult) -> GateResult:
 def _about_unseen(work: JudgeWork, answer: GateResult) -> GateResult:
     """Whether the judged rows took part in the training has to be known, or attested."""
     if "near-duplicates" in answer.needs_attestation:
-        advice = "Judge the model on rows that it did not learn from; if they are different events, attest it: --attest near-duplicates=REASON."
+        advice = (
+            "Judge the model on rows that it did not learn from; if they are different events, attest it: --attest near-duplicates=REASON."
+        )
         answer = replace(answer, advice=advice)
     doubts = list(_unseen_doubts(work))
     if not doubts:
@@ -485,34 +577,59 @@ def _about_unseen(work: JudgeWork, answer: GateResult) -> GateResult:
     texts, advices = ([*dict.fromkeys(part)] for part in zip(*((text, advice) for _, text, advice in doubts), strict=True))
     if answer.status == "pass":
         return GATES["leakage"].result("not yet", " ".join(texts), " ".join(advices), needs_attestation=names, command=command)
-    return replace(answer, text=" ".join([answer.text, *texts]), advice=" ".join([answer.advice, *advices]), needs_attestation=names, command=command)
+    return replace(
+        answer, text=" ".join([answer.text, *texts]), advice=" ".join([answer.advice, *advices]), needs_attestation=names, command=command
+    )
 
 
 def _unseen_doubts(work: JudgeWork) -> Iterator[tuple[str, str, str]]:
     """What speaks against rows that the model has not seen: the name to attest, a sentence, what to do."""
     r, attest = work.results, 'attest it: --attest unseen="..."'
     if work.known is None:
-        yield ("unseen", "The training table was not given, so neither rows that the model learned from nor leaks in them were looked for.",
-               f"Give --training TABLE; or, if these rows took no part in the training, {attest}.")
+        yield (
+            "unseen",
+            "The training table was not given, so neither rows that the model learned from nor leaks in them were looked for.",
+            f"Give --training TABLE; or, if these rows took no part in the training, {attest}.",
+        )
     elif r.get("overlap") is None:
-        yield ("unseen", "The training table and the judged rows have no input in common, so rows that are in both were not looked for.",
-               f"Give both with the columns that the model reads; or, if these rows took no part in the training, {attest}.")
+        yield (
+            "unseen",
+            "The training table and the judged rows have no input in common, so rows that are in both were not looked for.",
+            f"Give both with the columns that the model reads; or, if these rows took no part in the training, {attest}.",
+        )
     if share := r.get("entities"):
-        yield ("unseen", f"{100 * share:.0f} % of the judged rows are about somebody in '{work.problem.id}' whom the training table knows.",
-               f"Judge the model on rows about others; if it will serve the same ones again, {attest}.")
+        yield (
+            "unseen",
+            f"{100 * share:.0f} % of the judged rows are about somebody in '{work.problem.id}' whom the training table knows.",
+            f"Judge the model on rows about others; if it will serve the same ones again, {attest}.",
+        )
     if (share := r.get("earlier")) and share > 0.05:
-        yield ("order", f"{100 * share:.0f} % of the judged rows are not later in '{work.problem.time}' than the last training row.",
-               "Judge the model on rows from after its training; if the order does not matter, attest it: --attest order=\"...\".")
+        yield (
+            "order",
+            f"{100 * share:.0f} % of the judged rows are not later in '{work.problem.time}' than the last training row.",
+            'Judge the model on rows from after its training; if the order does not matter, attest it: --attest order="...".',
+        )
     if (share := r.get("repeated")) and share > 0.05:
-        yield ("near-duplicates", f"{100 * share:.0f} % of the judged rows repeat another one exactly, so they prove less than their number says.",
-               'Remove what repeats, or say with --id whom a row is about; if they are different events, attest it: --attest near-duplicates="...".')
+        yield (
+            "near-duplicates",
+            f"{100 * share:.0f} % of the judged rows repeat another one exactly, so they prove less than their number says.",
+            (
+                "Remove what repeats, or say with --id whom a row is about; if they are different events, attest it: --attest"
+                ' near-duplicates="...".'
+            ),
+        )
     if r["judged"]["perfect"]:
-        yield ("unseen", "Every answer is right, to the last row: as if the answers had been made from the outcomes.",
-               f"Look where the answers come from; if they were made before the outcomes were known, {attest}.")
+        yield (
+            "unseen",
+            "Every answer is right, to the last row: as if the answers had been made from the outcomes.",
+            f"Look where the answers come from; if they were made before the outcomes were known, {attest}.",
+        )
 
 
-def open_judged(
-    run: Run,
-) -> Any:
+def open_judged(run: Run) -> Any:
     """A judged model is not in its run. Raises `ProblemError`."""
-    raise ProblemError("this run judges a model that was made elsewhere, and does not hold it", where=str(run.path), hint="Use the model where it came from")
+    raise ProblemError(
+        "this run judges a model that was made elsewhere, and does not hold it",
+        where=str(run.path),
+        hint="Use the model where it came from",
+    )

@@ -72,7 +72,15 @@ def begin(
             raise ProblemError(f"a forecast needs the column of --{name}", hint="Give --target and --time")
     table, _ = read_source(source, options.sql)
     known = _listed(options.known)
-    return SeriesWork(options=options, progress=progress, name=table.name, source=str(table.source), fingerprint=table.fingerprint, table=table, known=known)
+    return SeriesWork(
+        options=options,
+        progress=progress,
+        name=table.name,
+        source=str(table.source),
+        fingerprint=table.fingerprint,
+        table=table,
+        known=known,
+    )
 
 
 def _listed(known: str | list[str] | None) -> list[str]:
@@ -83,8 +91,17 @@ def read(work: SeriesWork) -> str:
     """Bring the rows into series with an even step."""
     o = work.options
     work.known = _listed(o.known)
-    work.panel = read_panel(work.table.frame, target=o.target, time=o.time, series=o.series, known=work.known, every=o.every, aggregate=o.aggregate,
-                            date_format=o.date_format, number_formats=work.table.number_formats)
+    work.panel = read_panel(
+        work.table.frame,
+        target=o.target,
+        time=o.time,
+        series=o.series,
+        known=work.known,
+        every=o.every,
+        aggregate=o.aggregate,
+        date_format=o.date_format,
+        number_formats=work.table.number_formats,
+    )
     for note in [*work.table.warnings, *work.panel.notes]:
         work.progress.say(f"        {note}")
     return f"{len(work.panel.names):,} series, {sum(map(len, work.panel.values)):,} values, a step is a {work.panel.step}"
@@ -108,15 +125,25 @@ def test_on_the_past(work: SeriesWork) -> str:
     work.judged, tests = _test(model, panel, work.options.n_origins, room)
     scores = summarise(work.judged) | {"ets_mase": _smoothing_alone(model, panel, tests), "promised": work.promised, "n_origins": tests}
     work.judged.to_parquet(work.run.path / "test.parquet")
-    by_series = work.judged.groupby("series")[["mase", "naive", "coverage"]].mean().sort_values("mase", ascending=False).head(30).reset_index()
+    by_series = (
+        work.judged.groupby("series")[["mase", "naive", "coverage"]].mean().sort_values("mase", ascending=False).head(30).reset_index()
+    )
     order = np.argsort(-model.weights_.mean(0))
     work.keep_result(
         scores=scores | {"horizon": model.horizon_, "by_series": by_series.to_dict("records")},
         members={model.members_[i]: float(model.weights_[:, i].mean()) for i in order},
-        data={"n_series": len(panel.names), "n_values": sum(map(len, panel.values)), "step": str(panel.step), "season": model.season_,
-              "notes": model.notes_})  # fmt: skip
-    return (f"MASE {number(scores['mase'])}, smoothing alone {number(scores['ets_mase'])}, "
-            f"the best simple forecast {number(min(scores['simple_mase'].values()))}, {tests} origins")
+        data={
+            "n_series": len(panel.names),
+            "n_values": sum(map(len, panel.values)),
+            "step": str(panel.step),
+            "season": model.season_,
+            "notes": model.notes_,
+        },
+    )
+    return (
+        f"MASE {number(scores['mase'])}, smoothing alone {number(scores['ets_mase'])}, "
+        f"the best simple forecast {number(min(scores['simple_mase'].values()))}, {tests} origins"
+    )
 
 
 def write_forecasts(work: SeriesWork) -> str:
@@ -135,9 +162,7 @@ def write_forecasts(work: SeriesWork) -> str:
     return f"{len(table):,} rows"
 
 
-def gates(
-    work: SeriesWork,
-) -> list[GateResult]:
+def gates(work: SeriesWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     return forecast_gates(work.judged, work.panel, work.promised, season=work.model.season_, horizon=work.model.horizon_)
 
@@ -192,8 +217,9 @@ def _next_command(run: Run, known: list[str]) -> str:
     """What to do with a run that has just ended."""
     if not known:
         return f"Forecasts: {run.path / 'predictions.parquet'}; as a table for people: aimt predict {run.path} -o forecasts.csv"
-    return (f"To forecast, fill in {', '.join(known)} in a copy of {run.path / FUTURE}, then: "
-            f"aimt predict {run.path} {FUTURE} -o forecasts.csv")
+    return (
+        f"To forecast, fill in {', '.join(known)} in a copy of {run.path / FUTURE}, then: aimt predict {run.path} {FUTURE} -o forecasts.csv"
+    )
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5d74a863
 def forecast_ahead(
@@ -273,8 +299,12 @@ def _steps_ahead(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, 
     if panel.step.unit != "month" and model.every is None:
         marks = panel.step.times(position)
         off = (marks.normalize() != times.normalize()) if panel.step.unit == "weekday" else (marks != times)
-        _refuse_rows(np.asarray(off), time, lambda row: f"{_day(times[row])} lies between two steps (a step is a {panel.step})",
-                     f"Times go on like {_day(panel.future(int(owner[off.argmax()]), 1)[0])}" if off.any() else "")
+        _refuse_rows(
+            np.asarray(off),
+            time,
+            lambda row: f"{_day(times[row])} lies between two steps (a step is a {panel.step})",
+            f"Times go on like {_day(panel.future(int(owner[off.argmax()]), 1)[0])}" if off.any() else "",
+        )
     ends = np.array(panel.ends)
     last = panel.step.times(ends)
     step = position - ends[owner]
@@ -290,8 +320,12 @@ def _check_steps(model: Forecaster, owner: np.ndarray, step: np.ndarray, time: s
     many = model.columns_["series"] is not None
     pairs = pd.MultiIndex.from_arrays([owner, step])
     whose = lambda row: f" of {show(model.panel_.names[owner[row]])}" if many else ""
-    _refuse_rows(pairs.duplicated(), time, lambda row: f"step {step[row]:,}{whose(row)} is there twice",
-                 f"Give one row for each series and {model.panel_.step}")
+    _refuse_rows(
+        pairs.duplicated(),
+        time,
+        lambda row: f"step {step[row]:,}{whose(row)} is there twice",
+        f"Give one row for each series and {model.panel_.step}",
+    )
     reach = pd.Series(step).groupby(owner).agg(["max", "size"])
     holes = reach[reach["max"] != reach["size"]]
     if len(holes):
@@ -300,18 +334,26 @@ def _check_steps(model: Forecaster, owner: np.ndarray, step: np.ndarray, time: s
         when = model.panel_.step.times(model.panel_.ends[i] + missing[:1])[0]
         more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         who = show(model.panel_.names[i]) if many else "the table"
-        raise DataError(f"{who} has no row for {_day(when)}{more}", where=f"column {show(time)}",
-                        hint="Give every step from the first after the last known value on")
+        raise DataError(
+            f"{who} has no row for {_day(when)}{more}",
+            where=f"column {show(time)}",
+            hint="Give every step from the first after the last known value on",
+        )
 
 
 def _check_known(model: Forecaster, frame: pd.DataFrame) -> None:
     for column in model.columns_["known"]:
-        _refuse_rows(frame[column].isna().to_numpy(), column, lambda row: "no value",
-                     "What is known ahead must be there for each coming step")  # fmt: skip
+        _refuse_rows(
+            frame[column].isna().to_numpy(), column, lambda row: "no value", "What is known ahead must be there for each coming step"
+        )
         values = known_columns(frame, [column], model.panel_.known_names, formats=model.panel_.number_formats)
         if column in values:  # else a category, one column of 0 and 1 for each level
-            _refuse_rows(np.isnan(values[column]), column, lambda row, given=frame[column]: f"{show(str(given.iloc[row]))} is no number",
-                         f"In training {show(column)} was a number")  # fmt: skip
+            _refuse_rows(
+                np.isnan(values[column]),
+                column,
+                lambda row, given=frame[column]: f"{show(str(given.iloc[row]))} is no number",
+                f"In training {show(column)} was a number",
+            )
 
 
 def _as_in_training(model: Forecaster, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -29,7 +29,15 @@ from ...core.commands import VERBS, resolve
 from ...data.checks.audit import audit as audit_table
 from ...data.checks.column_checks import merge
 from ...data.checks.neighbours import near_twins
-from ...data.table.infer_problem import choose_target, column_names, define_problem, encode_target, missing_label_note, missing_words, parse_cost
+from aimt.data.table.infer_problem import (
+    choose_target,
+    column_names,
+    define_problem,
+    encode_target,
+    missing_label_note,
+    missing_words,
+    parse_cost,
+)
 from ...data.io.load import Table, word_column
 from ...data.table.schema import Schema, infer_column, infer_schema
 from ...data.split.split import Split, dependent_rows, latest_rows, overlap, split_rows
@@ -91,9 +99,17 @@ class TableWork(Work):
     def about(self) -> dict[str, Any]:
         """What the run keeps about the file, the question, and what was inferred."""
         table = self.table
-        data = {"source": table.source, "format": table.format, "encoding": table.encoding, "delimiter": table.delimiter,
-                "rows": len(table.frame), "columns": table.frame.shape[1], "fingerprint": table.fingerprint,
-                "warnings": table.warnings, "seconds": table.seconds}
+        data = {
+            "source": table.source,
+            "format": table.format,
+            "encoding": table.encoding,
+            "delimiter": table.delimiter,
+            "rows": len(table.frame),
+            "columns": table.frame.shape[1],
+            "fingerprint": table.fingerprint,
+            "warnings": table.warnings,
+            "seconds": table.seconds,
+        }
         self.run.write("schema.json", self.schema.to_dict())
         return {"data": data, "problem": self.problem.to_dict(), "notes": [*table.warnings, *self.schema.notes, *self.notes]}
 
@@ -110,8 +126,10 @@ class TableWork(Work):
     def close(self, measured: dict[str, Any]) -> list[str]:
         """What was planned beside what was measured."""
         self.keep_result(plan=compare(self.plan, measured))
-        return [f"planned {self.plan['seconds']:.0f} s and {self.plan['memory_mb']:.0f} MB, took "
-                f"{measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB"]
+        return [
+            f"planned {self.plan['seconds']:.0f} s and {self.plan['memory_mb']:.0f} MB, took "
+            f"{measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB"
+        ]
 
 
 def begin(
@@ -126,10 +144,24 @@ def begin(
     for warning in table.warnings:
         progress.say(f"        {warning}")
     shown = None if source is None and options.sql is None else table.source
-    return TableWork(options=options, progress=progress, name=table.name, source=shown, fingerprint=table.fingerprint, table=table, defaults=defaults)
+    return TableWork(
+        options=options, progress=progress, name=table.name, source=shown, fingerprint=table.fingerprint, table=table, defaults=defaults
+    )
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #7bb75f47
-_QUESTION = ("target", "groups", "fairness", "cost", "time", "id", "drop", "task", "positive", "metric", "missing_labels")  # options about the question
+_QUESTION = (
+    "target",
+    "groups",
+    "fairness",
+    "cost",
+    "time",
+    "id",
+    "drop",
+    "task",
+    "positive",
+    "metric",
+    "missing_labels",
+)  # options about the question
 
 
 def _overrides(work: TableWork) -> dict[str, Any]:
@@ -170,7 +202,11 @@ def _words_left_out(work: TableWork) -> list[str]:
     column = work.schema[work.problem.target]
     if work.options.missing_labels or not column.missing or column.kind not in ("category", "text"):
         return []
-    return missing_label_note(column.name, missing_words(word_column(work.table, column.name))) if work.table.format in ("csv", "excel") else []
+    return (
+        missing_label_note(column.name, missing_words(word_column(work.table, column.name)))
+        if work.table.format in ("csv", "excel")
+        else []
+    )
 
 
 def check_data(work: TableWork) -> str:
@@ -186,8 +222,9 @@ def check_data(work: TableWork) -> str:
     inputs = [name for name in work.problem.inputs if name not in names]
     if not inputs:
         work.run.write("audit.json", work.audit)
-        raise DataError("no column is left to learn from", hint="Use --keep COLUMN for one that is set aside: "
-                        + ", ".join(sorted(names)[:5]))
+        raise DataError(
+            "no column is left to learn from", hint="Use --keep COLUMN for one that is set aside: " + ", ".join(sorted(names)[:5])
+        )
     work.problem = work.problem.replace(inputs=inputs)
     work.run.update(problem=work.problem.to_dict())
     order = check_forward(part, work.schema, work.problem, y, threads=work.threads, seed=work.seed)
@@ -203,16 +240,24 @@ def check_data(work: TableWork) -> str:
 def _compare_parts(work: TableWork) -> None:
     """Rows that are in both parts, or nearly, and columns that differ between them; no target is read."""
     train, test, inputs = work.split.train, work.split.test, work.problem.inputs
-    parts = {"overlap": overlap(work.frame, work.split, inputs),
-             "twins": near_twins(work.frame, work.schema, inputs, train, test, seed=work.seed).to_dict()}
+    parts = {
+        "overlap": overlap(work.frame, work.split, inputs),
+        "twins": near_twins(work.frame, work.schema, inputs, train, test, seed=work.seed).to_dict(),
+    }
     shift = find_shift(work.frame.iloc[train], work.frame.iloc[test], work.schema, inputs, seed=work.seed)
     work.keep_result(split=work.results["split"] | parts, shift=shift)
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #bb3f63dc
 def plan_resources(work: TableWork) -> str:
     n_rows, n_columns = work.frame.shape
-    work.plan = plan(n_rows, n_columns, task=work.problem.task, n_classes=max(len(work.problem.labels), 1),
-                     time_limit=work.limit, machine=machine(work.run.path))
+    work.plan = plan(
+        n_rows,
+        n_columns,
+        task=work.problem.task,
+        n_classes=max(len(work.problem.labels), 1),
+        time_limit=work.limit,
+        machine=machine(work.run.path),
+    )
     work.keep_result(plan=work.plan)
     for note in work.plan.get("notes", []):
         work.progress.say(f"        {note}")
@@ -237,8 +282,18 @@ def split(work: TableWork) -> str:
 # %% ../../../nbs/jobs/steps/00_table.ipynb #9d9f2989
 def train_models(work: TableWork) -> str:
     with on_cluster(work.options.cluster):
-        work.trained = train_table(work.frame, work.y, work.problem, work.schema, work.split, time_limit=work.seconds, seed=work.seed,
-                                   threads=work.threads, checkpoints=work.run.path / "checkpoints", on_update=work.stage.update)
+        work.trained = train_table(
+            work.frame,
+            work.y,
+            work.problem,
+            work.schema,
+            work.split,
+            time_limit=work.seconds,
+            seed=work.seed,
+            threads=work.threads,
+            checkpoints=work.run.path / "checkpoints",
+            on_update=work.stage.update,
+        )
     work.trained.model.save(work.run.path / "model")
     _save_predictions(work)
     work.keep_result(candidates=work.trained.candidates, seconds=work.trained.seconds)
@@ -267,20 +322,43 @@ def evaluate(work: TableWork) -> str:
     y_train, y_test = work.y[work.split.train], work.y[work.split.test]
     ours, (known, new) = made["model"], _clusters(work)
     chosen_on = latest_rows(work.split.fold[work.split.train]) if work.split.ordered else np.arange(len(y_train))
-    decision = decision_report(problem, y_train[chosen_on], ours["oof"][chosen_on], y_test, ours["test"],
-                               {n: (p["oof"][chosen_on], p["test"]) for n, p in made.items() if n != "model"}, clusters=new, seed=work.seed)
+    decision = decision_report(
+        problem,
+        y_train[chosen_on],
+        ours["oof"][chosen_on],
+        y_test,
+        ours["test"],
+        {n: (p["oof"][chosen_on], p["test"]) for n, p in made.items() if n != "model"},
+        clusters=new,
+        seed=work.seed,
+    )
     threshold = decision["threshold"] if problem.task == "binary" else 0.5
-    scores = score_models(problem, y_test, {n: p["test"] for n, p in made.items()}, seconds=work.trained.seconds,
-                          threshold=threshold, seed=work.seed, clusters=new)
-    calibration = calibration_report(problem, y_test, ours["test"], ours.get("uncalibrated"),
-                                     method=work.trained.calibration, seed=work.seed, clusters=new)
-    gaps = overfitting(problem, y_train, ours.get("train"), ours["oof"], y_test, ours["test"], seed=work.seed,
-                       clusters=(known, new))
+    scores = score_models(
+        problem,
+        y_test,
+        {n: p["test"] for n, p in made.items()},
+        seconds=work.trained.seconds,
+        threshold=threshold,
+        seed=work.seed,
+        clusters=new,
+    )
+    calibration = calibration_report(
+        problem, y_test, ours["test"], ours.get("uncalibrated"), method=work.trained.calibration, seed=work.seed, clusters=new
+    )
+    gaps = overfitting(problem, y_train, ours.get("train"), ours["oof"], y_test, ours["test"], seed=work.seed, clusters=(known, new))
     groups = _groups(work, ours, threshold) if problem.groups else None
     mitigation = _mitigation(work, ours, threshold, groups["columns"]) if groups and problem.task == "binary" else None
     labels = _wrong_labels(work, ours["oof"]) if problem.classification else None
-    work.keep_result(scores=scores, calibration=calibration, overfitting=gaps, groups=groups, decision=decision,
-                     label_errors=labels, mitigation=mitigation, additive=additive_report(work.trained.models["additive"], problem))
+    work.keep_result(
+        scores=scores,
+        calibration=calibration,
+        overfitting=gaps,
+        groups=groups,
+        decision=decision,
+        label_errors=labels,
+        mitigation=mitigation,
+        additive=additive_report(work.trained.models["additive"], problem),
+    )
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == problem.metric)
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y_test):,} test rows"
@@ -299,8 +377,10 @@ def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> dict[str,
     found = find_label_errors(y, oof, labels=labels, seed=work.seed).to_dict()
     own = oof[seen, y[seen]]
     surprising = [i for i in seen[np.argsort(own, kind="stable")][:most] if oof[i].argmax() != y[i]]
-    found["rows"] = [{"row": int(work.rows[train[i]]), "given": labels[y[i]], "suggested": labels[oof[i].argmax()],
-                      "probability": float(oof[i, y[i]])} for i in surprising]
+    found["rows"] = [
+        {"row": int(work.rows[train[i]]), "given": labels[y[i]], "suggested": labels[oof[i].argmax()], "probability": float(oof[i, y[i]])}
+        for i in surprising
+    ]
     return found
 
 
@@ -320,8 +400,14 @@ def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> d
     """How each group fares, on all rows that were predicted without having been learned from."""
     seen, rows = work.split.unseen(ours["oof"])
     persons = None if work.problem.id is None else pd.factorize(work.frame[work.problem.id])[0][rows]
-    report = group_report(work.problem, _group_values(work, rows), work.y[rows], np.concatenate([ours["oof"][seen], ours["test"]]),
-                          threshold, clusters=persons)  # fmt: skip
+    report = group_report(
+        work.problem,
+        _group_values(work, rows),
+        work.y[rows],
+        np.concatenate([ours["oof"][seen], ours["test"]]),
+        threshold,
+        clusters=persons,
+    )
     return report | {"part": "out-of-fold and test rows"}
 
 
@@ -345,8 +431,14 @@ def _mitigation(work: TableWork, ours: dict[str, np.ndarray], threshold: float, 
             values = [_group_values(work, rows)[column["column"]].to_numpy() for rows, _ in parts]
             rule = group_rule(values[0])
             learn, new = ((work.y[rows], p, _known_groups(rule, v)) for (rows, p), v in zip(parts, values, strict=True))
-            report = mitigation_report(*learn, test=new, column=column["column"], criterion=_RATES[max(gaps, key=lambda rate: gaps[rate])],
-                                       threshold=threshold, costs=costs)  # fmt: skip
+            report = mitigation_report(
+                *learn,
+                test=new,
+                column=column["column"],
+                criterion=_RATES[max(gaps, key=lambda rate: gaps[rate])],
+                threshold=threshold,
+                costs=costs,
+            )
             found.append(report | {"rule": rule, "common": threshold})
     return found
 
@@ -358,26 +450,58 @@ def _known_groups(rule: dict[str, Any], values: np.ndarray) -> tuple[list[str], 
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #f72cdd3b
 def more_data(work: TableWork) -> str:
-    curve = learning_curve(work.frame, work.y, work.problem, work.schema, work.split, seed=work.seed,
-                           time_limit=max(1.0, 0.75 * work.seconds), threads=work.threads)
-    helps = None if len(work.problem.inputs) > WIDE_COLUMNS else what_helps(
-        work.frame, work.y, work.problem, work.schema, work.split, curve=curve, label_errors=work.results.get("label_errors"),
-        pred=work.trained.predictions["model"]["oof"], time_limit=max(0.5, 0.25 * work.seconds), threads=work.threads, seed=work.seed)  # fmt: skip
+    curve = learning_curve(
+        work.frame,
+        work.y,
+        work.problem,
+        work.schema,
+        work.split,
+        seed=work.seed,
+        time_limit=max(1.0, 0.75 * work.seconds),
+        threads=work.threads,
+    )
+    helps = (
+        None
+        if len(work.problem.inputs) > WIDE_COLUMNS
+        else what_helps(
+            work.frame,
+            work.y,
+            work.problem,
+            work.schema,
+            work.split,
+            curve=curve,
+            label_errors=work.results.get("label_errors"),
+            pred=work.trained.predictions["model"]["oof"],
+            time_limit=max(0.5, 0.25 * work.seconds),
+            threads=work.threads,
+            seed=work.seed,
+        )
+    )
     work.keep_result(learning_curve=curve, what_helps=helps)
     twice = ""
     if curve["forecast"]:
         now, then = readable(curve["scores"][-1]), readable(curve["forecast"]["value"])
         twice = f": {curve['label']} of a quick model is {now}, and forecast to be {then} with twice as many"
     return {"helps": "more rows would help", "hardly": "more rows would hardly help", "may help": "more rows may help"}.get(
-        curve["status"], "cannot tell") + twice
+        curve["status"], "cannot tell"
+    ) + twice
 
 
 def explain(work: TableWork) -> str:
     model, test = work.trained.model, work.split.test
     frame, y = work.frame.iloc[test].reset_index(drop=True), work.y[test]
     persons = None if work.problem.id is None else pd.factorize(work.frame[work.problem.id])[0][test]
-    importance = permutation_importance(model.predict_raw, frame, y, work.problem, work.problem.inputs, seed=work.seed, clusters=persons,
-                                        members=_fold_models(model), deadline=clock.monotonic() + max(1.0, 0.5 * work.seconds))
+    importance = permutation_importance(
+        model.predict_raw,
+        frame,
+        y,
+        work.problem,
+        work.problem.inputs,
+        seed=work.seed,
+        clusters=persons,
+        members=_fold_models(model),
+        deadline=clock.monotonic() + max(1.0, 0.5 * work.seconds),
+    )
     examples = explain_rows(model, frame, y, work.problem, threshold=work.results["decision"]["threshold"] or 0.5)
     for example in examples:
         example["row"] = int(work.rows[test[example["row"]]])
@@ -397,15 +521,23 @@ def _fold_models(model: Any) -> list[Any]:
 
 
 def _rules(work: TableWork) -> dict[str, Any] | None:
-    """A few rules that stand for the model, checked on the test rows; none where there are too few rows, or too many columns, to make some."""
+    """A few rules that stand for the model, checked on the test rows; none where there are too few rows or too many columns."""
     if len(work.problem.inputs) > WIDE_COLUMNS:
         return None
     rows = np.sort(np.random.default_rng(work.seed).permutation(len(work.frame))[:8000])
     inputs, _ = work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.inputs)
     try:
-        return rule_set(work.trained.model.predict_raw, inputs, work.problem, work.y[rows], held_out=work.split.part[rows] == "test",
-                        threshold=work.results["decision"]["threshold"] or 0.5, max_rows=2000, n_samples=20 if work.limit >= 20 else 5,
-                        seed=work.seed)  # fmt: skip
+        return rule_set(
+            work.trained.model.predict_raw,
+            inputs,
+            work.problem,
+            work.y[rows],
+            held_out=work.split.part[rows] == "test",
+            threshold=work.results["decision"]["threshold"] or 0.5,
+            max_rows=2000,
+            n_samples=20 if work.limit >= 20 else 5,
+            seed=work.seed,
+        )
     except DataError:
         return None
 
@@ -425,13 +557,21 @@ def decide(work: TableWork) -> str:
     return work.results["decision"]["message"]
 
 
-def gates(
-    work: TableWork,
-) -> list[GateResult]:
+def gates(work: TableWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     r = work.results
-    return table_gates(work.problem, work.audit, r["scores"], r["calibration"], r["overfitting"], r["groups"], r["decision"],
-                       r["split"]["overlap"], twins=r["split"]["twins"], labels=r["label_errors"])
+    return table_gates(
+        work.problem,
+        work.audit,
+        r["scores"],
+        r["calibration"],
+        r["overfitting"],
+        r["groups"],
+        r["decision"],
+        r["split"]["overlap"],
+        twins=r["split"]["twins"],
+        labels=r["label_errors"],
+    )
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #b02ae8eb
 def make_fast(
@@ -448,5 +588,8 @@ def make_fast(
     try:
         return resolve(VERBS["compact"])(work.run, data=source, sql=work.options.sql, max_latency_ms=most, quiet=work.progress.quiet)
     except ProblemError as e:
-        raise ProblemError(f"the run is done, but its model cannot be as fast as asked: {e.what}", where=str(work.run.path),
-                           hint=f"The report is there: aimt report {work.run.path}. To try again: aimt compact {work.run.path} --max-latency-ms MORE") from e
+        raise ProblemError(
+            f"the run is done, but its model cannot be as fast as asked: {e.what}",
+            where=str(work.run.path),
+            hint=f"The report is there: aimt report {work.run.path}. To try again: aimt compact {work.run.path} --max-latency-ms MORE",
+        ) from e

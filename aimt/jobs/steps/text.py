@@ -66,8 +66,15 @@ class TextWork(Work):
     def about(self) -> dict[str, Any]:
         """What the run keeps about the text, and the question."""
         text = self.text
-        data = {"source": text.name, "files": len(text.files), "documents": text.n_documents, "bytes": text.n_bytes,
-                "encoding": text.encoding, "fingerprint": text.fingerprint, "warnings": text.warnings}
+        data = {
+            "source": text.name,
+            "files": len(text.files),
+            "documents": text.n_documents,
+            "bytes": text.n_bytes,
+            "encoding": text.encoding,
+            "fingerprint": text.fingerprint,
+            "warnings": text.warnings,
+        }
         problem = Problem(task="text-generation", target="next token", inputs=["text"], metric="bits_per_character")
         return {"data": data, "problem": problem.to_dict(), "notes": []}
 
@@ -100,7 +107,9 @@ def begin(
         with suppress(RunError):
             if Run.open(find_interrupted(name, options.out), unfinished=True).status != "done":
                 options = replace(options, resume=True)
-    return TextWork(options=options, progress=progress, name=name, source=str(source), fingerprint=text.fingerprint, text=text, parallel=parallel)
+    return TextWork(
+        options=options, progress=progress, name=name, source=str(source), fingerprint=text.fingerprint, text=text, parallel=parallel
+    )
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #6c5db0b9
 def read(work: TextWork) -> str:
@@ -123,12 +132,17 @@ def make_tokens(work: TextWork) -> str:
         work.tokenizer.save(model)
         work.tokens = write_tokens(work.text, work.tokenizer, tokens, on_update=work.stage.update)
     files, kind = work.tokens, work.tokenizer.kind
-    work.keep_result(data={
-        "n_train_tokens": len(files.train), "n_valid_tokens": len(files.valid), "vocab_size": work.tokenizer.vocab_size,
-        "n_train_characters": files.n_train_characters, "n_valid_characters": files.n_valid_characters, "tokenizer": kind,
-    })
-    return (f"{len(files.train):,} to train on, {len(files.valid):,} held out, "
-            f"{work.tokenizer.vocab_size:,} different ({kind})")
+    work.keep_result(
+        data={
+            "n_train_tokens": len(files.train),
+            "n_valid_tokens": len(files.valid),
+            "vocab_size": work.tokenizer.vocab_size,
+            "n_train_characters": files.n_train_characters,
+            "n_valid_characters": files.n_valid_characters,
+            "tokenizer": kind,
+        }
+    )
+    return f"{len(files.train):,} to train on, {len(files.valid):,} held out, {work.tokenizer.vocab_size:,} different ({kind})"
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #2772b7f5
 class SampleHook:
@@ -168,9 +182,19 @@ def train_network(work: TextWork) -> str:
     whole = work.parallel.strategy != "fsdp"  # a hook of one process cannot run a model of which it has a piece
     hooks = [work.watch, samples] if work.parallel.main and whole else []
     work.trained = train_text(
-        work.tokens, work.tokenizer, size=work.options.size, time_limit=work.seconds,
-        steps=work.options.steps, seed=work.seed, folder=work.run.path / "checkpoints", resume=work.resumed,
-        hooks=hooks, on_update=work.stage.update if work.parallel.main else None, parallel=work.parallel, plan=True)
+        work.tokens,
+        work.tokenizer,
+        size=work.options.size,
+        time_limit=work.seconds,
+        steps=work.options.steps,
+        seed=work.seed,
+        folder=work.run.path / "checkpoints",
+        resume=work.resumed,
+        hooks=hooks,
+        on_update=work.stage.update if work.parallel.main else None,
+        parallel=work.parallel,
+        plan=True,
+    )
     _stop_if_stopped(work)
     weights = None if whole else work.parallel.gather(work.trained.model)
     if not work.parallel.main:
@@ -181,8 +205,12 @@ def train_network(work: TextWork) -> str:
     work.trained.model.save_pretrained(work.run.path / "model")
     history = work.trained.history
     settings = {**work.trained.settings, "network": describe(work.trained.config)}
-    work.keep_result(plan=work.trained.plan, measured=work.trained.measured, settings=settings,
-                     history={"steps": len(history.steps), "evals": history.evals, "events": history.events})
+    work.keep_result(
+        plan=work.trained.plan,
+        measured=work.trained.measured,
+        settings=settings,
+        history={"steps": len(history.steps), "evals": history.evals, "events": history.events},
+    )
     speed = work.trained.measured["tokens_per_second"]
     return f"{work.trained.model.n_parameters() / 1e6:.2f} million weights, {len(history.steps):,} steps, {speed:,.0f} tokens/s"
 
@@ -206,11 +234,21 @@ def evaluate(work: TextWork) -> str:
     scores = score_text(model, files.valid, n_characters=files.n_valid_characters, seq_len=seq_len, seed=work.seed)
     n = min(len(files.valid), len(files.train) // 2)
     seen = files.train[len(files.train) - n :]
-    train_scores = score_text(model, type(files.train).from_array(seen), seq_len=seq_len, seed=work.seed,
-                              n_characters=round(n * files.n_train_characters / len(files.train)))
+    train_scores = score_text(
+        model,
+        type(files.train).from_array(seen),
+        seq_len=seq_len,
+        seed=work.seed,
+        n_characters=round(n * files.n_train_characters / len(files.train)),
+    )
     kept = Evaluate(files, work.trained.settings)(model)["bits_per_character"]  # on the text by which the weights were chosen
-    work.keep_result(bits_per_character=scores["bits_per_character"], kept_bits=kept,
-                     bits_per_character_interval=[scores["low"], scores["high"]], scores=scores, train_scores=train_scores)
+    work.keep_result(
+        bits_per_character=scores["bits_per_character"],
+        kept_bits=kept,
+        bits_per_character_interval=[scores["low"], scores["high"]],
+        scores=scores,
+        train_scores=train_scores,
+    )
     return f"{scores['bits_per_character']:.3f} [{scores['low']:.3f}, {scores['high']:.3f}] bits per character of new text"
 
 
@@ -237,11 +275,16 @@ def count_ngrams(work: TextWork) -> str:
     for order, name in ORDERS.items():
         nats = -np.log(counted.likelihoods(codes[len(train) :], order))
         each = [float(part.sum()) for part in np.split(nats, np.cumsum(sizes)[:-1])]
-        found.append({"name": name, "bits_per_character": float(nats.mean()) / math.log(2), "gain": block_gain([n for _, n in blocks], each, sizes)})
+        found.append(
+            {"name": name, "bits_per_character": float(nats.mean()) / math.log(2), "gain": block_gain([n for _, n in blocks], each, sizes)}
+        )
     hardest = min(found, key=lambda f: f["gain"]["low"] if f["gain"]["value"] > 0 else f["gain"]["value"] - 1e6)
     work.keep_result(baseline=hardest | {"all": found, "seconds": clock.perf_counter() - start})
     gain = hardest["gain"]
-    return f"{hardest['name']}: {hardest['bits_per_character']:.3f} bits; the network saves {gain['value']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]"
+    return (
+        f"{hardest['name']}: {hardest['bits_per_character']:.3f} bits; the network saves {gain['value']:.3f} [{gain['low']:.3f},"
+        f" {gain['high']:.3f}]"
+    )
 
 
 def _blocks_of_text(work: TextWork) -> list[tuple[str, float]]:
@@ -296,17 +339,17 @@ def _curve(work: TextWork) -> dict[str, Any]:
     history, files = work.trained.history, work.tokens
     to_bits = len(files.train) / max(files.n_train_characters, 1) / math.log(2)
     return {
-        "train": {"seconds": smooth([row["seconds"] for row in history.steps]),
-                  "bits": [x * to_bits for x in smooth([row["loss"] for row in history.steps])]},
-        "valid": {"seconds": [row["seconds"] for row in history.evals],
-                  "bits": [row["bits_per_character"] for row in history.evals]},
-        "baseline": work.results["baseline"]["bits_per_character"], "baseline_name": work.results["baseline"]["name"].split(" with")[0],
+        "train": {
+            "seconds": smooth([row["seconds"] for row in history.steps]),
+            "bits": [x * to_bits for x in smooth([row["loss"] for row in history.steps])],
+        },
+        "valid": {"seconds": [row["seconds"] for row in history.evals], "bits": [row["bits_per_character"] for row in history.evals]},
+        "baseline": work.results["baseline"]["bits_per_character"],
+        "baseline_name": work.results["baseline"]["name"].split(" with")[0],
     }
 
 
-def gates(
-    work: TextWork,
-) -> list[GateResult]:
+def gates(work: TextWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     r = work.results
     evals = [row["bits_per_character"] for row in r["history"]["evals"]]

@@ -81,7 +81,9 @@ def audit_lines(
     lines += [f"  reading: {warning}" for warning in result["warnings"]]
     for finding in result["findings"]:
         columns = ", ".join(finding["columns"][:3]) + (" ..." if len(finding["columns"]) > 3 else "")
-        lines.append(f"{finding['severity']:<9} {finding['check']}: {columns}" if columns else f"{finding['severity']:<9} {finding['check']}")
+        lines.append(
+            f"{finding['severity']:<9} {finding['check']}: {columns}" if columns else f"{finding['severity']:<9} {finding['check']}"
+        )
         lines.append(f"          {finding['evidence']}. {finding['advice']}")
     lines += [] if result["findings"] else ["nothing found"]
     return lines + (population_lines(result["population"]) if "population" in result else [])

@@ -93,13 +93,19 @@ def _place_for(run: Run, out: str | Path | None, overwrite: bool) -> Path:
 def _keep(new: Run, saved: SavedModel, small: Any) -> None:
     """What does not change, and the model."""
     old, asked = saved.run, new.info["settings"]["compact"]
-    words = [w for name in ("max_latency_ms", "members") if asked[name] is not None for w in (f"--{name.replace('_', '-')}", f"{asked[name]:g}")]
+    words = [
+        w for name in ("max_latency_ms", "members") if asked[name] is not None for w in (f"--{name.replace('_', '-')}", f"{asked[name]:g}")
+    ]
     for name in ("schema.json", "splits.parquet", "audit.json"):
         shutil.copyfile(old.file(name), new.path / name)
-    note = (f"Made of the run '{old.path.name}' by growing its recipes on all training rows. The threshold, and what validation promised, "
-            "come from the out-of-fold predictions of that run.")
+    note = (
+        f"Made of the run '{old.path.name}' by growing its recipes on all training rows. The threshold, and what validation promised, "
+        "come from the out-of-fold predictions of that run."
+    )
     info = {k: v for k, v in old.info.items() if k in ("seed", "data", "problem", "given")}
-    new.update(**info, notes=[note, *old.info.get("notes", [])], command=shlex.join(["aimt", "compact", old.path.name, "--data", "TABLE", *words]))
+    new.update(
+        **info, notes=[note, *old.info.get("notes", [])], command=shlex.join(["aimt", "compact", old.path.name, "--data", "TABLE", *words])
+    )
     small.save(new.path / "model")
 
 # %% ../../../nbs/jobs/verbs/10_compact.ipynb #21928ec0
@@ -124,17 +130,36 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
     gaps = overfitting(problem, oof.y, None, oof.preds["model"], y, pred, clusters=(known, new_rows), seed=seed)
     groups = _groups(saved, rows, oof.preds["model"], pred, threshold)
     split, attested = old.get("split") or {}, saved.run.info["settings"].get("attest")
-    judged = verdict(problem, saved.run.read("audit.json"), scores, calibration, gaps, groups, decision, split.get("overlap"),
-                     attested=attested, twins=split.get("twins"), labels=old.get("label_errors"))
+    judged = verdict(
+        problem,
+        saved.run.read("audit.json"),
+        scores,
+        calibration,
+        gaps,
+        groups,
+        decision,
+        split.get("overlap"),
+        attested=attested,
+        twins=split.get("twins"),
+        labels=old.get("label_errors"),
+    )
     _write_predictions(new, saved, pred)
-    return plain({
-        **{name: old[name] for name in _CARRIED if name in old}, "scores": scores, "calibration": calibration, "overfitting": gaps,
-        "groups": groups, "decision": decision, "verdict": judged, "compact": _price(saved, small, X, y, test.preds["model"], pred, seed, new_rows),
-    })  # fmt: skip
+    return plain(
+        {
+            **{name: old[name] for name in _CARRIED if name in old},
+            "scores": scores,
+            "calibration": calibration,
+            "overfitting": gaps,
+            "groups": groups,
+            "decision": decision,
+            "verdict": judged,
+            "compact": _price(saved, small, X, y, test.preds["model"], pred, seed, new_rows),
+        }
+    )
 
 
 def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray, threshold: float) -> dict[str, Any] | None:
-    """How each group fares: on the test rows with the new model and, since these are few, on the training rows with the old one's out-of-fold predictions."""
+    """Metrics per group: on the test rows with the new model, and on the training rows with the old one's out-of-fold predictions."""
     problem = saved.problem
     seen, at = rows.split.unseen(oof)
     named = [g for g in problem.groups if g in rows.frame]
@@ -147,20 +172,31 @@ def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray,
 
 
 def _price(
-    saved: SavedModel, small: Any, X: pd.DataFrame, y: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int,
+    saved: SavedModel,
+    small: Any,
+    X: pd.DataFrame,
+    y: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    seed: int,
     clusters: np.ndarray | None,
 ) -> dict[str, Any]:
     """Members, trees, milliseconds and scores of both models, and the difference of the scores in pairs."""
     threshold = saved.threshold if saved.threshold is not None else 0.5
-    both = score_models(saved.problem, y, {"original": before, "model": after}, threshold=threshold, baselines=("original",), seed=seed,
-                        clusters=clusters)
+    both = score_models(
+        saved.problem, y, {"original": before, "model": after}, threshold=threshold, baselines=("original",), seed=seed, clusters=clusters
+    )
     values = {row["model"]: row["value"] for row in both["table"] if row["metric"] == both["metric"]}
     gain = {k: both["differences"][0][k] for k in ("value", "low", "high")}
     thousand = X.iloc[np.arange(1000) % len(X)]
     models = {}
     for name, model in {"original": saved.model, "compact": small}.items():
-        models[name] = {"members": len(model.ensemble_.parts), "trees": model.n_trees_, "latency_ms": latency_ms(model, thousand),
-                        "score": values["model" if name == "compact" else name]}  # fmt: skip
+        models[name] = {
+            "members": len(model.ensemble_.parts),
+            "trees": model.n_trees_,
+            "latency_ms": latency_ms(model, thousand),
+            "score": values["model" if name == "compact" else name],
+        }
     times = models["original"]["latency_ms"] / max(models["compact"]["latency_ms"], 1e-9)
     found = {"of": saved.run.path.name, "label": both["label"], "models": models, "gain": gain, "times_faster": times, "n_test": len(y)}
     return found | {"message": _sentence(found)}
@@ -201,9 +237,12 @@ def compact_lines(
     """What became faster and what it costs, as lines of text."""
     found = run.read("metrics.json")["compact"]
     head = ("", "members", "trees", "1,000 rows", found["label"])
-    table = [(name, f"{m['members']:,}", f"{m['trees']:,}", f"{number(m['latency_ms'])} ms", f"{m['score']:.4g}")
-             for name, m in found["models"].items()]
+    table = [
+        (name, f"{m['members']:,}", f"{m['trees']:,}", f"{number(m['latency_ms'])} ms", f"{m['score']:.4g}")
+        for name, m in found["models"].items()
+    ]
     widths = [max(len(row[i]) for row in (head, *table)) for i in range(len(head))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-             for row in (head, *table)]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in (head, *table)
+    ]
     return [*lines, "", found["message"][0].upper() + found["message"][1:] + ".", f"Run: {run.path}"]

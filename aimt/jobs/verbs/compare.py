@@ -66,8 +66,11 @@ def _same_question(run: Run, other: Run) -> None:
     for what, (x, y) in asked.items():
         if x != y:
             show = lambda v: ", ".join(map(str, v)) if isinstance(v, list) else v
-            raise ProblemError(f"the {what} of these runs differ: {show(x)} and {show(y)}", where=str(other.path),
-                               hint="Compare runs about the same question")  # fmt: skip
+            raise ProblemError(
+                f"the {what} of these runs differ: {show(x)} and {show(y)}",
+                where=str(other.path),
+                hint="Compare runs about the same question",
+            )
 
 
 def _answers(run: Run) -> dict[int, Any]:
@@ -81,8 +84,11 @@ def _same_rows(run: Run, other: Run) -> None:
     if prints[0] == prints[1]:
         return
     if _answers(run) != _answers(other):
-        raise DataError("these runs are about other rows: their tables differ, and so do the answers in them", where=str(other.path),
-                        hint="Score both on one new table: aimt evaluate RUN TABLE")
+        raise DataError(
+            "these runs are about other rows: their tables differ, and so do the answers in them",
+            where=str(other.path),
+            hint="Score both on one new table: aimt evaluate RUN TABLE",
+        )
 
 
 def _only(test: StoredPredictions, rows: np.ndarray, own: Problem, wanted: Problem) -> StoredPredictions:
@@ -112,9 +118,16 @@ def compare_runs(
     pairs = [_pair(problem, y, preds, names[0], name, [runs[0], r], clusters, seed) for name, r in zip(names[1:], runs[1:], strict=True)]
     scores = score_models(problem, y, preds, baselines=(), seed=seed, clusters=clusters)
     main = {row["model"]: {k: row[k] for k in ("value", "low", "high")} for row in scores["table"] if row["metric"] == problem.metric}
-    found = {"metric": scores["metric"], "label": scores["label"], "higher_is_better": scores["higher_is_better"], "n_rows": len(rows),
-             "runs": [{"name": n, "path": str(r.path), **main[n]} for n, r in zip(names, runs, strict=True)],
-             "table": scores["table"], "pairs": pairs, "notes": _notes(runs, len(rows), problem)}  # fmt: skip
+    found = {
+        "metric": scores["metric"],
+        "label": scores["label"],
+        "higher_is_better": scores["higher_is_better"],
+        "n_rows": len(rows),
+        "runs": [{"name": n, "path": str(r.path), **main[n]} for n, r in zip(names, runs, strict=True)],
+        "table": scores["table"],
+        "pairs": pairs,
+        "notes": _notes(runs, len(rows), problem),
+    }
     return plain(found | ({"winner": winner_score(y, preds, problem, seed=seed)} if len(runs) > 2 else {}))
 
 
@@ -158,10 +171,14 @@ def _verdict_words(found: dict[str, Any]) -> str:
     if None in gain.values():
         return f"{label} has no interval on these {found['n_rows']:,} rows: too few, or all of one class."
     if gain["low"] > 0:
-        return f"'{b}' is significantly better than '{a}': {label} better by {span(gain)} on {found['n_rows']:,} rows that neither has seen."
+        return (
+            f"'{b}' is significantly better than '{a}': {label} better by {span(gain)} on {found['n_rows']:,} rows that neither has seen."
+        )
     if gain["high"] < 0:
         worse = {"value": -gain["value"], "low": -gain["high"], "high": -gain["low"]}
-        return f"'{a}' is significantly better than '{b}': {label} better by {span(worse)} on {found['n_rows']:,} rows that neither has seen."
+        return (
+            f"'{a}' is significantly better than '{b}': {label} better by {span(worse)} on {found['n_rows']:,} rows that neither has seen."
+        )
     if gain["low"] == gain["high"] == 0:
         return f"'{a}' and '{b}' do the same on these {found['n_rows']:,} rows."
     way = f"from '{a}' to '{b}' the gain is {span(gain)} {label}, which can be chance"
@@ -184,9 +201,7 @@ def _notes(runs: list[Run], n: int, problem: Problem) -> list[str]:
     return notes
 
 # %% ../../../nbs/jobs/verbs/20_compare.ipynb #424446a8
-def comparison_lines(
-    found: dict[str, Any],  # What `compare_runs` returned
-) -> list[str]:
+def comparison_lines(found: dict[str, Any]) -> list[str]:  # What `compare_runs` returned
     """The comparison as lines of text."""
     width = max(len(r["name"]) for r in found["runs"])
     lines = [f"{found['label']} on {found['n_rows']:,} common test rows, 95 % intervals"]
@@ -194,11 +209,18 @@ def comparison_lines(
     for pair in found["pairs"]:
         lines += ["", pair["message"]]
         if m := pair["mcnemar"]:
-            lines.append(f"  right about a row alone: '{pair['first']}' {m['only_first']:,} times, '{pair['second']}' "
-                         f"{m['only_second']:,} times (McNemar p = {m['p']:.2g})")
+            lines.append(
+                f"  right about a row alone: '{pair['first']}' {m['only_first']:,} times, '{pair['second']}' "
+                f"{m['only_second']:,} times (McNemar p = {m['p']:.2g})"
+            )
         if pair["saved"]:
             lines.append(f"  decisions by '{pair['second']}' instead of '{pair['first']}' are worth {span(pair['saved'])} per 1,000")
     if w := found.get("winner"):
-        lines += ["", f"'{w['winner']}' has the best score of {len(found['runs'])}, {readable(w['seen'])}. Having been chosen for it, "
-                  f"expect {readable(w['value'])} [{readable(w['low'])}, {readable(w['high'])}]; it leads in {100 * w['agree']:.0f} % of the draws."]
+        lines += [
+            "",
+            (
+                f"'{w['winner']}' has the best score of {len(found['runs'])}, {readable(w['seen'])}. Having been chosen for it, expect"
+                f" {readable(w['value'])} [{readable(w['low'])}, {readable(w['high'])}]; it leads in {100 * w['agree']:.0f} % of the draws."
+            ),
+        ]
     return lines + [f"note: {note}" for note in found["notes"]]

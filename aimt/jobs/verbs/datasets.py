@@ -34,9 +34,14 @@ def dataset_lines(
 ) -> list[str]:
     """The answer as lines of text."""
     if "datasets" not in found:
-        return [f"{found['name']}: {found['title']}", f"  {found['description']}", f"  licence: {found['licence']}; from {found['source']}",
-                f"  test part: {found['test'] or 'split at random'}", f"  files: {found['path']}",
-                f"  in Python: aimt.load_dataset({found['name']!r})"]
+        return [
+            f"{found['name']}: {found['title']}",
+            f"  {found['description']}",
+            f"  licence: {found['licence']}; from {found['source']}",
+            f"  test part: {found['test'] or 'split at random'}",
+            f"  files: {found['path']}",
+            f"  in Python: aimt.load_dataset({found['name']!r})",
+        ]
     rows = found["datasets"]
     if not rows:
         return ["There are none for this task."]

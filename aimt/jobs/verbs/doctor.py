@@ -35,8 +35,16 @@ def open_gates(
     with stored_content(run):
         parts, spec = read_parts(run), report_spec(kind_of(run))
         gates = sorted((g for g in parts.verdict["gates"] if g["status"] in ("hold", "not yet")), key=lambda g: g["status"] != "hold")
-        return [{"name": g["gate"], "severity": g["status"], "evidence": g["text"], "advice": g.get("advice") or "Look at the report.",
-                 "command": _here(next_command(g, parts, spec), run) or train_command(parts, spec)} for g in gates]  # fmt: skip
+        return [
+            {
+                "name": g["gate"],
+                "severity": g["status"],
+                "evidence": g["text"],
+                "advice": g.get("advice") or "Look at the report.",
+                "command": _here(next_command(g, parts, spec), run) or train_command(parts, spec),
+            }
+            for g in gates
+        ]
 
 
 def _here(command: str, run: Run) -> str:

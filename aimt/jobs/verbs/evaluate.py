@@ -55,8 +55,17 @@ def evaluate(
     Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
     """
     _check_options(coverage, by, permutations, time_limit)
-    return do_verb(run, "evaluate", source, coverage=coverage, by=by, population=population, permutations=permutations,
-                   time_limit=time_limit, seed=seed)
+    return do_verb(
+        run,
+        "evaluate",
+        source,
+        coverage=coverage,
+        by=by,
+        population=population,
+        permutations=permutations,
+        time_limit=time_limit,
+        seed=seed,
+    )
 
 
 def evaluate_table(
@@ -78,12 +87,21 @@ def evaluate_table(
     y, kept = encode_target(frame, trained.problem, trained.schema)
     counted = count_rows(frame, kept, trained.problem)
     if not len(y):
-        raise DataError(f"no row has a known {trained.problem.target!r}", hint=" ".join(_row_lines(counted)) or "Evaluation needs true outcomes")
+        raise DataError(
+            f"no row has a known {trained.problem.target!r}", hint=" ".join(_row_lines(counted)) or "Evaluation needs true outcomes"
+        )
     inputs, _ = trained.conform(frame.iloc[np.flatnonzero(kept)])
     threshold = 0.5 if trained.threshold is None else trained.threshold
     pred = trained.model.predict_raw(inputs)
-    scores = score_models(trained.problem, y, {"model": pred}, part="new", threshold=threshold, seed=seed,
-                          clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem, trained.schema))
+    scores = score_models(
+        trained.problem,
+        y,
+        {"model": pred},
+        part="new",
+        threshold=threshold,
+        seed=seed,
+        clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem, trained.schema),
+    )
     scores |= {"rows": counted | _with_unknown(counted, y, pred), "warnings": warnings}
     if coverage is not None:
         scores["coverage"] = coverage_report(trained, inputs, y, pred, coverage, by)
@@ -103,8 +121,13 @@ def count_rows(
 ) -> dict[str, Any]:  # given, scored, without_outcome, unknown (rows of each class that the model does not know)
     """No row is left out without a word."""
     unknown = unknown_labels(frame, problem) if problem.classification else {}
-    return {"target": problem.target, "given": len(frame), "scored": int(kept.sum()), "unknown": unknown,
-            "without_outcome": len(frame) - int(kept.sum()) - sum(unknown.values())}
+    return {
+        "target": problem.target,
+        "given": len(frame),
+        "scored": int(kept.sum()),
+        "unknown": unknown,
+        "without_outcome": len(frame) - int(kept.sum()) - sum(unknown.values()),
+    }
 
 
 def _with_unknown(counted: dict[str, Any], y: np.ndarray, pred: np.ndarray) -> dict[str, float]:
@@ -118,21 +141,29 @@ def _with_unknown(counted: dict[str, Any], y: np.ndarray, pred: np.ndarray) -> d
 def _row_lines(counted: dict[str, Any]) -> list[str]:
     lines, unknown = [], counted["unknown"]
     if counted["without_outcome"]:
-        lines.append(f"{counted['without_outcome']:,} of {counted['given']:,} rows have no known {show(counted['target'])} and are left out.")
+        lines.append(
+            f"{counted['without_outcome']:,} of {counted['given']:,} rows have no known {show(counted['target'])} and are left out."
+        )
     if unknown:
         few = ", ".join(f"{show(label)} ({n:,})" for label, n in list(unknown.items())[:5]) + (", ..." if len(unknown) > 5 else "")
-        lines.append(f"{sum(unknown.values()):,} of {counted['given']:,} rows have a class that the model does not know, {few}: "
-                     "they are left out of the scores.")
+        lines.append(
+            f"{sum(unknown.values()):,} of {counted['given']:,} rows have a class that the model does not know, {few}: "
+            "they are left out of the scores."
+        )
     if "accuracy" in counted:
-        lines.append(f"Every answer about them is wrong: with them, accuracy is {counted['accuracy_with_unknown']:.4g} instead of {counted['accuracy']:.4g}.")
+        lines.append(
+            f"Every answer about them is wrong: with them, accuracy is {counted['accuracy_with_unknown']:.4g} instead of"
+            f" {counted['accuracy']:.4g}."
+        )
     return lines
 
 
 def _check_options(coverage: float | None, by: str | None, permutations: int, time_limit: float | None) -> None:
     check_asked(coverage, by)
     if permutations and permutations < 19:
-        raise ProblemError(f"{permutations} permutations cannot tell: p is 1/{permutations + 1} at best",
-                           hint="Give at least 19, such as 99")  # fmt: skip
+        raise ProblemError(
+            f"{permutations} permutations cannot tell: p is 1/{permutations + 1} at best", hint="Give at least 19, such as 99"
+        )
     if time_limit is not None and not permutations:
         raise ProblemError("--time-limit is for --permutations, which train models", hint="Give --permutations too")
 
@@ -187,8 +218,16 @@ def shuffle_report(
         raise DataError(f"{len(rows)} rows with outcomes of two kinds are too few to shuffle", hint="Give at least 30")
 
     learn = lambda X, outcomes: _quick_model(trained, X, outcomes, seed)
-    found = permutation_test(learn, inputs.iloc[rows].reset_index(drop=True), y[rows], problem, shuffles=shuffles,
-                             folds=3, seed=seed, deadline=time.monotonic() + time_limit)  # fmt: skip
+    found = permutation_test(
+        learn,
+        inputs.iloc[rows].reset_index(drop=True),
+        y[rows],
+        problem,
+        shuffles=shuffles,
+        folds=3,
+        seed=seed,
+        deadline=time.monotonic() + time_limit,
+    )
     return found | {"n_rows": len(rows)}
 
 
@@ -200,8 +239,19 @@ def _quick_model(trained: SavedModel, frame: pd.DataFrame, y: np.ndarray, seed: 
     linear.fit(frame, y, fold=fold)
     encoder, X = encode_rows(frame, trained.schema, list(problem.inputs))
     train, valid = fold_pairs(fold)[0]
-    member = fit_member(X[train], y[train], X[valid], y[valid], task=problem.task, n_classes=n_classes, categorical=encoder.categorical,
-                        max_rounds=200, patience=20, threads=1, seed=seed)  # fmt: skip
+    member = fit_member(
+        X[train],
+        y[train],
+        X[valid],
+        y[valid],
+        task=problem.task,
+        n_classes=n_classes,
+        categorical=encoder.categorical,
+        max_rounds=200,
+        patience=20,
+        threads=1,
+        seed=seed,
+    )
     return lambda new: (linear.predict_raw(new) + to_prediction(member.margin(encode(encoder, new), 1), problem.task)) / 2
 
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #f7e27462
@@ -218,8 +268,10 @@ def score_lines(
         lines += _coverage_lines(scores["coverage"])
     if test := scores.get("permutation"):
         low, high = min(test["shuffled"]), max(test["shuffled"])
-        lines.append(f"{test['message']} ({test['label']} of a quick model {readable(test['score'])}, shuffled {readable(low)} to "
-                     f"{readable(high)}, p = {test['p']:.2g}, {test['n_rows']:,} rows)")
+        lines.append(
+            f"{test['message']} ({test['label']} of a quick model {readable(test['score'])}, shuffled {readable(low)} to "
+            f"{readable(high)}, p = {test['p']:.2g}, {test['n_rows']:,} rows)"
+        )
     return lines + (population_lines(scores["population"]) if "population" in scores else [])
 
 
@@ -231,5 +283,5 @@ def _coverage_lines(found: dict[str, Any]) -> list[str]:
     mean = f"mean {found['kind']} {found['mean']:.4g}" if found["mean"] is not None else "some are infinite"
     width = max(len(row["group"]) for row in found["rows"])
     return [f"coverage, {found['asked']:.0%} asked; {mean}"] + [
-                    f"  {row['group']:<{width}}  {row['value']:.3f}  [{row['low']:.3f}, {row['high']:.3f}]  {row['n']:,} rows"
-                    for row in found["rows"]]
+        f"  {row['group']:<{width}}  {row['value']:.3f}  [{row['low']:.3f}, {row['high']:.3f}]  {row['n']:,} rows" for row in found["rows"]
+    ]

@@ -54,8 +54,19 @@ def explain(
         raise ProblemError(f"--{asked} is about all rows", hint="Leave out --rows")
     if time_limit is not None and not stability:
         raise ProblemError("--time-limit is for --stability, which trains new models", hint="Give --stability too")
-    return do_verb(run, "explain", source, rows=_whole_numbers("0" if rows is None else rows), columns=columns, change=change, wanted=wanted, fixed=fixed,
-                   rules=rules, stability=stability, time_limit=time_limit)
+    return do_verb(
+        run,
+        "explain",
+        source,
+        rows=_whole_numbers("0" if rows is None else rows),
+        columns=columns,
+        change=change,
+        wanted=wanted,
+        fixed=fixed,
+        rules=rules,
+        stability=stability,
+        time_limit=time_limit,
+    )
 
 
 def explain_table(
@@ -111,7 +122,10 @@ def _changes(trained: SavedModel, frame: pd.DataFrame, numbers: list[int], wante
     options = {"wanted": wanted, "fixed": fixed}
     if trained.threshold is not None:
         options["threshold"] = trained.threshold
-    return [{"row": n, "ways": counterfactuals(trained.model.predict_raw, inputs, inputs.iloc[[n]], trained.problem, **options)} for n in numbers]
+    return [
+        {"row": n, "ways": counterfactuals(trained.model.predict_raw, inputs, inputs.iloc[[n]], trained.problem, **options)}
+        for n in numbers
+    ]
 
 
 def _whole_numbers(rows: str | list[int]) -> list[int]:
@@ -256,5 +270,7 @@ def _column_words(c: dict[str, Any], label: str) -> str:
 
 def _curve_lines(effect: dict[str, Any]) -> list[str]:
     """The average answer and the share of the rows at each value."""
-    return [f"  {value!s:>24}  {mean:10.4g}  {100 * share:5.1f} % of the rows"
-            for value, mean, share in zip(effect["values"], effect["mean"], effect["shares"], strict=True)]
+    return [
+        f"  {value!s:>24}  {mean:10.4g}  {100 * share:5.1f} % of the rows"
+        for value, mean, share in zip(effect["values"], effect["mean"], effect["shares"], strict=True)
+    ]

@@ -32,7 +32,9 @@ def finetune(
     return train_source(source, "finetune", family=family, **options)
 
 
-_FIRST = [Parameter("family", Parameter.POSITIONAL_OR_KEYWORD, annotation=str),
-          Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=str | Path | pd.DataFrame)]
+_FIRST = [
+    Parameter("family", Parameter.POSITIONAL_OR_KEYWORD, annotation=str),
+    Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=str | Path | pd.DataFrame),
+]
 _OPTIONS = [p for p in parameters(get_kind("finetune").options) if p.name != "family"]
 finetune.__signature__ = Signature([*_FIRST, *_OPTIONS], return_annotation=Run)  # type: ignore[attr-defined]

@@ -76,8 +76,11 @@ def generate_answer(
         raise ProblemError(f"'{precision}' is not a number format", hint=closest(precision, PRECISIONS))
     found = resolve("aimt.jobs.families.finetuned_model:open_tuned")(run)
     if not hasattr(found.family, "write"):
-        raise RunError(f"this run answers a {run.problem.task} problem: it does not write", where=str(run.path),
-                       hint=f"aimt predict {run.path} NEW -o answers.csv")  # fmt: skip
+        raise RunError(
+            f"this run answers a {run.problem.task} problem: it does not write",
+            where=str(run.path),
+            hint=f"aimt predict {run.path} NEW -o answers.csv",
+        )
     model = found.model
     if precision == "bfloat16":
         model = model.to(torch.bfloat16)

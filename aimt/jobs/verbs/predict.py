@@ -124,7 +124,10 @@ def group_limits(
 # %% ../../../nbs/jobs/verbs/05_predict.ipynb #3f5a927a
 def predict(
     run: Run | str | Path,  # A run that is done
-    source: str | Path | pd.DataFrame | None = None,  # New rows; for a fine-tuned network what its family reads; None: all coming steps of a forecast
+    source: str
+    | Path
+    | pd.DataFrame
+    | None = None,  # New rows; for a fine-tuned network what its family reads; None: all coming steps of a forecast
     *,
     out: str | Path | None = None,  # File to write, .csv or .parquet; None returns a table
     coverage: float | None = None,  # Add low and high, or a set, that hold so many of the true values, such as 0.9
@@ -161,7 +164,9 @@ def predict_table(
     if source is None:
         raise ProblemError("a table with the new rows is needed", hint=f"aimt predict {run.path} NEW.csv -o scored.csv")
     if thresholds is not None and run.problem.task != "binary":
-        raise ProblemError("thresholds for groups are for decisions between two classes", where=str(run.path), hint="Leave out --thresholds")
+        raise ProblemError(
+            "thresholds for groups are for decisions between two classes", where=str(run.path), hint="Leave out --thresholds"
+        )
     saved = open_model(run)
     if out is None:
         if isinstance(source, pd.DataFrame):
@@ -204,8 +209,9 @@ class _Warnings:
 def _spare_source(source: Any, out: Path) -> None:
     """Raise `DataError` when the result would take the place of the table that it is made from."""
     if isinstance(source, str | Path) and out.exists() and Path(source).exists() and out.samefile(source):
-        raise DataError("the predictions would be written over the table itself", where=str(out),
-                        hint="Give another name with -o, or say --overwrite")
+        raise DataError(
+            "the predictions would be written over the table itself", where=str(out), hint="Give another name with -o, or say --overwrite"
+        )
 
 
 def _tell(progress: Progress, warnings: dict[str, int]) -> None:

@@ -53,7 +53,10 @@ def summary_lines(
     verdict = report["verdict"]
     rows = [(g["gate"], g["status"], f"{g.get('shown', '')} {g['measure']}".strip(), g["limit_text"]) for g in verdict["gates"]]
     widths = [max(len(r[i]) for r in [*rows, ("gate", "status", "measured", "limit")]) for i in range(3)]
-    table = ["  ".join(c.ljust(w) for c, w in zip(r[:3], widths, strict=True)) + "  " + r[3]
-             for r in [("gate", "status", "measured", "limit"), *rows]]
+    table = [
+        "  ".join(c.ljust(w) for c, w in zip(r[:3], widths, strict=True)) + "  " + r[3]
+        for r in [("gate", "status", "measured", "limit"), *rows]
+    ]
     return ["", f"{verdict['verdict']}: {verdict['summary']}", "", *(line.rstrip() for line in table), ""] + [
-        f"- {advice}" for advice in verdict.get("advice") or []]
+        f"- {advice}" for advice in verdict.get("advice") or []
+    ]

@@ -29,16 +29,7 @@ from ...core.errors import DataError, ModelFormatError, RunError
 from ...core.files import write_json, write_text
 from ...core.foreign import foreign_file
 from ..layers.hub import find_model
-from aimt.models.audio.tf_files import (
-    DType,
-    Node,
-    checkpoint_prefix,
-    read_checkpoint,
-    read_nodes,
-    write_checkpoint,
-    write_pb,
-    write_pbmm,
-)
+from .tf_files import DType, Node, checkpoint_prefix, read_checkpoint, read_nodes, write_checkpoint, write_pb, write_pbmm
 from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf, unfilled
 
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #b0e49137
@@ -214,8 +205,9 @@ def mfcc(
     config: DeepSpeechConfig,
 ) -> Tensor:  # (..., T, n_features) float32
     """Mel-frequency cepstral coefficients, number for number those that TensorFlow's audio operations give."""
-    hann, bands, cosines, n_fft = (t.to(x.device) if isinstance(t, Tensor) else t for t in
-                                   _front_end(config.window, config.sample_rate, config.n_features))  # fmt: skip
+    hann, bands, cosines, n_fft = (
+        t.to(x.device) if isinstance(t, Tensor) else t for t in _front_end(config.window, config.sample_rate, config.n_features)
+    )
     if count_frames(x.shape[-1], config) == 0:
         return x.new_zeros(*x.shape[:-1], 0, config.n_features, dtype=torch.float32)
     frames = x.double().unfold(-1, config.window, config.step) * hann
@@ -243,9 +235,7 @@ def speech_batch(
         if len(x) < max(1, need):
             hint = "Cut off, or the wrong transcript? Leave it out"
             raise DataError(
-                f"{len(x)} frames are too few for {texts[i][:40]!r}, which needs {max(1, need)}",
-                where=f"recording {i}",
-                hint=hint,
+                f"{len(x)} frames are too few for {texts[i][:40]!r}, which needs {max(1, need)}", where=f"recording {i}", hint=hint
             )
     return {
         "frames": nn.utils.rnn.pad_sequence(frames, batch_first=True),
@@ -474,10 +464,7 @@ DEEPSPEECH_RULES = [
     *(
         rule
         for k in (1, 2, 3, 5, 6)
-        for rule in (
-            KeyRule(f"layer_{k}.weight", f"layer_{k}/weights", "transpose"),
-            KeyRule(f"layer_{k}.bias", f"layer_{k}/bias"),
-        )
+        for rule in (KeyRule(f"layer_{k}.weight", f"layer_{k}/weights", "transpose"), KeyRule(f"layer_{k}.bias", f"layer_{k}/bias"))
     ),
     KeyRule("lstm.weight_ih_l0", f"{_CELL}/kernel/inputs", "transpose"),
     KeyRule("lstm.weight_hh_l0", f"{_CELL}/kernel/state", "transpose"),
@@ -509,25 +496,15 @@ def from_tensorflow(
     tensors: dict[str, np.ndarray],  # From `read_pb` or `read_checkpoint`; others than the network's are ignored
 ) -> dict[str, Tensor]:
     """The state of a `DeepSpeech`. Raises `ModelFormatError` when tensors are missing or misshapen."""
-    wanted = [
-        f"{layer}/{part}"
-        for layer in ("layer_1", "layer_2", "layer_3", "layer_5", "layer_6")
-        for part in ("weights", "bias")
-    ]
+    wanted = [f"{layer}/{part}" for layer in ("layer_1", "layer_2", "layer_3", "layer_5", "layer_6") for part in ("weights", "bias")]
     wanted += [f"{_CELL}/kernel", f"{_CELL}/bias"]
     missing = [n for n in wanted if n not in tensors]
     if missing:
-        raise ModelFormatError(
-            f"not a DeepSpeech: {', '.join(missing[:3])} missing, there is {', '.join(sorted(tensors)[:3])}"
-        )
+        raise ModelFormatError(f"not a DeepSpeech: {', '.join(missing[:3])} missing, there is {', '.join(sorted(tensors)[:3])}")
     theirs = {n: torch.from_numpy(np.array(tensors[n], np.float32)) for n in wanted}
     kernel, bias = (_gates(theirs.pop(f"{_CELL}/{part}"), _TF_GATES, _TORCH_GATES) for part in ("kernel", "bias"))
     inputs = len(kernel) - kernel.shape[-1] // 4
-    theirs |= {
-        f"{_CELL}/kernel/inputs": kernel[:inputs],
-        f"{_CELL}/kernel/state": kernel[inputs:],
-        f"{_CELL}/bias": bias,
-    }
+    theirs |= {f"{_CELL}/kernel/inputs": kernel[:inputs], f"{_CELL}/kernel/state": kernel[inputs:], f"{_CELL}/bias": bias}
     return from_hf(theirs, DEEPSPEECH_RULES) | {"lstm.bias_hh_l0": torch.zeros_like(bias)}
 
 
@@ -545,16 +522,17 @@ def from_graph(
         alphabet = Alphabet.from_bytes(constants["metadata_alphabet"]).characters
         _, _, width, n_features = nodes["input_node"].attrs["shape"]
         config = DeepSpeechConfig(
-            alphabet, n_hidden=nodes["previous_state_c"].attrs["shape"][1], n_context=width // 2, n_features=n_features,
+            alphabet,
+            n_hidden=nodes["previous_state_c"].attrs["shape"][1],
+            n_context=width // 2,
+            n_features=n_features,
             sample_rate=_scalar(constants, "metadata_sample_rate", 16_000),
             window_ms=_scalar(constants, "metadata_feature_win_len", 32),
             step_ms=_scalar(constants, "metadata_feature_win_step", 20),
             language=(constants.get("metadata_language") or b"").decode() or "en-US",
-        )  # fmt: skip
+        )
     except (KeyError, ValueError, TypeError, AttributeError) as e:
-        raise ModelFormatError(
-            f"a TensorFlow graph, but not a DeepSpeech of 0.6 to 0.9 ({e!r})", where=str(path)
-        ) from e
+        raise ModelFormatError(f"a TensorFlow graph, but not a DeepSpeech of 0.6 to 0.9 ({e!r})", where=str(path)) from e
     return _filled(config, from_tensorflow(constants), path)
 
 
@@ -572,13 +550,9 @@ def from_checkpoint(
     n_classes, n_hidden = state["layer_6.weight"].shape
     if n_classes != len(alphabet) + 1:
         hint = "Put the alphabet.txt it was trained with beside it, or pass its characters"
-        raise ModelFormatError(
-            f"the model has {n_classes - 1} characters and the alphabet {len(alphabet)}", where=str(prefix), hint=hint
-        )
+        raise ModelFormatError(f"the model has {n_classes - 1} characters and the alphabet {len(alphabet)}", where=str(prefix), hint=hint)
     inputs = state["layer_1.weight"].shape[1]
-    return _filled(
-        DeepSpeechConfig(tuple(alphabet), n_hidden=n_hidden, n_context=(inputs // 26 - 1) // 2), state, prefix
-    )
+    return _filled(DeepSpeechConfig(tuple(alphabet), n_hidden=n_hidden, n_context=(inputs // 26 - 1) // 2), state, prefix)
 
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #331dcde8
 def deepspeech_graph(
@@ -616,13 +590,7 @@ def deepspeech_graph(
 
     def plain(layer: str, x: str) -> str:
         positive = add(f"{layer}/Relu", "Relu", dense(layer, x), T=float32)
-        return add(
-            f"{layer}/Minimum",
-            "Minimum",
-            positive,
-            const(f"{layer}/Minimum/y", np.array(c.relu_clip, np.float32)),
-            T=float32,
-        )
+        return add(f"{layer}/Minimum", "Minimum", positive, const(f"{layer}/Minimum/y", np.array(c.relu_clip, np.float32)), T=float32)
 
     def scalar(name: str, value: int) -> str:
         return const(name, np.array(value, np.int32))
@@ -630,11 +598,17 @@ def deepspeech_graph(
     # sound to coefficients, one window at a time
     samples = place("input_samples", float32, c.window)
     column = add("ExpandDims", "ExpandDims", samples, scalar("ExpandDims/dim", -1), T=float32, Tdim=int32)
-    power = add(
-        "AudioSpectrogram", "AudioSpectrogram", column, window_size=c.window, stride=c.step, magnitude_squared=True
+    power = add("AudioSpectrogram", "AudioSpectrogram", column, window_size=c.window, stride=c.step, magnitude_squared=True)
+    bands = add(
+        "Mfcc",
+        "Mfcc",
+        power,
+        scalar("Mfcc/sample_rate", c.sample_rate),
+        upper_frequency_limit=c.sample_rate / 2,
+        lower_frequency_limit=20.0,
+        filterbank_channel_count=40,
+        dct_coefficient_count=c.n_features,
     )
-    bands = add("Mfcc", "Mfcc", power, scalar("Mfcc/sample_rate", c.sample_rate), upper_frequency_limit=c.sample_rate / 2,
-                lower_frequency_limit=20.0, filterbank_channel_count=40, dct_coefficient_count=c.n_features)  # fmt: skip
     add("mfccs", "Identity", reshape("mfcc_rows", bands, -1, c.n_features), T=float32)
 
     # coefficients to characters
@@ -656,15 +630,18 @@ def deepspeech_graph(
     at = reshape("state_at", lengths, 1, 1, T=int32)
     for s, output in (("c", f"{lstm}:1"), ("h", f"{lstm}:6")):
         first = add(f"state_{s}/first", "ExpandDims", before[s], scalar(f"state_{s}/dim", 0), T=float32, Tdim=int32)
-        every = add(
-            f"state_{s}/all", "ConcatV2", first, output, scalar(f"state_{s}/axis", 0), T=float32, Tidx=int32, N=2
-        )
+        every = add(f"state_{s}/all", "ConcatV2", first, output, scalar(f"state_{s}/axis", 0), T=float32, Tidx=int32, N=2)
         rows = reshape(f"state_{s}/rows", every, n_steps + 1, h)
         found = add(f"state_{s}/found", "GatherNd", rows, at, Tparams=float32, Tindices=int32)
         add(f"new_state_{s}", "Identity", found, T=float32)
 
-    for name, value in (("version", 6), ("sample_rate", c.sample_rate), ("feature_win_len", c.window_ms),
-                        ("feature_win_step", c.step_ms), ("beam_width", beam_width)):  # fmt: skip
+    for name, value in (
+        ("version", 6),
+        ("sample_rate", c.sample_rate),
+        ("feature_win_len", c.window_ms),
+        ("feature_win_step", c.step_ms),
+        ("beam_width", beam_width),
+    ):
         ints(f"metadata_{name}", value)
     const("metadata_alphabet", [model.alphabet.to_bytes()])
     const("metadata_language", [c.language.encode()])

@@ -79,20 +79,7 @@ def write_field(number: int, value: int | bytes | str) -> bytes:
     return write_varint(number << 3 | 2) + write_varint(len(raw)) + raw
 
 # %% ../../../nbs/models/audio/00_tf_files.ipynb #783aec4c
-_TYPES = {
-    1: "<f4",
-    2: "<f8",
-    3: "<i4",
-    4: "u1",
-    5: "<i2",
-    6: "i1",
-    9: "<i8",
-    10: "?",
-    17: "<u2",
-    19: "<f2",
-    22: "<u4",
-    23: "<u8",
-}
+_TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 17: "<u2", 19: "<f2", 22: "<u4", 23: "<u8"}
 _NUMBERS = {np.dtype(t): n for n, t in _TYPES.items()}
 STRING = 7  # TensorFlow's number for bytes
 _FILLED = 1 << 24  # Numbers of a tensor that is written as one number and a shape, at most
@@ -290,9 +277,7 @@ def read_pb(
     path: str | Path,  # A .pb or .pbmm file
 ) -> dict[str, Any]:  # Arrays, and bytes for strings
     """All constants of a frozen graph by name. Raises `ModelFormatError` as `read_nodes` does."""
-    return {
-        n.name: n.attrs["value"] for n in read_nodes(path) if n.op in ("Const", "ImmutableConst") and "value" in n.attrs
-    }
+    return {n.name: n.attrs["value"] for n in read_nodes(path) if n.op in ("Const", "ImmutableConst") and "value" in n.attrs}
 
 # %% ../../../nbs/models/audio/00_tf_files.ipynb #f1d87cf4
 @dataclass(frozen=True)
@@ -315,18 +300,10 @@ def write_shape(shape: Sequence[int]) -> bytes:
 def write_tensor(value: Any) -> bytes:
     """A TensorProto of an array, or of a list of bytes."""
     if isinstance(value, list):
-        return (
-            write_field(1, STRING)
-            + write_field(2, write_shape([len(value)]))
-            + b"".join(write_field(8, v) for v in value)
-        )
+        return write_field(1, STRING) + write_field(2, write_shape([len(value)])) + b"".join(write_field(8, v) for v in value)
     value = np.asarray(value)
     value = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("<"))).reshape(value.shape)
-    return (
-        write_field(1, _NUMBERS[value.dtype])
-        + write_field(2, write_shape(value.shape))
-        + write_field(4, value.tobytes())
-    )
+    return write_field(1, _NUMBERS[value.dtype]) + write_field(2, write_shape(value.shape)) + write_field(4, value.tobytes())
 
 
 def _write_attribute(value: Any) -> bytes:
@@ -353,9 +330,7 @@ def _write_node(node: Node) -> bytes:
 
 def write_pb(
     path: str | Path,  # A .pb file
-    nodes: Sequence[
-        Node
-    ],  # Attributes: `DType`, bool, int, float, bytes, tuple (a shape), array or list of bytes (a tensor)
+    nodes: Sequence[Node],  # Attributes: `DType`, bool, int, float, bytes, tuple (a shape), array or list of bytes (a tensor)
     *,
     producer: int = 134,  # Version of graphs; 134 is TensorFlow 1.15's
 ) -> None:
@@ -384,9 +359,7 @@ def write_pbmm(
                 continue
             region = f"memmapped_package://{''.join(c if c.isalnum() else '_' for c in node.name)}_{len(kept)}"
             f.write(bytes(-f.tell() % 64))
-            directory += write_field(
-                1, write_field(1, f.tell()) + write_field(2, region) + write_field(3, value.nbytes)
-            )
+            directory += write_field(1, write_field(1, f.tell()) + write_field(2, region) + write_field(3, value.nbytes))
             f.write(np.ascontiguousarray(value).tobytes())
             attrs = {"dtype": DType(value.dtype.name), "shape": value.shape, "memory_region_name": region.encode()}
             kept.append(Node(node.name, "ImmutableConst", (), attrs))
@@ -420,9 +393,7 @@ def crc32c(
             part = _CRC[(part ^ column) & 255] ^ (part >> np.uint32(8))
         tables = _zeros_tables(4096)
         for c in part.tolist():  # crc of a then b = (crc of a, moved over the length of b) xor crc of b
-            crc = (
-                tables[0][crc & 255] ^ tables[1][crc >> 8 & 255] ^ tables[2][crc >> 16 & 255] ^ tables[3][crc >> 24] ^ c
-            )
+            crc = tables[0][crc & 255] ^ tables[1][crc >> 8 & 255] ^ tables[2][crc >> 16 & 255] ^ tables[3][crc >> 24] ^ c
         data = data[strips * 4096 :]
     table = _CRC.tolist()
     for byte in data.tolist():
@@ -490,10 +461,7 @@ def _block(raw: memoryview, handle: tuple[int, int]) -> bytes:
     if offset + size + 5 > len(raw):
         raise ValueError("a block beyond the end")
     body, kind = raw[offset : offset + size], raw[offset + size]
-    if (
-        masked_crc(raw[offset : offset + size + 1])
-        != struct.unpack("<I", raw[offset + size + 1 : offset + size + 5])[0]
-    ):
+    if masked_crc(raw[offset : offset + size + 1]) != struct.unpack("<I", raw[offset + size + 1 : offset + size + 5])[0]:
         raise ValueError("a block that does not match its checksum")
     if kind not in (0, 1):
         raise ValueError(f"a block packed in way {kind}")
@@ -550,15 +518,11 @@ def checkpoint_prefix(
                     return path / Path(line[1]).name
         found = sorted(path.glob("*.index"))
         if len(found) != 1:
-            raise ModelFormatError(
-                f"{len(found)} checkpoints are here", where=str(path), hint="Name one, without .index"
-            )
+            raise ModelFormatError(f"{len(found)} checkpoints are here", where=str(path), hint="Name one, without .index")
         path = found[0]
     path = path.with_suffix("") if path.suffix == ".index" else path
     if not path.with_name(path.name + ".index").is_file():
-        raise ModelFormatError(
-            "there is no checkpoint of this name", where=str(path), hint="A checkpoint is NAME.index and NAME.data-..."
-        )
+        raise ModelFormatError("there is no checkpoint of this name", where=str(path), hint="A checkpoint is NAME.index and NAME.data-...")
     return path
 
 
@@ -610,11 +574,7 @@ def write_checkpoint(
     with atomic_path(f"{prefix}.data-00000-of-00001") as temporary, open(temporary, "wb") as f:
         for name, value in sorted((n.encode(), np.asarray(v)) for n, v in tensors.items()):
             raw = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("<"))).tobytes()
-            entry = (
-                write_field(1, _NUMBERS[value.dtype])
-                + write_field(2, write_shape(value.shape))
-                + write_field(4, offset)
-            )
+            entry = write_field(1, _NUMBERS[value.dtype]) + write_field(2, write_shape(value.shape)) + write_field(4, offset)
             entry += write_field(5, len(raw)) + write_varint(6 << 3 | 5) + struct.pack("<I", masked_crc(raw))
             pairs.append((name, entry))
             f.write(raw)

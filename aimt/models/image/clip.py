@@ -37,9 +37,18 @@ from ...data.text.tokenizer import count_ids
 from ..layers.hub import find_model
 from ..layers.transformer import Block, BlockConfig, make_norm
 from aimt.models.layers.pretrained import (
-    FORMAT, KeyRule, check_format, from_hf, load_folder, load_into, load_weights, read_config, save_weights, to_hf,
+    FORMAT,
+    KeyRule,
+    check_format,
+    from_hf,
+    load_folder,
+    load_into,
+    load_weights,
+    read_config,
+    save_weights,
+    to_hf,
     unfilled,
-)  # fmt: skip
+)
 
 # %% ../../../nbs/models/image/00_clip.ipynb #9d10bf9b
 @dataclass(frozen=True)
@@ -296,9 +305,13 @@ def _norm_rules(pairs: Mapping[str, str]) -> list[KeyRule]:
 
 
 _HF_BLOCK = {
-    "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "attn.out": "self_attn.out_proj",
-    "norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2",
-}  # fmt: skip
+    "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.out": "self_attn.out_proj",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+}
 HF_RULES = [
     KeyRule("logit_scale", "logit_scale"),
     KeyRule("image.patch", "vision_model.embeddings.patch_embedding.weight"),
@@ -308,18 +321,19 @@ HF_RULES = [
     KeyRule("text.embed.weight", "text_model.embeddings.token_embedding.weight"),
     KeyRule("text.positions", "text_model.embeddings.position_embedding.weight"),
     KeyRule("text.project.weight", "text_projection.weight"),
-    *_norm_rules({
-        "image.norm_in": "vision_model.pre_layrnorm", "image.norm_out": "vision_model.post_layernorm",
-        "text.norm_out": "text_model.final_layer_norm",
-    }),
+    *_norm_rules(
+        {
+            "image.norm_in": "vision_model.pre_layrnorm",
+            "image.norm_out": "vision_model.post_layernorm",
+            "text.norm_out": "text_model.final_layer_norm",
+        }
+    ),
     *_block_rules("image.blocks", "vision_model.encoder.layers", _HF_BLOCK),
     *_block_rules("text.blocks", "text_model.encoder.layers", _HF_BLOCK),
-]  # fmt: skip
+]
 HF_IGNORE = r"\.position_ids$"  # Buffers that older files carry
 
-_OPENAI_BLOCK = {
-    "attn.out": "attn.out_proj", "norm1": "ln_1", "norm2": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj",
-}  # fmt: skip
+_OPENAI_BLOCK = {"attn.out": "attn.out_proj", "norm1": "ln_1", "norm2": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
 OPENAI_RULES = [
     KeyRule("logit_scale", "logit_scale"),
     KeyRule("image.patch", "visual.conv1.weight"),
@@ -344,18 +358,39 @@ OPENAI_IGNORE = r"^(input_resolution|context_length|vocab_size|attn_mask)$"  # N
 
 # %% ../../../nbs/models/image/00_clip.ipynb #0d91af74
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-_HF_TEXT = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
-            "num_attention_heads": 8, "max_position_embeddings": 77, "eos_token_id": 49407}  # fmt: skip
-_HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-              "image_size": 224, "patch_size": 32, "num_channels": 3}  # fmt: skip
+_HF_TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "eos_token_id": 49407,
+}
+_HF_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "num_channels": 3,
+}
 _HF_BOTH = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0}
 
 
 def _hf_tower(s: Mapping[str, Any]) -> Tower:
     if s["hidden_act"] not in _ACTIVATIONS:
         raise ValueError(f"hidden_act is {s['hidden_act']!r}, and there is {', '.join(_ACTIVATIONS)}")
-    return Tower(s["hidden_size"], s["num_hidden_layers"], s["num_attention_heads"], s["intermediate_size"],
-                 _ACTIVATIONS[s["hidden_act"]], s["layer_norm_eps"], s["attention_dropout"])  # fmt: skip
+    return Tower(
+        s["hidden_size"],
+        s["num_hidden_layers"],
+        s["num_attention_heads"],
+        s["intermediate_size"],
+        _ACTIVATIONS[s["hidden_act"]],
+        s["layer_norm_eps"],
+        s["attention_dropout"],
+    )
 
 
 def config_from_json(
@@ -372,10 +407,16 @@ def config_from_json(
         if vision["num_channels"] != 3:
             raise ValueError(f"num_channels is {vision['num_channels']}, and only 3 is supported")
         return CLIPConfig(
-            _hf_tower(vision), _hf_tower(text), settings.get("projection_dim") or 512, vision["image_size"],
-            vision["patch_size"], text["vocab_size"], text["max_position_embeddings"],
-            None if text["eos_token_id"] == 2 else text["eos_token_id"], settings.get("logit_scale_init_value") or 2.6592,
-        )  # fmt: skip
+            _hf_tower(vision),
+            _hf_tower(text),
+            settings.get("projection_dim") or 512,
+            vision["image_size"],
+            vision["patch_size"],
+            text["vocab_size"],
+            text["max_position_embeddings"],
+            None if text["eos_token_id"] == 2 else text["eos_token_id"],
+            settings.get("logit_scale_init_value") or 2.6592,
+        )
     except (KeyError, TypeError, ValueError) as e:
         raise ModelFormatError(f"config.json lacks or misstates a setting ({e})", where=str(where)) from e
 
@@ -386,33 +427,58 @@ def config_to_json(config: CLIPConfig) -> dict[str, Any]:
 
     def tower(t: Tower) -> dict[str, Any]:
         return {
-            "hidden_size": t.width, "num_hidden_layers": t.n_layer, "num_attention_heads": t.n_head,
-            "intermediate_size": t.d_ff or 4 * t.width, "hidden_act": acts[t.mlp], "layer_norm_eps": t.eps,
-            "projection_dim": config.width, "attention_dropout": t.attn_dropout,
-        }  # fmt: skip
+            "hidden_size": t.width,
+            "num_hidden_layers": t.n_layer,
+            "num_attention_heads": t.n_head,
+            "intermediate_size": t.d_ff or 4 * t.width,
+            "hidden_act": acts[t.mlp],
+            "layer_norm_eps": t.eps,
+            "projection_dim": config.width,
+            "attention_dropout": t.attn_dropout,
+        }
 
     end = 2 if config.eot_id is None else config.eot_id
     text = {"model_type": "clip_text_model", "vocab_size": config.vocab_size, "max_position_embeddings": config.context}
     text |= {"eos_token_id": end, "bos_token_id": 0 if end == 2 else max(end - 1, 0), "pad_token_id": 1}
     vision = {"model_type": "clip_vision_model", "image_size": config.image_size, "patch_size": config.patch_size}
     return {
-        "model_type": "clip", "architectures": ["CLIPModel"], "aimt_format": FORMAT, "projection_dim": config.width,
-        "logit_scale_init_value": config.logit_scale, "text_config": text | tower(config.text),
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "aimt_format": FORMAT,
+        "projection_dim": config.width,
+        "logit_scale_init_value": config.logit_scale,
+        "text_config": text | tower(config.text),
         "vision_config": vision | tower(config.vision),
-    }  # fmt: skip
+    }
 
 # %% ../../../nbs/models/image/00_clip.ipynb #7f5f5818
 def config_to_open_clip(config: CLIPConfig) -> dict[str, Any]:
     """Settings for ``open_clip_config.json``."""
     v, t = config.vision, config.text
     ratio = lambda tower: (tower.d_ff or 4 * tower.width) / tower.width
-    return {"aimt_format": FORMAT, "model_cfg": {
-        "embed_dim": config.width, "quick_gelu": v.mlp == "quick_gelu",
-        "vision_cfg": {"image_size": config.image_size, "patch_size": config.patch_size, "layers": v.n_layer,
-                       "width": v.width, "head_width": v.width // v.n_head, "mlp_ratio": ratio(v)},
-        "text_cfg": {"context_length": config.context, "vocab_size": config.vocab_size, "width": t.width, "heads": t.n_head,
-                     "layers": t.n_layer, "mlp_ratio": ratio(t)},
-    }}  # fmt: skip
+    return {
+        "aimt_format": FORMAT,
+        "model_cfg": {
+            "embed_dim": config.width,
+            "quick_gelu": v.mlp == "quick_gelu",
+            "vision_cfg": {
+                "image_size": config.image_size,
+                "patch_size": config.patch_size,
+                "layers": v.n_layer,
+                "width": v.width,
+                "head_width": v.width // v.n_head,
+                "mlp_ratio": ratio(v),
+            },
+            "text_cfg": {
+                "context_length": config.context,
+                "vocab_size": config.vocab_size,
+                "width": t.width,
+                "heads": t.n_head,
+                "layers": t.n_layer,
+                "mlp_ratio": ratio(t),
+            },
+        },
+    }
 
 
 def config_from_weights(
@@ -431,8 +497,10 @@ def config_from_weights(
         wide, _, patch, _ = state["visual.conv1.weight"].shape
         context, narrow = state["positional_embedding"].shape
         side = math.isqrt(len(state["visual.positional_embedding"]) - 1) * patch
-        layers = [len({n.split(".resblocks.")[1].split(".")[0] for n in state if n.startswith(f"{start}.resblocks.")})
-                  for start in ("visual.transformer", "transformer")]  # fmt: skip
+        layers = [
+            len({n.split(".resblocks.")[1].split(".")[0] for n in state if n.startswith(f"{start}.resblocks.")})
+            for start in ("visual.transformer", "transformer")
+        ]
         d_ff = [len(state[f"{start}.resblocks.0.mlp.c_fc.bias"]) for start in ("visual.transformer", "transformer")]
         vision = Tower(wide, layers[0], wide // (vision_cfg.get("head_width") or 64) or 1, d_ff[0], mlp)
         text = Tower(narrow, layers[1], text_cfg.get("heads") or narrow // 64 or 1, d_ff[1], mlp)
@@ -539,10 +607,7 @@ class CLIPTokenizer:
     def __repr__(self) -> str:
         return f"CLIPTokenizer(vocab_size={self.vocab_size}, context={self.context})"
 
-    def __call__(
-        self,
-        texts: Sequence[str],
-    ) -> Tensor:  # (N, context) int64
+    def __call__(self, texts: Sequence[str]) -> Tensor:  # (N, context) int64
         """The ids of several texts; longer ones are cut before the end token."""
         if isinstance(texts, str):
             raise TypeError("give a list of texts, even for one")
@@ -618,24 +683,27 @@ class CLIPTokenizer:
         if vocab_size < 514:
             raise ValueError(f"vocab_size must be at least 514, not {vocab_size}")
         engine = _engine_of({EOT: 0}, [])
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, show_progress=False, initial_alphabet=_letters(), end_of_word_suffix="</w>"
-        )
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, initial_alphabet=_letters(), end_of_word_suffix="</w>")
         engine.train_from_iterator((_clean(t) for t in texts), trainer)
         learned = json.loads(engine.to_str())["model"]["merges"]
         return cls.from_merges([tuple(m) for m in learned[: vocab_size - 514]], context=context)
 
-    def save(
-        self,
-        folder: str | Path,
-    ) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which `transformers` reads too."""
         self._engine.post_processor = processors.RobertaProcessing((EOT, self.eot_id), (SOT, self.sot_id), False, False)
         write_text(Path(folder) / "tokenizer.json", self._engine.to_str(pretty=True) + "\n")
-        write_json(Path(folder) / "tokenizer_config.json", {
-            "tokenizer_class": "CLIPTokenizer", "model_max_length": self.context, "bos_token": SOT, "eos_token": EOT,
-            "unk_token": EOT, "pad_token": self._engine.id_to_token(self.pad_id), "aimt_format": FORMAT,
-        })  # fmt: skip
+        write_json(
+            Path(folder) / "tokenizer_config.json",
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "model_max_length": self.context,
+                "bos_token": SOT,
+                "eos_token": EOT,
+                "unk_token": EOT,
+                "pad_token": self._engine.id_to_token(self.pad_id),
+                "aimt_format": FORMAT,
+            },
+        )
 
 
 def _clean(text: str) -> str:
@@ -702,11 +770,7 @@ def embed_images(
 
 @torch.no_grad()
 def embed_texts(
-    model: CLIP,
-    tokenizer: CLIPTokenizer,
-    texts: Sequence[str],
-    *,
-    batch_size: int = 256,
+    model: CLIP, tokenizer: CLIPTokenizer, texts: Sequence[str], *, batch_size: int = 256
 ) -> Tensor:  # (N, D) vectors of length 1, on the CPU
     """Embeddings of many texts, batch by batch."""
     parts = [torch.zeros(0, model.config.width)]
@@ -727,9 +791,14 @@ def _quiet(encode: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor) -> T
 
 # %% ../../../nbs/models/image/00_clip.ipynb #8e16bdf5
 TEMPLATES = (
-    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
-    "art of the {}.", "a photo of the small {}.",
-)  # fmt: skip
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
 
 
 def zero_shot_head(

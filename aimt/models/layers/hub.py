@@ -19,12 +19,29 @@ from ...data.sources.download import is_offline
 
 # %% ../../../nbs/models/layers/10_hub.ipynb #4ef85fdb
 HUB_FILES = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "adapter_config.json", "modules.json",
-    "sentence_bert_config.json", "1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model",
-    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors",
-    "processor_config.json", "open_clip_config.json", "open_clip_model.safetensors",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "adapter_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "processor_config.json",
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+)
 _PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
 
 

@@ -128,8 +128,9 @@ def linear_layers(
 ) -> dict[str, nn.Module]:  # By name
     """The linear layers that are meant. Raises `ProblemError` when there are none."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    found = {n: m for n, m in model.named_modules(remove_duplicate=False)
-             if isinstance(m, nn.Linear) or getattr(m, "differentiable", False)}  # fmt: skip
+    found = {
+        n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Linear) or getattr(m, "differentiable", False)
+    }
     body = {n: m for n, m in found.items() if n.split(".")[-1] not in HEADS and id(m.weight) not in tables}
     if targets == "all":
         chosen = body
@@ -164,9 +165,7 @@ def lora_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((n, p) for n, p in model.named_parameters() if n.rpartition(".")[2] in ("lora_A", "lora_B"))
 
 # %% ../../../nbs/models/layers/20_lora.ipynb #d17e080b
-def trainable_share(
-    model: nn.Module,
-) -> dict[str, float]:  # trainable, total, share
+def trainable_share(model: nn.Module) -> dict[str, float]:  # trainable, total, share
     """Number and share of trainable weights; those in four bits are counted as well."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     four_bits: list[Any] = [m for m in model.modules() if getattr(m, "differentiable", False)]
@@ -282,11 +281,21 @@ def _adapter_config(ranks: dict[str, int], alphas: dict[str, float], dropout: fl
     """The settings in the names of `peft`."""
     rank, alpha = _most_common(list(ranks.values())), _most_common(list(alphas.values()))
     return {
-        "peft_type": "LORA", "task_type": None, "inference_mode": True, "bias": "none", "r": rank, "lora_alpha": alpha,
-        "lora_dropout": dropout, "target_modules": sorted(ranks), "modules_to_save": saved or None, "use_rslora": False,
-        "use_dora": False, "init_lora_weights": True, "rank_pattern": {n: r for n, r in ranks.items() if r != rank},
+        "peft_type": "LORA",
+        "task_type": None,
+        "inference_mode": True,
+        "bias": "none",
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": sorted(ranks),
+        "modules_to_save": saved or None,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "rank_pattern": {n: r for n, r in ranks.items() if r != rank},
         "alpha_pattern": {n: a for n, a in alphas.items() if a != alpha},
-    }  # fmt: skip
+    }
 
 # %% ../../../nbs/models/layers/20_lora.ipynb #a75b201e
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.(?:default\.)?weight")

@@ -96,9 +96,7 @@ def from_hf(
 FORMAT = 1  # Raised when files of this library change so that an older version would misread them
 
 
-def digest(
-    tensors: Mapping[str, Tensor],
-) -> str:  # 64 hexadecimal digits
+def digest(tensors: Mapping[str, Tensor]) -> str:  # 64 hexadecimal digits
     """SHA-256 over names, types, shapes and bytes."""
     h = hashlib.sha256()
     for name in sorted(tensors):
@@ -147,14 +145,10 @@ def check_format(version: Any, path: str | Path) -> None:
     if not re.fullmatch(r"\d{1,9}", str(version), re.ASCII):
         raise ModelFormatError(f"{str(version)[:40]!r} is not a version of the format", where=str(path))
     if int(version) > FORMAT:
-        raise ModelFormatError(
-            f"written in format {version}, and this version reads up to {FORMAT}", where=str(path), hint="Update aimt"
-        )
+        raise ModelFormatError(f"written in format {version}, and this version reads up to {FORMAT}", where=str(path), hint="Update aimt")
 
 # %% ../../../nbs/models/layers/05_pretrained.ipynb #a28285f1
-def read_config(
-    folder: str | Path,
-) -> dict[str, Any]:
+def read_config(folder: str | Path) -> dict[str, Any]:
     """``config.json`` of a model folder. Raises `ModelFormatError` when missing, damaged or newer."""
     path = Path(folder) / "config.json"
     try:
@@ -168,10 +162,14 @@ def read_config(
 
 
 FAMILIES = {
-    "gpt2": "aimt.models.text.gpt.GPT", "aimt-gpt": "aimt.models.text.gpt.GPT", "bert": "aimt.models.text.bert.BERT",
-    "t5": "aimt.models.text.t5.T5", "mt5": "aimt.models.text.t5.T5", "clip": "aimt.models.image.clip.CLIP",
+    "gpt2": "aimt.models.text.gpt.GPT",
+    "aimt-gpt": "aimt.models.text.gpt.GPT",
+    "bert": "aimt.models.text.bert.BERT",
+    "t5": "aimt.models.text.t5.T5",
+    "mt5": "aimt.models.text.t5.T5",
+    "clip": "aimt.models.image.clip.CLIP",
     "deepspeech": "aimt.models.audio.deepspeech.DeepSpeech",
-}  # fmt: skip
+}
 
 
 def check_family(

@@ -149,9 +149,7 @@ def attend(
             return _Attend.apply(q, k, v, _causal_bias(L, H // K, q.dtype), factor)
         if mask is not None and mask.dtype == torch.bool and len(mask) in (1, B):
             return _Attend.apply(q, k, v, _mask_bias(mask.expand(B, -1, -1, -1), H, K, q.dtype), factor)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=H != K
-    )
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=H != K)
 
 # %% ../../../nbs/models/layers/00_transformer.ipynb #a110fbb7
 class Rotary:
@@ -286,8 +284,11 @@ class RelativeBias(nn.Module):
 
     def forward(self, n_query: int, n_key: int) -> Tensor:
         """Bias of shape (1, H, n_query, n_key); the last query stands at the last key when there is a cache."""
-        query = torch.arange(n_key - n_query, n_key, device=self.weight.device) if n_key > n_query else (
-            torch.arange(n_query, device=self.weight.device))
+        query = (
+            torch.arange(n_key - n_query, n_key, device=self.weight.device)
+            if n_key > n_query
+            else (torch.arange(n_query, device=self.weight.device))
+        )
         key = torch.arange(n_key, device=self.weight.device)
         buckets = relative_buckets(key[None, :] - query[:, None], **self.options)
         return self.weight[buckets].permute(2, 0, 1)[None]

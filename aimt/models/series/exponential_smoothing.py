@@ -225,9 +225,16 @@ def arma_forecast(
 def _orders(season: int) -> list[tuple[list[int], list[int]]]:
     """Lags of the values and of the surprises, for each model that is tried."""
     seasonal = [(False, False), (True, False), (False, True), (True, True)] if season > 1 else [(False, False)]
-    return [([*range(1, p + 1), *([season] if P and season > p else [])],
-             [*range(1, q + 1), *(range(season, season + q + 1) if Q and season > q else [])])
-            for p in range(4) for q in range(3) for P, Q in seasonal if p + q + P + Q <= 5]  # fmt: skip
+    return [
+        (
+            [*range(1, p + 1), *([season] if P and season > p else [])],
+            [*range(1, q + 1), *(range(season, season + q + 1) if Q and season > q else [])],
+        )
+        for p in range(4)
+        for q in range(3)
+        for P, Q in seasonal
+        if p + q + P + Q <= 5
+    ]
 
 
 def _fit_arma(z: np.ndarray, season: int) -> tuple | None:

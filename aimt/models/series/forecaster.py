@@ -330,8 +330,10 @@ class Forecaster(BaseEstimator):
         if np.isnan(found).any():
             j, k = np.argwhere(np.isnan(found))[0]
             when = self.panel_.future(i, H)[j]
-            raise DataError(f"the future of {show(name)} has no {show(rows.columns[k])} for {str(when).removesuffix(' 00:00:00')}",
-                            hint=f"Give all columns known ahead for the next {H} steps")
+            raise DataError(
+                f"the future of {show(name)} has no {show(rows.columns[k])} for {str(when).removesuffix(' 00:00:00')}",
+                hint=f"Give all columns known ahead for the next {H} steps",
+            )
         return found
 
     def _point(self, which: list[int], H: int, future: list[np.ndarray]) -> np.ndarray:
@@ -364,12 +366,17 @@ class Forecaster(BaseEstimator):
         if self.trees_ is not None:
             write_text(trees, self.trees_.booster.model_to_string())
         state = FORMAT | {
-            "settings": self.get_params() | {"levels": list(self.levels)}, "columns": self.columns_, "panel": self.panel_.to_dict(),
-            "season": self.season_, "horizon": self.horizon_, "members": self.members_, "weights": self.weights_.tolist(),
-            "notes": self.notes_, "spread": {"size": self.spread_.size.tolist(), "exponent": self.spread_.exponent,
-                                             "scores": self.spread_.scores.tolist()},
+            "settings": self.get_params() | {"levels": list(self.levels)},
+            "columns": self.columns_,
+            "panel": self.panel_.to_dict(),
+            "season": self.season_,
+            "horizon": self.horizon_,
+            "members": self.members_,
+            "weights": self.weights_.tolist(),
+            "notes": self.notes_,
+            "spread": {"size": self.spread_.size.tolist(), "exponent": self.spread_.exponent, "scores": self.spread_.scores.tolist()},
             "trees": {"sha256": sha256(trees), "n_extra": self.trees_.n_extra} if self.trees_ is not None else None,
-        }  # fmt: skip
+        }
         write_json(folder / "forecaster.json", state)
 
     @classmethod
@@ -404,8 +411,9 @@ class Forecaster(BaseEstimator):
         if state["trees"] is not None:
             if sha256(path) != state["trees"]["sha256"]:
                 raise ModelFormatError("these trees are not those that were stored", where=path.name, hint="Train the model again")
-            model.trees_ = LagModel.from_text(path.read_text(encoding="utf-8"), model.season_, int(state["trees"]["n_extra"]),
-                                              bool(model.recursive), path.name)
+            model.trees_ = LagModel.from_text(
+                path.read_text(encoding="utf-8"), model.season_, int(state["trees"]["n_extra"]), bool(model.recursive), path.name
+            )
         return model
 
 
@@ -469,8 +477,15 @@ def backtest(
 
 def _shorter(panel: Panel, used: list[int], cut: int) -> Panel:
     known = [panel.known[i][: len(panel.values[i]) - cut] for i in used] if panel.known else []
-    return replace(panel, names=[panel.names[i] for i in used], values=[panel.cut(i, cut) for i in used], known=known, notes=[],
-                   first=[panel.first[i] for i in used], holes=[panel.holes[i][: len(panel.values[i]) - cut] for i in used])
+    return replace(
+        panel,
+        names=[panel.names[i] for i in used],
+        values=[panel.cut(i, cut) for i in used],
+        known=known,
+        notes=[],
+        first=[panel.first[i] for i in used],
+        holes=[panel.holes[i][: len(panel.values[i]) - cut] for i in used],
+    )
 
 
 def _judge(model: Forecaster, panel: Panel, used: list[int], cut: int, origin: int) -> list[dict[str, Any]]:
@@ -488,9 +503,19 @@ def _judge(model: Forecaster, panel: Panel, used: list[int], cut: int, origin: i
         losses = [pinball(y, quantiles[k, :, q], level) for q, level in enumerate(model.levels)]
         rivals = {name: mase(y, made[k], past, season=m) for name, made in simple.items()}
         low, high = quantiles[k, :, 0], quantiles[k, :, -1]
-        rows.append({"series": panel.names[i], "origin": origin, "mase": mase(y, point[k], past, season=m), **rivals,
-                     "naive": rivals["last season"], "coverage": coverage(y, low, high), "inner": _inner(y, point[k], low, high),
-                     "loss": 2 * H * float(np.mean(losses)), "volume": float(np.nansum(np.abs(y)))})
+        rows.append(
+            {
+                "series": panel.names[i],
+                "origin": origin,
+                "mase": mase(y, point[k], past, season=m),
+                **rivals,
+                "naive": rivals["last season"],
+                "coverage": coverage(y, low, high),
+                "inner": _inner(y, point[k], low, high),
+                "loss": 2 * H * float(np.mean(losses)),
+                "volume": float(np.nansum(np.abs(y))),
+            }
+        )
     return rows
 
 
@@ -506,10 +531,16 @@ def summarise(
 ) -> dict[str, Any]:
     """Mean and median MASE, that of each simple forecast, weighted quantile loss and coverage over all series and origins."""
     volume = judged["volume"].sum()
-    return {"mase": float(judged["mase"].mean()), "median_mase": float(judged["mase"].median()), "naive_mase": float(judged["naive"].mean()),
-            "simple_mase": {name: float(judged[name].mean()) for name in SIMPLE},
-            "wql": float(judged["loss"].sum() / volume) if volume > 0 else float("nan"), "coverage": float(judged["coverage"].mean()),
-            "n": len(judged), "not_scaled": int(judged["mase"].isna().sum())}
+    return {
+        "mase": float(judged["mase"].mean()),
+        "median_mase": float(judged["mase"].median()),
+        "naive_mase": float(judged["naive"].mean()),
+        "simple_mase": {name: float(judged[name].mean()) for name in SIMPLE},
+        "wql": float(judged["loss"].sum() / volume) if volume > 0 else float("nan"),
+        "coverage": float(judged["coverage"].mean()),
+        "n": len(judged),
+        "not_scaled": int(judged["mase"].isna().sum()),
+    }
 
 # %% ../../../nbs/models/series/10_forecaster.ipynb #cd1d817d
 def told_ahead(

@@ -42,8 +42,11 @@ def lag_rows(
     unit = _unit(y, ends, season)
     at = ends[:, None] + steps
     back = season * -(-steps // season)
-    parts = [_at(y, ends[:, None] - np.arange(n_lags)).repeat(H, 0), _at(y, at - back).reshape(-1, 1),
-             _at(y, at - back - season).reshape(-1, 1)]
+    parts = [
+        _at(y, ends[:, None] - np.arange(n_lags)).repeat(H, 0),
+        _at(y, at - back).reshape(-1, 1),
+        _at(y, at - back - season).reshape(-1, 1),
+    ]
     seen = (np.column_stack(parts) - level.repeat(H)[:, None]) / unit.repeat(H)[:, None]
     rest = np.column_stack([(level - before) / unit, spread / unit]).repeat(H, 0)
     return np.column_stack([seen, rest, np.tile(steps, len(ends)), extra[at.ravel()]]), level, unit

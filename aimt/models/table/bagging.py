@@ -38,9 +38,11 @@ def pool_to_prediction(pool: np.ndarray, task: str) -> np.ndarray:
 
 # %% ../../../nbs/models/table/50_bagging.ipynb #c3b03490
 GROWERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # With rows that say when to stop; for a known number of rounds
-    "trees": (fit_member, grow_member), "means": (fit_means, grow_means), "symmetric": (fit_symmetric, grow_symmetric),
+    "trees": (fit_member, grow_member),
+    "means": (fit_means, grow_means),
+    "symmetric": (fit_symmetric, grow_symmetric),
     "forest": (fit_forest, grow_forest),
-}  # fmt: skip
+}
 GROWN = (Member, SymmetricTrees)
 _FOREST_LEAVES = 1000  # About
 
@@ -102,12 +104,19 @@ def portfolio(
     fine = trees("trees-127", 127, feature_fraction=0.5, min_data_in_leaf=5)
     log = [trees("log-63", 63, log_target=True, feature_fraction=0.5, min_data_in_leaf=10)] if skewed else []
     numbered = [trees("numbered-7", 7, categorical=False)] if levels else []
-    small = [trees("trees-7", 7), trees("trees-15", 15, feature_fraction=0.6, lambda_l2=1.0 if task == "multiclass" else 5.0), *late, *numbered]
+    small = [
+        trees("trees-7", 7),
+        trees("trees-15", 15, feature_fraction=0.6, lambda_l2=1.0 if task == "multiclass" else 5.0),
+        *late,
+        *numbered,
+    ]
     random = trees("random-15", 15, 0.1, extra_trees=True, min_data_in_leaf=10, feature_fraction=1.0)
     linear, network = Candidate("linear", "linear"), Candidate("network", "network")
     plain = trees("plain-31", 31, 0.1, feature_fraction=1.0, bagging_fraction=1.0)
     depth = 4 if task == "multiclass" else 6  # CatBoost's rounds take longer, the more classes there are
-    even = [Candidate(f"symmetric-{depth}", "symmetric", {"depth": depth, "learning_rate": 0.15 if depth == 4 else 0.12})] if symmetric else []
+    even = (
+        [Candidate(f"symmetric-{depth}", "symmetric", {"depth": depth, "learning_rate": 0.15 if depth == 4 else 0.12})] if symmetric else []
+    )
     old = [Candidate("forest", "forest")] if forest else []
     if many:
         return [medium, *early, fine, *even, *log, *small, random, linear, network, *old]
@@ -168,7 +177,9 @@ class Bag:
         return [(m, (weight - part) / len(self.members)) for m in self.members] + [(m, part / len(self.whole)) for m in self.whole]
 
 
-NETWORK_NS = 0.05  # Of a multiplication in a network; about half of it is needed, but with more networks instead of trees nothing was gained
+NETWORK_NS = (
+    0.05  # Of a multiplication in a network; about half of it is needed, but with more networks instead of trees nothing was gained
+)
 
 
 def member_cost_ns(member: Any, candidate: Candidate) -> float:
@@ -223,18 +234,41 @@ def _margin(member: Any, table: Encoded, rows: np.ndarray, threads: int) -> np.n
     return member.margin(table.Z[rows]) if isinstance(member, Network) else member.margin(table.X[rows], threads)
 
 
-def _fit_fold(c: Candidate, table: Encoded, train: np.ndarray, valid: np.ndarray, seed: int, threads: int,
-              deadline: float | None, max_rounds: int) -> Any:  # fmt: skip
+def _fit_fold(
+    c: Candidate, table: Encoded, train: np.ndarray, valid: np.ndarray, seed: int, threads: int, deadline: float | None, max_rounds: int
+) -> Any:
     w = table.weight
     counts = {} if w is None else {"weight": w[train], "weight_valid": w[valid]}
     if c.kind == "network":
-        return fit_network(table.Z[train], table.y[train], table.Z[valid], table.y[valid], task=table.task, n_classes=table.n_classes,
-                           deadline=deadline, threads=threads, seed=seed, **counts)  # fmt: skip
+        return fit_network(
+            table.Z[train],
+            table.y[train],
+            table.Z[valid],
+            table.y[valid],
+            task=table.task,
+            n_classes=table.n_classes,
+            deadline=deadline,
+            threads=threads,
+            seed=seed,
+            **counts,
+        )
     return GROWERS[c.kind][0](
-        table.X[train], table.y[train], table.X[valid], table.y[valid], task=table.task, n_classes=table.n_classes,
-        params=c.params, categorical=table.categorical if c.categorical else (), max_rounds=max_rounds,
-        deadline=deadline, threads=threads, seed=seed, log_target=c.log_target, loss=table.loss, **counts,
-    )  # fmt: skip
+        table.X[train],
+        table.y[train],
+        table.X[valid],
+        table.y[valid],
+        task=table.task,
+        n_classes=table.n_classes,
+        params=c.params,
+        categorical=table.categorical if c.categorical else (),
+        max_rounds=max_rounds,
+        deadline=deadline,
+        threads=threads,
+        seed=seed,
+        log_target=c.log_target,
+        loss=table.loss,
+        **counts,
+    )
 
 
 MORE_ROUNDS = 1.1  # All rows instead of four fifths of them can carry a tenth more
@@ -253,10 +287,23 @@ def grow_whole(
     stopped = [m.rounds * (1 / MORE_ROUNDS if m.stopped == "whole" else 1) for m in members]
     rounds = max(1, round(MORE_ROUNDS * float(np.mean(stopped))))
     grow = GROWERS[candidate.kind][1]
-    return [grow(table.X, table.y, rounds, task=table.task, n_classes=table.n_classes, params=candidate.params,
-                        categorical=table.categorical if candidate.categorical else (), threads=threads, seed=100 * seed + 7919 + s,
-                        log_target=candidate.log_target, loss=table.loss, weight=table.weight) for s in range(n)]  # fmt: skip
-
+    return [
+        grow(
+            table.X,
+            table.y,
+            rounds,
+            task=table.task,
+            n_classes=table.n_classes,
+            params=candidate.params,
+            categorical=table.categorical if candidate.categorical else (),
+            threads=threads,
+            seed=100 * seed + 7919 + s,
+            log_target=candidate.log_target,
+            loss=table.loss,
+            weight=table.weight,
+        )
+        for s in range(n)
+    ]
 
 # %% ../../../nbs/models/table/50_bagging.ipynb #0e8e214d
 def select_weights(
@@ -293,7 +340,7 @@ def stack_weights(
     costs: Sequence[float] | None = None,  # Cost of each bag
     budget: float = np.inf,  # Most that the chosen bags may cost together; the one heard least leaves first
 ) -> np.ndarray:  # Weights, shape (C,); they sum to 1
-    """Stacking (Wolpert 1992) with weights that are not negative and sum to one (Breiman 1996): those of the least log loss or squared error."""
+    """Stacking (Wolpert 1992) with weights >= 0 that sum to one (Breiman 1996): those of the least log loss or squared error."""
     price = np.zeros(len(pools)) if costs is None else np.asarray(costs, dtype=float)
     inside = np.arange(len(pools))
     while True:

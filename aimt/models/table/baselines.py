@@ -113,8 +113,9 @@ def fit_linear(
             raise StopIteration
 
     flat = np.zeros((d + 1) * M) if start is None else start.ravel()
-    found = minimize(loss, flat, jac=True, method="L-BFGS-B", callback=watch, 
-                     options={"maxiter": max_iter, "gtol": tolerance, "ftol": tolerance * 1e-2})
+    found = minimize(
+        loss, flat, jac=True, method="L-BFGS-B", callback=watch, options={"maxiter": max_iter, "gtol": tolerance, "ftol": tolerance * 1e-2}
+    )
     return found.x.reshape(d + 1, M)
 
 
@@ -161,8 +162,18 @@ def cross_fit_linear(
     for train, valid in folds:
         start, Z_train = None, Z[train]
         for i, l2 in enumerate(penalties):
-            start = fit_linear(Z_train, y[train], task=task, n_classes=n_classes, l2=l2, start=start, deadline=deadline,
-                               weight=None if weight is None else weight[train], max_iter=60, tolerance=1e-3)  # fmt: skip
+            start = fit_linear(
+                Z_train,
+                y[train],
+                task=task,
+                n_classes=n_classes,
+                l2=l2,
+                start=start,
+                deadline=deadline,
+                weight=None if weight is None else weight[train],
+                max_iter=60,
+                tolerance=1e-3,
+            )
             margins[i][valid] = linear_margin(Z[valid], start)
             weights[i].append(_in_units(start, center, scale))
     best = int(np.argmin([_held_out_loss(m, y, task, weight) for m in margins]))

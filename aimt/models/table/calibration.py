@@ -53,7 +53,7 @@ class Calibrator:
         return to_prediction(self.margin(to_margin(probs, task)), task)
 
     def share(self, parts: np.ndarray) -> np.ndarray:  # Shape (n, d), contributions to margins, the base last
-        """What each part contributes to the corrected margin: exact, as the correction stretches each row's way from the base to the sum."""
+        """What each part contributes to the corrected margin: exact, as the correction scales each row's way from base to sum."""
         base, total = parts[:, -1], parts.sum(axis=1)
         way = total - base
         after = self.margin(np.stack([base, total]))
@@ -92,7 +92,8 @@ def fit_calibrator(
 ) -> Calibrator:
     """The correction with the lowest cross-fitted log loss; the identity unless one gains out of sample.
 
-    Two classes: Platt, beta, isotonic and Venn-Abers, and none of the last three unless it is significantly better than Platt. More classes: temperature.
+    Two classes: Platt, beta, isotonic and Venn-Abers, and none of the last three unless it is significantly better than
+    Platt. More classes: temperature.
     """
     have = np.isfinite(oof[:, 0])
     task = "binary" if oof.shape[1] == 2 else "multiclass"

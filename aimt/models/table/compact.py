@@ -38,27 +38,39 @@ def compact(
 ) -> Any:  # A model of the same kind; the given one stays as it is
     """A model that predicts many times faster: each chosen recipe grown again on all rows, instead of one member for each fold.
 
-    The lines stay as they are, and of the networks five. Raises `ProblemError` when no part of it is as fast as asked, `MissingExtraError` when
-    CatBoost is not there to grow symmetric trees.
+    The lines stay as they are, and of the networks five. Raises `ProblemError` when no part of it is as fast as asked,
+    `MissingExtraError` when CatBoost is not there to grow symmetric trees.
     """
     frame, ensemble = model._frame(X), model.ensemble_
     codes, weight = _codes(model, np.asarray(y)), None
     if sample_weight is not None:
         weight = np.asarray(sample_weight, float)
         frame, codes, weight = frame[weight > 0], codes[weight > 0], weight[weight > 0] / weight[weight > 0].mean()
-    table = Encoded(encode(ensemble.encoder, frame), codes, ensemble.task, ensemble.n_classes, ensemble.encoder.categorical,
-                    loss="mae" if model.metric in ("mae", "median_absolute_error") else "", weight=weight)  # fmt: skip
+    table = Encoded(
+        encode(ensemble.encoder, frame),
+        codes,
+        ensemble.task,
+        ensemble.n_classes,
+        ensemble.encoder.categorical,
+        loss="mae" if model.metric in ("mae", "median_absolute_error") else "",
+        weight=weight,
+    )
     if any(isinstance(p.model, SymmetricTrees) for p in ensemble.parts):
         require("catboost", "catboost")
     recipes = {c.name: c for c in recipes_for(table, effort=model.effort)}
     if unknown := {p.recipe for p in ensemble.parts if isinstance(p.model, GROWN)} - set(recipes):
-        raise ProblemError(f"the recipe '{min(unknown)}' is not one for these rows", hint="Give the rows the model was fitted on, or train it again")
+        raise ProblemError(
+            f"the recipe '{min(unknown)}' is not one for these rows", hint="Give the rows the model was fitted on, or train it again"
+        )
     groups: dict[str, list[Part]] = {}
     for part in ensemble.parts:
         groups.setdefault(part.recipe, []).append(part)
     threads = model.n_threads or threads_for(*table.X.shape)
-    grown = {name: grow_whole(recipes[name], _judged(parts), table, n=members or 2, threads=threads, seed=int(model.random_state or 0))
-             for name, parts in groups.items() if isinstance(parts[0].model, GROWN)}  # fmt: skip
+    grown = {
+        name: grow_whole(recipes[name], _judged(parts), table, n=members or 2, threads=threads, seed=int(model.random_state or 0))
+        for name, parts in groups.items()
+        if isinstance(parts[0].model, GROWN)
+    }
     if members is None:
         _spare(grown, recipes)
     small = copy.copy(model)
@@ -69,7 +81,9 @@ def compact(
 def _spare(grown: dict[str, list[Any]], recipes: dict[str, Candidate]) -> None:
     """Give up second members, the most expensive first, while a prediction costs more than it should."""
     cost = {name: member_cost_ns(members[0], recipes[name]) for name, members in grown.items()}
-    while sum(cost[name] * len(members) for name, members in grown.items()) > COMPACT_NS and (able := [n for n in grown if len(grown[n]) > 1]):
+    while sum(cost[name] * len(members) for name, members in grown.items()) > COMPACT_NS and (
+        able := [n for n in grown if len(grown[n]) > 1]
+    ):
         dear = max(able, key=lambda name: cost[name])
         grown[dear] = grown[dear][:1]
 
@@ -79,7 +93,9 @@ def _codes(model: TabularClassifier | TabularRegressor, y: np.ndarray) -> np.nda
         return np.asarray(y, float)
     strange = ~np.isin(y, model.classes_)
     if strange.any():
-        raise ProblemError(f"the model does not know the label {y[strange][0]!r}", hint=f"It knows {', '.join(map(str, model.classes_[:8]))}")
+        raise ProblemError(
+            f"the model does not know the label {y[strange][0]!r}", hint=f"It knows {', '.join(map(str, model.classes_[:8]))}"
+        )
     return np.searchsorted(model.classes_, y)
 
 
@@ -113,15 +129,12 @@ def _hasten(model: Any, groups: dict[str, list[Part]], frame: Any, most: float) 
         took = latency_ms(model, rows)
         if took <= most:
             return model
-    raise ProblemError(f"1,000 rows take {took:.3g} ms at least, not {most:g}", hint="Allow more, or leave out columns: reading them takes time too")
+    raise ProblemError(
+        f"1,000 rows take {took:.3g} ms at least, not {most:g}", hint="Allow more, or leave out columns: reading them takes time too"
+    )
 
 
-def latency_ms(
-    model: Any,  # With `predict_raw`
-    rows: Any,  # To predict
-    *,
-    repeats: int = 3,  # The fastest counts
-) -> float:
+def latency_ms(model: Any, rows: Any, *, repeats: int = 3) -> float:  # With `predict_raw`  # To predict  # The fastest counts
     """Milliseconds that the model takes for these rows."""
     model.predict_raw(rows.iloc[:5])
     seconds = []

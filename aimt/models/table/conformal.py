@@ -302,16 +302,28 @@ class Conformal:
     def to_state(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         keys, which = _distinct(self.keys)
-        return {"task": self.task, "columns": self.columns, "rules": self.rules, "knots": self.knots.tolist(),
-                "keys": [list(k) for k in keys], "scores": [self.scores[which == i].tolist() for i in range(len(keys))]}
+        return {
+            "task": self.task,
+            "columns": self.columns,
+            "rules": self.rules,
+            "knots": self.knots.tolist(),
+            "keys": [list(k) for k in keys],
+            "scores": [self.scores[which == i].tolist() for i in range(len(keys))],
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Conformal":
         """From plain data. Raises `ValueError`, `KeyError` or `TypeError` when it is damaged."""
         lists = [np.array(s, np.float64) for s in state["scores"]]
         keys = np.array(state["keys"], np.int64).reshape(len(lists), len(state["columns"]) + 1)
-        out = cls(str(state["task"]), np.concatenate([np.zeros(0), *lists]), np.repeat(keys, [len(s) for s in lists], axis=0),
-                  [str(c) for c in state["columns"]], [dict(r) for r in state["rules"]], np.array(state["knots"], np.float64))
+        out = cls(
+            str(state["task"]),
+            np.concatenate([np.zeros(0), *lists]),
+            np.repeat(keys, [len(s) for s in lists], axis=0),
+            [str(c) for c in state["columns"]],
+            [dict(r) for r in state["rules"]],
+            np.array(state["knots"], np.float64),
+        )
         whole = out.knots.ndim == 2 and len(out.knots) == 2 and out.knots.size and np.isfinite(out.knots).all()
         if not whole or not np.isfinite(out.scores).all() or len(out.rules) != len(out.columns) or (out.knots[1] <= 0).any():
             raise ValueError("the calibration rows are damaged")

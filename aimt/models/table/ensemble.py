@@ -211,11 +211,21 @@ def save_ensemble(
     with atomic_path(folder / "arrays.safetensors") as temporary:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()} or {"none": np.zeros(1)}, temporary)
     files.append("arrays.safetensors")
-    write_json(folder / "model.json", {
-        "format": FORMAT, "kind": kind, "task": model.task, "n_classes": model.n_classes, "encoder": encoder, "dense": line,
-        "parts": parts, "calibrator": model.calibrator.to_dict(), "about": about or {},
-        "files": {name: sha256(folder / name) for name in files},
-    })  # fmt: skip
+    write_json(
+        folder / "model.json",
+        {
+            "format": FORMAT,
+            "kind": kind,
+            "task": model.task,
+            "n_classes": model.n_classes,
+            "encoder": encoder,
+            "dense": line,
+            "parts": parts,
+            "calibrator": model.calibrator.to_dict(),
+            "about": about or {},
+            "files": {name: sha256(folder / name) for name in files},
+        },
+    )
     for stale in set(folder.glob("member_*.txt*")) - {folder / name for name in files}:
         stale.unlink()
 
@@ -253,8 +263,7 @@ def load_ensemble(
         arrays = load_file(folder / "arrays.safetensors")
         encoder = FeatureEncoder.from_state(state["encoder"], arrays)
         line = DenseEncoder.from_state(state["dense"], arrays) if state["dense"] is not None else None
-        model = Ensemble(str(state["task"]), int(state["n_classes"]), encoder, line, [],
-                         Calibrator.from_dict(state["calibrator"]))  # fmt: skip
+        model = Ensemble(str(state["task"]), int(state["n_classes"]), encoder, line, [], Calibrator.from_dict(state["calibrator"]))
         model.parts = [_load_part(p, model, folder, arrays) for p in state["parts"]]
         _check(model)
         return model, state["kind"], dict(state["about"])
@@ -275,8 +284,11 @@ def _read_state(folder: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise _broken(path, "this is not a model of aimt")
     if state["format"] > FORMAT:
-        raise ModelFormatError(f"this model has format {state['format']}, this aimt reads up to {FORMAT}", where=str(path),
-                               hint="Upgrade aimt: pip install -U aimt")  # fmt: skip
+        raise ModelFormatError(
+            f"this model has format {state['format']}, this aimt reads up to {FORMAT}",
+            where=str(path),
+            hint="Upgrade aimt: pip install -U aimt",
+        )
     if set(state) != _KEYS or state["kind"] not in kinds:
         odd = sorted(set(state) ^ _KEYS) or [state["kind"]]
         raise _broken(path, f"this model is of an unknown make ('{odd[0]}')")
@@ -297,11 +309,15 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
     prefix = f"{entry.get('array')}."
     own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
     if "symmetric" in entry:
-        trees = SymmetricTrees.from_state(entry["symmetric"], own, task=model.task, columns=max(1, len(model.encoder.names)), outputs=outputs)
+        trees = SymmetricTrees.from_state(
+            entry["symmetric"], own, task=model.task, columns=max(1, len(model.encoder.names)), outputs=outputs
+        )
         return Part(str(entry["recipe"]), float(entry["weight"]), trees)
     if "network" in entry:
         columns = len(model.dense.names) if model.dense else 0
-        return Part(str(entry["recipe"]), float(entry["weight"]), Network.from_state(entry["network"], own, columns=columns, outputs=outputs))
+        return Part(
+            str(entry["recipe"]), float(entry["weight"]), Network.from_state(entry["network"], own, columns=columns, outputs=outputs)
+        )
     if "array" in entry:
         W = np.asarray(arrays[entry["array"]], dtype=np.float64)
         if model.dense is None or W.shape != (len(model.dense.names) + 1, outputs):
@@ -311,7 +327,9 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
     raw = path.read_bytes()
     text = (inflate(raw, most=100 * len(raw)) if path.suffix == ".gz" else raw).decode("utf-8")  # trees are packed about 4 to 1
     booster = read_booster(text, n_columns=max(1, len(model.encoder.names)), n_outputs=outputs, where=str(path))
-    member = Member(booster, model.task, int(entry["rounds"]), str(entry["stopped"]), bool(entry["log_target"]), averages=bool(entry.get("averages")))
+    member = Member(
+        booster, model.task, int(entry["rounds"]), str(entry["stopped"]), bool(entry["log_target"]), averages=bool(entry.get("averages"))
+    )
     return Part(str(entry["recipe"]), float(entry["weight"]), member)
 
 

@@ -87,8 +87,16 @@ def recipes_for(
         return [trees[0], *means, *trees[1:]]
     positive = table.task == "regression" and not table.loss and n and float(np.min(table.y)) > 0
     skewed = bool(positive and _skewness(np.asarray(table.y)) > 1)
-    recipes = portfolio(table.task, n_rows=n, n_classes=table.n_classes, levels=levels, skewed=skewed, effort=effort,
-                        symmetric=can_grow_symmetric(n, table.X.shape[1], table.n_classes), forest=can_grow_forest(n, table.n_classes))
+    recipes = portfolio(
+        table.task,
+        n_rows=n,
+        n_classes=table.n_classes,
+        levels=levels,
+        skewed=skewed,
+        effort=effort,
+        symmetric=can_grow_symmetric(n, table.X.shape[1], table.n_classes),
+        forest=can_grow_forest(n, table.n_classes),
+    )
     return [c for c in recipes if c.grown or table.Z is not None]
 
 
@@ -147,12 +155,14 @@ def search(
     shelf: Shelf | None = None,  # Cache of finished bags, also those of an interrupted search
     on_update: Callable[[str], None] = lambda text: None,  # Called with messages about the progress
 ) -> Search:
-    """Fit recipes fold by fold, select, and repeat the selected ones while there is time; with several workers, see `n_workers`, several at a time."""
+    """Fit recipes fold by fold, select, and repeat the selected ones while there is time; `n_workers` at a time."""
     folds = fold_pairs(partitions[0], ordered=ordered)
     if len(table.y) >= LARGE_ROWS:
         folds = folds[:1] if ordered else folds[-1:]
     now = time.perf_counter()
-    maker = _Maker(table, deadline if deadline is None or not ordered else now + CHAINED * (deadline - now), rounds, threads, seed, shelf, on_update)
+    maker = _Maker(
+        table, deadline if deadline is None or not ordered else now + CHAINED * (deadline - now), rounds, threads, seed, shelf, on_update
+    )
     bags: list[Bag] = []
     log: list[dict[str, Any]] = []
     cut, failure = False, None
@@ -201,7 +211,6 @@ def _batches(items: Sequence[Any], n_folds: int) -> Iterator[Sequence[Any]]:
     yield items[:1]
     yield from (items[i : i + size] for i in range(1, len(items), size))
 
-
 # %% ../../../nbs/models/table/70_estimators.ipynb #6e8016ba
 @dataclass
 class _Maker:
@@ -236,7 +245,9 @@ class _Maker:
         bag = self.shelf.get(candidate, repeat) if self.shelf else None
         return bag if bag and len(bag.members) == n_folds else None
 
-    def _fit(self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None, **ask: Any) -> list[Bag | Exception]:
+    def _fit(
+        self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None, **ask: Any
+    ) -> list[Bag | Exception]:
         self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else ""))
         outputs, seed = self.table.n_classes if self.table.task == "multiclass" else 1, self.seed + 1000 * repeat
         caps = [max_rounds(c, len(self.table.y), n_members=len(folds), n_outputs=outputs) for c in candidates]
@@ -245,11 +256,12 @@ class _Maker:
         if n_workers() > 1:  # a worker is a core
             return fit_together([Request(c, folds, seed, cap) for c, cap in zip(candidates, caps, strict=True)], self.table, **common)
         try:
-            return [cross_fit(c, self.table, folds, seed=seed, threads=self.threads, max_rounds=cap, **ask, **common)
-                    for c, cap in zip(candidates, caps, strict=True)]  # fmt: skip
+            return [
+                cross_fit(c, self.table, folds, seed=seed, threads=self.threads, max_rounds=cap, **ask, **common)
+                for c, cap in zip(candidates, caps, strict=True)
+            ]
         except FAILURES as e:
             return [e]
-
 
 # %% ../../../nbs/models/table/70_estimators.ipynb #75ffe2ec
 def _have(bags: list[Bag]) -> np.ndarray:
@@ -348,7 +360,7 @@ def _refit(maker: "_Maker", bags: list[Bag], weights: np.ndarray, fold: np.ndarr
 
 
 def _regrow(maker: "_Maker", chosen: list[Bag], log: list[dict[str, Any]], metric: str | None) -> bool:
-    """Let a part of the weight of chosen trees go to members grown on all rows, as many as there is time for; True when the clock had a say."""
+    """Move a part of the weight of chosen trees to members grown on all rows, as time permits; True when the clock had a say."""
     most, share = WHOLE_OF_NUMBERS if maker.table.task == "regression" else WHOLE
     cut = False
     for bag in chosen:
@@ -382,13 +394,13 @@ def _finish(bags: list[Bag], weights: np.ndarray, log: list[dict[str, Any]], cut
     shares = {b.candidate.name: (float(w), b) for b, w in zip(bags, weights, strict=True)}
     for entry in log:
         weight, bag = shares.get(entry["recipe"], (0.0, None))
-        entry |= {"weight": round(weight, 4)} | ({"members": len(bag.members) + len(bag.whole), "seconds": round(bag.seconds, 3)} if bag else {})
+        entry |= {"weight": round(weight, 4)} | (
+            {"members": len(bag.members) + len(bag.whole), "seconds": round(bag.seconds, 3)} if bag else {}
+        )
     return Search(chosen, weights[weights > 0], oof, log, cut)
 
 
-def network_seconds(
-    table: Encoded,
-) -> float:
+def network_seconds(table: Encoded) -> float:
     """Seconds that must be left for a network to be worth beginning: to load torch, and some twenty epochs."""
     columns = table.Z.shape[1] if table.Z is not None else 0
     return 3.0 + 20 * epoch_seconds(len(table.y), 10 * columns)
@@ -396,16 +408,29 @@ def network_seconds(
 
 def _failed(name: str, e: Exception, seconds: float, metric: str | None, task: str) -> dict[str, Any]:
     error = f"{type(e).__name__}: {e}".rstrip(": ")
-    return {"recipe": name, "metric": get_metric(metric, task).name, "score": None, "members": 0,
-            "seconds": round(seconds, 3), "complete": False, "error": error}
+    return {
+        "recipe": name,
+        "metric": get_metric(metric, task).name,
+        "score": None,
+        "members": 0,
+        "seconds": round(seconds, 3),
+        "complete": False,
+        "error": error,
+    }
 
 
 def _entry(bag: Bag, table: Encoded, metric: str | None) -> dict[str, Any]:
     rows = _have([bag])
     found = get_metric(metric, table.task)
     score = float(found(table.y[rows], pool_to_prediction(bag.oof[rows], table.task), weight=table.weight_of(rows)))
-    return {"recipe": bag.candidate.name, "metric": found.name, "score": round(score, 6), "members": len(bag.members),
-            "seconds": round(bag.seconds, 3), "complete": bag.complete}
+    return {
+        "recipe": bag.candidate.name,
+        "metric": found.name,
+        "score": round(score, 6),
+        "members": len(bag.members),
+        "seconds": round(bag.seconds, 3),
+        "complete": bag.complete,
+    }
 
 # %% ../../../nbs/models/table/70_estimators.ipynb #fe122e91
 class _Tabular(BaseEstimator):
@@ -422,7 +447,7 @@ class _Tabular(BaseEstimator):
         time_limit: float | None = None,  # Seconds for `fit`; None for as long as it takes
         metric: str | None = None,  # What to be good at; ROC AUC, log loss or RMSE when None
         effort: str = "full",  # full, or fast: two recipes on three folds, for many fits in a row
-        blend: str = "greedy",  # How recipes share the weight: greedy selection, or stacked (log loss or squared error, whatever the metric)
+        blend: str = "greedy",  # How recipes are weighted: greedy selection, or stacking (log loss or squared error)
         n_folds: int = 5,  # Folds of a bag
         n_repeats: int = 4,  # Most bags of one recipe
         n_recipes: int | None = None,  # The first so many recipes only
@@ -442,9 +467,22 @@ class _Tabular(BaseEstimator):
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
-    def _learn(self, frame: pd.DataFrame, y: np.ndarray, task: str, n_classes: int, start: float, limit: float | None,
-               weight: np.ndarray | None, groups: Any, folds: Any, ordered: bool, covered: Sequence[str], checkpoints: str | Path | None,
-               on_update: Callable[[str], None] | None) -> None:  # fmt: skip
+    def _learn(
+        self,
+        frame: pd.DataFrame,
+        y: np.ndarray,
+        task: str,
+        n_classes: int,
+        start: float,
+        limit: float | None,
+        weight: np.ndarray | None,
+        groups: Any,
+        folds: Any,
+        ordered: bool,
+        covered: Sequence[str],
+        checkpoints: str | Path | None,
+        on_update: Callable[[str], None] | None,
+    ) -> None:
         missing = [name for name in covered if name not in frame.columns]
         if missing:
             raise ValueError(f"X has no column {missing[0]!r} for coverage_groups")
@@ -476,12 +514,31 @@ class _Tabular(BaseEstimator):
         shelf = None if checkpoints is None else Shelf(Path(checkpoints), encoder, line, fingerprint)
         with threadpool_limits(threads):
             recipes = recipes_for(table, effort=self.effort)[: self.n_recipes]
-            found = search(table, partitions, recipes, ordered=ordered, metric=self.metric, blend=self.blend, deadline=deadline, rounds=self.rounds,
-                           threads=threads, seed=seed, shelf=shelf, on_update=on_update or (lambda text: None))  # fmt: skip
+            found = search(
+                table,
+                partitions,
+                recipes,
+                ordered=ordered,
+                metric=self.metric,
+                blend=self.blend,
+                deadline=deadline,
+                rounds=self.rounds,
+                threads=threads,
+                seed=seed,
+                shelf=shelf,
+                on_update=on_update or (lambda text: None),
+            )
         recent = latest_rows(partitions[0]) if ordered else np.arange(len(y))
         self._keep(found, encoder, line, table, recent)
-        self.conformal_ = fit_conformal(task, y, _only(self.oof_, recent), schema.conform(frame, list(covered), report=False)[0], columns=covered,
-                                        growth=score_growth(task, y, self.oof_, partitions[0]) if ordered else 1.0, seed=seed)
+        self.conformal_ = fit_conformal(
+            task,
+            y,
+            _only(self.oof_, recent),
+            schema.conform(frame, list(covered), report=False)[0],
+            columns=covered,
+            growth=score_growth(task, y, self.oof_, partitions[0]) if ordered else 1.0,
+            seed=seed,
+        )
         if len(rows) < n_rows:
             self.oof_, self.uncalibrated_oof_ = _scatter(self.oof_, rows, n_rows), _scatter(self.uncalibrated_oof_, rows, n_rows)
 
@@ -520,8 +577,10 @@ class _Tabular(BaseEstimator):
     def _coverage(self) -> Conformal:
         check_is_fitted(self)
         if self.conformal_ is None:
-            raise ModelFormatError("this model was stored without the errors that intervals and sets are made of",
-                                   hint="Train it again with this version of aimt")
+            raise ModelFormatError(
+                "this model was stored without the errors that intervals and sets are made of",
+                hint="Train it again with this version of aimt",
+            )
         return self.conformal_
 
     def _grouped(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -550,8 +609,9 @@ class _Tabular(BaseEstimator):
                 self.feature_names_in_ = np.array(self.columns_, dtype=object)
         elif not named or not hasattr(self, "feature_names_in_"):  # columns without names are told by their place
             if frame.shape[1] != self.n_features_in_:
-                raise ValueError(f"X has {frame.shape[1]} features, but {type(self).__name__} is expecting "
-                                 f"{self.n_features_in_} features as input")
+                raise ValueError(
+                    f"X has {frame.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input"
+                )
             frame = frame.set_axis(self.columns_, axis=1)
         return frame
 
@@ -559,10 +619,17 @@ class _Tabular(BaseEstimator):
         """Write the model to a folder of plain files; `load_model` reads it."""
         check_is_fitted(self)
         params = {k: v for k, v in self.get_params(deep=False).items() if k != "schema"}
-        about = {"params": params, "n_features_in": self.n_features_in_, "candidates": self.candidates_,
-                 "stopped_by_time": self.stopped_by_time_, "labels": None, "label_kind": None,
-                 "columns": self.columns_, "named": hasattr(self, "feature_names_in_"),
-                 "conformal": self.conformal_ and self.conformal_.to_state()}
+        about = {
+            "params": params,
+            "n_features_in": self.n_features_in_,
+            "candidates": self.candidates_,
+            "stopped_by_time": self.stopped_by_time_,
+            "labels": None,
+            "label_kind": None,
+            "columns": self.columns_,
+            "named": hasattr(self, "feature_names_in_"),
+            "conformal": self.conformal_ and self.conformal_.to_state(),
+        }
         if hasattr(self, "classes_"):
             about |= {"labels": self.classes_.tolist(), "label_kind": self.classes_.dtype.kind}
         save_ensemble(self.ensemble_, folder, kind=type(self).__name__, about=about)
@@ -607,7 +674,11 @@ def affordable_texts(
 
 def _row_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     """Checked weights, or None when all rows count the same."""
-    weight = np.ones(n_rows) if sample_weight is None else check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = (
+        np.ones(n_rows)
+        if sample_weight is None
+        else check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    )
     if weight.shape != (n_rows,):
         raise ValueError(f"sample_weight.shape == {weight.shape}, expected {(n_rows,)}")
     if (weight < 0).any():
@@ -637,8 +708,9 @@ def _seed(random_state: Any) -> int:
     return int(random_state) if isinstance(random_state, (int, np.integer)) else int(random_state.randint(2**31 - 1))
 
 
-def _encoded(encoder: FeatureEncoder, frame: pd.DataFrame, y: np.ndarray, task: str, n_classes: int,
-             metric: str | None, weight: np.ndarray | None) -> tuple[Encoded, Any]:  # fmt: skip
+def _encoded(
+    encoder: FeatureEncoder, frame: pd.DataFrame, y: np.ndarray, task: str, n_classes: int, metric: str | None, weight: np.ndarray | None
+) -> tuple[Encoded, Any]:
     X = encode(encoder, frame)
     loss = "mae" if task == "regression" and get_metric(metric, task).name in ("mae", "median_absolute_error") else ""
     table = Encoded(X, y, task, n_classes, encoder.categorical, None, loss, weight)
@@ -830,5 +902,6 @@ def load_model(
                 raise ValueError("labels and classes do not match")
         return model
     except (KeyError, TypeError, ValueError) as e:
-        raise ModelFormatError(f"this model is damaged ({e})", where=str(Path(folder) / "model.json"),
-                               hint="Train the model again, or copy the folder again") from e  # fmt: skip
+        raise ModelFormatError(
+            f"this model is damaged ({e})", where=str(Path(folder) / "model.json"), hint="Train the model again, or copy the folder again"
+        ) from e

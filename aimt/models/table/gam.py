@@ -102,10 +102,16 @@ class Additive:
 
     def to_state(self) -> dict[str, Any]:
         """All of the model, ready for JSON. `from_state` is the inverse."""
-        terms = [{
-            "columns": list(t.columns), "axes": [{"edges": a.edges.tolist(), "levels": a.levels} for a in t.axes],
-            "values": t.values.tolist(), "error": t.error.tolist(), "counts": t.counts.tolist(),
-        } for t in self.terms]  # fmt: skip
+        terms = [
+            {
+                "columns": list(t.columns),
+                "axes": [{"edges": a.edges.tolist(), "levels": a.levels} for a in t.axes],
+                "values": t.values.tolist(),
+                "error": t.error.tolist(),
+                "counts": t.counts.tolist(),
+            }
+            for t in self.terms
+        ]
         return {"task": self.task, "names": list(self.names), "base": self.base.tolist(), "terms": terms, "cut": self.cut}
 
     @classmethod
@@ -173,16 +179,14 @@ class _Job:
 
     def data(self, columns: Sequence[int], **more: Any) -> tuple[lgb.Dataset, dict[str, Any]]:
         """All rows of some columns, cut into bins, and the options of boosters on them."""
-        options = member_params(_TREES | more, len(self.y), task=self.task, n_classes=self.n_classes, threads=self.threads,
-                                seed=self.seed)  # fmt: skip
+        options = member_params(_TREES | more, len(self.y), task=self.task, n_classes=self.n_classes, threads=self.threads, seed=self.seed)
         codes = [i for i, j in enumerate(columns) if j in self.levels]
         data = lgb.Dataset(self.X[:, columns], self.y, categorical_feature=codes, params=options, free_raw_data=False)
         return data.construct(), options
 
 
 def _boost(
-    options: dict[str, Any], train: lgb.Dataset, valid: lgb.Dataset, until: float | None, most: int = MOST_ROUNDS,
-    patience: int = PATIENCE,
+    options: dict[str, Any], train: lgb.Dataset, valid: lgb.Dataset, until: float | None, most: int = MOST_ROUNDS, patience: int = PATIENCE
 ) -> tuple[lgb.Booster, int]:
     """Grow until the held-out loss stops falling or time is up; the booster and its best number of rounds."""
     booster = lgb.Booster(options, train).add_valid(valid, "valid")
@@ -516,8 +520,18 @@ class AdditiveModel:
         names = self.encoder_.names
         levels = {j: self.encoder_.n_levels(j) for j in self.encoder_.categorical}
         fit = lambda ordered, until: fit_additive(
-            X[rows, : len(names)], y[rows], fold_pairs(np.asarray(fold)[rows], ordered=ordered), task=self.task, n_classes=self.n_classes,
-            levels=levels, names=names, most_pairs=self.most_pairs, deadline=until, threads=threads, seed=self.seed)  # fmt: skip
+            X[rows, : len(names)],
+            y[rows],
+            fold_pairs(np.asarray(fold)[rows], ordered=ordered),
+            task=self.task,
+            n_classes=self.n_classes,
+            levels=levels,
+            names=names,
+            most_pairs=self.most_pairs,
+            deadline=until,
+            threads=threads,
+            seed=self.seed,
+        )
         now = time.perf_counter()
         self.additive_, margin = fit(False, deadline if deadline is None or not ordered else now + (deadline - now) / 2)
         if ordered:  # the curves come from all rows, what they promise from folds that know nothing of their future
@@ -571,12 +585,17 @@ def additive_report(
     left = 1 - sum(power[id(t)] for t in shown) / max(sum(power.values()), 1e-300) if ranked else 0.0
     curves = sum(len(t.columns) == 1 for t in ranked)
     about = {
-        "target": problem.target, "label": problem.positive_label if problem.task == "binary" else None,
-        "odds": problem.task != "regression", "cut": found.cut, "n_columns": len(model.inputs), "n_curves": curves,
-        "n_pairs": len(ranked) - curves, "n_rows": int(ranked[0].counts.sum()) if ranked else 0,
+        "target": problem.target,
+        "label": problem.positive_label if problem.task == "binary" else None,
+        "odds": problem.task != "regression",
+        "cut": found.cut,
+        "n_columns": len(model.inputs),
+        "n_curves": curves,
+        "n_pairs": len(ranked) - curves,
+        "n_rows": int(ranked[0].counts.sum()) if ranked else 0,
         "rest": max(left, 0.0),
         "parts": [{"columns": [found.names[j] for j in t.columns], "importance": t.importance} for t in ranked],
-    }  # fmt: skip
+    }
     terms = [(_shown_pair if len(t.columns) == 2 else _shown_column)(t, model, problem) for t in shown]
     return plain(about | {"terms": [term | {"target": problem.target, "message": _message(term, about)} for term in terms]})
 

@@ -127,7 +127,14 @@ class Network:
             lengths = [int(v) for v in state["lengths"]]
             edges = np.split(np.asarray(arrays["edges"], float), np.cumsum(lengths)[:-1]) if lengths else []
             rest = {name: np.asarray(a, np.float32) for name, a in arrays.items() if name != "edges"}
-            found = cls([np.asarray(b) for b in edges], rest, float(state["center"]), float(state["spread"]), str(state["stopped"]), int(state["epochs"]))
+            found = cls(
+                [np.asarray(b) for b in edges],
+                rest,
+                float(state["center"]),
+                float(state["spread"]),
+                str(state["stopped"]),
+                int(state["epochs"]),
+            )
             found._check(columns, outputs, sum(lengths))
         except (KeyError, TypeError, ValueError) as e:
             raise ModelFormatError(f"this network is damaged ({e})") from e
@@ -137,7 +144,12 @@ class Network:
         a = self.arrays
         P = sum(1 if len(b) < 3 else len(b) - 1 for b in self.edges)
         widths = [P, *(a[f"hidden.{i}"].shape[1] for i in range(self.depth))]
-        fits = self.depth > 0 and len(self.edges) == columns and a["scale"].shape[1:] == (P,) == a["base"].shape and flat == sum(map(len, self.edges))
+        fits = (
+            self.depth > 0
+            and len(self.edges) == columns
+            and a["scale"].shape[1:] == (P,) == a["base"].shape
+            and flat == sum(map(len, self.edges))
+        )
         fits &= all(a[f"hidden.{i}"].shape[0] == widths[i] and a[f"bias.{i}"].shape == (widths[i + 1],) for i in range(self.depth))
         fits &= a["out"].shape == (len(a["scale"]), widths[-1], outputs) and a["out_bias"].shape == (len(a["scale"]), outputs)
         if not fits or not all(np.isfinite(v).all() for v in a.values()):
@@ -198,9 +210,18 @@ def fit_network(
 
 
 def _train(
-    Z: np.ndarray, y: np.ndarray, weight: np.ndarray | None, Z_valid: np.ndarray, y_valid: np.ndarray, weight_valid: np.ndarray | None,
-    task: str, n_classes: int, o: NetworkOptions, deadline: float | None, seed: int,
-) -> Network:  # fmt: skip
+    Z: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    Z_valid: np.ndarray,
+    y_valid: np.ndarray,
+    weight_valid: np.ndarray | None,
+    task: str,
+    n_classes: int,
+    o: NetworkOptions,
+    deadline: float | None,
+    seed: int,
+) -> Network:
     import torch
     from torch.nn import functional as F
 
@@ -215,7 +236,9 @@ def _train(
     w = _fresh(E.shape[1], M, o, draw)
     decayed = [p for name, p in w.items() if name.startswith(("hidden", "out")) and p.ndim > 1]
     others = [p for name, p in w.items() if not any(p is q for q in decayed)]
-    adam = torch.optim.AdamW([{"params": decayed, "weight_decay": o.decay}, {"params": others, "weight_decay": 0.0}], lr=o.rate, betas=(0.9, 0.98))
+    adam = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": o.decay}, {"params": others, "weight_decay": 0.0}], lr=o.rate, betas=(0.9, 0.98)
+    )
 
     def forward(e: Any, dropout: float) -> Any:  # (b, P) -> (b, k, M)
         h = e[:, None] * w["scale"]
@@ -247,7 +270,9 @@ def _train(
             adam.step()
             schedule.step()
         with torch.no_grad():
-            held_out = float(loss(torch.cat([forward(part, 0.0).mean(1, keepdim=True) for part in E_valid.split(4096)]), t_valid, counts_valid))
+            held_out = float(
+                loss(torch.cat([forward(part, 0.0).mean(1, keepdim=True) for part in E_valid.split(4096)]), t_valid, counts_valid)
+            )
         if held_out < best - 1e-5:
             best, worse, kept = held_out, 0, {name: p.detach().clone() for name, p in w.items()}
         else:

@@ -52,7 +52,10 @@ def fit_together(
     answers: list[list[Any]] = [[] for _ in requests]
     limit, begin, waves = deadline if start_by is None else start_by, time.perf_counter(), 0
     remaining = iter(tasks)
-    about, arrays = replace(table, X=table.X[:0], y=table.y[:0], Z=None, weight=None), (table.X, table.y, table.Z, table.weight)  # sent once
+    about, arrays = (
+        replace(table, X=table.X[:0], y=table.y[:0], Z=None, weight=None),
+        (table.X, table.y, table.Z, table.weight),
+    )  # sent once
     while wave := list(islice(remaining, n_workers())):
         now = time.perf_counter()
         if waves and limit is not None and now + 0.9 * (now - begin) / waves > limit:
@@ -77,13 +80,31 @@ def _parts(request: Request) -> list[tuple[int, Folds]]:
     return [(i, [fold]) for i, fold in enumerate(request.folds)]
 
 
-def _fit_part(request: Request, first: int, folds: Folds, threads: int, left: float | None, about: Encoded, X: np.ndarray, y: np.ndarray,
-              Z: np.ndarray | None, weight: np.ndarray | None) -> Bag | Exception:  # fmt: skip
+def _fit_part(
+    request: Request,
+    first: int,
+    folds: Folds,
+    threads: int,
+    left: float | None,
+    about: Encoded,
+    X: np.ndarray,
+    y: np.ndarray,
+    Z: np.ndarray | None,
+    weight: np.ndarray | None,
+) -> Bag | Exception:
     deadline = None if left is None else time.perf_counter() + left
     table = replace(about, X=X, y=y, Z=Z, weight=weight)
     try:
-        return cross_fit(request.candidate, table, folds, seed=request.seed, first=first, threads=threads, deadline=deadline,
-                         max_rounds=request.max_rounds)  # fmt: skip
+        return cross_fit(
+            request.candidate,
+            table,
+            folds,
+            seed=request.seed,
+            first=first,
+            threads=threads,
+            deadline=deadline,
+            max_rounds=request.max_rounds,
+        )
     except FAILURES as e:
         return e
 

@@ -57,8 +57,12 @@ class Shelf:
         with atomic_path(place / "oof.npy") as temporary:
             np.save(temporary, bag.oof, allow_pickle=False)
         parts = [Part(bag.candidate.name, 1 / len(bag.members), m) for m in bag.members]
-        about = {"fingerprint": self.fingerprint, "recipe": repr(bag.candidate), "seconds": bag.seconds,
-                 "oof": hashlib.sha256(bag.oof.tobytes()).hexdigest()}  # fmt: skip
+        about = {
+            "fingerprint": self.fingerprint,
+            "recipe": repr(bag.candidate),
+            "seconds": bag.seconds,
+            "oof": hashlib.sha256(bag.oof.tobytes()).hexdigest(),
+        }
         save_ensemble(Ensemble(table.task, table.n_classes, self.encoder, self.dense, parts), place, kind="bag", about=about)
 
     def get(self, candidate: Candidate, repeat: int) -> Bag | None:

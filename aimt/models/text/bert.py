@@ -32,9 +32,17 @@ from ...data.text.tokenizer import Tokenizer
 from ..layers.hub import find_model
 from ..layers.transformer import ACTIVATIONS, Block, BlockConfig, attention_mask, make_norm
 from aimt.models.layers.pretrained import (
-    FORMAT, KeyRule, check_family, from_hf, load_folder, load_into, read_config, save_weights, to_hf,
+    FORMAT,
+    KeyRule,
+    check_family,
+    from_hf,
+    load_folder,
+    load_into,
+    read_config,
+    save_weights,
+    to_hf,
     unfilled,
-)  # fmt: skip
+)
 
 # %% ../../../nbs/models/text/10_bert.ipynb #92ecb761
 @dataclass(frozen=True)
@@ -77,9 +85,13 @@ class BERTConfig:
 
 
 PRESETS = {  # Layers, heads, width
-    "tiny": (2, 2, 128), "mini": (4, 4, 256), "small": (4, 8, 512), "minilm": (6, 12, 384), "base": (12, 12, 768),
+    "tiny": (2, 2, 128),
+    "mini": (4, 4, 256),
+    "small": (4, 8, 512),
+    "minilm": (6, 12, 384),
+    "base": (12, 12, 768),
     "large": (24, 16, 1024),
-}  # fmt: skip
+}
 
 # %% ../../../nbs/models/text/10_bert.ipynb #b4d5bb0c
 def fresh_weights(module: nn.Module, std: float) -> None:
@@ -161,9 +173,16 @@ class BERT(Pretrained):
         self.type_embed = nn.Embedding(c.n_types, c.n_embd)
         self.norm = make_norm("layer", c.n_embd, eps=c.norm_eps)
         block = BlockConfig(
-            d=c.n_embd, n_head=c.n_head, d_ff=c.d_ff, norm="layer", eps=c.norm_eps, post_norm=True, mlp=c.mlp,
-            dropout=c.dropout, attn_dropout=c.attn_dropout,
-        )  # fmt: skip
+            d=c.n_embd,
+            n_head=c.n_head,
+            d_ff=c.d_ff,
+            norm="layer",
+            eps=c.norm_eps,
+            post_norm=True,
+            mlp=c.mlp,
+            dropout=c.dropout,
+            attn_dropout=c.attn_dropout,
+        )
         self.blocks = nn.ModuleList(Block(block) for _ in range(c.n_layer))
         self.pooler = nn.Linear(c.n_embd, c.n_embd) if pooler else None
         fresh_weights(self, c.init_std)
@@ -343,11 +362,7 @@ def text_tokenizer(model: Pretrained) -> Tokenizer:
 
 
 def text_batches(
-    model: Pretrained,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    *,
-    batch_size: int = 32,
+    model: Pretrained, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int = 32
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:  # Numbers of the texts, and their ids, mask and types
     """Batches of texts of similar length, the longest first, on the device of the model."""
     if isinstance(texts, str) or isinstance(pairs, str):
@@ -467,8 +482,13 @@ def encode_words(
             row += [(p, j if k == 0 else -1, target if k == 0 else -100) for k, p in enumerate(pieces)]
         rows.append((i, row))
     shape = (len(rows), max([len(row) for _, row in rows], default=0) + 2)
-    out = {"ids": np.full(shape, tokenizer.pad_id or 0), "mask": np.zeros(shape, bool), "words": np.full(shape, -1),
-           "targets": np.full(shape, -100), "sample": np.array([i for i, _ in rows], int)}  # fmt: skip
+    out = {
+        "ids": np.full(shape, tokenizer.pad_id or 0),
+        "mask": np.zeros(shape, bool),
+        "words": np.full(shape, -1),
+        "targets": np.full(shape, -100),
+        "sample": np.array([i for i, _ in rows], int),
+    }
     for n, (_, row) in enumerate(rows):
         end = len(row) + 1
         out["ids"][n, 0], out["ids"][n, end], out["mask"][n, : end + 1] = tokenizer.cls_id, tokenizer.sep_id, True
@@ -488,8 +508,11 @@ BERT_RULES = [
     KeyRule("bert.type_embed.weight", "bert.embeddings.token_type_embeddings.weight"),
     *_both("bert.norm", "bert.embeddings.LayerNorm"),
     *(
-        KeyRule(f"bert.blocks.{{i}}.attn.qkv.{part}",
-                tuple(f"{_LAYER}.attention.self.{name}.{part}" for name in ("query", "key", "value")), "split")
+        KeyRule(
+            f"bert.blocks.{{i}}.attn.qkv.{part}",
+            tuple(f"{_LAYER}.attention.self.{name}.{part}" for name in ("query", "key", "value")),
+            "split",
+        )
         for part in ("weight", "bias")
     ),
     *_both("bert.blocks.{i}.attn.out", f"{_LAYER}.attention.output.dense"),
@@ -504,7 +527,7 @@ BERT_RULES = [
     *_both("next", "cls.seq_relationship"),
     *_both("classifier", "classifier"),
     *_both("spans", "qa_outputs"),
-]  # fmt: skip
+]
 BERT_IGNORE = r"\.position_ids$|^cls\.predictions\.decoder\.(weight|bias)$"  # A buffer, and copies of tied weights
 _TOPS = ("transform", "transform_norm", "lm_bias", "next", "classifier", "spans", "bert.pooler", "pooler")
 
@@ -527,13 +550,24 @@ def config_to_json(config: BERTConfig, architecture: str) -> dict[str, Any]:
         labels = {"id2label": dict(enumerate(c.labels)), "label2id": {n: i for i, n in enumerate(c.labels)}}
     act = next(theirs for theirs, ours in _ACTS.items() if ours == c.mlp)
     return {
-        "model_type": "bert", "architectures": [architecture], "aimt_format": FORMAT, "vocab_size": c.vocab_size,
-        "num_hidden_layers": c.n_layer, "num_attention_heads": c.n_head, "hidden_size": c.n_embd,
-        "intermediate_size": c.d_ff or 4 * c.n_embd, "max_position_embeddings": c.context, "type_vocab_size": c.n_types,
-        "hidden_act": act, "layer_norm_eps": c.norm_eps, "hidden_dropout_prob": c.dropout,
-        "attention_probs_dropout_prob": c.attn_dropout, "initializer_range": c.init_std, "pad_token_id": c.pad_id,
+        "model_type": "bert",
+        "architectures": [architecture],
+        "aimt_format": FORMAT,
+        "vocab_size": c.vocab_size,
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "hidden_size": c.n_embd,
+        "intermediate_size": c.d_ff or 4 * c.n_embd,
+        "max_position_embeddings": c.context,
+        "type_vocab_size": c.n_types,
+        "hidden_act": act,
+        "layer_norm_eps": c.norm_eps,
+        "hidden_dropout_prob": c.dropout,
+        "attention_probs_dropout_prob": c.attn_dropout,
+        "initializer_range": c.init_std,
+        "pad_token_id": c.pad_id,
         "position_embedding_type": "absolute",
-    } | labels  # fmt: skip
+    } | labels
 
 
 def config_from_json(settings: dict[str, Any], where: str | Path = "") -> BERTConfig:
@@ -546,26 +580,26 @@ def config_from_json(settings: dict[str, Any], where: str | Path = "") -> BERTCo
     try:
         labels = {int(i): str(name) for i, name in (settings.get("id2label") or {}).items()}
         return BERTConfig(
-            settings["vocab_size"], settings["num_hidden_layers"], settings["num_attention_heads"], settings["hidden_size"],
+            settings["vocab_size"],
+            settings["num_hidden_layers"],
+            settings["num_attention_heads"],
+            settings["hidden_size"],
             d_ff=None if settings["intermediate_size"] == 4 * settings["hidden_size"] else settings["intermediate_size"],
             context=settings["max_position_embeddings"],
-            n_types=settings.get("type_vocab_size", 2), mlp=_ACTS[settings.get("hidden_act", "gelu")],
-            norm_eps=settings.get("layer_norm_eps", 1e-12), dropout=settings.get("hidden_dropout_prob", 0.1),
+            n_types=settings.get("type_vocab_size", 2),
+            mlp=_ACTS[settings.get("hidden_act", "gelu")],
+            norm_eps=settings.get("layer_norm_eps", 1e-12),
+            dropout=settings.get("hidden_dropout_prob", 0.1),
             attn_dropout=settings.get("attention_probs_dropout_prob", 0.1),
-            init_std=settings.get("initializer_range", 0.02), pad_id=settings.get("pad_token_id") or 0,
+            init_std=settings.get("initializer_range", 0.02),
+            pad_id=settings.get("pad_token_id") or 0,
             labels=tuple(labels[i] for i in range(len(labels))),
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ModelFormatError(f"config.json lacks or misstates a setting ({e})", where=str(where)) from e
 
 # %% ../../../nbs/models/text/10_bert.ipynb #1109002e
-def load_bert(
-    cls: type[Pretrained],
-    path: str | Path,
-    labels: Sequence[str] | None,
-    fresh_head: bool,
-    changes: dict[str, Any],
-) -> Any:
+def load_bert(cls: type[Pretrained], path: str | Path, labels: Sequence[str] | None, fresh_head: bool, changes: dict[str, Any]) -> Any:
     """What `Pretrained.from_pretrained` does."""
     folder = find_model(path)
     with foreign_file(folder):
@@ -608,9 +642,10 @@ def _no_head(cls: type[Pretrained], settings: dict[str, Any], folder: Path) -> M
     told = (settings.get("architectures") or ["BERT"])[0]
     how = "labels=[...]" if "classifier" in cls.head else "fresh_head=True"
     return ModelFormatError(
-        f"the weights of a {told}, without the head of {cls.__name__}", where=str(folder),
+        f"the weights of a {told}, without the head of {cls.__name__}",
+        where=str(folder),
         hint=f"Start with a fresh head: {cls.__name__}.from_pretrained(path, {how})",
-    )  # fmt: skip
+    )
 
 
 def _check_tied(theirs: dict[str, Tensor], folder: Path) -> None:

@@ -93,8 +93,7 @@ def _modern(n_layer: int, n_head: int, n_embd: int, context: int) -> dict[str, A
 
 
 def _gpt2(n_layer: int, n_head: int, n_embd: int) -> dict[str, Any]:
-    exact = {"norm": "layer", "norm_eps": 1e-5, "positions": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False,
-             "init": "gpt2"}
+    exact = {"norm": "layer", "norm_eps": 1e-5, "positions": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False, "init": "gpt2"}
     return {"vocab_size": 50257} | _modern(n_layer, n_head, n_embd, 1024) | exact
 
 
@@ -202,14 +201,22 @@ class GPT(nn.Module):
         self.ngram = nn.EmbeddingBag(rows, c.n_embd, mode="sum") if rows else None
         self.rotary = Rotary(c.d_head, c.context, base=c.rotary_base) if c.positions == "rotary" else None
         d_value = c.d_head * (c.n_kv_head or c.n_head)
-        self.value_embeds = (
-            nn.ModuleList(nn.Embedding(c.vocab_size, d_value) for _ in range(c.n_layer)) if c.value_embeddings else None
-        )
+        self.value_embeds = nn.ModuleList(nn.Embedding(c.vocab_size, d_value) for _ in range(c.n_layer)) if c.value_embeddings else None
         block = BlockConfig(
-            d=c.n_embd, n_head=c.n_head, n_kv_head=c.n_kv_head, d_ff=c.d_ff, norm=c.norm, eps=c.norm_eps, mlp=c.mlp,
-            bias=c.bias, norm_scale=c.norm_scale, qk_norm=c.qk_norm, causal=True, dropout=c.dropout,
+            d=c.n_embd,
+            n_head=c.n_head,
+            n_kv_head=c.n_kv_head,
+            d_ff=c.d_ff,
+            norm=c.norm,
+            eps=c.norm_eps,
+            mlp=c.mlp,
+            bias=c.bias,
+            norm_scale=c.norm_scale,
+            qk_norm=c.qk_norm,
+            causal=True,
+            dropout=c.dropout,
             attn_dropout=c.attn_dropout,
-        )  # fmt: skip
+        )
         self.blocks = nn.ModuleList(Block(block) for _ in range(c.n_layer))
         self.norm = make_norm(c.norm, c.n_embd, eps=c.norm_eps, scale=c.norm_scale, bias=c.bias)
         self.head = None if c.tied else nn.Linear(c.n_embd, c.vocab_size, bias=False)
@@ -259,12 +266,7 @@ class GPT(nn.Module):
         return token_loss(h, head.weight, targets, logit_cap=self.config.logit_cap)
 
     def hidden(
-        self,
-        ids: Tensor,
-        *,
-        cache: KVCache | None = None,
-        mask: Tensor | None = None,
-        documents: Tensor | None = None,
+        self, ids: Tensor, *, cache: KVCache | None = None, mask: Tensor | None = None, documents: Tensor | None = None
     ) -> Tensor:  # (B, L, D)
         """The residual stream after the last norm, from which the logits are computed."""
         past = 0 if cache is None else cache.length
@@ -297,13 +299,7 @@ class GPT(nn.Module):
         return None
 
     def inputs(
-        self,
-        ids: Tensor,
-        cache: KVCache | None,
-        real: Tensor | None,
-        documents: Tensor | None,
-        past: int,
-        positions: Tensor | None,
+        self, ids: Tensor, cache: KVCache | None, real: Tensor | None, documents: Tensor | None, past: int, positions: Tensor | None
     ) -> Tensor:
         """The embedded tokens, with positions and n-grams added where the model has them."""
         x = self.look_up(ids)
@@ -326,9 +322,7 @@ class GPT(nn.Module):
             odd = int(ids[(ids < 0) | (ids >= self.config.vocab_size)][0])
             raise ValueError(f"token {odd}, but the vocabulary has {self.config.vocab_size}; another tokenizer?") from e
 
-    def ngrams(
-        self, ids: Tensor, cache: KVCache | None, real: Tensor | None, documents: Tensor | None, past: int
-    ) -> Tensor:
+    def ngrams(self, ids: Tensor, cache: KVCache | None, real: Tensor | None, documents: Tensor | None, past: int) -> Tensor:
         """Sum of the vectors of the n-grams that end at each token."""
         c = self.config
         start = max(0, past - max(c.ngram_orders) + 1)
@@ -394,16 +388,13 @@ class GPT(nn.Module):
         write_json(Path(folder) / "config.json", settings)
 
     def generate(self, *args: Any, num_beams: int = 1, **options: Any) -> Any:
-        """Continue a text; see `aimt.generate.text.sampling.generate`, and `aimt.generate.text.beam_search.generate_beams` for several beams."""
+        """Continue a text, as `aimt.generate.text.sampling.generate` and, for several beams, `beam_search.generate_beams` do."""
         if num_beams > 1:
             return resolve("aimt.generate.text.beam_search:generate_beams")(self, *args, num_beams=num_beams, **options)
         return resolve("aimt.generate.text.sampling:generate")(self, *args, **options)
 
 
-def gpt_loss(
-    model: nn.Module,  # A `GPT`, wrapped or not
-    batch: dict[str, Tensor],  # "ids", "targets" and perhaps "documents"
-) -> Tensor:
+def gpt_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:  # A `GPT`, wrapped or not  # "ids", "targets" and perhaps "documents"
     """Mean loss of a batch in nats per target token."""
     return model(batch["ids"], targets=batch["targets"], documents=batch.get("documents"))
 
@@ -413,17 +404,13 @@ GPT2_RULES = [
     KeyRule("pos_embed.weight", "wpe.weight"),
     *(
         rule
-        for ours, theirs in (
-            ("attn.qkv", "attn.c_attn"), ("attn.out", "attn.c_proj"), ("mlp.up", "mlp.c_fc"), ("mlp.down", "mlp.c_proj"),
-        )  # fmt: skip
+        for ours, theirs in (("attn.qkv", "attn.c_attn"), ("attn.out", "attn.c_proj"), ("mlp.up", "mlp.c_fc"), ("mlp.down", "mlp.c_proj"))
         for rule in (
             KeyRule(f"blocks.{{i}}.{ours}.weight", f"h.{{i}}.{theirs}.weight", "transpose"),
             KeyRule(f"blocks.{{i}}.{ours}.bias", f"h.{{i}}.{theirs}.bias"),
         )
     ),
-    *(
-        KeyRule(f"blocks.{{i}}.norm{k}.{part}", f"h.{{i}}.ln_{k}.{part}") for k in (1, 2) for part in ("weight", "bias")
-    ),
+    *(KeyRule(f"blocks.{{i}}.norm{k}.{part}", f"h.{{i}}.ln_{k}.{part}") for k in (1, 2) for part in ("weight", "bias")),
     KeyRule("norm.weight", "ln_f.weight"),
     KeyRule("norm.bias", "ln_f.bias"),
     KeyRule("head.weight", "lm_head.weight"),
@@ -434,26 +421,50 @@ GPT2_IGNORE = r"\.attn\.(masked_)?bias$"  # Mask buffers that the oldest files c
 def config_to_json(config: GPTConfig) -> dict[str, Any]:
     """Settings for ``config.json``: Hugging Face's names when the model is exactly a GPT-2, else our own."""
     c = config
-    free = {"tied": True, "dropout": 0.0, "attn_dropout": 0.0, "checkpoint_blocks": False, "embed_std": None,
-            "d_ff": None, "norm_eps": 1e-5}  # fmt: skip
+    free = {
+        "tied": True,
+        "dropout": 0.0,
+        "attn_dropout": 0.0,
+        "checkpoint_blocks": False,
+        "embed_std": None,
+        "d_ff": None,
+        "norm_eps": 1e-5,
+    }
     size = {"vocab_size": 50257, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024}
     if replace(c, **free, **size) != GPTConfig.preset("gpt2"):  # something else than size or training differs
         return {"model_type": "aimt-gpt", "aimt_format": FORMAT} | asdict(c)
     return {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "aimt_format": FORMAT,
-        "vocab_size": c.vocab_size, "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "n_positions": c.context,
-        "n_ctx": c.context, "n_inner": c.d_ff, "layer_norm_epsilon": c.norm_eps or 1e-5, "tie_word_embeddings": c.tied,
-        "attn_pdrop": c.attn_dropout, "resid_pdrop": c.dropout, "embd_pdrop": c.dropout, "initializer_range": 0.02,
-        "bos_token_id": c.vocab_size - 1, "eos_token_id": c.vocab_size - 1,
-    }  # fmt: skip
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": "gelu_new",
+        "aimt_format": FORMAT,
+        "vocab_size": c.vocab_size,
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_embd": c.n_embd,
+        "n_positions": c.context,
+        "n_ctx": c.context,
+        "n_inner": c.d_ff,
+        "layer_norm_epsilon": c.norm_eps or 1e-5,
+        "tie_word_embeddings": c.tied,
+        "attn_pdrop": c.attn_dropout,
+        "resid_pdrop": c.dropout,
+        "embd_pdrop": c.dropout,
+        "initializer_range": 0.02,
+        "bos_token_id": c.vocab_size - 1,
+        "eos_token_id": c.vocab_size - 1,
+    }
 
 
 def _check_gpt2(settings: dict[str, Any], where: str | Path) -> None:
     """Refuse variants of GPT-2 that compute something else."""
     usual = {
-        "activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False, "add_cross_attention": False,
-    }  # fmt: skip
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    }
     for name, value in usual.items():
         if settings.get(name, value) != value:
             raise ModelFormatError(f"{name} is {settings[name]!r}, and only {value!r} is supported", where=str(where))
@@ -469,10 +480,16 @@ def config_from_json(settings: dict[str, Any], where: str | Path = "") -> GPTCon
         if kind == "gpt2":
             _check_gpt2(settings, where)
             return GPTConfig.preset(
-                "gpt2", vocab_size=settings["vocab_size"], n_layer=settings["n_layer"], n_head=settings["n_head"],
-                n_embd=settings["n_embd"], context=settings["n_positions"], d_ff=settings.get("n_inner"),
-                norm_eps=settings.get("layer_norm_epsilon", 1e-5), tied=settings.get("tie_word_embeddings", True),
-            )  # fmt: skip
+                "gpt2",
+                vocab_size=settings["vocab_size"],
+                n_layer=settings["n_layer"],
+                n_head=settings["n_head"],
+                n_embd=settings["n_embd"],
+                context=settings["n_positions"],
+                d_ff=settings.get("n_inner"),
+                norm_eps=settings.get("layer_norm_epsilon", 1e-5),
+                tied=settings.get("tie_word_embeddings", True),
+            )
     except (KeyError, TypeError, ValueError) as e:
         raise ModelFormatError(f"config.json lacks or misstates a setting ({e})", where=str(where)) from e
     raise ModelFormatError(f"model_type is {kind!r}, not 'gpt2' or 'aimt-gpt'", where=str(where))

@@ -128,8 +128,13 @@ def encode_questions(
                 span = _tokens_of(places[a : a + room], answers[i], places, len(q) + 2)
             rows.append((i, q, ids[a : a + room], places[a : a + room], span))
     shape = (len(rows), max([len(q) + len(ids) + 3 for _, q, ids, _, _ in rows], default=3))
-    out = {"ids": np.full(shape, tokenizer.pad_id or 0), "mask": np.zeros(shape, bool), "types": np.zeros(shape, int),
-           "places": np.full((*shape, 2), -1), "sample": np.array([r[0] for r in rows], int)}  # fmt: skip
+    out = {
+        "ids": np.full(shape, tokenizer.pad_id or 0),
+        "mask": np.zeros(shape, bool),
+        "types": np.zeros(shape, int),
+        "places": np.full((*shape, 2), -1),
+        "sample": np.array([r[0] for r in rows], int),
+    }
     for n, (_, q, ids, places, _) in enumerate(rows):
         a, b = len(q) + 2, len(q) + 2 + len(ids)
         out["ids"][n, : b + 1] = [tokenizer.cls_id, *q, tokenizer.sep_id, *ids, tokenizer.sep_id]

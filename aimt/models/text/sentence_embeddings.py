@@ -84,23 +84,14 @@ class BERTForSentences(BERT):
         return min(self.config.context, self.limit or self.config.context)
 
     def forward(
-        self,
-        ids: Tensor,
-        mask: Tensor | None = None,
-        types: Tensor | None = None,
-        documents: Tensor | None = None,
+        self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None, documents: Tensor | None = None
     ) -> Tensor:  # (B, D), or one row for each packed text
         h = super().forward(ids, mask, types, documents)
         if self.pooling == "cls":
             return F.normalize((h[:, 0] if documents is None else h[first_tokens(documents)]).float(), dim=-1)
         return F.normalize(mean_vectors(h, mask, documents), dim=-1)
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        batch_size: int = 32,
-    ) -> Tensor:  # (N, D), on the CPU
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32) -> Tensor:  # (N, D), on the CPU
         """The vectors of texts; those longer than `max_len` are cut, with a warning."""
         out = torch.zeros(len(texts), self.config.n_embd)
         with reading(self):
@@ -130,14 +121,18 @@ class BERTForSentences(BERT):
         """Write a folder that `transformers` and `sentence-transformers` read."""
         super().save_pretrained(folder)
         parts = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Normalize", "Normalize")]
-        write_json(Path(folder) / "modules.json", [
-            {"idx": int(n), "name": n, "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for n, path, kind in parts
-        ])  # fmt: skip
-        write_json(Path(folder) / "1_Pooling/config.json", {
-            "word_embedding_dimension": self.config.n_embd, "pooling_mode_mean_tokens": self.pooling == "mean",
-            "pooling_mode_cls_token": self.pooling == "cls",
-        })  # fmt: skip
+        write_json(
+            Path(folder) / "modules.json",
+            [{"idx": int(n), "name": n, "path": path, "type": f"sentence_transformers.models.{kind}"} for n, path, kind in parts],
+        )
+        write_json(
+            Path(folder) / "1_Pooling/config.json",
+            {
+                "word_embedding_dimension": self.config.n_embd,
+                "pooling_mode_mean_tokens": self.pooling == "mean",
+                "pooling_mode_cls_token": self.pooling == "cls",
+            },
+        )
         write_json(Path(folder) / "sentence_bert_config.json", {"max_seq_length": self.max_len, "do_lower_case": False})
 
 

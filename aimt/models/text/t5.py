@@ -89,13 +89,19 @@ class T5Config:
 
 
 _V10 = {
-    "small": (6, 8, 512, 64, 2048), "base": (12, 12, 768, 64, 3072), "large": (24, 16, 1024, 64, 4096),
-    "3b": (24, 32, 1024, 128, 16384), "11b": (24, 128, 1024, 128, 65536),
-}  # fmt: skip
+    "small": (6, 8, 512, 64, 2048),
+    "base": (12, 12, 768, 64, 3072),
+    "large": (24, 16, 1024, 64, 4096),
+    "3b": (24, 32, 1024, 128, 16384),
+    "11b": (24, 128, 1024, 128, 65536),
+}
 _V11 = {
-    "small": (8, 6, 512, 64, 1024), "base": (12, 12, 768, 64, 2048), "large": (24, 16, 1024, 64, 2816),
-    "xl": (24, 32, 2048, 64, 5120), "xxl": (24, 64, 4096, 64, 10240),
-}  # fmt: skip
+    "small": (8, 6, 512, 64, 1024),
+    "base": (12, 12, 768, 64, 2048),
+    "large": (24, 16, 1024, 64, 2816),
+    "xl": (24, 32, 2048, 64, 5120),
+    "xxl": (24, 64, 4096, 64, 10240),
+}
 PRESETS: dict[str, dict[str, Any]] = {
     f"{family}-{size}": dict(zip(("n_layer", "n_head", "d_model", "d_kv", "d_ff"), numbers, strict=True)) | kind
     for family, sizes, kind in (
@@ -114,9 +120,20 @@ class Stack(nn.Module):
         super().__init__()
         c, self.decoder = config, decoder
         block = BlockConfig(
-            d=c.d_model, n_head=c.n_head, d_head=c.d_kv, d_ff=c.d_ff, norm="rms", eps=c.norm_eps, mlp=c.mlp, bias=False,
-            causal=decoder, cross=decoder, scale=1.0, dropout=c.dropout, attn_dropout=c.attn_dropout,
-        )  # fmt: skip
+            d=c.d_model,
+            n_head=c.n_head,
+            d_head=c.d_kv,
+            d_ff=c.d_ff,
+            norm="rms",
+            eps=c.norm_eps,
+            mlp=c.mlp,
+            bias=False,
+            causal=decoder,
+            cross=decoder,
+            scale=1.0,
+            dropout=c.dropout,
+            attn_dropout=c.attn_dropout,
+        )
         options = {"n_buckets": c.n_buckets, "max_distance": c.max_distance}
         self.bias = RelativeBias(c.n_head, bidirectional=not decoder, **options)
         self.blocks = nn.ModuleList(Block(block) for _ in range(c.n_decoder_layer if decoder else c.n_layer))
@@ -270,8 +287,11 @@ class T5(nn.Module):
         autocast = torch.is_autocast_enabled(ids.device.type)
         dtype = torch.get_autocast_dtype(ids.device.type) if autocast else self.encoder.norm.weight.dtype
         if dtype == torch.float16:
-            raise ProblemError("T5 overflows in fp16: its activations grow beyond 65,504", where="precision",
-                               hint="Use bf16 or fp32, such as model.bfloat16()")  # fmt: skip
+            raise ProblemError(
+                "T5 overflows in fp16: its activations grow beyond 65,504",
+                where="precision",
+                hint="Use bf16 or fp32, such as model.bfloat16()",
+            )
         try:
             return self.embed(ids).to(dtype)
         except IndexError as e:
@@ -333,10 +353,7 @@ class T5(nn.Module):
             load_into(model, {n: t.float() for n, t in state.items()}, where=str(folder), assign=True)
         return model
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-    ) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the layout of Hugging Face."""
         state = to_hf(self.state_dict(), t5_rules(self.config.mlp))
         if not self.config.scaled:  # older versions of transformers then expect a head of its own
@@ -378,11 +395,13 @@ def t5_loss(
 # %% ../../../nbs/models/text/25_t5.ipynb #5c381056
 def _attention(ours: str, theirs: str) -> list[KeyRule]:
     return [KeyRule(f"{ours}.out.weight", f"{theirs}.o.weight")] + (
-        [KeyRule(f"{ours}.q.weight", f"{theirs}.q.weight"),
-         KeyRule(f"{ours}.kv.weight", (f"{theirs}.k.weight", f"{theirs}.v.weight"), "split")]
-        if ours.endswith("cross") else
-        [KeyRule(f"{ours}.qkv.weight", tuple(f"{theirs}.{x}.weight" for x in "qkv"), "split")]
-    )  # fmt: skip
+        [
+            KeyRule(f"{ours}.q.weight", f"{theirs}.q.weight"),
+            KeyRule(f"{ours}.kv.weight", (f"{theirs}.k.weight", f"{theirs}.v.weight"), "split"),
+        ]
+        if ours.endswith("cross")
+        else [KeyRule(f"{ours}.qkv.weight", tuple(f"{theirs}.{x}.weight" for x in "qkv"), "split")]
+    )
 
 
 def _stack_rules(stack: str, mlp: str) -> list[KeyRule]:
@@ -428,15 +447,31 @@ def config_to_json(config: T5Config) -> dict[str, Any]:
     """Settings for ``config.json`` in Hugging Face's names."""
     c = config
     return {
-        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True, "use_cache": True,
-        "vocab_size": c.vocab_size, "d_model": c.d_model, "d_kv": c.d_kv, "d_ff": c.d_ff, "num_layers": c.n_layer,
-        "num_decoder_layers": c.n_decoder_layer, "num_heads": c.n_head, "n_positions": c.context,
-        "relative_attention_num_buckets": c.n_buckets, "relative_attention_max_distance": c.max_distance,
-        "dropout_rate": c.dropout, "layer_norm_epsilon": c.norm_eps, "initializer_factor": 1.0,
-        "feed_forward_proj": "relu" if c.mlp == "relu" else "gated-gelu", "tie_word_embeddings": c.scaled,
-        "scale_decoder_outputs": c.scaled, "pad_token_id": c.pad_id, "eos_token_id": c.eos_id,
-        "decoder_start_token_id": c.pad_id, "aimt_format": FORMAT,
-    }  # fmt: skip
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "use_cache": True,
+        "vocab_size": c.vocab_size,
+        "d_model": c.d_model,
+        "d_kv": c.d_kv,
+        "d_ff": c.d_ff,
+        "num_layers": c.n_layer,
+        "num_decoder_layers": c.n_decoder_layer,
+        "num_heads": c.n_head,
+        "n_positions": c.context,
+        "relative_attention_num_buckets": c.n_buckets,
+        "relative_attention_max_distance": c.max_distance,
+        "dropout_rate": c.dropout,
+        "layer_norm_epsilon": c.norm_eps,
+        "initializer_factor": 1.0,
+        "feed_forward_proj": "relu" if c.mlp == "relu" else "gated-gelu",
+        "tie_word_embeddings": c.scaled,
+        "scale_decoder_outputs": c.scaled,
+        "pad_token_id": c.pad_id,
+        "eos_token_id": c.eos_id,
+        "decoder_start_token_id": c.pad_id,
+        "aimt_format": FORMAT,
+    }
 
 
 def config_from_json(settings: dict[str, Any], where: str | Path = "") -> T5Config:
@@ -448,14 +483,23 @@ def config_from_json(settings: dict[str, Any], where: str | Path = "") -> T5Conf
     if mlp not in mlps:
         raise ModelFormatError(f"feed_forward_proj is {mlp!r}, and only {', '.join(mlps)} are supported", where=str(where))
     names = {
-        "vocab_size": "vocab_size", "n_layer": "num_layers", "n_head": "num_heads", "d_model": "d_model", "d_kv": "d_kv",
+        "vocab_size": "vocab_size",
+        "n_layer": "num_layers",
+        "n_head": "num_heads",
+        "d_model": "d_model",
+        "d_kv": "d_kv",
         "d_ff": "d_ff",
-    }  # fmt: skip
+    }
     maybe = {
-        "n_decoder_layer": "num_decoder_layers", "n_buckets": "relative_attention_num_buckets", "pad_id": "pad_token_id",
-        "max_distance": "relative_attention_max_distance", "norm_eps": "layer_norm_epsilon", "dropout": "dropout_rate",
-        "context": "n_positions", "eos_id": "eos_token_id",
-    }  # fmt: skip
+        "n_decoder_layer": "num_decoder_layers",
+        "n_buckets": "relative_attention_num_buckets",
+        "pad_id": "pad_token_id",
+        "max_distance": "relative_attention_max_distance",
+        "norm_eps": "layer_norm_epsilon",
+        "dropout": "dropout_rate",
+        "context": "n_positions",
+        "eos_id": "eos_token_id",
+    }
     try:
         told = {ours: settings[theirs] for ours, theirs in names.items()}
         told |= {ours: settings[theirs] for ours, theirs in maybe.items() if settings.get(theirs) is not None}

@@ -67,7 +67,9 @@ class SentenceColumns(TransformerMixin, BaseEstimator):
                 raise DataError(f"there is no column '{name}'", hint="The transformer was fitted on a table with this column")
             codes, texts = pd.factorize(X[name].astype("string"))
             k = len(self.directions_[name])
-            numbers = (self._read([str(t) for t in texts]) - self.mean_[name]) @ self.directions_[name].T if len(texts) else np.empty((0, k))
+            numbers = (
+                (self._read([str(t) for t in texts]) - self.mean_[name]) @ self.directions_[name].T if len(texts) else np.empty((0, k))
+            )
             block = np.vstack([numbers, np.full((1, k), np.nan)])[codes]  # code -1, missing, takes the last row
             out.append(pd.DataFrame(block, index=X.index, columns=self._names(name)))
         return pd.concat(out, axis=1)

@@ -86,10 +86,23 @@ def _within(a: np.ndarray, low: int, end: int) -> bool:
 
 # %% ../../../nbs/models/trees/00_booster_text.ipynb #4cdd1ae3
 OBJECTIVE_TEXTS = ("", "binary sigmoid:1", "regression", "regression_l1")  # And "multiclass num_class:K"
-_HEAD = {"version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective", "feature_names", "feature_infos", "tree_sizes"}
+_HEAD = {
+    "version",
+    "num_class",
+    "num_tree_per_iteration",
+    "label_index",
+    "max_feature_idx",
+    "objective",
+    "feature_names",
+    "feature_infos",
+    "tree_sizes",
+}
 _NEEDED = _HEAD - {"objective", "tree_sizes"}
-_KINDS = {f.name: float if f.name in {"split_gain", "threshold", "internal_value", "internal_weight", "leaf_value", "leaf_weight"} else int
-          for f in fields(BoosterTree) if f.name != "shrinkage"}  # fmt: skip
+_KINDS = {
+    f.name: float if f.name in {"split_gain", "threshold", "internal_value", "internal_weight", "leaf_value", "leaf_weight"} else int
+    for f in fields(BoosterTree)
+    if f.name != "shrinkage"
+}
 _SETS = {"cat_boundaries", "cat_threshold"}
 _SINGLE = {"num_leaves", "num_cat", "is_linear", "shrinkage"}
 
@@ -107,16 +120,23 @@ class BoosterText:
         """LightGBM's text, written afresh."""
         names, infos = " ".join(f"Column_{i}" for i in range(self.n_columns)), " ".join(["none"] * self.n_columns)
         blocks = [_tree_text(i, tree) for i, tree in enumerate(self.trees)]
-        head = ["tree", "version=v4", f"num_class={self.n_outputs}", f"num_tree_per_iteration={self.n_outputs}", "label_index=0",
-                f"max_feature_idx={self.n_columns - 1}", *([f"objective={self.objective}"] if self.objective else []), f"feature_names={names}",
-                f"feature_infos={infos}", f"tree_sizes={' '.join(str(len(b)) for b in blocks)}"]  # fmt: skip
+        head = [
+            "tree",
+            "version=v4",
+            f"num_class={self.n_outputs}",
+            f"num_tree_per_iteration={self.n_outputs}",
+            "label_index=0",
+            f"max_feature_idx={self.n_columns - 1}",
+            *([f"objective={self.objective}"] if self.objective else []),
+            f"feature_names={names}",
+            f"feature_infos={infos}",
+            f"tree_sizes={' '.join(str(len(b)) for b in blocks)}",
+        ]
         return "\n".join(head) + "\n\n" + "".join(blocks) + "end of trees\n"
 
 
-def parse_booster(
-    text: str,  # As LightGBM writes it
-) -> BoosterText:
-    """The arrays of a booster, all checked. What follows the last tree is not read. Raises ValueError when anything is not as LightGBM writes it."""
+def parse_booster(text: str) -> BoosterText:  # As LightGBM writes it
+    """The arrays of a booster, all checked. What follows the last tree is not read. Raises ValueError for what LightGBM does not write."""
     body, end, _ = text.partition("\nend of trees\n")
     head, *blocks = body.split("\nTree=")
     first, *lines = head.split("\n")

@@ -81,9 +81,15 @@ def member_params(
     """LightGBM's options: ours, those asked for, and what small tables need."""
     kind = loss or task
     base = {
-        "objective": OBJECTIVES[kind], "metric": LOSSES[kind], "verbosity": -1, "seed": seed, "num_threads": threads,
-        "deterministic": True, "force_row_wise": True, "min_data_in_leaf": 20,
-    }  # fmt: skip
+        "objective": OBJECTIVES[kind],
+        "metric": LOSSES[kind],
+        "verbosity": -1,
+        "seed": seed,
+        "num_threads": threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "min_data_in_leaf": 20,
+    }
     if task == "multiclass":
         base["num_class"] = n_classes
     out = base | params
@@ -183,7 +189,6 @@ def grow_member(
     train = lgb.Dataset(X, target, weight=weight, categorical_feature=list(categorical), params=options, free_raw_data=True)
     return Member(lgb.train(options, train, rounds), task, rounds, "whole", log_target)
 
-
 # %% ../../../nbs/models/trees/05_boosting.ipynb #faa94740
 def tree_cost_ns(
     leaves: float,  # Leaves of a tree
@@ -194,13 +199,14 @@ def tree_cost_ns(
 # %% ../../../nbs/models/trees/05_boosting.ipynb #1029f8e2
 def member_contributions(
     member: Member,
-    X: np.ndarray,  # Encoded rows, shape (n, d)
-    threads: int = 1,
+    X: np.ndarray,
+    threads: int = 1,  # Encoded rows, shape (n, d)
 ) -> np.ndarray:  # Shape (n, d + 1), or (n, K, d + 1) for more than two classes; the last is the base value
     """Exact Shapley values of a member by Tree SHAP, in margin space; they add up to `Member.margin`.
 
-    The base value is the mean output over the training rows of the member, as its trees counted them. A member grown on a logarithm has exact values in
-    logarithms, a forest in mean votes: those of a row are multiplied by one number, so that they add up to the margin.
+    The base value is the mean output over the training rows of the member, as its trees counted them. A member grown on a
+    logarithm has exact values in logarithms, a forest in mean votes: those of a row are multiplied by one number, so that
+    they add up to the margin.
     """
     n, d = X.shape
     parts = np.asarray(member.booster.predict(X, pred_contrib=True, num_threads=threads), dtype=np.float64)

@@ -135,8 +135,10 @@ def to_lightgbm(
         for k in range(K):
             texts.append("\n".join([f"Tree={len(texts)}", *_lines(tree, k, bool(len(tree.view))), *same, "is_linear=0", "shrinkage=1"]))
     names, infos = " ".join(f"Column_{i}" for i in range(n_columns)), " ".join(["none"] * n_columns)
-    head = (f"tree\nversion=v4\nnum_class={outputs}\nnum_tree_per_iteration={outputs}\nlabel_index=0\nmax_feature_idx={n_columns - 1}\n"
-            f"feature_names={names}\nfeature_infos={infos}\n")  # fmt: skip
+    head = (
+        f"tree\nversion=v4\nnum_class={outputs}\nnum_tree_per_iteration={outputs}\nlabel_index=0\nmax_feature_idx={n_columns - 1}\n"
+        f"feature_names={names}\nfeature_infos={infos}\n"
+    )
     return lgb.Booster(model_str="\n\n".join([head, *texts, "end of trees\n"]))
 
 
@@ -147,7 +149,12 @@ def _line(name: str, values: Any) -> str:
 def _lines(tree: PlainTree, k: int, inner: bool) -> list[str]:
     """What differs between the outputs of a tree."""
     counts = np.maximum(np.round(tree.counts), 1).astype(np.int64)
-    out = [_line("num_leaves", [len(counts)]), _line("leaf_value", tree.values[:, k]), _line("leaf_weight", counts), _line("leaf_count", counts)]
+    out = [
+        _line("num_leaves", [len(counts)]),
+        _line("leaf_value", tree.values[:, k]),
+        _line("leaf_weight", counts),
+        _line("leaf_count", counts),
+    ]
     return [*out, _line("internal_value", tree.means[:, k])] if inner else [*out, "num_cat=0"]
 
 
@@ -169,9 +176,17 @@ def _questions(tree: PlainTree, views: Sequence[View], known: dict[Any, Any]) ->
         words += known[key][0]
         bounds.append(len(words))
     rows, source = np.maximum(np.round(tree.rows), 1).astype(np.int64), [views[v].source for v in tree.view]
-    out = [_line("num_cat", [len(bounds) - 1]), _line("split_feature", source), _line("split_gain", np.zeros(len(rows), int)), _line("threshold", threshold),
-           _line("decision_type", kind), _line("left_child", left), _line("right_child", right), _line("internal_weight", rows),
-           _line("internal_count", rows)]  # fmt: skip
+    out = [
+        _line("num_cat", [len(bounds) - 1]),
+        _line("split_feature", source),
+        _line("split_gain", np.zeros(len(rows), int)),
+        _line("threshold", threshold),
+        _line("decision_type", kind),
+        _line("left_child", left),
+        _line("right_child", right),
+        _line("internal_weight", rows),
+        _line("internal_count", rows),
+    ]
     return out if len(bounds) == 1 else [*out, _line("cat_boundaries", bounds), _line("cat_threshold", words)]
 
 

@@ -97,5 +97,14 @@ def _plain(tree: Any, forest: Any, task: str, n_classes: int) -> PlainTree:
         every[:, forest.classes_.astype(int)] = value
         value = every if task == "multiclass" else every[:, 1:]
     rows = tree.n_node_samples
-    return PlainTree(tree.feature[inner], borders_of(tree.threshold[inner]), number[tree.children_left[inner]], number[tree.children_right[inner]],
-                     ~tree.missing_go_to_left[inner].astype(bool), rows[inner], value[inner], value[~inner], rows[~inner])  # fmt: skip
+    return PlainTree(
+        tree.feature[inner],
+        borders_of(tree.threshold[inner]),
+        number[tree.children_left[inner]],
+        number[tree.children_right[inner]],
+        ~tree.missing_go_to_left[inner].astype(bool),
+        rows[inner],
+        value[inner],
+        value[~inner],
+        rows[~inner],
+    )

@@ -135,8 +135,11 @@ class SymmetricTrees:
         tables = [np.empty(0) if v.table is None else v.table for v in self.views]
         about = {"stopped": self.stopped, "log_target": self.log_target}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        return about, arrays | {"source": np.array([v.source for v in self.views], np.int64), "lengths": np.array([len(t) for t in tables], np.int64),
-                                "tables": np.concatenate(tables)}  # fmt: skip
+        return about, arrays | {
+            "source": np.array([v.source for v in self.views], np.int64),
+            "lengths": np.array([len(t) for t in tables], np.int64),
+            "tables": np.concatenate(tables),
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray], *, task: str, columns: int, outputs: int) -> "SymmetricTrees":
@@ -157,7 +160,12 @@ class SymmetricTrees:
     def _check(self, outputs: int) -> None:
         """Raise ValueError unless all numbers stay inside the table and the trees."""
         (T, D), U, C = self.asks.shape, len(self.feature), len(self.views)
-        sizes = self.border.shape == (U,) and self.values.shape == (T, 2**D, outputs) and self.counts.shape == (T, 2**D) and self.base.shape == (outputs,)
+        sizes = (
+            self.border.shape == (U,)
+            and self.values.shape == (T, 2**D, outputs)
+            and self.counts.shape == (T, 2**D)
+            and self.base.shape == (outputs,)
+        )
         inside = _within(self.asks, -1, U) and _within(self.feature, 0, C) and all(0 <= v.source < self.n_columns for v in self.views)
         if not (sizes and inside and T and 0 < D <= MAX_DEPTH):
             raise ValueError("its arrays do not fit together")
@@ -203,10 +211,25 @@ def fit_symmetric(
     patience = patience or int(20 + 3 / (params or {}).get("learning_rate", 0.1))
     change = np.log if log_target else np.asarray
     views, table = category_views(X, averaged_columns(change(y), task, n_classes), categorical, weight=weight, seed=seed)
-    valid = require("catboost", "catboost").Pool(np.column_stack([view.read(X_valid) for view in views]), change(y_valid), weight=weight_valid)
+    valid = require("catboost", "catboost").Pool(
+        np.column_stack([view.read(X_valid) for view in views]), change(y_valid), weight=weight_valid
+    )
     clock = _Clock(deadline)
-    model = _grow(table, change(y), max_rounds, task, n_classes, params, threads, seed, loss,
-                  sample_weight=weight, eval_set=valid, early_stopping_rounds=patience, callbacks=[clock])  # fmt: skip
+    model = _grow(
+        table,
+        change(y),
+        max_rounds,
+        task,
+        n_classes,
+        params,
+        threads,
+        seed,
+        loss,
+        sample_weight=weight,
+        eval_set=valid,
+        early_stopping_rounds=patience,
+        callbacks=[clock],
+    )
     stopped = "time" if clock.late else "rounds" if clock.rounds >= max_rounds else "early"
     return _read(model, views, X.shape[1], task, n_classes, stopped, log_target)
 
@@ -245,11 +268,23 @@ class _Clock:
         return not self.late
 
 
-def _grow(table: np.ndarray, y: np.ndarray, rounds: int, task: str, n_classes: int, params: dict[str, Any] | None, threads: int, seed: int,
-          loss: str, **fitting: Any) -> Any:  # fmt: skip
+def _grow(
+    table: np.ndarray,
+    y: np.ndarray,
+    rounds: int,
+    task: str,
+    n_classes: int,
+    params: dict[str, Any] | None,
+    threads: int,
+    seed: int,
+    loss: str,
+    **fitting: Any,
+) -> Any:
     catboost = require("catboost", "catboost")
     kind = catboost.CatBoostRegressor if task == "regression" else catboost.CatBoostClassifier
-    options = {"learning_rate": 0.1, "depth": 6} | (params or {}) | {"loss_function": LOSSES_OF_CATBOOST[loss or task], "logging_level": "Silent"}
+    options = (
+        {"learning_rate": 0.1, "depth": 6} | (params or {}) | {"loss_function": LOSSES_OF_CATBOOST[loss or task], "logging_level": "Silent"}
+    )
     if task == "multiclass":
         options["classes_count"] = n_classes
         if len(missing := np.setdiff1d(np.arange(n_classes), y)):  # a row of next to no weight for each class that these rows lack
@@ -280,5 +315,16 @@ def _read(model: Any, views: list[View], n_columns: int, task: str, n_classes: i
         asks[t, : len(splits)] = splits
         values[t, :leaves], counts[t, :leaves] = np.reshape(tree["leaf_values"], (leaves, K)), tree["leaf_weights"]
     scale, base = told["scale_and_bias"]
-    return SymmetricTrees(task, views, np.array([f for f, _ in questions], np.int64), np.array([b for _, b in questions], np.float32), asks,
-                          values * scale, counts, np.broadcast_to(np.asarray(base, float), (K,)).copy(), n_columns, stopped, log_target)  # fmt: skip
+    return SymmetricTrees(
+        task,
+        views,
+        np.array([f for f, _ in questions], np.int64),
+        np.array([b for _, b in questions], np.float32),
+        asks,
+        values * scale,
+        counts,
+        np.broadcast_to(np.asarray(base, float), (K,)).copy(),
+        n_columns,
+        stopped,
+        log_target,
+    )

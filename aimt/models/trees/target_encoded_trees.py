@@ -43,9 +43,13 @@ def fit_means(
     **options: Any,  # Others of `fit_member`
 ) -> Member:
     """Grow a booster on means until the held-out loss stops falling; options as in `fit_member`."""
-    views, table = category_views(X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(
+        X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed
+    )
     valid = np.column_stack([view.read(X_valid) for view in views])
-    member = fit_member(table, y, valid, y_valid, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options)
+    member = fit_member(
+        table, y, valid, y_valid, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options
+    )
     return _about_codes(member, views, X.shape[1])
 
 
@@ -63,7 +67,9 @@ def grow_means(
     **options: Any,  # Others of `grow_member`
 ) -> Member:
     """Grow a booster of a known number of rounds on the means of all rows."""
-    views, table = category_views(X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed)
+    views, table = category_views(
+        X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed
+    )
     member = grow_member(table, y, rounds, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options)
     return _about_codes(member, views, X.shape[1])
 
@@ -79,5 +85,14 @@ def _plain_tree(tree: BoosterTree) -> PlainTree:
     """A tree of numbers as LightGBM grew it."""
     gaps = (tree.decision_type >> 2) == 2  # missing numbers have a side of their own; elsewhere they count as zero
     missing_yes = np.where(gaps, (tree.decision_type & 2) == 0, tree.threshold < 0)
-    return PlainTree(tree.split_feature, borders_of(tree.threshold), tree.left_child, tree.right_child, missing_yes, tree.internal_count,
-                     tree.internal_value[:, None], tree.leaf_value[:, None], tree.leaf_count)  # fmt: skip
+    return PlainTree(
+        tree.split_feature,
+        borders_of(tree.threshold),
+        tree.left_child,
+        tree.right_child,
+        missing_yes,
+        tree.internal_count,
+        tree.internal_value[:, None],
+        tree.leaf_value[:, None],
+        tree.leaf_count,
+    )

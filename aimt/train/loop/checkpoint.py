@@ -197,9 +197,8 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         files, step = dict(manifest["files"]), int(manifest["step"])
         if found > FORMAT:
             raise NewerFormatError(
-                f"this checkpoint has format {found}, and this version of aimt reads up to {FORMAT}",
-                where=str(folder), hint="Update aimt",
-            )  # fmt: skip
+                f"this checkpoint has format {found}, and this version of aimt reads up to {FORMAT}", where=str(folder), hint="Update aimt"
+            )
         same = {n: (folder / n).is_file() and sha256(folder / n) == files[n] for n in ("tensors.safetensors", "state.json")}
     except (KeyError, TypeError, ValueError, OSError) as e:
         raise ModelFormatError(f"this checkpoint is damaged ({e})", where=str(folder)) from e

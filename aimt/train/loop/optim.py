@@ -144,8 +144,22 @@ class Mixed(torch.optim.Optimizer):
                 self.state[p].update(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         states, (beta1, beta2) = [self.state[p] for p in params], group["betas"]
         means, squares, steps = ([s[key] for s in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-        adamw(params, [p.grad for p in params], means, squares, [], steps, fused=group["fused"], amsgrad=False, beta1=beta1,
-              beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False)  # fmt: skip
+        adamw(
+            params,
+            [p.grad for p in params],
+            means,
+            squares,
+            [],
+            steps,
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:

@@ -41,9 +41,10 @@ def run_lock(
     try:
         if not _lock(handle):
             raise RunError(
-                f"another run is training in this directory (process {_owner(handle)})", where=str(folder),
+                f"another run is training in this directory (process {_owner(handle)})",
+                where=str(folder),
                 hint="Wait for it, stop it, or choose another directory",
-            )  # fmt: skip
+            )
         os.lseek(handle, 1, os.SEEK_SET)  # the first byte is the one that is locked
         os.write(handle, f"{os.getpid():<10}\n".encode())
         yield
@@ -206,9 +207,10 @@ def _give_up(evidence: dict[str, Any], tries: int) -> AimtError:
         before = ", ".join(f"{x:.4g}" for x in evidence["losses"][-3:]) or "none"
         error = RunError(
             f"the training diverges{after}: loss {evidence['loss']:.4g} (before: {before}), gradient norm "
-            f"{evidence['grad_norm']:.3g}, learning rate {evidence['lr']:.3g}; largest gradients: {gradients}", where=where,
+            f"{evidence['grad_norm']:.3g}, learning rate {evidence['lr']:.3g}; largest gradients: {gradients}",
+            where=where,
             hint="Lower lr, lengthen warmup or lower clip; if it starts at once, check the initialisation",
-        )  # fmt: skip
+        )
     error.evidence = evidence  # type: ignore[attr-defined]
     return error
 

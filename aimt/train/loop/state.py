@@ -127,9 +127,10 @@ def load_model(
     """Copy weights into a model. Raises `ModelFormatError`, naming what differs, when they are another model's."""
     own = model.state_dict()
     wrong = {
-        "missing": sorted(own.keys() - state.keys()), "unexpected": sorted(state.keys() - own.keys()),
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
         "another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
-    }  # fmt: skip
+    }
     parts = [f"{kind}: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "") for kind, names in wrong.items() if names]
     if parts:
         what = f"the weights are those of another model ({'; '.join(parts)})"

@@ -37,15 +37,7 @@ from aimt.train.loop.recovery import (
 from .optim import EMA, OPTIMIZERS, clip_gradients, make_optimizer, set_lr
 from .distributed import Parallel
 from .schedule import SCHEDULES, schedule
-from aimt.train.loop.state import (
-    BatchStream,
-    History,
-    load_model,
-    load_optimizer,
-    random_states,
-    seed_everything,
-    set_random_states,
-)
+from .state import BatchStream, History, load_model, load_optimizer, random_states, seed_everything, set_random_states
 
 # %% ../../../nbs/train/loop/35_trainer.ipynb #5807c5fd
 @dataclass(frozen=True)
@@ -76,12 +68,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks = {
-            "steps": self.steps >= 1, "lr": self.lr > 0, "accumulation": self.accumulation >= 1, "clip": self.clip >= 0,
-            "warmup": self.warmup >= 0, "decay": 0 <= self.decay <= 1, "floor": 0 <= self.floor <= 1,
-            "weight_decay": self.weight_decay >= 0, "optimizer": self.optimizer in OPTIMIZERS,
-            "schedule": self.schedule in SCHEDULES, "precision": self.precision in ("auto", "fp32", "bf16"),
-            "eval_every": self.eval_every >= 0, "save_every": self.save_every >= 0, "keep": self.keep >= 1,
-        }  # fmt: skip
+            "steps": self.steps >= 1,
+            "lr": self.lr > 0,
+            "accumulation": self.accumulation >= 1,
+            "clip": self.clip >= 0,
+            "warmup": self.warmup >= 0,
+            "decay": 0 <= self.decay <= 1,
+            "floor": 0 <= self.floor <= 1,
+            "weight_decay": self.weight_decay >= 0,
+            "optimizer": self.optimizer in OPTIMIZERS,
+            "schedule": self.schedule in SCHEDULES,
+            "precision": self.precision in ("auto", "fp32", "bf16"),
+            "eval_every": self.eval_every >= 0,
+            "save_every": self.save_every >= 0,
+            "keep": self.keep >= 1,
+        }
         for name in (name for name, good in checks.items() if not good):
             raise ProblemError(f"{name}={getattr(self, name)!r} is out of range", where="TrainConfig")
 

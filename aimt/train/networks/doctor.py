@@ -145,9 +145,13 @@ def look_at_targets(
     p, place = torch.cat(seen, dim=1)
     top = p.argsort(descending=True)[: max(20, len(p) // 4)]
     chosen, wrong = (place[top] - 1).clamp(min=0), place > 0
-    return {"n_classes": n_classes, "error": float(wrong.float().mean()), "sure_wrong": float(wrong[top].float().mean()),
-            "random_share": 2 * float(chosen.mean()) / max(1, n_classes - 2),
-            "targets_per_token": len(p) / max(1, n_read)}  # fmt: skip
+    return {
+        "n_classes": n_classes,
+        "error": float(wrong.float().mean()),
+        "sure_wrong": float(wrong[top].float().mean()),
+        "random_share": 2 * float(chosen.mean()) / max(1, n_classes - 2),
+        "targets_per_token": len(p) / max(1, n_read),
+    }
 
 
 def _place(logits: Tensor, targets: Tensor) -> Tensor:
@@ -185,8 +189,12 @@ def range_test(
     smooth = _smooth(losses, 0.7)
     low = int(np.argmin(smooth))
     slope = np.gradient(smooth) if len(smooth) > 1 else np.zeros(1)
-    return {"lr": rates[: len(losses)].tolist(), "loss": losses, "best": float(rates[int(np.argmin(slope[: low + 1]))]),
-            "limit": float(rates[low])}  # fmt: skip
+    return {
+        "lr": rates[: len(losses)].tolist(),
+        "loss": losses,
+        "best": float(rates[int(np.argmin(slope[: low + 1]))]),
+        "limit": float(rates[low]),
+    }
 
 
 def _smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
@@ -205,8 +213,11 @@ def symptoms(
     history, samples = evidence["history"], evidence.get("samples") or []
     rows = history.steps
     out: dict[str, float] = {k: evidence[k] for k in _FACTS if evidence.get(k) is not None}
-    out |= {"steps": len(rows), "events": sum(e.get("kind") in ("nan", "spike") for e in history.events),
-            "stopped_early": history.stopped == "patience"}  # fmt: skip
+    out |= {
+        "steps": len(rows),
+        "events": sum(e.get("kind") in ("nan", "spike") for e in history.events),
+        "stopped_early": history.stopped == "patience",
+    }
     if "n_classes" in out:
         out["chance"] = math.log(out["n_classes"])
     if rows:
@@ -223,8 +234,18 @@ def symptoms(
     return out
 
 
-_FACTS = ("n_tokens", "n_parameters", "reference_loss", "sure_wrong", "random_share", "error", "n_classes", "tokens_ratio",
-          "unknown", "failed")  # fmt: skip
+_FACTS = (
+    "n_tokens",
+    "n_parameters",
+    "reference_loss",
+    "sure_wrong",
+    "random_share",
+    "error",
+    "n_classes",
+    "tokens_ratio",
+    "unknown",
+    "failed",
+)
 
 
 def _loss_symptoms(rows: list[dict[str, float]], unit: float) -> dict[str, float]:
@@ -235,13 +256,17 @@ def _loss_symptoms(rows: list[dict[str, float]], unit: float) -> dict[str, float
     norms = [r["grad_norm"] for r in rows]
     seconds = rows[-1]["seconds"] - rows[0]["seconds"]
     return {
-        "first_loss": losses[0], "early_loss": losses[min(len(losses) - 1, max(5, len(losses) // 50))], "last_loss": last,
-        "gained": (losses[0] - last) / unit, "falling": falling / unit,
+        "first_loss": losses[0],
+        "early_loss": losses[min(len(losses) - 1, max(5, len(losses) // 50))],
+        "last_loss": last,
+        "gained": (losses[0] - last) / unit,
+        "falling": falling / unit,
         "rebound": (last - min(_smooth(losses))) / unit,
         "overshoot": (max(_smooth(losses, 0.7)) - max(losses[0], unit)) / unit,
-        "grad_start": norms[0], "grad_norm": median(norms),
+        "grad_start": norms[0],
+        "grad_norm": median(norms),
         "waiting": sum(r.get("data_seconds", 0.0) for r in rows[1:]) / seconds if seconds > 0 else 0.0,
-    }  # fmt: skip
+    }
 
 
 def _fit_symptoms(evals: list[dict[str, float]], rows: list[dict[str, float]], unit: float) -> dict[str, float]:
@@ -249,8 +274,12 @@ def _fit_symptoms(evals: list[dict[str, float]], rows: list[dict[str, float]], u
     if not valid:
         return {}
     train = float(np.mean([r["loss"] for r in rows[-max(5, len(rows) // 10) :]]))
-    return {"valid_loss": valid[-1], "gap": (valid[-1] - train) / unit, "valid_rise": (valid[-1] - min(valid)) / unit,
-            "gap_share": 1 - train / valid[-1] if valid[-1] > 0 else 0.0}  # fmt: skip
+    return {
+        "valid_loss": valid[-1],
+        "gap": (valid[-1] - train) / unit,
+        "valid_rise": (valid[-1] - min(valid)) / unit,
+        "gap_share": 1 - train / valid[-1] if valid[-1] > 0 else 0.0,
+    }
 
 
 def _step_symptoms(samples: list[dict[str, Any]], steps: int) -> dict[str, float]:
@@ -260,9 +289,7 @@ def _step_symptoms(samples: list[dict[str, Any]], steps: int) -> dict[str, float
     return {"update_ratio": median(ratios), "travel": float(np.mean(ratios)) * steps} if ratios else {}
 
 
-def _flow_symptoms(
-    samples: list[dict[str, Any]], rows: list[dict[str, float]], clip: float, unit: float
-) -> dict[str, float]:
+def _flow_symptoms(samples: list[dict[str, Any]], rows: list[dict[str, float]], clip: float, unit: float) -> dict[str, float]:
     """How signals and gradients fare on their way through the layers, in the first looks."""
     spreads = [x for x in samples[0]["spread"].values() if x > 0]  # exactly 0 where branches start at zero
     norms = {r["step"] - 1: r["grad_norm"] for r in rows}
@@ -347,11 +374,12 @@ def _lr_too_high(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | 
     jumped = s.get("rebound", 0) > limits.rebound or s.get("overshoot", 0) > limits.overshoot
     if s["events"] or s.get("failed") or jumped or restless:
         return _finding(
-            "learning rate too high", "critical",
-            f"{s['events']:.0f} roll-backs; in units of the loss of guessing, the loss rose {_number(s, 'overshoot')} above its start and ends "
-            f"{_number(s, 'rebound')} above its lowest; a step changes the weights by {_share(s, 'update_ratio')}",
+            "learning rate too high",
+            "critical",
+            f"{s['events']:.0f} roll-backs; in units of the loss of guessing, the loss rose {_number(s, 'overshoot')} above its start and"
+            f" ends {_number(s, 'rebound')} above its lowest; a step changes the weights by {_share(s, 'update_ratio')}",
             "Lower lr three- to tenfold, or lengthen the warm-up; `range_test` shows where the loss starts to rise",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -359,21 +387,23 @@ def _lr_too_low(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | N
     loss, good = s.get("valid_loss", s.get("last_loss", 0)), s.get("reference_loss", 0.2 * s.get("unit", math.inf))
     if s.get("travel", 1) < limits.travel and s["steps"] >= limits.steps and loss > good:
         return _finding(
-            "learning rate too low", "critical",
+            "learning rate too low",
+            "critical",
             f"all {s['steps']:.0f} steps together change the weights by only {s['travel']:.1%} of their size",
             "Raise lr tenfold; `range_test` shows the limit",
-        )  # fmt: skip
+        )
     return None
 
 
 def _exploding(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("grad_start", 0) > limits.grad_norm or s.get("growth", 0) > limits.growth:
         return _finding(
-            "exploding gradients", "critical",
+            "exploding gradients",
+            "critical",
             f"the first gradient norm is {s['grad_start']:.2g}, where a few is usual; activations grow "
             f"{_number(s, 'growth')}-fold from the first layer to another",
             "Add norms and residual connections, scale the initialisation by width and depth, clip gradients",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -381,11 +411,12 @@ def _vanishing(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | No
     ratio = s.get("pull_min", 1) / s["pull_max"] if s.get("pull_max") else 1.0
     if ratio < limits.pull_ratio or s.get("fading", 1) < limits.fading:
         return _finding(
-            "vanishing gradients", "critical",
+            "vanishing gradients",
+            "critical",
             f"gradient norm times weight norm of the weakest layer is {ratio:.0e} of that of the strongest; activations shrink to "
             f"{_number(s, 'fading')} of those of the first layer",
             "Add residual connections and norms, use ReLU-like activations with He initialisation",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -393,18 +424,22 @@ def _bad_init(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | Non
     recovers = s.get("early_loss", math.inf) < s.get("chance", 0)  # within a few steps: sharp, but harmless
     if s.get("first_loss", 0) > limits.first_loss * s.get("chance", math.inf) + 0.5 and not recovers:
         return _finding(
-            "bad initialisation", "critical", f"the first loss is {s['first_loss']:.2f}; that of uniform guessing is {s['chance']:.2f}",
+            "bad initialisation",
+            "critical",
+            f"the first loss is {s['first_loss']:.2f}; that of uniform guessing is {s['chance']:.2f}",
             "Smaller weights in the last layer, 1/sqrt(fan-in) elsewhere, zero biases",
-        )  # fmt: skip
+        )
     return None
 
 
 def _dead_units(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("dead", 0) > limits.dead:
         return _finding(
-            "dead units", "critical", f"in one layer {s['dead']:.0%} of the units give the same output for every input",
+            "dead units",
+            "critical",
+            f"in one layer {s['dead']:.0%} of the units give the same output for every input",
             "Lower lr, correct the initialisation or the biases, or use an activation without a flat part",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -413,22 +448,23 @@ def _overfitting(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | 
     if s.get("gap", 0) > limits.gap and memorised:
         kept = bool(s["stopped_early"])
         return _finding(
-            "overfitting", "note" if kept else "critical",
+            "overfitting",
+            "note" if kept else "critical",
             f"the held-out loss is {s['gap'] * s['unit']:.2f} above the training loss, and "
             f"{s['valid_rise'] * s['unit']:.2f} above its lowest" + "; the weights of the best evaluation were kept" * kept,
             "Use more data, dropout, weight decay or a smaller model" + ", or stop earlier (patience)" * (not kept),
-        )  # fmt: skip
+        )
     return None
 
 
 def _too_little_data(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("epochs", 0) > limits.epochs and s.get("gap", 0) > limits.gap:
         return _finding(
-            "too little data", "critical",
-            f"everything was seen {s['epochs']:.0f} times, and the held-out loss is {s['gap'] * s['unit']:.2f} above "
-            f"the training loss",
+            "too little data",
+            "critical",
+            f"everything was seen {s['epochs']:.0f} times, and the held-out loss is {s['gap'] * s['unit']:.2f} above the training loss",
             "Get more data; a smaller model, dropout and early stopping help until then",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -446,23 +482,25 @@ def _saturated(s: dict[str, float], limits: DoctorLimits) -> bool:
 def _underfitting(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if _behind(s, limits) and _saturated(s, limits):
         return _finding(
-            "underfitting", "critical",
+            "underfitting",
+            "critical",
             f"held-out loss {s['valid_loss']:.3f}, training loss no better; a simple baseline has "
             f"{s['reference_loss']:.3f}; the last third of the run lowered the loss by {s['falling'] * s['unit']:.3f}; targets seen for "
             f"each weight: {_number(s, 'answers_per_weight')}",
             "Use a larger model, a longer context or better inputs",
-        )  # fmt: skip
+        )
     return None
 
 
 def _too_short(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if _behind(s, limits) and not _saturated(s, limits):
         return _finding(
-            "trained too short", "note",
+            "trained too short",
+            "note",
             f"the loss still falls after {s['steps']:.0f} steps; held-out loss {s['valid_loss']:.3f}, a simple baseline has "
             f"{s['reference_loss']:.3f}",
             "Train longer",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -471,40 +509,61 @@ def _label_noise(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | 
     trained = s["steps"] >= limits.steps and wrong < 0.5
     if trained and random > limits.random_share and random > limits.far_off * wrong:
         return _finding(
-            "label noise", "warning",
+            "label noise",
+            "warning",
             f"where the model is surest, its prediction differs from the label {wrong:.0%} of the time, and the label is often "
             f"one with a very low probability: about {random:.0%} of the labels look random",
             "Check those examples and correct the labels",
-        )  # fmt: skip
+        )
     return None
 
 
 def _tokenizer_misfit(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("tokens_ratio", 0) > limits.tokens_ratio or s.get("unknown", 0) > limits.unknown:
         return _finding(
-            "tokenizer misfit", "critical",
+            "tokenizer misfit",
+            "critical",
             f"{_number(s, 'tokens_ratio')} times as many tokens as with a tokenizer trained on this text; "
             f"characters unknown: {_share(s, 'unknown')}",
             "Train a tokenizer on this text, or choose a model whose tokenizer knows its language",
-        )  # fmt: skip
+        )
     return None
 
 
 def _slow_input(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("waiting", 0) > limits.waiting and s["steps"] >= limits.steps:
         return _finding(
-            "slow input", "critical", f"{s['waiting']:.0%} of the time is spent waiting for batches",
+            "slow input",
+            "critical",
+            f"{s['waiting']:.0%} of the time is spent waiting for batches",
             "Prepare the data beforehand (`write_tokens`), read it memory-mapped, or make batches in another process",
-        )  # fmt: skip
+        )
     return None
 
 
 RULES: list[Callable[[dict[str, float], DoctorLimits], dict[str, Any] | None]] = [
-    _lr_too_high, _lr_too_low, _exploding, _vanishing, _bad_init, _dead_units, _overfitting, _too_little_data, _underfitting,
-    _too_short, _label_noise, _tokenizer_misfit, _slow_input,
-]  # fmt: skip
-_SICK = {"learning rate too high", "learning rate too low", "exploding gradients", "vanishing gradients",
-         "bad initialisation", "dead units"}  # fmt: skip
+    _lr_too_high,
+    _lr_too_low,
+    _exploding,
+    _vanishing,
+    _bad_init,
+    _dead_units,
+    _overfitting,
+    _too_little_data,
+    _underfitting,
+    _too_short,
+    _label_noise,
+    _tokenizer_misfit,
+    _slow_input,
+]
+_SICK = {
+    "learning rate too high",
+    "learning rate too low",
+    "exploding gradients",
+    "vanishing gradients",
+    "bad initialisation",
+    "dead units",
+}
 CAUSES = {  # Finding -> findings that explain it
     "underfitting": _SICK,
     "trained too short": _SICK,
@@ -515,7 +574,7 @@ CAUSES = {  # Finding -> findings that explain it
     "too little data": {"exploding gradients", "bad initialisation"},
     "overfitting": {"exploding gradients", "bad initialisation"},
     "label noise": _SICK - {"dead units"} | {"underfitting"},
-}  # fmt: skip
+}
 
 # %% ../../../nbs/train/networks/05_doctor.ipynb #b1b098b4
 def tokenizer_fit(

@@ -88,8 +88,9 @@ def heights(model: nn.Module) -> dict[str, int]:  # Name of a parameter -> 0 for
         return {n: len(tops) - 1 - tops.index(n.split(".")[0]) for n in names}
     first = {s: min(i for i, n in enumerate(names) if n.startswith(f"{s}.")) for s in found}
     sizes = {s: len(list(m.children())) for s, m in found.items()}
-    tables = {f"{n}.{k}" for n, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
-              for k, _ in m.named_parameters()}  # fmt: skip
+    tables = {
+        f"{n}.{k}" for n, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for k, _ in m.named_parameters()
+    }
     return {n: _height(n, i, first, sizes, n in tables) for i, n in enumerate(names)}
 
 
@@ -121,16 +122,20 @@ def set_layer_lr(
 
 
 def group_table(
-    model: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
+    model: nn.Module, *, lr: float, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:  # One row for each group: lr, weight_decay, weights, parameters
     """What the optimiser will do with which parameters; frozen ones are absent."""
     names = {id(p): n for n, p in model.named_parameters()}
     groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
-    rows = [{"lr": g["lr"], "weight_decay": g["weight_decay"], "weights": sum(p.numel() for p in g["params"]),
-             "parameters": [names[id(p)] for p in g["params"]]} for g in groups]  # fmt: skip
+    rows = [
+        {
+            "lr": g["lr"],
+            "weight_decay": g["weight_decay"],
+            "weights": sum(p.numel() for p in g["params"]),
+            "parameters": [names[id(p)] for p in g["params"]],
+        }
+        for g in groups
+    ]
     return sorted(rows, key=lambda r: (-r["lr"], -r["weight_decay"]))
 
 # %% ../../../nbs/train/networks/20_finetune.ipynb #dd7dd168
@@ -384,31 +389,52 @@ class Recipe:
 
 FINETUNE: dict[str, Recipe] = {
     "bert": Recipe(
-        lr=5e-5, epochs=3, layer_decay=0.95, head_scale=25, width=768,
+        lr=5e-5,
+        epochs=3,
+        layer_decay=0.95,
+        head_scale=25,
+        width=768,
         why="A low rate with warm-up, bias-corrected AdamW, a fast head: the usual failure is that it predicts one class",
         source="Devlin 2019 (2e-5 to 5e-5, 2 to 4 epochs); Turc 2019 (small ones to 3e-4); Mosbach 2021; Sun 2019 (decay 0.95)",
     ),
     "gpt": Recipe(
-        lr=5e-5, schedule="cosine", warmup=0.03, weight_decay=0.0, betas=(0.9, 0.95),
+        lr=5e-5,
+        schedule="cosine",
+        warmup=0.03,
+        weight_decay=0.0,
+        betas=(0.9, 0.95),
         why="No new head; short warm-up; three passes, since more of them only memorise the answers",
         source="Taori 2023 (Alpaca: 3 epochs, cosine, 3 % warm-up); Ouyang 2022",
     ),
     "t5": Recipe(
-        lr=3e-4, schedule="constant", warmup=0.05, weight_decay=0.0, epochs=10,
+        lr=3e-4,
+        schedule="constant",
+        warmup=0.05,
+        weight_decay=0.0,
+        epochs=10,
         why="Rates are high because T5 does not scale its attention; bf16 or fp32, never fp16, which overflows",
         source="Raffel 2020 (constant rate); the Hugging Face page on T5 (1e-4 to 3e-4 with AdamW)",
     ),
     "clip": Recipe(
-        lr=1e-5, schedule="cosine", weight_decay=0.1, betas=(0.9, 0.98), batch_size=64, epochs=10, average=0.5,
+        lr=1e-5,
+        schedule="cosine",
+        weight_decay=0.1,
+        betas=(0.9, 0.98),
+        batch_size=64,
+        epochs=10,
+        average=0.5,
         why="Tiny steps, and the mean of old and new weights: otherwise its zero-shot abilities are lost",
         source="Wortsman 2022 (WiSE-FT: AdamW 3e-5, cosine, decay 0.1, mean of the weights)",
     ),
     "deepspeech": Recipe(
-        lr=1e-4, schedule="constant", warmup=0.0, weight_decay=0.0,
+        lr=1e-4,
+        schedule="constant",
+        warmup=0.0,
+        weight_decay=0.0,
         why="A tenth of the rate it was trained at; for a new alphabet the last layer is reinitialised",
         source="Mozilla DeepSpeech 0.9.3, Training: fine-tuning and transfer learning (0.0001; drop_source_layers 1)",
     ),
-}  # fmt: skip
+}
 
 # %% ../../../nbs/train/networks/20_finetune.ipynb #6681eda5
 @torch.no_grad()
@@ -424,8 +450,7 @@ def blend(
 
 # %% ../../../nbs/train/networks/20_finetune.ipynb #0e1d0c0d
 def measure(
-    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None,
-    model: nn.Module,
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None, model: nn.Module
 ) -> dict[str, Any]:  # Floats, and arrays with a value for each example
     """The figures of an evaluation, without gradients and in evaluation mode; random numbers are put back."""
     if evaluate is None:

@@ -38,18 +38,61 @@ RECIPE: list[dict[str, Any]] = [  # Best settings by CPU-seconds of training; th
     {"cpu_seconds": 12, "n_layer": 1, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3},
     {"cpu_seconds": 30, "n_layer": 2, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3},
     {"cpu_seconds": 60, "n_layer": 3, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3, "optimizer": "muon"},
-    {"cpu_seconds": 200, "n_layer": 4, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3, "optimizer": "muon",
-     "dropout": 0.1, "ngram_dropout": 0.5},
-    {"cpu_seconds": 600, "n_layer": 4, "n_head": 2, "n_embd": 128, "seq_len": 128, "batch_size": 32, "lr": 4e-3, "optimizer": "muon",
-     "dropout": 0.15, "ngram_dropout": 0.6},
-    {"cpu_seconds": 3000, "n_layer": 4, "n_head": 3, "n_embd": 192, "seq_len": 128, "batch_size": 32, "lr": 3e-3, "optimizer": "muon",
-     "dropout": 0.15, "ngram_dropout": 0.6},  # not measured
+    {
+        "cpu_seconds": 200,
+        "n_layer": 4,
+        "n_head": 2,
+        "n_embd": 128,
+        "seq_len": 128,
+        "batch_size": 32,
+        "lr": 4e-3,
+        "optimizer": "muon",
+        "dropout": 0.1,
+        "ngram_dropout": 0.5,
+    },
+    {
+        "cpu_seconds": 600,
+        "n_layer": 4,
+        "n_head": 2,
+        "n_embd": 128,
+        "seq_len": 128,
+        "batch_size": 32,
+        "lr": 4e-3,
+        "optimizer": "muon",
+        "dropout": 0.15,
+        "ngram_dropout": 0.6,
+    },
+    {
+        "cpu_seconds": 3000,
+        "n_layer": 4,
+        "n_head": 3,
+        "n_embd": 192,
+        "seq_len": 128,
+        "batch_size": 32,
+        "lr": 3e-3,
+        "optimizer": "muon",
+        "dropout": 0.15,
+        "ngram_dropout": 0.6,
+    },  # not measured
 ]
 COMMON: dict[str, Any] = {  # What all rows share
-    "norm": "layer", "norm_scale": False, "ngram_orders": (2, 3, 4, 5), "ngram_buckets": 0, "ngram_dropout": 0.4, "table_lr": 3.0,
-    "embed_std": 0.1, "weight_decay": 0.1, "schedule": "wsd", "warmup": 10, "decay": 0.7, "floor": 0.0, "betas": (0.9, 0.95), "dropout": 0.0,
-    "max_epochs": 40.0, "optimizer": "adamw",
-}  # fmt: skip
+    "norm": "layer",
+    "norm_scale": False,
+    "ngram_orders": (2, 3, 4, 5),
+    "ngram_buckets": 0,
+    "ngram_dropout": 0.4,
+    "table_lr": 3.0,
+    "embed_std": 0.1,
+    "weight_decay": 0.1,
+    "schedule": "wsd",
+    "warmup": 10,
+    "decay": 0.7,
+    "floor": 0.0,
+    "betas": (0.9, 0.95),
+    "dropout": 0.0,
+    "max_epochs": 40.0,
+    "optimizer": "adamw",
+}
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #6306c1e8
 def choose_tokenizer(
@@ -99,13 +142,17 @@ def choose(
     if model.get("positions", "rotary") == "rotary":  # trained on short rows, good on rows twice as long: measured
         model["context"] = max(1, min(2 * s["seq_len"], n_tokens // 4))
     s["eval_tokens"] = s["eval_tokens"] or int(max(4096, min(65536, 150 * budget)))
-    return s | {"model": model, "time_limit": time_limit, "threads": threads, "n_tokens": n_tokens,
-                "max_steps": max(20, int(s["max_epochs"] * n_tokens / (s["batch_size"] * s["seq_len"])))}  # fmt: skip
+    return s | {
+        "model": model,
+        "time_limit": time_limit,
+        "threads": threads,
+        "n_tokens": n_tokens,
+        "max_steps": max(20, int(s["max_epochs"] * n_tokens / (s["batch_size"] * s["seq_len"]))),
+    }
 
 
 TOKENS_PER_SECOND = 13_000  # What the larger networks of the recipe read in a CPU-second, about
-SETTINGS: dict[str, Any] = {"accumulation": 1, "clip": 1.0, "ema": None, "evaluations": 8,
-                            "eval_tokens": 0, "patience": 3}  # fmt: skip
+SETTINGS: dict[str, Any] = {"accumulation": 1, "clip": 1.0, "ema": None, "evaluations": 8, "eval_tokens": 0, "patience": 3}
 MODEL_SETTINGS = {f.name for f in fields(GPTConfig)} - {"vocab_size", "context"}
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #69b533ea
@@ -124,7 +171,9 @@ class StepsFromTime:
         max_steps: int = 10**9,
         eval_share: float = 0.0,  # Cost of the evaluations, as a number of steps ...
         clock: Callable[[], float] = time.perf_counter,  # time.process_time to count CPU-seconds instead
-        on_fixed: Callable[[list[float], int], None] = lambda seconds, steps: None,  # Called with the measured seconds and the number of steps
+        on_fixed: Callable[[list[float], int], None] = lambda seconds, steps: (
+            None
+        ),  # Called with the measured seconds and the number of steps
     ):
         self.room = 0.95 * time_limit - used
         self.warmup_steps, self.max_steps, self.eval_share = warmup_steps, max_steps, eval_share
@@ -245,8 +294,14 @@ class Evaluate:
 
     def __call__(self, model: GPT, max_tokens: int | None = None) -> dict[str, float]:
         s, valid, context = self.settings, self.tokens.valid, self.settings["model"]["context"]
-        return gpt_eval(model, valid, batch_size=eval_rows(context), seq_len=context,
-                        n_characters=self.tokens.n_valid_characters, max_tokens=max_tokens or s["eval_tokens"])  # fmt: skip
+        return gpt_eval(
+            model,
+            valid,
+            batch_size=eval_rows(context),
+            seq_len=context,
+            n_characters=self.tokens.n_valid_characters,
+            max_tokens=max_tokens or s["eval_tokens"],
+        )
 
 
 def eval_rows(context: int) -> int:
@@ -270,9 +325,17 @@ def train_config(s: dict[str, Any], steps: int | None, seed: int, precision: str
     """The settings of the loop."""
     steps = steps or s["max_steps"]
     names = ("lr", "optimizer", "betas", "weight_decay", "schedule", "warmup", "decay", "floor", "accumulation", "clip", "ema")
-    return TrainConfig(steps=steps, seed=seed, precision=precision, device=device, compile=compile,
-                       eval_every=1 / s["evaluations"], save_every=0.2, patience=10**9,  # never stops, but keeps the best weights
-                       **{k: s[k] for k in names})  # fmt: skip
+    return TrainConfig(
+        steps=steps,
+        seed=seed,
+        precision=precision,
+        device=device,
+        compile=compile,
+        eval_every=1 / s["evaluations"],
+        save_every=0.2,
+        patience=10**9,  # never stops, but keeps the best weights
+        **{k: s[k] for k in names},
+    )
 
 
 def final_figures(trainer: Trainer, tokens: TokenFiles, s: dict[str, Any]) -> dict[str, float]:
@@ -287,7 +350,7 @@ def final_figures(trainer: Trainer, tokens: TokenFiles, s: dict[str, Any]) -> di
 
 
 class Forecast:
-    """The plan of `aimt.train.networks.resource_estimate`: made before the training, corrected by the measured steps, compared in the end."""
+    """The plan of `aimt.train.networks.resource_estimate`: made before training, corrected by measured steps, compared in the end."""
 
     def __init__(self, s: dict[str, Any], *, rowwise: bool, steps: int | None, precision: str, wanted: bool | None, tell: Any):
         self.plan: dict[str, Any] = {}
@@ -295,10 +358,21 @@ class Forecast:
             from aimt.train.networks.resource_estimate import plan_network  # its import takes a second
 
             config = GPTConfig(**s["model"])
-            self.plan = plan_network(config, batch_size=s["batch_size"], seq_len=s["seq_len"], accumulation=s["accumulation"], steps=steps,
-                                     time_limit=s["time_limit"], optimizer=s["optimizer"], precision=precision, ema=bool(s["ema"]),
-                                     eval_rows=eval_rows(config.context), best=True, rowwise_tables=rowwise,
-                                     keep_memory=kept_blocks(s))  # fmt: skip
+            self.plan = plan_network(
+                config,
+                batch_size=s["batch_size"],
+                seq_len=s["seq_len"],
+                accumulation=s["accumulation"],
+                steps=steps,
+                time_limit=s["time_limit"],
+                optimizer=s["optimizer"],
+                precision=precision,
+                ema=bool(s["ema"]),
+                eval_rows=eval_rows(config.context),
+                best=True,
+                rowwise_tables=rowwise,
+                keep_memory=kept_blocks(s),
+            )
             tell(f"{self.plan['parameters']['total']:,} weights, {self.plan['memory_mb']['total']:,.0f} MB")
         give_memory_back()
         self.resident = psutil.Process().memory_info().rss / 1e6  # before the network is there, and with all that planning has loaded
@@ -345,27 +419,44 @@ def train_text(
     """Train a GPT on a text. Raises `DataError` for too little text, `ProblemError` for an unknown setting."""
     if len(tokens.train) < 8 or len(tokens.valid) < 2:
         raise DataError(f"{len(tokens.train)} tokens to learn from and {len(tokens.valid)} held out are too few", hint="Give more text")
-    s = choose(len(tokens.train), vocab_size=tokens.vocab_size, time_limit=time_limit, threads=threads, size=size,
-               device=device, **changes)  # fmt: skip
+    s = choose(len(tokens.train), vocab_size=tokens.vocab_size, time_limit=time_limit, threads=threads, size=size, device=device, **changes)
     parallel = parallel or Parallel.start()
     before, started, cpu, begun = torch.get_num_threads(), time.perf_counter(), time.process_time(), clock()
     torch.set_num_threads(s["threads"])
     keep_memory(kept_blocks(s))
     try:
-        forecast = Forecast(s, rowwise=parallel.world == 1, steps=steps, precision=precision, wanted=plan,
-                            tell=on_update or (lambda text: None))  # fmt: skip
+        forecast = Forecast(
+            s, rowwise=parallel.world == 1, steps=steps, precision=precision, wanted=plan, tell=on_update or (lambda text: None)
+        )
         model = build_model(s, seed, sparse=parallel.world == 1)
-        timer = StepsFromTime(s["time_limit"], used=clock() - begun, max_steps=s["max_steps"], eval_share=eval_steps(s, tokens),
-                              clock=clock, on_fixed=forecast.correct)  # fmt: skip
+        timer = StepsFromTime(
+            s["time_limit"],
+            used=clock() - begun,
+            max_steps=s["max_steps"],
+            eval_share=eval_steps(s, tokens),
+            clock=clock,
+            on_fixed=forecast.correct,
+        )
         own = [StopWhenWorse(s["patience"]), *([] if steps else [timer]), *([Tell(on_update)] if on_update else [])]
         trainer = Trainer(
-            model, make_batches(tokens, s, seed, parallel), gpt_loss, train_config(s, steps, seed, precision, device, compile),
-            evaluate=Evaluate(tokens, s), folder=folder, hooks=[*own, *hooks], parallel=parallel,
-        )  # fmt: skip
+            model,
+            make_batches(tokens, s, seed, parallel),
+            gpt_loss,
+            train_config(s, steps, seed, precision, device, compile),
+            evaluate=Evaluate(tokens, s),
+            folder=folder,
+            hooks=[*own, *hooks],
+            parallel=parallel,
+        )
         history = trainer.fit(resume=resume)
         measured: dict[str, Any] = {"training_seconds": trainer.seconds()} | final_figures(trainer, tokens, s)
-        measured |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu,
-                     "parameters": model.n_parameters(), "precision": trainer.precision, "device": str(trainer.device)}  # fmt: skip
+        measured |= {
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu,
+            "parameters": model.n_parameters(),
+            "precision": trainer.precision,
+            "device": str(trainer.device),
+        }
     finally:
         torch.set_num_threads(before)
         give_memory_back()

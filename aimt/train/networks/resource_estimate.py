@@ -55,10 +55,7 @@ def count_parameters(
     return {"total": total, "matrices": total - looked_up - vectors + head, "tables": looked_up, "vectors": vectors}
 
 
-def flops_per_token(
-    config: GPTConfig,
-    seq_len: int,
-) -> float:
+def flops_per_token(config: GPTConfig, seq_len: int) -> float:
     """Floating-point operations of the model for one token, forward and backward: 6 per matrix weight, 12 L D T for attention.
 
     The convention of the PaLM paper (appendix B): the whole attention square counts, what is computed twice to
@@ -580,14 +577,26 @@ def plan_network(
     machine = machine or this_machine()
     precision = pick_precision(torch.device(device)) if precision == "auto" else precision
     copies = 2 if device == "cpu" else 0  # a GPU's copies lie in the memory of the host
-    run = dry_run(config, batch_size, seq_len, optimizer=optimizer, precision=precision, accumulation=accumulation, ema=ema,
-                  snapshots=copies, eval_rows=eval_rows, best=best, rowwise_tables=rowwise_tables)  # fmt: skip
+    run = dry_run(
+        config,
+        batch_size,
+        seq_len,
+        optimizer=optimizer,
+        precision=precision,
+        accumulation=accumulation,
+        ema=ema,
+        snapshots=copies,
+        eval_rows=eval_rows,
+        best=best,
+        rowwise_tables=rowwise_tables,
+    )
     heap = replay(run, keep=keep_memory) if device == "cpu" else Heap(int(1.05 * run.peak), 0)
     if rates is None:
         rates = machine_rates(precision, device, torch.get_num_threads())
         if device == "cpu":
-            rates = rates | probe(config, batch_size, seq_len, rates, optimizer=optimizer, precision=precision,
-                                  rowwise_tables=rowwise_tables)  # fmt: skip
+            rates = rates | probe(
+                config, batch_size, seq_len, rates, optimizer=optimizer, precision=precision, rowwise_tables=rowwise_tables
+            )
     seconds, per_step, held = step_seconds(run, rates, heap.fresh), batch_size * seq_len * accumulation, heap.held
     parameters = count_parameters(config)
     if steps is None:
@@ -595,17 +604,31 @@ def plan_network(
         steps = max(1, int(time_limit / seconds)) if tokens is None and time_limit else max(1, math.ceil(wanted / per_step))
     per_token = flops_per_token(config, seq_len)
     available = _available_mb(device, machine)
-    parts = {"weights": run.weights, "gradients": run.gradients, "optimizer": run.optimizer, "activations": run.activations,
-             "copies": run.copies}  # fmt: skip
+    parts = {
+        "weights": run.weights,
+        "gradients": run.gradients,
+        "optimizer": run.optimizer,
+        "activations": run.activations,
+        "copies": run.copies,
+    }
     plan = {
         "config": {"n_layer": config.n_layer, "n_embd": config.n_embd, "vocab_size": config.vocab_size},
-        "batch_size": batch_size, "seq_len": seq_len, "accumulation": accumulation, "optimizer": optimizer,
-        "precision": precision, "device": device, "parameters": parameters,
+        "batch_size": batch_size,
+        "seq_len": seq_len,
+        "accumulation": accumulation,
+        "optimizer": optimizer,
+        "precision": precision,
+        "device": device,
+        "parameters": parameters,
         "memory_mb": {k: round(v / 1e6, 2) for k, v in parts.items()} | {"live": round(run.peak / 1e6, 2), "total": round(held / 1e6, 2)},
-        "available_mb": available, "fits": held / 1e6 < 0.9 * available,
-        "flops_per_token": per_token, "tokens_per_step": per_step, "peak_flops": rates["flops"], "time_limit": time_limit,
+        "available_mb": available,
+        "fits": held / 1e6 < 0.9 * available,
+        "flops_per_token": per_token,
+        "tokens_per_step": per_step,
+        "peak_flops": rates["flops"],
+        "time_limit": time_limit,
         "corrected": False,
-    }  # fmt: skip
+    }
     return _with_time(plan, seconds, steps)
 
 
@@ -620,18 +643,25 @@ def _with_time(plan: dict[str, Any], seconds_per_step: float, steps: int) -> dic
     tokens, flops = steps * plan["tokens_per_step"], steps * plan["tokens_per_step"] * plan["flops_per_token"]
     seconds = seconds_per_step * steps
     new = {
-        "steps": steps, "tokens": tokens, "flops": flops, "seconds_per_step": seconds_per_step, "seconds": seconds,
-        "tokens_per_second": tokens / seconds, "utilisation": flops / seconds / plan["peak_flops"],
+        "steps": steps,
+        "tokens": tokens,
+        "flops": flops,
+        "seconds_per_step": seconds_per_step,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "utilisation": flops / seconds / plan["peak_flops"],
         "gpus": gpu_table(flops, 1e6 * plan["memory_mb"]["total"]),
-    }  # fmt: skip
+    }
     return plan | new | {"notes": _notes(plan | new)}
 
 
 def _notes(plan: dict[str, Any]) -> list[str]:
     notes, limit = [], plan["time_limit"]
     if not plan["fits"]:
-        notes.append(f"needs {plan['memory_mb']['total']:,.0f} MB and {plan['available_mb']:,.0f} MB are free: a smaller batch "
-                     "with more accumulation, checkpoint_blocks=True, or a smaller model")
+        notes.append(
+            f"needs {plan['memory_mb']['total']:,.0f} MB and {plan['available_mb']:,.0f} MB are free: a smaller batch "
+            "with more accumulation, checkpoint_blocks=True, or a smaller model"
+        )
     if limit and plan["seconds"] > 1.05 * limit:
         notes.append(f"would take {plan['seconds']:,.0f} s and has {limit:,.0f} s")
     return notes

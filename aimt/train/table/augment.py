@@ -35,9 +35,7 @@ from ...metrics.registry import get_metric
 from ...models.trees.boosting import member_params
 
 # %% ../../../nbs/train/table/10_augment.ipynb #bae44021
-Fit = Callable[
-    [pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]
-]  # Rows, codes, weights -> what predicts
+Fit = Callable[[pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]  # Rows, codes, weights -> what predicts
 
 
 def small_model(
@@ -68,9 +66,7 @@ def small_model(
     return fit
 
 
-def _grow_trees(
-    X: np.ndarray, y: np.ndarray, weight: np.ndarray, problem: Problem, categorical: list[int], rounds: int, seed: int
-) -> Any:
+def _grow_trees(X: np.ndarray, y: np.ndarray, weight: np.ndarray, problem: Problem, categorical: list[int], rounds: int, seed: int) -> Any:
     options = member_params(
         {"num_leaves": 7, "learning_rate": 0.1, "max_bin": 63, "feature_fraction": 0.8},
         len(y),
@@ -79,9 +75,7 @@ def _grow_trees(
         threads=1,
         seed=seed,
     )
-    booster = lgb.train(
-        options, lgb.Dataset(X, y, weight=weight, categorical_feature=categorical, params=options), rounds
-    )
+    booster = lgb.train(options, lgb.Dataset(X, y, weight=weight, categorical_feature=categorical, params=options), rounds)
 
     def predict(new: np.ndarray) -> np.ndarray:
         p = np.asarray(booster.predict(new, num_threads=1))
@@ -116,18 +110,12 @@ def mix_neighbours(
     seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray]:  # The new rows alone, and their codes
     """New rows between rows of one class and their neighbours in it."""
-    table, y, rng = (
-        schema.conform(frame, inputs, report=False)[0].reset_index(drop=True),
-        np.asarray(y),
-        np.random.default_rng(seed),
-    )
+    table, y, rng = (schema.conform(frame, inputs, report=False)[0].reset_index(drop=True), np.asarray(y), np.random.default_rng(seed))
     points, counts = _nearness(table, schema, inputs), np.bincount(y)
     one, other = [np.empty(0, int)], [np.empty(0, int)]
     for code in np.flatnonzero(counts > 1):
         rows, n = np.flatnonzero(y == code), counts.max() - counts[code] if balance else counts[code]
-        near = (
-            NearestNeighbors(n_neighbors=min(neighbours + 1, len(rows))).fit(points[rows]).kneighbors(points[rows])[1]
-        )
+        near = NearestNeighbors(n_neighbors=min(neighbours + 1, len(rows))).fit(points[rows]).kneighbors(points[rows])[1]
         parent = rng.integers(len(rows), size=n)
         one.append(rows[parent])
         other.append(rows[near[parent, rng.integers(1, near.shape[1], size=n)]])
@@ -142,9 +130,7 @@ def _between(table: pd.DataFrame, schema: Schema, a: np.ndarray, b: np.ndarray, 
         if schema.kind(name) == "number":
             v = table[name].to_numpy(float)
             between = v[a] + u * (v[b] - v[a])
-            between = np.where(
-                np.isfinite(between), between, made[name].to_numpy(float)
-            )  # a missing end: the nearer parent's
+            between = np.where(np.isfinite(between), between, made[name].to_numpy(float))  # a missing end: the nearer parent's
             made[name] = np.round(between) if schema[name].whole else between
     return made
 
@@ -160,11 +146,7 @@ def jitter_rows(
     seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray]:  # As many new rows as there are, and their codes
     """Each row once more, with noise in its numbers and some values of its classmates."""
-    table, y, rng = (
-        schema.conform(frame, inputs, report=False)[0].reset_index(drop=True),
-        np.asarray(y),
-        np.random.default_rng(seed),
-    )
+    table, y, rng = (schema.conform(frame, inputs, report=False)[0].reset_index(drop=True), np.asarray(y), np.random.default_rng(seed))
     made = table.copy()
     for name in inputs:
         mate = _classmates(y, rng)
@@ -235,9 +217,7 @@ WAYS: dict[str, tuple[str, tuple[Any, ...]]] = {  # Name -> in words, and the se
 }
 
 
-def _apply(
-    way: str, setting: Any, frame: pd.DataFrame, y: np.ndarray, case: _Case
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def _apply(way: str, setting: Any, frame: pd.DataFrame, y: np.ndarray, case: _Case) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Rows, codes and weights to train on."""
     if way == "weights":
         return frame, y, balanced_weights(y)
@@ -261,9 +241,7 @@ def _corrected(d: np.ndarray, test: float, level: float) -> dict[str, float]:
     return found | {"p": p, "p_uncorrected": plainly}
 
 
-def _splits(
-    y: np.ndarray, groups: np.ndarray | None, n: int, test: float, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _splits(y: np.ndarray, groups: np.ndarray | None, n: int, test: float, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     if groups is not None:
         return list(GroupShuffleSplit(n, test_size=test, random_state=seed).split(y, y, groups))
     rows = max(int(np.ceil(test * len(y))), len(np.unique(y)))  # one of each class at least
@@ -327,14 +305,10 @@ def try_augmentation(
         if r and begun - start + seconds > time_limit:
             break
         settings = {way: trial.choose(way, train, seed + r) for way in tried}
-        scores.append(
-            [trial.score("", None, train, valid), *(trial.score(w, s, train, valid) for w, s in settings.items())]
-        )
+        scores.append([trial.score("", None, train, valid), *(trial.score(w, s, train, valid) for w, s in settings.items())])
         chosen.append(settings)
         seconds = max(seconds, time.perf_counter() - begun)
-    return plain(
-        _conclude(np.array(scores), chosen, tried, trial, test, level) | {"seconds": time.perf_counter() - start}
-    )
+    return plain(_conclude(np.array(scores), chosen, tried, trial, test, level) | {"seconds": time.perf_counter() - start})
 
 
 def _typed(frame: pd.DataFrame, problem: Problem, schema: Schema) -> pd.DataFrame:
@@ -350,9 +324,7 @@ def _checked(
     frame: pd.DataFrame, y: np.ndarray, problem: Problem, ways: tuple[str, ...], unlabelled: pd.DataFrame | None
 ) -> tuple[np.ndarray, list[str]]:
     if not problem.classification:
-        raise ProblemError(
-            "rows are made up within classes, and a number has none", hint="Use it for binary and multiclass problems"
-        )
+        raise ProblemError("rows are made up within classes, and a number has none", hint="Use it for binary and multiclass problems")
     for way in ways:
         if way not in WAYS:
             raise ProblemError(f"there is no way '{way}' to make rows", hint=closest(way, WAYS))
@@ -381,10 +353,7 @@ def _conclude(
         "accepted": None,
         "ways": lines,
     }
-    scores, chosen = (
-        scores[np.isfinite(scores).all(axis=1)],
-        [c for c, s in zip(chosen, scores, strict=True) if np.isfinite(s).all()],
-    )
+    scores, chosen = (scores[np.isfinite(scores).all(axis=1)], [c for c, s in zip(chosen, scores, strict=True) if np.isfinite(s).all()])
     if len(scores) < 5:
         return out | {"message": f"{len(scores)} splits are too few to judge: train on the rows as they are."}
     for i, way in enumerate(tried, start=1):
@@ -392,15 +361,7 @@ def _conclude(
         found = _corrected(d, test, level / len(tried))
         setting = Counter(str(c[way]) for c in chosen).most_common(1)[0][0]
         setting = next(s for s in WAYS[way][1] if str(s) == setting)
-        lines.append(
-            {
-                "name": way,
-                "what": WAYS[way][0],
-                "setting": setting,
-                "accepted": found["p"] < level / len(tried),
-                **found,
-            }
-        )
+        lines.append({"name": way, "what": WAYS[way][0], "setting": setting, "accepted": found["p"] < level / len(tried), **found})
     proven = sorted((line for line in lines if line["accepted"]), key=lambda line: -line["value"])
     return out | {
         "score": float(scores[:, 0].mean()),
@@ -415,11 +376,7 @@ def _said(lines: list[dict[str, Any]], proven: list[dict[str, Any]], label: str,
     if proven:
         span = f"{best['low']:.3f} to {best['high']:.3f}"
         return f"{best['what'].capitalize()} proved themselves on {n} splits: {gain} ({span})."
-    found = (
-        "The one way that was tried did not prove itself"
-        if len(lines) == 1
-        else f"None of {len(lines)} ways proved itself"
-    )
+    found = "The one way that was tried did not prove itself" if len(lines) == 1 else f"None of {len(lines)} ways proved itself"
     interval = f"interval of the gain {best['low']:.3f} to {best['high']:.3f}"
     nearest = gain if len(lines) == 1 else f"nearest came {best['what']}, {gain}"
     return f"{found} on {n} splits: train on the rows as they are ({nearest}; {interval})."
@@ -441,13 +398,7 @@ def augmented(
     if found["accepted"] is None:
         return frame, y, np.ones(len(y))
     setting = next(line["setting"] for line in found["ways"] if line["name"] == found["accepted"])
-    return _apply(
-        found["accepted"],
-        setting,
-        _typed(frame, problem, schema),
-        y,
-        _make_case(problem, schema, unlabelled, fit, seed),
-    )
+    return _apply(found["accepted"], setting, _typed(frame, problem, schema), y, _make_case(problem, schema, unlabelled, fit, seed))
 
 
 def plot_augmentation(
@@ -457,16 +408,7 @@ def plot_augmentation(
     fig, ax = new_figure(5.4, 0.9 + 0.2 * sum(len(r["ways"]) + 1 for r in results.values()))
     place, ticks = 0, []
     for table, r in results.items():
-        ax.text(
-            0.01,
-            place,
-            table,
-            transform=ax.get_yaxis_transform(),
-            fontsize=8,
-            va="center",
-            color=COLORS["ink"],
-            weight="bold",
-        )
+        ax.text(0.01, place, table, transform=ax.get_yaxis_transform(), fontsize=8, va="center", color=COLORS["ink"], weight="bold")
         place += 1
         for line in r["ways"]:
             color = COLORS["good"] if line["accepted"] else COLORS["muted"]

@@ -76,9 +76,20 @@ class DefaultBooster:
         for i, (train, valid) in enumerate(pairs):
             if i and deadline is not None and time.perf_counter() + (time.perf_counter() - start) / i > deadline:
                 break
-            member = fit_member(X[train], y[train], X[valid], y[valid], task=self.task, n_classes=self.n_classes,
-                                categorical=self.encoder_.categorical, max_rounds=2000, patience=50, deadline=deadline,
-                                threads=threads, seed=self.seed + i)  # fmt: skip
+            member = fit_member(
+                X[train],
+                y[train],
+                X[valid],
+                y[valid],
+                task=self.task,
+                n_classes=self.n_classes,
+                categorical=self.encoder_.categorical,
+                max_rounds=2000,
+                patience=50,
+                deadline=deadline,
+                threads=threads,
+                seed=self.seed + i,
+            )
             if i or not ordered:  # the first knows what came after the rows it leaves out
                 self.oof_[valid] = to_prediction(member.margin(X[valid], threads), self.task)
             self.member_: Member = member if i == 0 else self.member_
@@ -158,8 +169,20 @@ def train_table(
     return out
 
 # %% ../../../nbs/train/table/05_fit.ipynb #a7f0817d
-def _fit_model(out: Trained, train: pd.DataFrame, y: np.ndarray, test: pd.DataFrame, problem: Problem, schema: Schema,
-               split: Split, deadline: float, seed: int, threads: int, checkpoints: Path | None, tell: Callable[[str], None]) -> None:  # fmt: skip
+def _fit_model(
+    out: Trained,
+    train: pd.DataFrame,
+    y: np.ndarray,
+    test: pd.DataFrame,
+    problem: Problem,
+    schema: Schema,
+    split: Split,
+    deadline: float,
+    seed: int,
+    threads: int,
+    checkpoints: Path | None,
+    tell: Callable[[str], None],
+) -> None:
     begin = time.perf_counter()
     left = deadline - begin
     sample = _sample(len(train), seed)
@@ -168,8 +191,14 @@ def _fit_model(out: Trained, train: pd.DataFrame, y: np.ndarray, test: pd.DataFr
     fold = _folds(y, problem, split, seed)
     groups = [name for name in problem.groups if name in train]  # sets and intervals keep their promise in each
     limit = max(0.5 * left, left - reserve, 0.1)
-    common: dict[str, Any] = {"time_limit": limit, "folds": fold, "ordered": split.ordered, "coverage_groups": groups,
-                              "checkpoints": checkpoints, "on_update": tell}
+    common: dict[str, Any] = {
+        "time_limit": limit,
+        "folds": fold,
+        "ordered": split.ordered,
+        "coverage_groups": groups,
+        "checkpoints": checkpoints,
+        "on_update": tell,
+    }
     if problem.classification:
         model: Any = TabularClassifier(**options)
         model.fit(train, y, classes=np.arange(len(problem.labels)), **common)
@@ -215,5 +244,4 @@ def _summary(out: Trained, y: np.ndarray, problem: Problem) -> str:
     used = sum(c["weight"] > 0 for c in out.candidates)
     members = len(out.model.ensemble_.parts)
     simple = ", ".join(f"{name} {score(name):.4g}" for name in ("linear", "additive", "lightgbm"))
-    return (f"{metric.label} out of fold {score('model'):.4g} ({simple}); "
-            f"{members} members of {used} of {len(out.candidates)} recipes")
+    return f"{metric.label} out of fold {score('model'):.4g} ({simple}); {members} members of {used} of {len(out.candidates)} recipes"

@@ -51,8 +51,7 @@ def fairness_gap(
     if not len(y) == len(decision) == len(codes):
         raise DataError(f"{len(y)} targets, {len(decision)} decisions and {len(codes)} group values")
     inside = _counts(y, criterion)
-    counts = {name: (float(decision[inside & (codes == i)].sum()), float((inside & (codes == i)).sum()))
-              for i, name in enumerate(names)}  # fmt: skip
+    counts = {name: (float(decision[inside & (codes == i)].sum()), float((inside & (codes == i)).sum())) for i, name in enumerate(names)}
     return share_gap(counts)
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #c2008ca6
@@ -177,8 +176,11 @@ def exponentiated_gradient(
     """
     _criterion(criterion)
     reductions = require("fairlearn.reductions", "fair")
-    kind = {"equal-opportunity": "TruePositiveRateParity", "demographic-parity": "DemographicParity",
-            "predictive-equality": "FalsePositiveRateParity"}[criterion]
+    kind = {
+        "equal-opportunity": "TruePositiveRateParity",
+        "demographic-parity": "DemographicParity",
+        "predictive-equality": "FalsePositiveRateParity",
+    }[criterion]
     constraint = getattr(reductions, kind)(difference_bound=difference)
     names, codes, _ = as_groups(groups)
     found = reductions.ExponentiatedGradient(model, constraint, eps=difference, max_iter=rounds)
@@ -254,8 +256,13 @@ def _mistakes(y: np.ndarray, decision: np.ndarray, costs: tuple[float, float]) -
 def _figures(rows: Rows, decision: np.ndarray, criterion: str, costs: tuple[float, float]) -> dict[str, float]:
     y, _, groups = rows
     gap = fairness_gap(y, decision, groups, criterion=criterion)
-    return {"accuracy": float((decision == y).mean()), "cost": float(_mistakes(y, decision, costs).mean()), "gap": gap["value"],
-            "low": gap["low"], "high": gap["high"]}  # fmt: skip
+    return {
+        "accuracy": float((decision == y).mean()),
+        "cost": float(_mistakes(y, decision, costs).mean()),
+        "gap": gap["value"],
+        "low": gap["low"],
+        "high": gap["high"],
+    }
 
 
 def best_common_threshold(
@@ -324,13 +331,25 @@ def mitigation_report(
     gap = lambda name: {"value": found[name]["gap"], "low": found[name]["low"], "high": found[name]["high"]}
     shown = curve if judged is None else accuracy_fairness_curve(*learn, **how, test=judged, steps=11)
     result = {
-        "column": column, "criterion": criterion, "needed": bool(first["low"] > 0), "gap_learned": first["gap"], "strength": strength, "n": len(saved),
-        "gap_before": gap("before"), "gap_after": gap("after"),
+        "column": column,
+        "criterion": criterion,
+        "needed": bool(first["low"] > 0),
+        "gap_learned": first["gap"],
+        "strength": strength,
+        "n": len(saved),
+        "gap_before": gap("before"),
+        "gap_after": gap("after"),
         **{f"{k}_{when}": found[when][k] for k in ("accuracy", "cost") for when in ("before", "after")},
-        "common_best": {"threshold": best_common_threshold(learn[0], learn[1], costs), "gap": gap("common"),
-                        "accuracy": found["common"]["accuracy"], "cost": found["common"]["cost"]},
-        "gain": mean_interval(saved), "thresholds": group_thresholds(*learn, **how, strength=strength).thresholds, "curve": shown.to_dict("records"),
-    }  # fmt: skip
+        "common_best": {
+            "threshold": best_common_threshold(learn[0], learn[1], costs),
+            "gap": gap("common"),
+            "accuracy": found["common"]["accuracy"],
+            "cost": found["common"]["cost"],
+        },
+        "gain": mean_interval(saved),
+        "thresholds": group_thresholds(*learn, **how, strength=strength).thresholds,
+        "curve": shown.to_dict("records"),
+    }
     return plain({**result, "message": _message(result)})
 
 
@@ -344,6 +363,8 @@ def _message(r: dict[str, Any]) -> str:
     verb, sign = ("save", 1) if gain["value"] >= 0 else ("cost", -1)
     ends = sorted(sign * gain[k] for k in ("low", "high"))
     common = f"the best common threshold of {best['threshold']:.3g}, whose gap is {best['gap']['value']:.3f}"
-    return (f"A threshold for each group of '{r['column']}' would bring the gap in {what} from {before:.3f} to {after:.3f}, measured on {r['n']:,} rows "
-            f"that it was not learned on. Against {common}, it would {verb} {abs(gain['value']):.3g} [{ends[0]:.3g}, {ends[1]:.3g}] "
-            "for each 1,000 rows.")  # fmt: skip
+    return (
+        f"A threshold for each group of '{r['column']}' would bring the gap in {what} from {before:.3f} to {after:.3f}, measured on"
+        f" {r['n']:,} rows that it was not learned on. Against {common}, it would {verb} {abs(gain['value']):.3g} [{ends[0]:.3g},"
+        f" {ends[1]:.3g}] for each 1,000 rows."
+    )

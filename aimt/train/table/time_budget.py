@@ -79,7 +79,9 @@ def search_seconds(
     outputs = n_classes if task == "multiclass" else 1
     members, share = (1, 1.0) if n_rows >= LARGE_ROWS else (5, 0.8)
     total = network = 0.0
-    for recipe in portfolio(task, n_rows=n_rows, symmetric=can_grow_symmetric(n_rows, n_columns, n_classes), forest=can_grow_forest(n_rows, n_classes)):
+    for recipe in portfolio(
+        task, n_rows=n_rows, symmetric=can_grow_symmetric(n_rows, n_columns, n_classes), forest=can_grow_forest(n_rows, n_classes)
+    ):
         if recipe.kind == "network":
             network = _LOAD_TORCH + members * _EPOCHS * epoch_seconds(int(share * n_rows), 5 * n_columns)
         size = int(share * n_rows), n_columns
@@ -89,8 +91,15 @@ def search_seconds(
             continue
         most = max_rounds(recipe, n_rows, n_members=members, n_outputs=outputs)
         rounds = min(expected_rounds(n_rows, task, recipe.params["learning_rate"]), most)
-        total += members * rounds * (symmetric_round_seconds(*size, n_outputs=outputs) if recipe.kind == "symmetric"
-                                     else round_seconds(*size, recipe.leaves, n_outputs=outputs))
+        total += (
+            members
+            * rounds
+            * (
+                symmetric_round_seconds(*size, n_outputs=outputs)
+                if recipe.kind == "symmetric"
+                else round_seconds(*size, recipe.leaves, n_outputs=outputs)
+            )
+        )
     if n_rows >= LARGE_ROWS:
         affordable = {leaves: prediction_budget_ns(n_rows) / tree_cost_ns(leaves) / outputs for leaves in (31, 63, 127)}
         return sum(r * round_seconds(int(0.8 * n_rows), n_columns, k, n_outputs=outputs) for k, r in affordable.items())
@@ -122,7 +131,10 @@ def plan(
     faster = speed * (1 + 0.7 * (threads - 1))
     train_rows = max(1, int(0.75 * n_rows))
     search = search_seconds(train_rows, width, task=task, n_classes=n_classes) / faster
-    baselines = min((0.45 + (4e-6 if task == "binary" else 3e-5) * min(cells, LARGE_ROWS * n_columns)) / speed, 0.15 * time_limit) + 4e-7 * cells / speed
+    baselines = (
+        min((0.45 + (4e-6 if task == "binary" else 3e-5) * min(cells, LARGE_ROWS * n_columns)) / speed, 0.15 * time_limit)
+        + 4e-7 * cells / speed
+    )
     train = min(time_limit, search + baselines)
     tests, cost = min(n_rows - train_rows, 2000), prediction_budget_ns(train_rows) * 1e-9
     curve = 0.12 if task == "binary" else 0.4  # of the search: a few quick models on each of five sizes
@@ -139,17 +151,23 @@ def plan(
     memory = _BASE_MB + torch + min(100.0, cells * 5e-4) + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
     notes = _notes(memory, machine, search + baselines, time_limit, train_rows)
     return {
-        "seconds": round(sum(seconds.values()), 2), "memory_mb": round(memory), "threads": threads, "speed": round(speed, 2),
-        "fits": memory < 0.9 * machine["available_mb"], "notes": notes,
+        "seconds": round(sum(seconds.values()), 2),
+        "memory_mb": round(memory),
+        "threads": threads,
+        "speed": round(speed, 2),
+        "fits": memory < 0.9 * machine["available_mb"],
+        "notes": notes,
         "stages": [{"stage": name, "seconds": round(s, 2)} for name, s in seconds.items()],
-    }  # fmt: skip
+    }
 
 
 def _notes(memory: float, machine: dict[str, Any], search: float, limit: float, train_rows: int) -> list[str]:
     notes = []
     if memory >= 0.9 * machine["available_mb"]:
-        notes.append(f"this may need {memory:,.0f} MB and {machine['available_mb']:,} MB are free: take a sample of the rows, "
-                     "or leave out columns with --drop")
+        notes.append(
+            f"this may need {memory:,.0f} MB and {machine['available_mb']:,} MB are free: take a sample of the rows, "
+            "or leave out columns with --drop"
+        )
     if search > 1.5 * limit:
         notes.append(f"the search would like {search:,.0f} s and has {limit:g}: a higher --time-limit may give a better model")
     if train_rows < 200:
@@ -163,6 +181,5 @@ def compare(
 ) -> dict[str, Any]:  # The plan, with ``measured`` and ``factor`` (measured over planned)
     """Put what was measured beside what was planned."""
     factor = {key: round(measured[key] / planned[key], 2) for key in ("seconds", "memory_mb") if planned.get(key)}
-    kept = {"seconds": round(measured["seconds"], 2), "memory_mb": round(measured["memory_mb"]),
-            "stages": dict(measured.get("stages", {}))}
+    kept = {"seconds": round(measured["seconds"], 2), "memory_mb": round(measured["memory_mb"]), "stages": dict(measured.get("stages", {}))}
     return {**planned, "measured": kept, "factor": factor}
