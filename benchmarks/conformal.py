@@ -85,7 +85,7 @@ def show(**line) -> None:
 def read(path: str, target: str | None, groups: str | None) -> tuple[pd.DataFrame, np.ndarray, Problem, Schema]:
     frame = load_table(path).frame
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target=target, groups=groups)
+    problem, _ = define_problem(frame, schema, target=target, sensitive_features=groups)
     y, kept = encode_target(frame, problem, schema)
     frame = frame[kept].reset_index(drop=True)
     aside = {a["column"] for a in audit(frame, schema, problem)["set_aside"]}
@@ -142,14 +142,15 @@ def functions(frame, y, problem: Problem, schema: Schema, splits: int, mapie: bo
     fit, rest = order[: len(y) // 3], order[len(y) // 3 :]
     encoder = FeatureEncoder(schema, problem.inputs).fit(frame.iloc[fit])
     X = encoder.transform(frame)
-    rules = [group_rule(frame[c].to_numpy()[fit]) for c in problem.groups]
+    rules = [group_rule(frame[c].to_numpy()[fit]) for c in problem.sensitive_features]
     keys = np.column_stack(
-        [group_codes(r, frame[c].to_numpy()) for r, c in zip(rules, problem.groups, strict=True)] or [np.zeros((len(y), 0), int)]
+        [group_codes(r, frame[c].to_numpy()) for r, c in zip(rules, problem.sensitive_features, strict=True)]
+        or [np.zeros((len(y), 0), int)]
     )
     found: dict[str, tuple[list, list]] = {}
 
     def keep(name: str, side: int, inside, size, new) -> None:
-        found.setdefault(name, ([], []))[side].append(count(inside, size, frame.iloc[new], problem.groups))
+        found.setdefault(name, ([], []))[side].append(count(inside, size, frame.iloc[new], problem.sensitive_features))
 
     if problem.classification:
         probs = HistGradientBoostingClassifier(random_state=0).fit(X[fit], y[fit]).predict_proba(X)
@@ -238,7 +239,7 @@ def crossed(Z, y, deal, keep: Callable, mapie: bool) -> None:
 
 def model(frame, y, problem: Problem, schema: Schema, fits: int, effort: str, repeats: int, train_rows: int | None) -> None:
     """The whole model, fitted again on every split."""
-    ways = ("none", "group") if problem.groups else ("none",)
+    ways = ("none", "group") if problem.sensitive_features else ("none",)
     found: dict[str, list] = {by: [] for by in ways}
     begin = time.process_time()
     for seed in range(fits):
@@ -246,16 +247,16 @@ def model(frame, y, problem: Problem, schema: Schema, fits: int, effort: str, re
         old, new = order[len(y) // 4 :][:train_rows], order[: len(y) // 4]
         kind = TabularClassifier if problem.classification else TabularRegressor
         made = kind(effort=effort, n_repeats=repeats, schema=schema, random_state=seed)
-        made.fit(frame[problem.inputs].iloc[old], y[old], coverage_groups=problem.groups)
+        made.fit(frame[problem.inputs].iloc[old], y[old], coverage_groups=problem.sensitive_features)
         rows, pred = frame[problem.inputs].iloc[new], made.predict_raw(frame[problem.inputs].iloc[new])
         for by in ways:
             if problem.classification:
-                sets = made.predict_set(rows, COVERAGE, by=by, probs=pred)
+                sets = made.predict_set(rows, COVERAGE, conditional_on=by, probs=pred)
                 inside, size = sets[np.arange(len(new)), y[new]], sets.sum(1)
             else:
-                low, high = made.predict_interval(rows, COVERAGE, by=by, pred=pred).T
+                low, high = made.predict_interval(rows, COVERAGE, conditional_on=by, pred=pred).T
                 inside, size = (low <= y[new]) & (y[new] <= high), high - low
-            found[by].append(count(inside, size, frame.iloc[new], problem.groups))
+            found[by].append(count(inside, size, frame.iloc[new], problem.sensitive_features))
     for by, counts in found.items():
         report(
             "model, own out-of-fold rows" + (", grouped" if by == "group" else ""),
@@ -282,7 +283,7 @@ def main() -> None:
     parser.add_argument("--no-mapie", action="store_true")
     args = parser.parse_args()
     frame, y, problem, schema = read(args.table, args.target, args.groups)
-    show(what="table", rows=len(y), task=problem.task, groups=problem.groups, inputs=len(problem.inputs))
+    show(what="table", rows=len(y), task=problem.task, groups=problem.sensitive_features, inputs=len(problem.inputs))
     if args.splits:
         functions(frame, y, problem, schema, args.splits, not args.no_mapie)
     if args.fits:

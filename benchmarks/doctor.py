@@ -31,7 +31,7 @@ from aimt.data.text.token_files import TokenBatches
 from aimt.metrics.intervals import wilson
 from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
 from aimt.models.text.ngram import NGram
-from aimt.train.networks.doctor import Watch, diagnose_network, tokenizer_fit
+from aimt.train.networks.doctor import TrainingMonitor, diagnose_network, tokenizer_fit
 from aimt.train.loop.trainer import TrainConfig, Trainer
 from aimt.train.loop.state import History
 
@@ -257,7 +257,7 @@ def train_watched(model, batches, loss_fn, held, n, reference, steps, lr, optimi
         with torch.no_grad():
             return {"valid_loss": float(np.mean([float(loss_fn(m, b)) for b in held]))}
 
-    watch = Watch(probe=held, n_tokens=n, reference_loss=reference)
+    watch = TrainingMonitor(probe=held, n_tokens=n, reference_loss=reference)
     settings = TrainConfig(
         steps=steps, lr=lr, optimizer=optimizer, eval_every=max(1, steps // 10), seed=seed, precision="fp32", device="cpu"
     )

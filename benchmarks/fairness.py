@@ -102,8 +102,8 @@ def main() -> None:
     options = parser.parse_args()
     table = pd.read_csv(options.table)
     y = table[options.target].to_numpy(int)
-    g = table[options.groups].astype(str).agg(" ".join, axis=1).to_numpy(object)
-    X = table.drop(columns=[options.target, *options.groups, *options.drop])
+    g = table[options.sensitive_features].astype(str).agg(" ".join, axis=1).to_numpy(object)
+    X = table.drop(columns=[options.target, *options.sensitive_features, *options.drop])
     X.columns = [f"x{i}" for i in range(X.shape[1])]
     lines: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in options.seeds:
@@ -125,7 +125,7 @@ def main() -> None:
     p = cross_val_predict(new_model(), X, y, cv=folds, method="predict_proba")[:, 1]
     for criterion in CRITERIA:
         start = time.process_time()
-        found = mitigation_report(y, p, g, column=" x ".join(options.groups), criterion=criterion.replace("_", "-"))
+        found = mitigation_report(y, p, g, column=" x ".join(options.sensitive_features), criterion=criterion.replace("_", "-"))
         line = {"method": "mitigation_report", "rows": len(y), "criterion": criterion, "strength": found["strength"]}
         for when in ("before", "after"):
             line |= {f"{k}_{when}": round(found[f"gap_{when}"][k], 4) for k in ("value", "low", "high")}

@@ -167,7 +167,7 @@ def drifting(frame: pd.DataFrame, target: str, rng: np.random.Generator, betraye
 def asked(frame: pd.DataFrame, target: str, seed: int, *, forward: bool = True, twins: bool = True) -> tuple[set[str], set[str]]:
     """Names that need an attestation, and columns set aside as leaks, as `aimt train` would have it."""
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target=target, groups="none")
+    problem, _ = define_problem(frame, schema, target=target, sensitive_features="none")
     y, known = encode_target(frame, problem, schema)
     frame = frame[known].reset_index(drop=True)
     split = split_rows(frame, problem, y, seed=seed)
@@ -193,7 +193,7 @@ def examine(name: str, frame: pd.DataFrame, target: str, seed: int, only: str | 
     if len(frame) > MOST_ROWS:
         frame = frame.iloc[np.sort(rng.permutation(len(frame))[:MOST_ROWS])].reset_index(drop=True)
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target=target, groups="none")
+    problem, _ = define_problem(frame, schema, target=target, sensitive_features="none")
     y, known = encode_target(frame, problem, schema)
     frame = frame[known].reset_index(drop=True)
     if only in (None, "honest"):

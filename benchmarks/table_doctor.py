@@ -163,8 +163,8 @@ def ask(frame: pd.DataFrame, target: str, options: dict[str, str], seed: int, ti
         run = aimt.train(
             frame.reset_index(drop=True),
             target=target,
-            positive="1",
-            groups="none",
+            positive_label="1",
+            sensitive_features="none",
             seed=seed,
             time_limit=time_limit,
             out=f"{folder}/run",

@@ -201,7 +201,7 @@ def test_very_few_rows_and_constant_columns(n):
 def loans():
     frame = load_dataset("german-credit").frame
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target="credit_risk", positive="bad", cost={"fn": 5, "fp": 1})
+    problem, _ = define_problem(frame, schema, target="credit_risk", positive_label="bad", cost={"fn": 5, "fp": 1})
     y, _ = encode_target(frame, problem, schema)
     return frame, y, problem, schema, split_rows(frame, problem, y)
 

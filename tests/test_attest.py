@@ -164,7 +164,7 @@ def test_on_the_command_line(tmp_path):
         "credit_risk",
         "--time-limit",
         "1.5",
-        "--groups",
+        "--sensitive-features",
         "none",
         "--out",
         str(tmp_path / "run"),

@@ -202,7 +202,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found(credit, fault):
     check, columns, aside, plant = FAULTS[fault]
-    result = examine(plant(credit), positive="bad")
+    result = examine(plant(credit), positive_label="bad")
     hits = [f for f in result["findings"] if f["check"] == check and columns <= set(f["columns"])]
     assert hits, [(f["check"], f["evidence"]) for f in result["findings"]]
     assert hits[0]["evidence"] and hits[0]["advice"] and (not hits[0]["rows"] or max(hits[0]["rows"]) < result["n_rows"])
@@ -213,7 +213,7 @@ def test_planted_fault_is_found(credit, fault):
 
 
 def test_group_findings(credit):
-    result = examine(credit, positive="bad", groups="age,foreign_worker")
+    result = examine(credit, positive_label="bad", sensitive_features="age,foreign_worker")
     assert {"base rates", "small group"} <= checks(result)
     assert [g["column"] for g in result["groups"]] == ["age", "foreign_worker"]
     assert sum(g["n"] for g in result["groups"][0]["groups"]) == 1000
@@ -221,7 +221,7 @@ def test_group_findings(credit):
     told = credit.assign(sex=rng.choice(["m", "f"], 1000)).assign(
         title=lambda d: np.where(d.sex == "m", "Mr", rng.choice(["Ms", "Dr"], 1000))
     )
-    proxies = [f["columns"] for f in examine(told, positive="bad", groups="sex")["findings"] if f["check"] == "proxy"]
+    proxies = [f["columns"] for f in examine(told, positive_label="bad", sensitive_features="sex")["findings"] if f["check"] == "proxy"]
     assert proxies == [["title"]]
 
 
@@ -264,13 +264,13 @@ def test_false_alarms_on_noise():
 
 def test_findings_name_true_rows(credit):
     dirty = put(credit, "age", credit.index.isin([10, 20, 30, 40, 50, 60]), 999)
-    found = next(f for f in examine(dirty, positive="bad")["findings"] if f["check"] == "sentinel")
+    found = next(f for f in examine(dirty, positive_label="bad")["findings"] if f["check"] == "sentinel")
     assert found["rows"] == [10, 20, 30, 40, 50] and found["n_rows"] == 6
 
 
 def test_dropped_columns_and_ids_are_not_examined(credit):
     frame = credit.assign(account=np.arange(1000), note="x")
-    result = examine(frame, positive="bad", drop="note", id="account")
+    result = examine(frame, positive_label="bad", drop="note", entity="account")
     assert result["set_aside"] == [] and not {"constant", "id"} & checks(result)
 
 
@@ -441,7 +441,7 @@ def test_split_keeps_its_promises(credit, options):
         who=rng.integers(0, 200, 1000), when=pd.Timestamp("1993-01-01") + pd.to_timedelta(rng.integers(0, 400, 1000), "D")
     )
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target="credit_risk", positive="bad", **options)
+    problem, _ = define_problem(frame, schema, target="credit_risk", positive_label="bad", **options)
     y, keep = encode_target(frame, problem, schema)
     split = split_rows(frame, problem, y)
     assert 0.2 < len(split.test) / 1000 < 0.3 and split.n_folds == (3 if "time" in options else 5)

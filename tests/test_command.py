@@ -44,7 +44,7 @@ def finished(aimt, tmp_path_factory, loans) -> Path:
         "credit_risk",
         "--out",
         folder / "run",
-        "--groups",
+        "--sensitive-features",
         "age",
         "--cost",
         "fn=5,fp=1",
@@ -155,10 +155,10 @@ def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
         "none": set(),
         "foreign, worker": {"foreign, worker"},
     }.items():
-        words = () if asked is None else ("--groups", asked)
+        words = () if asked is None else ("--sensitive-features", asked)
         done = aimt("train", "t.csv", *words, "--out", "run", "--overwrite", *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert set(Run.open(tmp_path / "run").problem.groups) == found
+        assert set(Run.open(tmp_path / "run").problem.sensitive_features) == found
 
 
 def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
@@ -181,7 +181,7 @@ def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
         "sqlite:///bank.db",
         "--target",
         "credit_risk",
-        "--id",
+        "--entity",
         "customer",
         "--drop",
         "day",
@@ -276,15 +276,15 @@ def test_evaluate_and_explain(aimt, aimt_here, tmp_path, finished, loans):
     effects = json.loads(aimt("explain", finished, table, "--columns", ",".join(names), "--json").stdout)
     assert [e["column"] for e in effects] == names and all(len(e["values"]) == len(e["mean"]) for e in effects)
     assert "chance of" in aimt("explain", finished, table, "--columns", "age").stdout
-    answers = json.loads(aimt("explain", finished, table, "--rows", "0,1,2,3", "--change", "--fixed", "purpose", "--json").stdout)
+    answers = json.loads(aimt("explain", finished, table, "--rows", "0,1,2,3", "--change", "--immutable", "purpose", "--json").stdout)
     changed = {c["column"] for a in answers for w in a["ways"] for c in w["changes"]}
     assert [a["row"] for a in answers] == [0, 1, 2, 3] and changed and not changed & {"purpose", "age", "foreign_worker"}
     for words, said in (
         ("--columns age --change", "one at a time"),
-        ("--fixed age", "--change"),
+        ("--immutable age", "--change"),
         ("--columns agee", "'age'"),
-        ("--change --wanted excellent", "excellent"),
-        ("--change --fixed agee", "'age'"),
+        ("--change --desired excellent", "excellent"),
+        ("--change --immutable agee", "'age'"),
     ):
         done = aimt_here("explain", finished, table, *words.split())
         assert done.returncode in (1, 2) and said in done.stderr, (words, done.stderr)
@@ -401,7 +401,7 @@ def test_bad_input(aimt_here, tmp_path, loans, case, code, words):
         "no such target": ["table.csv", "--target", "credit_rsik"],
         "constant target": ["table.csv", "--target", "flat"],
         "missing target": ["table.csv", "--target", "gone"],
-        "wrong group": ["table.csv", "--target", "credit_risk", "--groups", "ago"],
+        "wrong group": ["table.csv", "--target", "credit_risk", "--sensitive-features", "ago"],
         "wrong metric": ["table.csv", "--target", "credit_risk", "--metric", "auk"],
         "wrong cost": ["table.csv", "--target", "credit_risk", "--cost", "fx=3"],
         "wrong keep": ["table.csv", "--target", "credit_risk", "--keep", "ages"],
@@ -557,8 +557,8 @@ def test_an_option_that_needs_another_says_so(aimt_here, tmp_path, loans):
     loans.head(120).to_csv(tmp_path / "loans.csv", index=False)
     assert aimt_here("train", "loans.csv", "--out", "run", *FAST, cwd=tmp_path).returncode == 0
     for words, says in {
-        ("audit", "loans.csv", "--groups", "age"): "no target is named",
-        ("evaluate", "run", "loans.csv", "--by", "class"): "without a coverage",
+        ("audit", "loans.csv", "--sensitive-features", "age"): "no target is named",
+        ("evaluate", "run", "loans.csv", "--conditional-on", "class"): "without a coverage",
         ("explain", "run", "loans.csv", "--columns", "age", "--rows", "5"): "--columns is about all rows",
     }.items():
         done = aimt_here(*words, cwd=tmp_path)

@@ -243,14 +243,14 @@ def test_models_cover_every_group(fitted):
     frame, value, label = planted(6000, 1)
     regressor, classifier = fitted
     b = (frame["site"] == "b").to_numpy()
-    inside, plain = (covers(regressor.predict_interval(frame, 0.9, by=by), value) for by in (None, "none"))
+    inside, plain = (covers(regressor.predict_interval(frame, 0.9, conditional_on=by), value) for by in (None, "none"))
     assert 0.88 < inside.mean() < 0.94 and inside[b].mean() > 0.85 > 0.75 > plain[b].mean()
     y = np.searchsorted(classifier.classes_, label)
     sets = classifier.predict_set(frame, 0.9)
     assert sets.dtype == bool and sets.shape == (6000, 3) and sets.any(axis=1).all()
     hit = sets[np.arange(6000), y]
     assert 0.88 < hit.mean() < 0.94 and hit[b].mean() > 0.85
-    by_class = classifier.predict_set(frame, 0.9, by="class")[np.arange(6000), y]
+    by_class = classifier.predict_set(frame, 0.9, conditional_on="class")[np.arange(6000), y]
     assert min(by_class[y == k].mean() for k in range(3)) > 0.85
     wider = regressor.predict_interval(frame, 0.99), regressor.predict_interval(frame, 0.9)
     assert (wider[0][:, 0] <= wider[1][:, 0]).all() and (wider[0][:, 1] >= wider[1][:, 1]).all()
@@ -315,9 +315,9 @@ def test_odd_rows_and_wrong_questions(fitted):
     assert classifier.predict_set(odd).any(axis=1).all()
     assert regressor.predict_interval(odd.head(0)).shape == (0, 2)
     with pytest.raises(ProblemError, match="no classes"):
-        regressor.predict_interval(odd, by="class")
+        regressor.predict_interval(odd, conditional_on="class")
     with pytest.raises(ProblemError, match="none, group, class, both"):
-        classifier.predict_set(odd, by="site")
+        classifier.predict_set(odd, conditional_on="site")
     with pytest.raises(ProblemError, match="between 0 and 1"):
         classifier.predict_set(odd, 90)
     frame, value, _ = planted(60, 3)
@@ -325,7 +325,7 @@ def test_odd_rows_and_wrong_questions(fitted):
         clone(regressor).fit(frame, value, coverage_groups=["town"])
     alone = clone(regressor).fit(frame, value)
     with pytest.raises(ProblemError, match="without groups"):
-        alone.predict_interval(frame, by="group")
+        alone.predict_interval(frame, conditional_on="group")
     assert np.isfinite(alone.predict_interval(frame, 0.9)).all()
     assert np.isinf(alone.predict_interval(frame, 0.99)).all()  # sixty rows cannot promise that
 
@@ -398,10 +398,12 @@ def test_a_run_predicts_intervals_and_warns_of_time(numbers_run, loans, capsys):
 
 def test_the_command(aimt, classes_run, loans, tmp_path):
     loans.tail(120).to_csv(tmp_path / "new.csv", index=False)
-    done = aimt("predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "out.csv", "--coverage", 0.95, "--by", "class")
+    done = aimt(
+        "predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "out.csv", "--coverage", 0.95, "--conditional-on", "class"
+    )
     assert done.returncode == 0, done.stderr
     scored = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    whole = classes_run.predict(loans.tail(120), coverage=0.95, by="class", quiet=True)
+    whole = classes_run.predict(loans.tail(120), coverage=0.95, conditional_on="class", quiet=True)
     assert scored["set"].tolist() == whole["set"].tolist()
     done = aimt("predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "no.csv", "--coverage", 95)
     assert done.returncode == 2 and "0.9" in done.stderr.splitlines()[-1] and not (tmp_path / "no.csv").exists()
@@ -411,7 +413,11 @@ def test_the_command(aimt, classes_run, loans, tmp_path):
 
 
 def test_wrong_use_of_a_run(classes_run, loans):
-    for options, word in (({"by": "class"}, "coverage"), ({"coverage": 0.9, "by": "age"}, "none, group"), ({"coverage": 1}, "0.9")):
+    for options, word in (
+        ({"conditional_on": "class"}, "coverage"),
+        ({"coverage": 0.9, "conditional_on": "age"}, "none, group"),
+        ({"coverage": 1}, "0.9"),
+    ):
         with pytest.raises(ProblemError, match=word):
             classes_run.predict(loans.head(3), quiet=True, **options)
     scores = classes_run.evaluate(loans.tail(50), coverage=0.9)
@@ -433,17 +439,17 @@ def test_a_run_keeps_the_coverage_in_its_groups(tmp_path_factory, loans):
     run = train(
         loans.head(700),
         target="credit_risk",
-        groups="age,foreign_worker",
+        sensitive_features="age,foreign_worker",
         time_limit=8,
         quiet=True,
         out=tmp_path_factory.mktemp("groups") / "run",
     )
     kept = open_model(run).model.conformal_
-    assert kept.columns == [c for c in run.problem.groups if c in run.problem.inputs] and "age" in kept.columns
+    assert kept.columns == [c for c in run.problem.sensitive_features if c in run.problem.inputs] and "age" in kept.columns
     assert len(fit_cells(kept.scores, kept.keys[:, :-1], 0.8)) > 2  # some groups have a quantile of their own
     new = loans.tail(300)
-    by_group, for_all = (run.predict(new, coverage=0.8, by=by, quiet=True)["set"] for by in (None, "none"))
-    assert (by_group == run.predict(new, coverage=0.8, by="group", quiet=True)["set"]).all() and (by_group != for_all).any()
+    by_group, for_all = (run.predict(new, coverage=0.8, conditional_on=by, quiet=True)["set"] for by in (None, "none"))
+    assert (by_group == run.predict(new, coverage=0.8, conditional_on="group", quiet=True)["set"]).all() and (by_group != for_all).any()
 
 
 def test_groups_are_read_as_the_model_reads_them():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimt.train.networks.doctor import DoctorLimits, Watch, diagnose_network, look_at_targets, symptoms
+from aimt.train.networks.doctor import DoctorLimits, TrainingMonitor, diagnose_network, look_at_targets, symptoms
 from aimt.train.loop.trainer import TrainConfig, Trainer
 from aimt.train.loop.state import History
 
@@ -56,7 +56,7 @@ def seen(
 
 
 def look(step: int, *, grad=(1.0, 1.0, 1.0), weight=(1.0, 1.0, 1.0), update=(0.005,) * 3, spread=(1.0, 1.0, 1.0), dead=0.0):
-    """One look of `Watch` at a network of three layers."""
+    """One look of `TrainingMonitor` at a network of three layers."""
     named = lambda values: dict(zip("abc", values, strict=True))
     still = np.arange(100) < 100 * dead
     return {
@@ -215,7 +215,7 @@ def test_the_spread_is_between_inputs_not_between_units():
     with torch.no_grad():
         model[0].bias.copy_(torch.linspace(-100, 100, 8))  # units differ, but each says the same to all
         model[0].weight.zero_()
-    watch = Watch()
+    watch = TrainingMonitor()
     batches = [{"ids": torch.randn(16, 4), "targets": torch.randint(0, 3, (16,))}]
     loss_fn = lambda m, b: nn.functional.cross_entropy(m(b["ids"]), b["targets"])
     Trainer(model, batches, loss_fn, TrainConfig(steps=3, precision="fp32", device="cpu"), hooks=[watch]).fit()

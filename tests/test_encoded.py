@@ -7,7 +7,7 @@ import pytest
 from aimt.data.checks.audit import audit
 from aimt.data.table.infer_problem import define_problem
 from aimt.data.table.schema import infer_schema
-from aimt.evaluate.table.leak_impact import weigh_suspects
+from aimt.evaluate.table.leak_impact import measure_leak_impact
 
 KINDS = ("coin", "numbers", "long tail", "three classes")
 
@@ -60,7 +60,7 @@ def table(kind: str, way: str | None, effect: float, seed: int, n: int = 2500, l
 
 def accused(frame: pd.DataFrame) -> dict[str, dict]:
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target="y", groups="none")
+    problem, _ = define_problem(frame, schema, target="y", sensitive_features="none")
     found = audit(frame, schema, problem)
     assert {s["column"] for s in found["set_aside"]} == {c for f in found["findings"] if f["action"] for c in f["columns"]}
     return {f["columns"][0]: f for f in found["findings"] if f["check"] == "leak"}
@@ -108,9 +108,9 @@ def test_cases_and_controls_by_design_are_no_encoding():
 
 def weighed(frame: pd.DataFrame) -> tuple[dict, dict]:
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target="y", groups="none")
+    problem, _ = define_problem(frame, schema, target="y", sensitive_features="none")
     found = audit(frame, schema, problem)
-    return found, weigh_suspects(frame, schema, problem, found)
+    return found, measure_leak_impact(frame, schema, problem, found)
 
 
 @pytest.mark.parametrize("seed", range(3))

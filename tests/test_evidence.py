@@ -306,7 +306,7 @@ def people():
 
 
 def test_a_run_with_an_entity(people, tmp_path):
-    run = train(people, target="ill", id="person", positive="yes", cost="fn=3,fp=1", out=tmp_path / "by", time_limit=3)
+    run = train(people, target="ill", entity="person", positive_label="yes", cost="fn=3,fp=1", out=tmp_path / "by", time_limit=3)
     kept = pd.read_parquet(run.path / "splits.parquet")
     test = kept["part"] == "test"
     assert kept.loc[test, "cluster_0"].nunique() == people.person[kept.row[test]].nunique()
@@ -314,7 +314,9 @@ def test_a_run_with_an_entity(people, tmp_path):
     stored = pd.read_parquet(run.path / "predictions.parquet").query("part == 'test'")
     alone = bootstrap(roc_auc, stored.actual.to_numpy(), {"m": stored.model.to_numpy()})["m"]
     assert auc["value"] == pytest.approx(alone["value"]) and width(auc) > width(alone)
-    other = train(people, target="ill", id="person", positive="yes", cost="fn=3,fp=1", drop="z", out=tmp_path / "drop", time_limit=3)
+    other = train(
+        people, target="ill", entity="person", positive_label="yes", cost="fn=3,fp=1", drop="z", out=tmp_path / "drop", time_limit=3
+    )
     pair = compare_runs(run, other)["pairs"][0]
     y, preds = (
         stored.actual.to_numpy(),
@@ -333,7 +335,7 @@ def test_a_run_in_time(tmp_path):
     table = timed(1200, drift=2.0)
     table["late"] = np.where(table.sold > table.sold.median(), "yes", "no")
     run = train(
-        table.drop(columns="sold"), target="late", time="day", positive="yes", cost="fn=2,fp=1", out=tmp_path / "time", time_limit=4
+        table.drop(columns="sold"), target="late", time="day", positive_label="yes", cost="fn=2,fp=1", out=tmp_path / "time", time_limit=4
     )
     kept, metrics = pd.read_parquet(run.path / "splits.parquet"), run.read("metrics.json")
     assert any("chained" in note for note in metrics["split"]["notes"])
@@ -348,7 +350,7 @@ def test_a_run_in_time(tmp_path):
 
 
 def test_dependent_rows_of_new_tables():
-    asked = Problem("regression", "sold", ["x"], "rmse", time="day", id="shop")
+    asked = Problem("regression", "sold", ["x"], "rmse", time="day", entity="shop")
     table = timed(100).assign(shop=np.arange(100) % 10)
     assert dependent_rows(table, asked).shape == (100, 2) and dependent_rows(table[["x"]], asked) is None
     assert dependent_rows(table.drop(columns="day"), asked).shape == (100,)

@@ -83,7 +83,7 @@ def test_a_run_has_everything(run):
 def test_gates_say_what_was_measured(run, tmp_path):
     """A network that knows one task learns the opposite: it gains all of the new, and loses all of the old."""
     opposite = TABLE.assign(label=TABLE["label"].map({"late": "damaged", "damaged": "late"}))
-    second = tune(run.path, tmp_path, opposite, original=TABLE, seed=1).read("metrics.json")
+    second = tune(run.path, tmp_path, opposite, retention_data=TABLE, seed=1).read("metrics.json")
     gates = {g["gate"]: g for g in second["verdict"]["gates"]}
     assert set(gates) == {"gain", "baseline", "near-duplicates", "pretraining", "collapse", "forgotten", "training"}
     assert (
@@ -203,8 +203,8 @@ def test_freeze_trains_the_head_alone(base, tmp_path):
 
 def test_unfreezing_checkpointing_averaging_and_decay(base, tmp_path):
     """With average=0.5 the weights end half way between the pretrained ones and those of the same training without it."""
-    ways = {"unfreeze_every": 0.2, "checkpointing": True, "layer_decay": 0.8, "steps": 15, "patience": 0}
-    whole, half = (weights(tune(base, tmp_path, average=share, **ways).path / "model") for share in (1.0, 0.5))
+    ways = {"unfreeze_every": 0.2, "gradient_checkpointing": True, "layerwise_lr_decay": 0.8, "steps": 15, "patience": 0}
+    whole, half = (weights(tune(base, tmp_path, weight_interpolation=share, **ways).path / "model") for share in (1.0, 0.5))
     name = "encoder.layer.1.output.dense.weight"
     start, end = weights(base)[name], whole["bert." + name]
     assert np.abs(end - start).max() > 1e-3 and np.allclose(half["bert." + name], (start + end) / 2, atol=1e-6)

@@ -72,7 +72,7 @@ def tune(base, where, source, **options):
         "out": where / "run",
         "steps": 40,
         "lr": 4e-3,
-        "average": 1.0,
+        "weight_interpolation": 1.0,
         "batch_size": 24,
         "quiet": True,
         "overwrite": True,
@@ -85,7 +85,7 @@ def run(base, pictures, tmp_path_factory):
     """A run that is done, with other pictures as the original task."""
     where = tmp_path_factory.mktemp("done")
     table = pd.DataFrame([{"image": str(p), "caption": f"{p.stem} {p.parent.name}"} for p in sorted(pictures.rglob("0*.png"))])
-    return tune(base, where, pictures, original=table)
+    return tune(base, where, pictures, retention_data=table)
 
 
 # ---- from a folder to a verdict
@@ -109,7 +109,7 @@ def test_a_run_has_everything(run, pictures):
 
 def test_average_is_half_way_by_default(base, pictures, tmp_path):
     whole = tune(base, tmp_path / "a", pictures, steps=4, patience=0)
-    half = tune(base, tmp_path / "b", pictures, steps=4, patience=0, average=None)
+    half = tune(base, tmp_path / "b", pictures, steps=4, patience=0, weight_interpolation=None)
     old, new, mean = (load_file(f / "model.safetensors") for f in (base, whole.path / "model", half.path / "model"))
     assert any(not np.array_equal(old[n], new[n]) for n in old)
     assert all(np.abs(mean[n] - (old[n] + new[n]) / 2).max() < 1e-6 for n in old)

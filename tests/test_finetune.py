@@ -398,7 +398,7 @@ def test_recipes():
     for recipe in ft.FINETUNE.values():
         assert recipe.why and recipe.source and 0 < recipe.lr < 1e-3
         TrainConfig(steps=1, lr=recipe.lr, schedule=recipe.schedule, warmup=recipe.warmup, betas=recipe.betas)
-    assert ft.FINETUNE["clip"].average == 0.5 and ft.FINETUNE["bert"].head_scale > 1
+    assert ft.FINETUNE["clip"].weight_interpolation == 0.5 and ft.FINETUNE["bert"].head_scale > 1
 
 
 def test_heights_of_towers():
@@ -413,7 +413,7 @@ def test_heights_of_towers():
 
     model = nn.ModuleDict({"image": Tower(3), "text": Tower(2)})
     model.register_parameter("logit_scale", nn.Parameter(torch.tensor(2.6)))
-    far = ft.heights(model)
+    far = ft.layer_depths(model)
     names = ("logit_scale", "image.places", "image.blocks.0.mlp.up.weight", "text.places", "text.project.weight", "image.norm.bias")
     assert [far[n] for n in names] == [0, 4, 3, 3, 0, 0]
     assert set(ft.stacks(model)) == {"image.blocks", "text.blocks"}
@@ -448,7 +448,8 @@ class StopAt:
 
 
 @pytest.mark.parametrize(
-    "options", [{"lora": {"rank": 2, "dropout": 0.2}}, {"unfreeze_every": 3, "average": 0.5}, {"lora": {"rank": 2, "nf4": True}}]
+    "options",
+    [{"lora": {"rank": 2, "dropout": 0.2}}, {"unfreeze_every": 3, "weight_interpolation": 0.5}, {"lora": {"rank": 2, "nf4": True}}],
 )
 def test_resumed_is_uninterrupted(tmp_path, options):
     options = {"family": "bert", "head": ["classifier"], "lr": 1e-2, "steps": 12, "save_every": 4, **QUIET} | options
@@ -495,10 +496,10 @@ def test_what_was_forgotten():
     model = Encoder()
     ft.finetune(model, batches(96), class_loss, family="bert", lr=1e-2, steps=40, **QUIET)
     wrong = [{"x": b["x"], "y": (b["y"] + 1) % 3} for b in batches(96)]
-    out = ft.finetune(model, wrong, class_loss, family="bert", lr=1e-2, steps=40, original=accuracy, **QUIET)
+    out = ft.finetune(model, wrong, class_loss, family="bert", lr=1e-2, steps=40, retention_data=accuracy, **QUIET)
     row = out.forgotten["accuracy"]
     assert row["before"] > 0.7 and row["after"] < 0.3 and row["high"] < -0.3 and out.figures == {}
-    assert [r["task"] for r in out.rows()] == ["original", "original"]
+    assert [r["task"] for r in out.rows()] == ["retention_data", "retention_data"]
 
 
 def test_second_task_on_the_same_adapters(tmp_path):
@@ -527,7 +528,7 @@ def test_average_with_lora_scales_the_correction():
     outs = {}
     for share in (1.0, 0.5, 0.0):
         model = copy.deepcopy(base)
-        ft.finetune(model, batches(48), class_loss, family="bert", lr=1e-2, lora=2, steps=6, average=share, **QUIET)
+        ft.finetune(model, batches(48), class_loss, family="bert", lr=1e-2, lora=2, steps=6, weight_interpolation=share, **QUIET)
         lora.remove_lora(model, merge=True)
         outs[share] = model.blocks[0].attn.qkv.weight - base.blocks[0].attn.qkv.weight
     assert outs[1.0].abs().max() > 1e-3 and outs[0.0].abs().max() == 0
@@ -594,7 +595,7 @@ def test_no_memory_says_what_to_do():
         raise MemoryError
 
     with pytest.raises(RunError, match="lora=8") as error:
-        ft.finetune(Encoder(), batches(48), greedy, family="bert", checkpointing=True, **QUIET)
+        ft.finetune(Encoder(), batches(48), greedy, family="bert", gradient_checkpointing=True, **QUIET)
     assert "12 rows" in str(error.value)
 
 
@@ -606,17 +607,17 @@ def test_failures_leave_the_model_plain():
 
     model = Encoder()
     with pytest.raises(ValueError, match="no"):
-        ft.finetune(model, batches(48), broken, family="bert", unfreeze_every=2, checkpointing=True, **QUIET)
+        ft.finetune(model, batches(48), broken, family="bert", unfreeze_every=2, gradient_checkpointing=True, **QUIET)
     assert all(p.requires_grad and not hasattr(p, "lr_scale") for p in model.parameters())
     assert type(model.blocks[0]) is Block
 
 
 def test_checkpointing_gives_the_same_training():
     ends = []
-    for checkpointing in (False, True):
+    for gradient_checkpointing in (False, True):
         torch.manual_seed(0)
         model = GPT(GPTConfig(40, 2, 2, 16, 24, dropout=0.1))
-        ft.finetune(model, COUNTING, gpt_loss, lr=1e-2, steps=4, checkpointing=checkpointing, **QUIET)
+        ft.finetune(model, COUNTING, gpt_loss, lr=1e-2, steps=4, gradient_checkpointing=gradient_checkpointing, **QUIET)
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert (ends[0] - ends[1]).abs().max() < 1e-6
 
@@ -630,7 +631,7 @@ def test_checkpointing_gives_the_same_training():
         ({"freeze": ["*"]}, "everything is frozen"),
         ({"lora": 2, "freeze": ["embed"]}, "together"),
         ({"lora": {"rank": 0}}, "rank 0"),
-        ({"layer_decay": 0.0}, "decay"),
+        ({"layerwise_lr_decay": 0.0}, "decay"),
         ({"unfreeze_every": -1}, "every"),
         ({"epochs": 3}, "epochs"),
         ({"steps": 0}, "steps=0"),

@@ -72,7 +72,7 @@ def test_tie_names_series_and_time():
     frame = pd.concat([stores(), stores()[:1]])
     with pytest.raises(DataError, match=r"'a' has 2 values for the day 2024-01-01"):
         read_panel(frame, target="sales", time="day", series="store")
-    panel = read_panel(frame, target="sales", time="day", series="store", every="day")
+    panel = read_panel(frame, target="sales", time="day", series="store", freq="day")
     assert panel.values[0][0] == 2 * stores().sales.iloc[0]
 
 
@@ -101,7 +101,7 @@ def test_irregular_steps_are_refused_with_a_way_out():
     frame = pd.DataFrame({"at": at, "amount": rng.uniform(1, 9, 300)})
     with pytest.raises(DataError, match='every="day"'):
         read_panel(frame, target="amount", time="at")
-    out = Forecaster(every="day").fit(frame, "amount", "at", horizon=3).predict()
+    out = Forecaster(freq="day").fit(frame, "amount", "at", horizon=3).predict()
     assert (out["at"].diff().dropna() == pd.Timedelta(days=1)).all()
 
 
@@ -315,7 +315,7 @@ def test_panel_survives_json():
 def test_job_keeps_everything_and_is_used_again(tmp_path):
     table = tmp_path / "sales.csv"
     stores().to_csv(table, index=False)
-    run = forecast(table, target="sales", time="day", series="store", horizon=7, out=tmp_path / "run", quiet=True)
+    run = forecast(table, target="sales", time="day", series_id="store", horizon=7, out=tmp_path / "run", quiet=True)
     assert Run.open(run.path).status == "done"
     metrics = run.read("metrics.json")
     assert metrics["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"} and metrics["scores"]["mase"] < metrics["scores"]["naive_mase"]
@@ -335,12 +335,12 @@ def test_job_holds_when_values_are_missing(tmp_path):
     frame = frame[(np.arange(120) % 4 != 1) | (np.arange(120) < 8)]
     verdict = forecast(frame, target="sales", time="day", horizon=7, out=tmp_path / "run", quiet=True).read("metrics.json")["verdict"]
     assert verdict["verdict"] == "HOLD" and {g["gate"]: g["status"] for g in verdict["gates"]}["gaps"] == "hold"
-    assert any("--every" in a for a in verdict["advice"])
+    assert any("--freq" in a for a in verdict["advice"])
 
 
 def test_job_that_cannot_work_leaves_no_done_run(tmp_path):
     with pytest.raises(ProblemError, match="no column 'store'"):
-        forecast(daily(40), target="sales", time="day", series="store", out=tmp_path / "a", quiet=True)
+        forecast(daily(40), target="sales", time="day", series_id="store", out=tmp_path / "a", quiet=True)
     assert not (tmp_path / "a").exists()
     with pytest.raises(DataError, match="no series is long enough"):
         forecast(daily(9), target="sales", time="day", horizon=8, out=tmp_path / "b", quiet=True)
@@ -360,9 +360,12 @@ def test_train_forecasts(tmp_path, monkeypatch):
     assert aimt.report(run).read_text() == page
     for call, says in [
         (lambda: aimt.train("air.csv", target=target, horizon=12), "a forecast needs the column of --time"),
-        (lambda: aimt.train("air.csv", target=target, time=time, horizon=12, groups=time), "--groups is an option of --kind table"),
+        (
+            lambda: aimt.train("air.csv", target=target, time=time, horizon=12, sensitive_features=time),
+            "--sensitive-features is an option of --kind table",
+        ),
         (lambda: aimt.predict(run, "air.csv"), "1949-01-01 is not ahead: the last known value is of 1960-12-01"),
-        (lambda: aimt.predict(run, coverage=0.9, by="group"), "--by is not for runs of --kind series"),
+        (lambda: aimt.predict(run, coverage=0.9, conditional_on="group"), "--conditional-on is not for runs of --kind series"),
         (lambda: aimt.evaluate(run, "air.csv"), "cannot evaluate"),
     ]:
         with pytest.raises(AimtError, match=says):
@@ -373,7 +376,7 @@ def test_what_is_known_ahead_carries_through_by_the_command(tmp_path, aimt_here)
     """Train with a plan, fill in the table that the run left, forecast it; a wrong row is one line."""
     frame = stores(70).assign(promo=lambda d: (d.day.dt.day % 5 == 0).astype(int), sales=lambda d: d.sales + 100 * d.promo)
     frame.to_csv(tmp_path / "sales.csv", index=False)
-    words = "train sales.csv --target sales --time day --series store --known promo --horizon 6 --recursive --out run"
+    words = "train sales.csv --target sales --time day --series-id store --known-covariates promo --horizon 6 --recursive --out run"
     done = aimt_here(*words.split(), cwd=tmp_path)
     assert done.returncode == 0 and "aimt predict run future.csv" in done.stderr, done.stderr
     run = Run.open(tmp_path / "run")
@@ -416,7 +419,7 @@ def test_weekdays_and_rows_of_a_finer_step_ahead(tmp_path):
         aimt.predict(run, pd.DataFrame({"day": ["2024-03-23"]}), quiet=True)
     hours = pd.date_range("2024-01-01", periods=24 * 40, freq="h")
     frame = pd.DataFrame({"hour": hours, "y": 1.0 + (hours.day % 2), "open": (hours.hour > 8).astype(int)})
-    run = forecast(frame, target="y", time="hour", every="day", known="open", horizon=2, out=tmp_path / "h", quiet=True)
+    run = forecast(frame, target="y", time="hour", freq="day", known_covariates="open", horizon=2, out=tmp_path / "h", quiet=True)
     with pytest.raises(DataError, match="step 1 is there twice. Give one row for each series and day"):
         aimt.predict(run, pd.DataFrame({"hour": hours[-2:] + pd.Timedelta(days=1), "open": 1}), quiet=True)
     assert len(aimt.predict(run, pd.DataFrame({"hour": ["2024-02-11", "2024-02-10"], "open": 1}), quiet=True)) == 2

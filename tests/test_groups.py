@@ -29,7 +29,7 @@ from aimt.metrics.fairness import (
     quantile_cuts,
 )
 
-PROBLEM = Problem(task="binary", target="y", inputs=["x"], metric="accuracy", labels=["no", "yes"], groups=["sex", "region"])
+PROBLEM = Problem(task="binary", target="y", inputs=["x"], metric="accuracy", labels=["no", "yes"], sensitive_features=["sex", "region"])
 
 
 def people(n: int, extra: float, seed: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -136,7 +136,7 @@ def test_every_task_has_crossings_that_are_plain_data(task):
     given = {"binary": (y, pred), "multiclass": three, "regression": (y * 2.0, pred)}[task]
     labels = {"binary": ["a", "b"], "multiclass": ["a", "b", "c"], "regression": []}[task]
     metric = {"binary": "accuracy", "multiclass": "accuracy", "regression": "mae"}[task]
-    problem = Problem(task=task, target="y", inputs=["x"], metric=metric, labels=labels, groups=["sex", "region"])
+    problem = Problem(task=task, target="y", inputs=["x"], metric=metric, labels=labels, sensitive_features=["sex", "region"])
     report = group_report(problem, frame, *given)
     json.dumps(report, allow_nan=False)
     assert {r["rate"] for r in report["ranked"]} <= set(JUDGED[task]) and len(report["crossings"]) == 1
@@ -146,7 +146,7 @@ def test_every_task_has_crossings_that_are_plain_data(task):
 
 # ---- the gate ------------------------------------------------------------------------------------------------------
 
-BANK = Problem(task="binary", target="bad", inputs=["x"], metric="roc_auc", labels=["no", "yes"], groups=["branch"])
+BANK = Problem(task="binary", target="bad", inputs=["x"], metric="roc_auc", labels=["no", "yes"], sensitive_features=["branch"])
 
 
 def bank(n: int, seed: int, *, gap: float = 0.0, skill: float = 1.5) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -244,7 +244,7 @@ def test_a_fault_that_only_a_crossing_has_is_held():
     frame["sex"] = np.random.default_rng(1).choice(["f", "m"], 6000)
     hit = (frame["branch"] == "south").to_numpy() == (frame["sex"] == "f").to_numpy()
     wrong = np.clip(np.where(hit, p * 1.5, p * 0.5), 0.001, 0.999)
-    problem = BANK.replace(groups=["branch", "sex"], fairness="calibration")
+    problem = BANK.replace(sensitive_features=["branch", "sex"], fairness="calibration")
     found = groups_gate(problem, group_report(problem, frame, y, np.column_stack([1 - wrong, wrong]), 0.4))
     assert found.status == "hold" and "branch × sex" in found.measure
     honest = groups_gate(problem, group_report(problem, frame, y, np.column_stack([1 - p, p]), 0.4))
@@ -270,12 +270,12 @@ def test_other_tasks_are_judged_by_group_too(task):
     place = rng.choice(["near", "far"], 3000)
     frame, near = pd.DataFrame({"place": place}), place == "near"
     if task == "regression":
-        problem = Problem(task, "fare", ["x"], "rmse", groups=["place"])
+        problem = Problem(task, "fare", ["x"], "rmse", sensitive_features=["place"])
         y = np.where(near, rng.gamma(4, 2, 3000), rng.gamma(4, 30, 3000))  # a small group must not hide behind the spread of the other
         honest = y * rng.uniform(0.7, 1.3, 3000)
         wrong = np.where(near, 2 * honest, honest)
     else:
-        problem = Problem(task, "kind", ["x"], "log_loss", ["a", "b", "c"], groups=["place"])
+        problem = Problem(task, "kind", ["x"], "log_loss", ["a", "b", "c"], sensitive_features=["place"])
         honest = rng.dirichlet([2, 1, 1], 3000)
         y = np.array([rng.choice(3, p=q) for q in honest])
         sure = honest**4 / (honest**4).sum(1, keepdims=True)
@@ -309,7 +309,7 @@ def test_a_criterion_has_to_fit_the_task_and_needs_groups():
         Problem("regression", "y", ["x"], "rmse", fairness="calibration")
     frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60) % 2})
     with pytest.raises(ProblemError, match="needs groups"):
-        aimt.train(frame, target="y", groups="none", fairness="calibration", quiet=True)
+        aimt.train(frame, target="y", sensitive_features="none", fairness="calibration", quiet=True)
     assert groups_gate(BANK, None).status == "not checked"
     assert groups_gate(BANK, {"columns": [{"column": "branch"}]}).status == "not checked"  # of an earlier version
 

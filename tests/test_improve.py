@@ -28,7 +28,7 @@ def asked(X, y, *, metric="roc_auc", task="binary", seed=0, **more):
     names = [f"x{i}" for i in range(X.shape[1])]
     labels = [] if task == "regression" else [f"class {k}" for k in range(y.max() + 1)]
     frame = pd.DataFrame(X, columns=names).assign(answer=y if task == "regression" else [labels[k] for k in y], **more)
-    problem = Problem(task, "answer", names, metric, labels, id="who" if "who" in more else None)
+    problem = Problem(task, "answer", names, metric, labels, entity="who" if "who" in more else None)
     return frame, y, problem, infer_schema(frame), split_rows(frame, problem, y, seed=seed)
 
 

@@ -376,7 +376,10 @@ WRONG = {
     "gap": (["--actual", "default", "--probability", "gap"], "the first in row 3"),
     "metric": (["--actual", "default", "--prediction", "yes", "--metric", "log_loss"], "needs probabilities"),
     "threshold": (["--actual", "default", "--prediction", "yes", "--threshold", "0.3"], "classes alone"),
-    "fairness": (["--actual", "default", "--prediction", "yes", "--groups", "sex", "--fairness", "calibration"], "needs probabilities"),
+    "fairness": (
+        ["--actual", "default", "--prediction", "yes", "--sensitive-features", "sex", "--fairness", "calibration"],
+        "needs probabilities",
+    ),
     "two answers": (
         ["--actual", "default", "--probability", "p,percent", "--metric", "brier"],
         "not clear of which class|not a probability",

@@ -28,7 +28,7 @@ MANY = {
 def caught(frame, seed=0):
     """Columns set aside as leaks, and names that a verdict asks about: with the targets of the test rows hidden, as in training."""
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target="target", groups="none")
+    problem, _ = define_problem(frame, schema, target="target", sensitive_features="none")
     y, _ = encode_target(frame, problem, schema)
     found = audit(frame, schema, problem, rows=split_rows(frame, problem, y, seed=seed).train)
     gone = {e["column"] for e in found["set_aside"]}
@@ -142,7 +142,7 @@ def test_an_honest_driver_that_is_gradual_is_left_alone():
 def test_the_audit_does_not_read_the_targets_of_the_test(kind):
     frame = {"class": MANY["digits"], "number": DIABETES, "yes or no": LOANS.assign(target=LOANS.target == "bad")}[kind]
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target="target", groups="none")
+    problem, _ = define_problem(frame, schema, target="target", sensitive_features="none")
     r = np.random.default_rng(14)
     rows = np.sort(r.permutation(len(frame))[: int(0.75 * len(frame))])
     rest = np.setdiff1d(np.arange(len(frame)), rows)
@@ -158,7 +158,7 @@ def test_the_audit_does_not_read_the_targets_of_the_test(kind):
 
 
 def test_a_run_says_what_it_did_with_the_test(tmp_path):
-    run = aimt.train(LOANS, target="target", groups="none", time_limit=1.5, quiet=True, out=tmp_path / "run")
+    run = aimt.train(LOANS, target="target", sensitive_features="none", time_limit=1.5, quiet=True, out=tmp_path / "run")
     assert run.read("audit.json")["target_rows"] == run.read("metrics.json")["split"]["rows"]["train"] == 750
     page = (run.path / "report.html").read_text()
     assert "were not read again until the model was final" in page and "looked at only when it was final" not in page

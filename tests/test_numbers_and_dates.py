@@ -117,7 +117,7 @@ def german(frame: pd.DataFrame) -> str:
 def run(tmp_path_factory):
     at = tmp_path_factory.mktemp("german")
     (at / "train.csv").write_text(german(table_of()), encoding="utf-8")
-    return train(at / "train.csv", target="y", groups="none", out=at / "run", time_limit=1, quiet=True)
+    return train(at / "train.csv", target="y", sensitive_features="none", out=at / "run", time_limit=1, quiet=True)
 
 
 NEW = table_of(60, 1).drop(columns="y")
@@ -317,11 +317,11 @@ def test_words_for_missing_in_the_target(tmp_path, word, kind):
         frame.to_excel(path, index=False)
     elif kind == "jsonl":
         frame.to_json(path, orient="records", lines=True)
-    left = begin(path, TableOptions(target="use", groups="none"), Progress(quiet=True))
+    left = begin(path, TableOptions(target="use", sensitive_features="none"), Progress(quiet=True))
     define(left)
     assert left.problem.labels == ["High", "Low"] and len(left.y) == 60
     assert any(repr(word) in note and "30 rows" in note and "--missing-labels class" in note for note in left.notes)
-    asked = begin(path, TableOptions(target="use", groups="none", missing_labels="class"), Progress(quiet=True))
+    asked = begin(path, TableOptions(target="use", sensitive_features="none", missing_labels="class"), Progress(quiet=True))
     define(asked)
     assert set(asked.problem.labels) == {"High", "Low", word} and len(asked.y) == 90
 
@@ -329,7 +329,9 @@ def test_words_for_missing_in_the_target(tmp_path, word, kind):
 def test_a_class_called_none_is_kept_from_train_to_compact(tmp_path):
     frame = table_of(150).assign(y=lambda d: np.where(d.y == "yes", "Some", "None"))
     frame.to_csv(tmp_path / "t.csv", index=False)
-    made = train(tmp_path / "t.csv", target="y", groups="none", missing_labels="class", out=tmp_path / "run", time_limit=1, quiet=True)
+    made = train(
+        tmp_path / "t.csv", target="y", sensitive_features="none", missing_labels="class", out=tmp_path / "run", time_limit=1, quiet=True
+    )
     assert made.evaluate(tmp_path / "t.csv")["rows"]["scored"] == 150
     assert len(read_rows(made, tmp_path / "t.csv").y) == 150
 
@@ -366,7 +368,7 @@ FORMATS = [
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_split_by_time_has_no_training_row_after_the_test(form):
     frame = dated(form)
-    problem, _ = define_problem(frame, target="y", time="day", groups="none")
+    problem, _ = define_problem(frame, target="y", time="day", sensitive_features="none")
     y, _ = encode_target(frame, problem)
     split = split_rows(frame, problem, y)
     times = pd.to_datetime(frame.day, format=form)
@@ -424,7 +426,7 @@ def test_mixed_formats_are_said_with_rows():
     frame.loc[::3, "day"] = dated("%d.%m.%Y")["day"][::3]
     assert any("row 1: " in n and "row 2: " in n and "several ways" in n for n in infer_schema(frame).notes)
     with pytest.raises(ProblemError, match="several ways"):
-        define_problem(frame, target="y", time="day", groups="none")
+        define_problem(frame, target="y", time="day", sensitive_features="none")
     with pytest.raises(ProblemError, match="several ways"):
         time_values(frame["day"])
 
@@ -433,7 +435,14 @@ def test_date_format_of_the_command(tmp_path):
     frame = ambiguous()
     frame.to_csv(tmp_path / "t.csv", index=False)
     made = train(
-        tmp_path / "t.csv", target="y", time="day", date_format="%d/%m/%Y", groups="none", out=tmp_path / "run", time_limit=1, quiet=True
+        tmp_path / "t.csv",
+        target="y",
+        time="day",
+        date_format="%d/%m/%Y",
+        sensitive_features="none",
+        out=tmp_path / "run",
+        time_limit=1,
+        quiet=True,
     )
     splits = pd.read_parquet(made.file("splits.parquet"))
     times = pd.to_datetime(frame.day, format="%d/%m/%Y")[splits["row"]].to_numpy()
@@ -467,9 +476,9 @@ def test_weekly_dates_of_several_series(form):
 def test_a_forecast_with_ambiguous_dates_says_so_and_takes_an_order():
     days = [f"{d:02}/{m:02}/2024" for m in range(1, 13) for d in range(1, 13)]
     frame = pd.DataFrame({"day": days, "sales": range(144)}).sample(frac=1, random_state=0, ignore_index=True)
-    panel = read_panel(frame, target="sales", time="day", every="day")
+    panel = read_panel(frame, target="sales", time="day", freq="day")
     assert any("two ways" in note and "--date-format" in note for note in panel.notes)
-    other = read_panel(frame, target="sales", time="day", every="day", date_format="%d/%m/%Y")
+    other = read_panel(frame, target="sales", time="day", freq="day", date_format="%d/%m/%Y")
     assert other.time_format == "%d/%m/%Y" and not any("two ways" in n for n in other.notes)
     with pytest.raises(DataError, match="read as %Y/%m/%d"):
         read_panel(frame, target="sales", time="day", date_format="%Y/%m/%d")
@@ -488,7 +497,9 @@ def test_the_future_is_read_as_the_past(tmp_path):
         }
     )
     (tmp_path / "t.csv").write_text(frame.to_csv(index=False, sep=";", decimal=","))
-    made = train(tmp_path / "t.csv", target="sales", time="day", known="price,share", horizon=3, out=tmp_path / "run", quiet=True)
+    made = train(
+        tmp_path / "t.csv", target="sales", time="day", known_covariates="price,share", horizon=3, out=tmp_path / "run", quiet=True
+    )
     ahead = ["12/03/2024", "13/03/2024", "11/03/2024"]  # days 2, 3 and 1
     plain = pd.DataFrame({"day": pd.to_datetime(ahead, format="%d/%m/%Y"), "price": [8000, 9000, 12500], "share": [0.125, 0.5, 1.0]})
     expected = made.predict(plain, quiet=True)["forecast"]
@@ -584,7 +595,7 @@ def test_a_fault_far_down_leaves_nothing(run, tmp_path):
 
 def test_letters_that_the_encoding_lacks(tmp_path):
     frame = table_of(150).assign(y=lambda d: np.where(d.y == "yes", "šťastný", "no"))
-    made = train(frame, target="y", groups="none", out=tmp_path / "run", time_limit=1, quiet=True)
+    made = train(frame, target="y", sensitive_features="none", out=tmp_path / "run", time_limit=1, quiet=True)
     (tmp_path / "new.csv").write_bytes("rent,rate,town\n29000,0.5,Köln\n".encode("cp1252"))
     with pytest.raises(DataError, match="cannot be written in cp1252.*UTF-8"):
         made.predict(tmp_path / "new.csv", out=tmp_path / "out.csv", quiet=True)

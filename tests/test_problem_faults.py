@@ -178,11 +178,11 @@ def test_task_that_does_not_fit(table):
 
 
 def test_positive_class(table):
-    assert define_problem(table, target="churn", positive="No")[0].labels == ["Yes", "No"]
-    assert "does not occur" in message(define_problem, table, target="churn", positive="Yess")
-    assert define_problem(table, target="paperless", positive=0)[0].labels == ["1", "0"]
+    assert define_problem(table, target="churn", positive_label="No")[0].labels == ["Yes", "No"]
+    assert "does not occur" in message(define_problem, table, target="churn", positive_label="Yess")
+    assert define_problem(table, target="paperless", positive_label=0)[0].labels == ["1", "0"]
     with pytest.raises(ProblemError, match="regression"):
-        define_problem(table, target="charges", positive="1")
+        define_problem(table, target="charges", positive_label="1")
 
 
 @pytest.mark.parametrize("cost", ["fn", "fn=x", "fn=1,fn=2,fp=1", "miss=1", "fn=inf,fp=1", "fn=nan,fp=1", "fn=5", "fn=-1,fp=1", ""])
@@ -201,7 +201,7 @@ def test_cost_needs_a_decision(table):
 # ---- groups, time, id, drop
 
 
-@pytest.mark.parametrize("part", ["groups", "time", "id", "drop"])
+@pytest.mark.parametrize("part", ["sensitive_features", "time", "id", "drop"])
 def test_columns_that_are_not_there(table, part):
     assert "Did you mean 'gender'?" in message(define_problem, table, target="churn", **{part: "gendre"})
     with pytest.raises(ProblemError, match="is the target"):
@@ -209,16 +209,18 @@ def test_columns_that_are_not_there(table, part):
 
 
 def test_roles(table):
-    problem, _ = define_problem(table, target="churn", groups="gender, age", time="joined", id="customer", drop=["note"])
+    problem, _ = define_problem(table, target="churn", sensitive_features="gender, age", time="joined", entity="customer", drop=["note"])
     assert problem.inputs == ["age", "charges", "plan", "gender", "paperless"]
-    assert (problem.groups, problem.time, problem.id) == (["gender", "age"], "joined", "customer")
+    assert (problem.sensitive_features, problem.time, problem.entity) == (["gender", "age"], "joined", "customer")
     table = table.rename(columns={"gender": "gender, self-reported"})
-    assert define_problem(table, target="churn", groups="gender, self-reported")[0].groups == ["gender, self-reported"]
+    assert define_problem(table, target="churn", sensitive_features="gender, self-reported")[0].sensitive_features == [
+        "gender, self-reported"
+    ]
 
 
 def test_roles_that_do_not_fit(table):
     assert "cannot order the rows" in message(define_problem, table, target="churn", time="plan")
-    assert "no groups" in message(define_problem, table, target="churn", groups="customer")
+    assert "no groups" in message(define_problem, table, target="churn", sensitive_features="customer")
     assert "no column is left" in message(define_problem, table[["plan", "churn"]], target="churn", drop="plan")
     assert "no column is left" in message(define_problem, table[["churn"]], target="churn")
 

@@ -19,7 +19,7 @@ from aimt.explain.permutation_importance import permutation_importance
 from aimt.explain.rule_conditions import rule_of
 from aimt.explain.rule_tree import find_axes, grow_tree, round_cuts
 from aimt.explain.shap_values import explain_rows, plot_row
-from aimt.explain.selection_stability import column_association, draw_rows, drawn_importance, quick_model, selection_stability
+from aimt.explain.selection_stability import column_association, draw_rows, bootstrap_importance, quick_model, selection_stability
 from aimt.explain.stability import reason_stability, stability_sentences
 from aimt.explain.surrogate_rules import explained_share, rule_lines, rule_set
 from aimt.jobs.verbs.explain import explain, reason_lines
@@ -289,7 +289,7 @@ def test_importance_on_drawn_rows_is_importance_on_repeated_rows(planted):
     _, _, test, y, asked = planted
     model, rng = Linear(*planted[:2], np.arange(250)), np.random.default_rng(7)
     orders, weights = rng.permutation(250)[None], rng.integers(0, 3, (2, 250)).astype(float)
-    found = drawn_importance(model.predict_raw, test, y, asked, ["strong", ("twin", "copy")], orders, weights)
+    found = bootstrap_importance(model.predict_raw, test, y, asked, ["strong", ("twin", "copy")], orders, weights)
     shuffled = test.assign(strong=test["strong"].to_numpy()[orders[0]])
     rmse = lambda frame, w: np.sqrt(np.average((model.predict_raw(frame) - y) ** 2, weights=w))
     for b, w in enumerate([np.ones(250), *weights]):
@@ -339,14 +339,14 @@ def test_one_column_and_several_classes():
 
 
 def test_explain_tells_rules_of_a_run(run, loans):
-    [own] = run.explain(loans.head(600), rules=4)
+    [own] = run.explain(loans.head(600), surrogate_rules=4)
     assert own["own_table"] and own["checked"] == int((pd.read_parquet(run.file("splits.parquet"))["part"] == "test").sum())
     lines = reason_lines([own])
     assert lines[0] == "Rules are made from the run's training rows and checked on its test rows." and own["n_rules"] <= 4
     if own["told"]:
         assert sum("If '" in line and "'bad' " in line for line in lines) == own["n_rules"]
     assert own["truth"]["metric"] == "roc_auc"
-    [new] = run.explain(loans.tail(400).drop(columns="credit_risk"), rules=True)
+    [new] = run.explain(loans.tail(400).drop(columns="credit_risk"), surrogate_rules=True)
     assert not new["own_table"] and new["truth"] is None and new["n_rules"] <= 8 and "a part of this table" in reason_lines([new])[0]
 
 
@@ -363,17 +363,17 @@ def test_questions_that_do_not_go_together(run, loans):
         with pytest.raises(ProblemError, match="are two questions"):
             run.explain(loans.tail(300), **wrong)
     with pytest.raises(ProblemError, match="--time-limit is for --stability"):
-        run.explain(loans.tail(300), rules=True, time_limit=3)
+        run.explain(loans.tail(300), surrogate_rules=True, time_limit=3)
     with pytest.raises(ProblemError, match="1 rules say nothing"):
-        run.explain(loans.tail(300), rules=1)
-    with pytest.raises(ProblemError, match="--wanted says what a change may be"):
-        run.explain(loans.tail(300), rules=True, wanted="good")
+        run.explain(loans.tail(300), surrogate_rules=1)
+    with pytest.raises(ProblemError, match="--desired says what a change may be"):
+        run.explain(loans.tail(300), surrogate_rules=True, desired="good")
     with pytest.raises(DataError, match="has no column 'credit_risk'.*give rows whose answer is known"):
         run.explain(loans.tail(300).drop(columns="credit_risk"), stability=True)
     with pytest.raises(DataError, match="99 rows with a known 'credit_risk' are too few"):
         run.explain(loans.tail(99), stability=True)
     with pytest.raises(DataError, match="are too few.*at least 100 rows"):
-        run.explain(loans.tail(50), rules=True)
+        run.explain(loans.tail(50), surrogate_rules=True)
     with pytest.raises(ProblemError, match="there is no row 300"):
         run.explain(loans.tail(300), stability=True, rows="300")
 
@@ -525,7 +525,7 @@ def by(column: str, above: float):
 def test_twenty_years_old_with_thirty_six_years_of_work_is_not_plausible(columns):
     staff = workers(600, 0, columns)
     row = staff[(staff["age"] == 20)].iloc[[0]]
-    problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"], groups=["age"])
+    problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"], sensitive_features=["age"])
     ways = counterfactuals(by("years", 36), staff, row, problem)
     assert ways and ways[0]["changes"][0]["column"] == "years" and not any(w["plausible"] for w in ways)
     assert {c["column"] for c in ways[0]["strange"]} == {"years", "age"} and "together with 'age' 20" in ways[0]["message"]
@@ -537,7 +537,7 @@ def test_an_order_of_two_columns_is_learned_and_kept():
     staff = workers(800, 1)
     row = staff[(staff["start"] == 2010) & (staff["end"] == 2012)].iloc[[0]]
     problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"])
-    earlier = counterfactuals(lambda f: by("end", 2009)(f)[:, ::-1], staff, row, problem, fixed=["start"])
+    earlier = counterfactuals(lambda f: by("end", 2009)(f)[:, ::-1], staff, row, problem, immutable=["start"])
     assert earlier and not earlier[0]["plausible"] and {c["column"] for c in earlier[0]["strange"]} == {"start", "end"}
 
 
@@ -547,7 +547,7 @@ def test_a_row_is_not_its_own_neighbour():
     alone = staff.iloc[[0]].assign(age=17, years=0, start=1990, end=1990, home="own", **{f"x{k}": 9.0 for k in range(8)})
     known = pd.concat([staff, alone, alone], ignore_index=True)
     problem = Problem("binary", "refused", list(staff), "roc_auc", ["granted", "refused"])
-    ways = counterfactuals(by("years", 0.5), known, alone, problem, fixed=[c for c in staff if c != "years"])
+    ways = counterfactuals(by("years", 0.5), known, alone, problem, immutable=[c for c in staff if c != "years"])
     assert ways and not ways[0]["plausible"]
 
 

@@ -80,7 +80,7 @@ def make_run(task="binary", names=("amount", "age"), labels=("good", "bad"), cos
         [*names, "segment"],
         metric,
         list(labels),
-        groups=["segment"] if groups else [],
+        sensitive_features=["segment"] if groups else [],
         cost={"fn": 5, "fp": 1} if cost and task == "binary" else None,
     )
     found, test, train = audit(frame, infer_schema(frame), problem), slice(0, 200), slice(200, 400)
@@ -376,7 +376,7 @@ def test_the_command_repeats_what_was_given_and_nothing_else():
     }
     run = {"run.json": {"settings": settings, "given": ["target", "time", "known"], "source": "/home/ann lee/s.csv"}}
     code = page.report_data(run, report_spec(get_kind("series")))["sections"][-1]["code"]
-    assert code.splitlines()[0] == "aimt train s.csv --kind series --target n --time day --known promo,price"
+    assert code.splitlines()[0] == "aimt train s.csv --kind series --target n --time day --known-covariates promo,price"
     made = {"kind": "table", "target": "y", "compact": {"of": "my run", "members": 2, "max_latency_ms": None}}
     code = page.report_data({"run.json": {"settings": made}}, REPORT)["sections"][-1]["code"]
     assert code.splitlines()[0] == "aimt compact 'my run' --members 2"  # the bundled table

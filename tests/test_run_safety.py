@@ -30,7 +30,15 @@ def trained(tmp_path_factory) -> Path:
     """A small run on a table, with decisions and groups."""
     folder = tmp_path_factory.mktemp("trained")
     load_dataset("german-credit").frame.head(150).to_csv(folder / "loans.csv", index=False)
-    train(folder / "loans.csv", target="credit_risk", cost="fn=5,fp=1", groups="housing", out=folder / "run", time_limit=1, quiet=True)
+    train(
+        folder / "loans.csv",
+        target="credit_risk",
+        cost="fn=5,fp=1",
+        sensitive_features="housing",
+        out=folder / "run",
+        time_limit=1,
+        quiet=True,
+    )
     return folder
 
 

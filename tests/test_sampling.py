@@ -12,7 +12,7 @@ from torch import nn
 
 from aimt.core.errors import DataError, ProblemError, RunError
 from aimt.data.text.tokenizer import train_tokenizer
-from aimt.generate.text.sampling import Sampling, StopText, draw, filter_logits, generate, generate_ids
+from aimt.generate.text.sampling import Sampling, StopText, sample_tokens, filter_logits, generate, generate_ids
 from aimt.generate.text.speculative import generate_speculative, speculate_ids
 from aimt.models.text.gpt import GPT, GPTConfig
 from aimt.models.layers.quantization import Int4Linear, Int8Linear, int4_block, n_bytes, quantize
@@ -308,7 +308,7 @@ def test_filters_equal_those_of_transformers(settings):
     torch.testing.assert_close(filter_logits(z, s, seen), want, rtol=1e-5, atol=1e-5)
     u = (np.arange(5000) + 0.5) / 5000
     for row in range(3):  # and the fast draw has their probabilities
-        drawn = draw(z[row].expand(5000, -1), s, u, seen[row].expand(5000, -1))
+        drawn = sample_tokens(z[row].expand(5000, -1), s, u, seen[row].expand(5000, -1))
         shares = np.bincount(drawn, minlength=100) / 5000
         assert np.abs(shares - want[row].softmax(0).numpy()).max() < 5e-4
 
@@ -316,10 +316,10 @@ def test_filters_equal_those_of_transformers(settings):
 def test_draws_follow_the_probabilities():
     z = torch.tensor([[2.0, 1.0, 0.0, -1.0, -math.inf]])
     u = np.random.default_rng(0).random(20_000)
-    counts = np.bincount(draw(z.expand(len(u), -1), Sampling(temperature=1.0), u), minlength=5)
+    counts = np.bincount(sample_tokens(z.expand(len(u), -1), Sampling(temperature=1.0), u), minlength=5)
     p = z.double().softmax(1)[0].numpy()
     assert counts[4] == 0 and chisquare(counts[:4], p[:4] * len(u)).pvalue > 1e-3
-    assert draw(z, Sampling(temperature=1.0), np.array([1 - 1e-16])) == [3]  # the last slice, never past it
+    assert sample_tokens(z, Sampling(temperature=1.0), np.array([1 - 1e-16])) == [3]  # the last slice, never past it
 
 
 # ---- a draft ------------------------------------------------------------------------------------------------------

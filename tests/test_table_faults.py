@@ -84,7 +84,7 @@ def test_fewer_people_than_folds(tmp_path):
     frame = numbers(200).assign(who=np.repeat(["a", "b"], 100))
     frame["y"] = (frame["x0"] > 0).astype(int)
     with pytest.raises(DataError, match="'who' has 2 different values"):
-        train(frame, tmp_path, id="who")
+        train(frame, tmp_path, entity="who")
 
 
 def test_every_row_at_the_same_time(tmp_path):

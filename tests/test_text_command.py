@@ -90,7 +90,7 @@ def test_generate_streams(trained):
         (("generate", "runs/counting", "--precision", "int2"), "int2"),
         (("generate", "runs/nothing"), "not a run directory"),
         (("predict", "runs/counting", "rows.csv", "-o", "x.csv"), "generate"),
-        (("train", "counting.txt", "--groups", "age"), "--groups is an option of --kind table"),
+        (("train", "counting.txt", "--sensitive-features", "age"), "--sensitive-features is an option of --kind table"),
         (("train", "--size", "nano"), "--size is an option of --kind text"),
         (("train", "counting.txt", "--size", "enormous"), "enormous"),
         (("train", "counting.txt", "--tokenizer", "morse"), "morse"),

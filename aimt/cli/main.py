@@ -29,6 +29,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..core.errors import AimtError, printable
 from ..core.progress import CleanStream, clean_terminal
 from ..core.commands import VERBS, resolve
+from ..core.renamed import RENAMED, current_flags
 
 # %% ../../nbs/cli/00_main.ipynb #2fedf487
 class _Commands(TyperGroup):
@@ -36,8 +37,17 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in MADE:
-            return args[0], MADE[args[0]](), args[1:]
-        return super().resolve_command(ctx, args)
+            return args[0], MADE[args[0]](), _renamed_flags(args[0], MADE[args[0]](), args[1:])
+        name, command, words = super().resolve_command(ctx, args)
+        return name, command, words if command is None else _renamed_flags(name, command, words)
+
+
+def _renamed_flags(name: str | None, command: Any, words: list[str]) -> list[str]:
+    """The words with old flags replaced by those of today, and a note of each."""
+    words, old = current_flags(words, {flag for p in command.params for flag in p.opts})
+    for flag in old:
+        print(f"note: {flag} is called --{RENAMED[flag[2:].replace('-', '_')].replace('_', '-')} now", file=sys.stderr)
+    return words
 
 
 app = typer.Typer(
@@ -141,7 +151,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 RunPath = Annotated[Path, typer.Argument(help="A run directory, such as runs/churn.", metavar="RUN")]
 Coverage = Annotated[float | None, typer.Option(help="Also what holds so many of the true values, such as 0.9: low and high, or a set.")]
-CoveredBy = Annotated[str | None, typer.Option("--by", help="Keep the coverage in each: group, class, both; none: over all rows.")]
+CoveredBy = Annotated[
+    str | None, typer.Option("--conditional-on", help="Keep the coverage in each: group, class, both; none: over all rows.")
+]
 
 
 @app.command(add_help_option=False)
@@ -339,7 +351,7 @@ def audit(
         str | None, typer.Option(help="Column to predict. Default: none; leaks, rare classes and groups are then not looked for.")
     ] = None,
     sql: Sql = None,
-    groups: Annotated[str | None, typer.Option(help="Columns whose groups must be represented: gender,age.")] = None,
+    sensitive_features: Annotated[str | None, typer.Option(help="Columns whose groups must be represented: gender,age.")] = None,
     population: Population = None,
     date_format: DateFormat = None,
     as_json: Json = False,
@@ -350,7 +362,7 @@ def audit(
     Example: `aimt audit customers.csv --target churn`
     """
     result = resolve(VERBS["audit"])(
-        source, target=target, sql=sql, groups=groups, population=population, date_format=date_format, quiet=quiet
+        source, target=target, sql=sql, sensitive_features=sensitive_features, population=population, date_format=date_format, quiet=quiet
     )
     if as_json:
         _print_json(result)
@@ -365,7 +377,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write: .csv or .parquet.")],
     source: Annotated[str | None, typer.Argument(help="Table with new rows. A forecast needs one only for what is known ahead.")] = None,
     coverage: Coverage = None,
-    by: CoveredBy = None,
+    conditional_on: CoveredBy = None,
     thresholds: Annotated[
         str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")
     ] = None,
@@ -376,7 +388,9 @@ def predict(
 
     Examples: `aimt predict runs/churn new.csv -o scored.csv --coverage 0.9`, `aimt predict runs/sales future.csv -o forecasts.csv`
     """
-    resolve(VERBS["predict"])(run, source, out=out, coverage=coverage, by=by, thresholds=thresholds, overwrite=overwrite, quiet=quiet)
+    resolve(VERBS["predict"])(
+        run, source, out=out, coverage=coverage, conditional_on=conditional_on, thresholds=thresholds, overwrite=overwrite, quiet=quiet
+    )
 
 
 @app.command()
@@ -385,7 +399,7 @@ def evaluate(
     run: RunPath,
     source: Annotated[str, typer.Argument(help="Table with new rows and their true outcomes; a text for a run that writes.")],
     coverage: Coverage = None,
-    by: CoveredBy = None,
+    conditional_on: CoveredBy = None,
     population: Population = None,
     permutations: Annotated[
         int, typer.Option(help="Also train on shuffled outcomes so many times, such as 99: is there anything to learn?", min=0)
@@ -398,7 +412,13 @@ def evaluate(
     Example: `aimt evaluate runs/churn march.csv`
     """
     scores = resolve(VERBS["evaluate"])(
-        run, source, coverage=coverage, by=by, population=population, permutations=permutations, time_limit=time_limit
+        run,
+        source,
+        coverage=coverage,
+        conditional_on=conditional_on,
+        population=population,
+        permutations=permutations,
+        time_limit=time_limit,
     )
     if as_json:
         _print_json(scores)
@@ -462,9 +482,11 @@ def explain(
     rows: Annotated[str | None, typer.Option(help="Row numbers, from 0: 0,5,12. Default: the first.")] = None,
     columns: Annotated[str | None, typer.Option(help="Instead: how the answer moves with these columns: age,income.")] = None,
     change: Annotated[bool, typer.Option("--change", help="Instead: what would have to be different for another answer.")] = False,
-    wanted: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,
-    fixed: Annotated[str | None, typer.Option(help="With --change: columns that cannot change, besides those of groups.")] = None,
-    rules: Annotated[int, typer.Option(help="Instead: at most so many rules that stand for the whole model, such as 8.", min=0)] = 0,
+    desired: Annotated[str | None, typer.Option(help="With --change: the class wanted, or a range: 100,200.")] = None,
+    immutable: Annotated[str | None, typer.Option(help="With --change: columns that cannot change, besides those of groups.")] = None,
+    surrogate_rules: Annotated[
+        int, typer.Option(help="Instead: at most so many rules that stand for the whole model, such as 8.", min=0)
+    ] = 0,
     stability: Annotated[
         bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been resampled?")
     ] = False,
@@ -473,7 +495,7 @@ def explain(
 ) -> None:
     """Say which columns moved a prediction, and how far.
 
-    Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --rules 8`
+    Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --surrogate-rules 8`
     """
     reasons = resolve(VERBS["explain"])(
         run,
@@ -481,9 +503,9 @@ def explain(
         rows=rows,
         columns=columns,
         change=change,
-        wanted=wanted,
-        fixed=fixed,
-        rules=rules,
+        desired=desired,
+        immutable=immutable,
+        surrogate_rules=surrogate_rules,
         stability=stability,
         time_limit=time_limit,
     )

@@ -37,14 +37,14 @@ class Settings(TypedDict, total=False):
     sql: str | None
     target: str | None
     text: str | None
-    groups: Names
+    sensitive_features: Names
     cost: str | dict[str, float] | None
     time: str | None
-    id: str | None
+    entity: str | None
     drop: Names
     keep: Names
     task: str | None
-    positive: Scalar
+    positive_label: Scalar
     metric: str | None
     population: str | None
     time_limit: float | None
@@ -55,10 +55,10 @@ class Settings(TypedDict, total=False):
     vocab_size: int | None
     text_field: str | None
     steps: int | None
-    series: str | None
+    series_id: str | None
     horizon: int | None
-    known: Names
-    every: str | None
+    known_covariates: Names
+    freq: str | None
     aggregate: str
     season: int | None
     recursive: bool
@@ -70,12 +70,12 @@ class Settings(TypedDict, total=False):
     nf4: bool
     freeze: bool
     unfreeze_every: float
-    layer_decay: float | None
-    average: float | None
+    layerwise_lr_decay: float | None
+    weight_interpolation: float | None
     balance: bool
-    checkpointing: bool
+    gradient_checkpointing: bool
     patience: int
-    original: str | None
+    retention_data: str | None
 
 
 class About(TypedDict, total=False):

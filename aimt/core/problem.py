@@ -32,9 +32,9 @@ class Problem:
     inputs: list[str]  # Columns to predict from, in order; ``["text"]`` for text
     metric: str  # Name of the main metric, such as ``roc_auc``
     labels: list[str] = field(default_factory=list)  # Classes in order; the positive one last when binary
-    groups: list[str] = field(default_factory=list)  # Columns whose groups must be treated alike
+    sensitive_features: list[str] = field(default_factory=list)  # Columns whose groups must be treated alike
     time: str | None = None  # Column to order rows by, so that the test is later than the training
-    id: str | None = None  # Column that tells whom a row is about
+    entity: str | None = None  # Column that tells whom a row is about
     drop: list[str] = field(default_factory=list)  # Columns left out on purpose
     cost: dict[str, float] | None = None  # Cost of each outcome; see `OUTCOMES`
     fairness: str | None = None  # Criterion by which groups are compared, one of `FAIRNESS`; None: nobody chose one

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .contents import CONTENTS, MOST_BYTES
+from .contents import CONTENTS, MOST_BYTES, Settings
+from .renamed import current_names
 from .errors import AimtError, RunError, closest, hide_secrets
 from .files import TEMPORARY, plain, read_json, sha256, write_error, write_json
 from .lock import LOCK, DirectoryLock, Writer, is_locked, lock_directory
@@ -400,6 +401,7 @@ def _checked(path: Path) -> dict[str, Any]:
         raise RunError(f"this run is from a newer version of aimt ({made_by})", where=str(path), hint=hint)
     if info.get("digest") != _digest(info):
         raise RunError("this file was changed after aimt wrote it", where=str(path), hint="Train again")
+    _rename(info)
     check_type(info, CONTENTS["run.json"], where=str(path))
     if "problem" in info:
         _problem(info, path)
@@ -407,6 +409,13 @@ def _checked(path: Path) -> dict[str, Any]:
         if not re.fullmatch(r"[^/\\:]+(/[^/\\:]+)*", name) or ".." in name.split("/"):
             raise RunError(f"'files' names {name!r}, which is no file of the run", where=str(path))
     return info
+
+
+def _rename(info: dict[str, Any]) -> None:
+    """Options and fields that an older version stored under other names."""
+    for part, known in (("settings", Settings.__annotations__), ("problem", Problem.__annotations__)):
+        if isinstance(info.get(part), dict):
+            info[part] = current_names(info[part], known, warn=False)
 
 
 def _problem(info: dict[str, Any], where: Path) -> Problem:

@@ -214,16 +214,16 @@ def forgotten_gate(lost: Mapping[str, float] | None, figure: Figure, limits: Tun
     """Fault: the original task's figure has fallen. `lost` has before, after, change, low, high."""
     if not lost or lost.get("low") is None:
         return GATES["forgotten"].result(
-            "not checked", "What it has forgotten was not measured: no examples of its original task were given (--original)."
+            "not checked", "What it has forgotten was not measured: no examples of its original task were given (--retention-data)."
         )
     sign = -1 if figure.greater_is_better else 1
     low, high = sorted((sign * lost["low"], sign * lost["high"]))
     text = f"{figure.name} on the original task went from {figure.shown(lost['before'])} to {figure.shown(lost['after'])}."
     status = fault_status(low, high, limits.forgotten, limits.much_forgotten)
     advice = (
-        "Use LoRA (--lora 8), a lower rate, or the mean of old and new weights (--average 0.5)."
+        "Use LoRA (--lora 8), a lower rate, or the mean of old and new weights (--weight-interpolation 0.5)."
         if status == "hold"
-        else "Give more examples of the original task (--original): so few cannot exclude that much of it is forgotten."
+        else "Give more examples of the original task (--retention-data): so few cannot exclude that much of it is forgotten."
     )
     return GATES["forgotten"].result(
         status,

@@ -46,7 +46,7 @@ def groups_gate(
     """Holds a proven fault of the criterion, passes when serious ones are excluded, and says *not yet* where the rows cannot tell."""
     limits = limits or GroupLimits()
     if not groups or not groups.get("columns"):
-        return GROUPS.result("not checked", "No groups were named, so none were compared. Name them with --groups.")
+        return GROUPS.result("not checked", "No groups were named, so none were compared. Name them with --sensitive-features.")
     if groups.get("comparisons") is None:
         return GROUPS.result("not checked", "The groups were compared by an earlier version, which judged other things. Train again.")
     left_out, missing = _small(groups, limits)

@@ -101,7 +101,7 @@ def baseline_gate(judged: pd.DataFrame, limits: ForecastLimits) -> GateResult:
     advice = (
         f"Test at more origins, which takes a longer past{more}; until then use the {rival}."
         if gain["value"] > 0
-        else f"Use the {rival}, or give columns that are known ahead, such as holidays or prices (--known)."
+        else f"Use the {rival}, or give columns that are known ahead, such as holidays or prices (--known-covariates)."
     )
     return gate.result(
         merit_status(gain["value"], gain["low"]),
@@ -177,7 +177,7 @@ def gaps_gate(panel: Panel, limits: ForecastLimits) -> GateResult:
     """Fault: the share of the steps that had no value. Counted, not estimated."""
     value = float(sum(h.sum() for h in panel.holes) / max(sum(map(len, panel.holes)), 1))
     text = f"{100 * value:.1f} % of the steps had no value and were filled in; such steps are not tested."
-    advice = "Find out whether a missing row means zero (then write 0) or unknown, or use a longer step (--every)."
+    advice = "Find out whether a missing row means zero (then write 0) or unknown, or use a longer step (--freq)."
     return GATES["gaps"].result(
         "hold" if value > limits.filled else "pass",
         text,
@@ -199,7 +199,7 @@ def future_gate(panel: Panel, season: int, horizon: int, limits: ForecastLimits)
     text = f"{most['column']!r}{where} tells {100 * max(most['told'], 0):.0f} % of the changes of the target that its past does not."
     advice = (
         f'If it is known ahead, say how: --attest {most["column"]}="...". If it is measured at the same time as the target, leave it out of'
-        " --known."
+        " --known-covariates."
     )
     return gate.result(
         "not yet" if len(asked) else "pass",

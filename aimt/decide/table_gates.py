@@ -208,7 +208,7 @@ def _twin_doubts(
 ) -> Iterator[_Doubt]:
     """Test rows that repeat training rows, exactly or nearly."""
     advice = (
-        "Remove repeated rows, or give --id so that they stay together; if they are different events, attest it: --attest"
+        "Remove repeated rows, or give --entity so that they stay together; if they are different events, attest it: --attest"
         " near-duplicates=REASON."
     )
     names, seen = ("near-duplicates",), (overlap or {}).get("share")
@@ -230,7 +230,7 @@ def _twin_doubts(
         }
         yield _Doubt(twins["text"], advice, names, figures)
     else:
-        for f in [f for f in _findings(audit, "near-duplicate rows") if f["severity"] == "warning" and not problem.id][:1]:
+        for f in [f for f in _findings(audit, "near-duplicate rows") if f["severity"] == "warning" and not problem.entity][:1]:
             figures = {"value": f["value"], "limit": f["limit"], "measure": "rows that nearly repeat", "limit_text": "attested by a person"}
             yield _Doubt(f["evidence"], advice, names, figures)
 
@@ -345,7 +345,7 @@ def overfitting_gate(overfitting: dict[str, Any] | None, scores: dict[str, Any] 
     status = fault_status(gap["low"], gap["high"], limit, serious)
     if status == "hold":
         text = f"The test scores worse than validation promised, by {span(gap)}."
-        advice = "Look for drift over time (--time), rows of one customer on both sides (--id), or too long a search."
+        advice = "Look for drift over time (--time), rows of one customer on both sides (--entity), or too long a search."
         return gate.result("hold", text, advice, **figures)
     if status == "not yet":
         text = f"The test is too small to tell whether validation promised too much: a difference of {span(gap)}."

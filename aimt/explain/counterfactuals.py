@@ -69,12 +69,12 @@ def offers(
     return {column: offer for column, offer in found.items() if len(offer.values)}
 
 # %% ../../nbs/explain/20_counterfactuals.ipynb #b9ad6eff
-def _goal(problem: Problem, wanted: Any, threshold: float) -> Callable[[np.ndarray], np.ndarray]:
+def _goal(problem: Problem, desired: Any, threshold: float) -> Callable[[np.ndarray], np.ndarray]:
     """How far inside (positive) or outside (negative) of what is wanted predictions are."""
     if problem.task == "regression":
-        low, high = wanted
+        low, high = desired
         return lambda pred: np.minimum(pred - low, high - pred)
-    k = problem.labels.index(wanted)
+    k = problem.labels.index(desired)
     if problem.task == "binary":
         sign = 1 if k == 1 else -1
         tiny = 0 if k == 1 else 1e-12  # from the threshold on it is the positive class
@@ -89,9 +89,9 @@ def counterfactuals(
     row: pd.DataFrame,  # The row in question: a table of one row with the same columns
     problem: Problem,  # Task, labels, inputs and groups
     *,
-    wanted: Any = None,  # Desired class, or (low, high) for a number; None: the other class, or the second most probable
+    desired: Any = None,  # Desired class, or (low, high) for a number; None: the other class, or the second most probable
     threshold: float = 0.5,  # Two classes: probability from which a row is treated as positive
-    fixed: Sequence[str] = (),  # Columns that cannot change, besides those of groups, time and identity
+    immutable: Sequence[str] = (),  # Columns that cannot change, besides those of groups, time and identity
     only: Mapping[str, str] | None = None,  # Columns that can only increase or decrease: {"age": "up"}
     most_changes: int = 3,  # Columns that may change together
     answers: int = 3,  # Different ways to find
@@ -101,8 +101,8 @@ def counterfactuals(
     Raises `DataError` for too few known rows and columns that are not there, `ProblemError` for a class that does not exist
     or is the answer already.
     """
-    fixed, only = list(fixed), dict(only or {})
-    for column in (*fixed, *only):
+    immutable, only = list(immutable), dict(only or {})
+    for column in (*immutable, *only):
         if column not in known:
             raise DataError(f"there is no column '{column}'", hint=closest(column, known.columns))
     if wrong := [way for way in only.values() if way not in ("up", "down")]:
@@ -110,11 +110,11 @@ def counterfactuals(
     if len(known) < 20:
         raise DataError(f"{len(known)} known rows are too few", hint="Give at least 20: changes are made to values that occur in them")
     before = np.asarray(predict(row), float)
-    wanted = _wanted(before, problem, wanted, threshold)
-    goal = _goal(problem, wanted, threshold)
+    desired = _wanted(before, problem, desired, threshold)
+    goal = _goal(problem, desired, threshold)
     if goal(before)[0] > 0:
         raise ProblemError("the answer is already the wanted one", hint="Ask for another")
-    unchanging = {*fixed, *problem.groups, problem.time, problem.id}
+    unchanging = {*immutable, *problem.sensitive_features, problem.time, problem.entity}
     offered = offers(known, problem.inputs)
     free = {column: offer for column, offer in offered.items() if column not in unchanging}
     search = _Search(predict, goal, row.reset_index(drop=True), free, only)
@@ -122,21 +122,21 @@ def counterfactuals(
     if not found:
         return []
     near = _Nearness(known[problem.inputs], offered, row[problem.inputs])
-    told = [_told(predict, search, state, near, problem, wanted, before) for state in found]
+    told = [_told(predict, search, state, near, problem, desired, before) for state in found]
     told.sort(key=lambda t: (not t["plausible"], t["cost"]))
     return _different(told, answers)
 
 
-def _wanted(pred: np.ndarray, problem: Problem, wanted: Any, threshold: float) -> Any:
+def _wanted(pred: np.ndarray, problem: Problem, desired: Any, threshold: float) -> Any:
     if problem.task == "regression":
-        if wanted is None or len(wanted) != 2 or not wanted[0] < wanted[1]:
+        if desired is None or len(desired) != 2 or not desired[0] < desired[1]:
             raise ProblemError("for a number say which is wanted", hint="Give a range, such as (100, 200)")
-        return wanted
-    if wanted is None:
+        return desired
+    if desired is None:
         return problem.labels[int(pred[0, 1] < threshold) if problem.task == "binary" else int(np.argsort(-pred[0])[1])]
-    if wanted not in problem.labels:
-        raise ProblemError(f"there is no class '{wanted}'", hint=closest(str(wanted), problem.labels))
-    return wanted
+    if desired not in problem.labels:
+        raise ProblemError(f"there is no class '{desired}'", hint=closest(str(desired), problem.labels))
+    return desired
 
 # %% ../../nbs/explain/20_counterfactuals.ipynb #c2055a65
 State = dict[str, int]  # Column -> which of the offered values
@@ -348,7 +348,7 @@ def _told(
     state: State,
     near: _Nearness,
     problem: Problem,
-    wanted: Any,
+    desired: Any,
     before: np.ndarray,
 ) -> dict[str, Any]:
     row = search.frame([state])
@@ -360,8 +360,8 @@ def _told(
     if problem.task == "regression":
         found |= {"prediction": after[0], "chance": None, "before": before[0]}
     else:
-        k = problem.labels.index(wanted)
-        found |= {"prediction": wanted, "chance": after[0, k], "before": before[0, k]}
+        k = problem.labels.index(desired)
+        found |= {"prediction": desired, "chance": after[0, k], "before": before[0, k]}
     return plain(found | {"message": _sentence(found)})
 
 

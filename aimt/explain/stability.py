@@ -27,7 +27,7 @@ from aimt.explain.selection_stability import (
     column_association,
     draw_rows,
     draw_weights,
-    drawn_importance,
+    bootstrap_importance,
     quick_model,
     selection_stability,
 )
@@ -72,7 +72,7 @@ def reason_stability(
     weights = draw_weights(len(kept), n_resamples, None if who_test is None else np.asarray(who_test)[kept], seed)
 
     def measure(new: Any, draws: np.ndarray, what: Sequence[Any] = columns) -> np.ndarray:
-        return drawn_importance(new.predict_raw, part, truth, problem, what, orders, draws)
+        return bootstrap_importance(new.predict_raw, part, truth, problem, what, orders, draws)
 
     own, codes = measure(model, weights), None if rows is None else _class_codes(model, rows, problem)
     made: list[Any] = []  # importances, and the shares of the rows
@@ -126,7 +126,7 @@ def _within(
     orders = np.array([rng.permutation(len(kept)) for _ in range(repeats)])
     if len(columns) > most_columns:
         part, weights = test.iloc[kept[:200]].reset_index(drop=True), np.ones((1, len(kept[:200])))
-        once = drawn_importance(model.predict_raw, part, y[kept[:200]], problem, columns, rng.permutation(len(part))[None], weights)[0]
+        once = bootstrap_importance(model.predict_raw, part, y[kept[:200]], problem, columns, rng.permutation(len(part))[None], weights)[0]
         columns = [columns[j] for j in np.sort(np.argsort(-once, kind="stable")[:most_columns])]
     return kept, orders, columns
 

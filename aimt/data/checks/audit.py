@@ -234,7 +234,7 @@ def audit(
     full, hidden = schema, problem is not None and rows is not None and len(rows) < len(frame)
     if hidden:
         frame, schema = _hide_target(frame, schema, problem.target, rows)
-    names = [n for n in schema.names if problem is None or n not in {*problem.drop, problem.id}]
+    names = [n for n in schema.names if problem is None or n not in {*problem.drop, problem.entity}]
     names = [n for n in names if not hidden or n != problem.target]
     inputs = [n for n in names if problem is None or n in problem.inputs]
     watch, whole = _Watch(frame, schema, problem, inputs), _Whole(frame, schema, names, problem, rows if hidden else None)
@@ -327,11 +327,11 @@ class _Watch:
         if len(self.y) >= 20 and np.ptp(self.y) > 0:
             self.scorer = Scorer(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
             self.detector = CopyDetector(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
-        for column in problem.groups:
+        for column in problem.sensitive_features:
             names, codes = group_cells(read_cells(frame, schema, column))
             rates = group_rates((names, codes[self.rows]), self.y, problem)
             self.groups.append({"column": column, "groups": rates})
-            if self.scorer and len(rates) > 1 and len(problem.groups) <= 5:
+            if self.scorer and len(rates) > 1 and len(problem.sensitive_features) <= 5:
                 self.group_scorers[column] = Scorer(pd.factorize(codes)[0], True, limit=5_000, encoded=False)
 
     def __call__(self, cells: Cells, hashes: np.ndarray) -> None:

@@ -187,18 +187,18 @@ def _every(step: TimeStep) -> str:
 
 
 def named_step(
-    every: str,  # One of EVERY
+    freq: str,  # One of EVERY
     times: pd.DatetimeIndex,  # The first of them anchors weeks
 ) -> TimeStep:
     """The step of that name. Raises `ProblemError` when there is none."""
-    if every in _MONTHS:
-        return TimeStep("month", _MONTHS[every])
-    if every == "weekday":
+    if freq in _MONTHS:
+        return TimeStep("month", _MONTHS[freq])
+    if freq == "weekday":
         return TimeStep("weekday")
-    if every not in _TICKS:
-        raise ProblemError(f"there is no step called {every!r}", hint=closest(every, EVERY))
-    start = (int(_micro(times).min()) // _DAY * _DAY) % _TICKS[every] if every == "week" and len(times) else 0
-    return TimeStep("tick", _TICKS[every], start)
+    if freq not in _TICKS:
+        raise ProblemError(f"there is no step called {freq!r}", hint=closest(freq, EVERY))
+    start = (int(_micro(times).min()) // _DAY * _DAY) % _TICKS[freq] if freq == "week" and len(times) else 0
+    return TimeStep("tick", _TICKS[freq], start)
 
 # %% ../../../nbs/data/series/00_panel.ipynb #fed69128
 def time_format(
@@ -321,7 +321,7 @@ def read_panel(
     time: str,  # The column of times
     series: str | None = None,  # The column that says which series a row belongs to; None when there is one series
     known: Sequence[str] = (),  # Columns known ahead
-    every: str | None = None,  # Bring the rows together into steps of this length, one of EVERY
+    freq: str | None = None,  # Bring the rows together into steps of this length, one of EVERY
     aggregate: str = "sum",  # With `every`: sum, mean or last
     date_format: str | None = None,  # strptime format of times that came as text; found out when None
     number_formats: dict[str, dict[str, str]] | None = None,  # Of columns that were read as numbers already; see `Table`
@@ -335,9 +335,9 @@ def read_panel(
     formats = {n: f for n, f in ({} if number_formats is None else number_formats).items() if n in known} | _text_numbers(frame, known)
     rows, notes, form = _rows(frame, target, time, series, known, date_format, formats)
     times = pd.DatetimeIndex(rows["time"])
-    step = infer_step(times, rows["series"].cat.codes.to_numpy()) if every is None else named_step(every, times)
+    step = infer_step(times, rows["series"].cat.codes.to_numpy()) if freq is None else named_step(freq, times)
     rows["position"] = step.positions(times)
-    if every is not None:
+    if freq is not None:
         rows = _gather(rows, aggregate)
     _refuse_ties(rows, step, series)
     panel = _build(rows, step, notes)

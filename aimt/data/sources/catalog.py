@@ -61,7 +61,12 @@ DATASETS: dict[str, Dataset] = {
             "german-credit.csv.gz",
             "4d2db078c364bd7f75fc0eb2b776175eda3ecc774c04db77a8cb8acd8a0c0cf0",
             17669,
-            dict(target="credit_risk", positive="bad", groups=["age", "foreign_worker"], cost={"tp": 0.0, "fp": 1.0, "fn": 5.0, "tn": 0.0}),
+            dict(
+                target="credit_risk",
+                positive_label="bad",
+                groups=["age", "foreign_worker"],
+                cost={"tp": 0.0, "fp": 1.0, "fn": 5.0, "tn": 0.0},
+            ),
         ),
         Dataset(
             "breast-cancer",
@@ -72,7 +77,7 @@ DATASETS: dict[str, Dataset] = {
             31,
             "Shapes of cell nuclei measured in images of fine needle aspirates, one row a patient of one hospital.",
             "scikit-learn",
-            problem=dict(target="diagnosis", positive="malignant"),
+            problem=dict(target="diagnosis", positive_label="malignant"),
         ),
         Dataset(
             "wine",
@@ -299,7 +304,7 @@ FETCHED: dict[str, Dataset] = {
             "1,896 spam, 4,150 not. Written by real people: addresses and numbers are masked on loading, and nothing "
             "of it should be stored elsewhere. Twenty years old; spam looks different now.",
             "npm",
-            problem=dict(target="label", positive="spam"),
+            problem=dict(target="label", positive_label="spam"),
             task="text",
             test=_BY_FILE,
             sources=(_MAIL,),

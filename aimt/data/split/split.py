@@ -171,7 +171,7 @@ def _grouped(ids: pd.Series, stratum: np.ndarray, test_size: float, n_folds: int
     if parts < 2:
         raise DataError(
             f"{show(ids.name)} has {len(sizes)} different values, too few to keep some of them for a test",
-            hint="Leave out --id, or name a column with more values",
+            hint="Leave out --entity, or name a column with more values",
         )
     room = len(codes) * np.array([test_size] + [(1 - test_size) / parts] * parts)
     bins = _deal_groups(sizes, np.round(mean, 3), room, rng)
@@ -288,8 +288,8 @@ def dependent_rows(
     if problem.time and problem.time in frame:
         starts, moment = _moments(np.nan_to_num(time_values(frame[problem.time], schema and schema[problem.time]), nan=-np.inf))[1:]
         clusters.append((starts * BLOCKS // max(len(frame), 1))[moment])
-    if problem.id and problem.id in frame and frame[problem.id].dropna().duplicated().any():
-        codes = pd.factorize(frame[problem.id])[0]
+    if problem.entity and problem.entity in frame and frame[problem.entity].dropna().duplicated().any():
+        codes = pd.factorize(frame[problem.entity])[0]
         alone = codes < 0
         codes[alone] = codes.max() + 1 + np.arange(alone.sum())
         clusters.append(codes)
@@ -331,8 +331,8 @@ def split_rows(
         more.insert(0, check_time_order(times, fold, date=schema.kind(problem.time) == "date"))
         more += [*_shared_ids(frame, problem, fold), _CHAINED]
         strategy = "time"
-    elif problem.id and frame[problem.id].duplicated().any():
-        fold, more = _grouped(frame[problem.id], _stratum(y, problem.classification), test_size, k, rng)
+    elif problem.entity and frame[problem.entity].duplicated().any():
+        fold, more = _grouped(frame[problem.entity], _stratum(y, problem.classification), test_size, k, rng)
         strategy = "grouped"
     else:
         fold, more, strategy = _deal_rows(_stratum(y, problem.classification), test_size, k, rng), [], "stratified"
@@ -354,11 +354,11 @@ def _affordable_folds(y: np.ndarray, problem: Problem, test_size: float, n_folds
 
 def _shared_ids(frame: pd.DataFrame, problem: Problem, fold: np.ndarray) -> list[str]:
     """With both a time and an id, time wins; say how many test rows are about somebody known from training."""
-    if not problem.id:
+    if not problem.entity:
         return []
-    ids = frame[problem.id]
+    ids = frame[problem.entity]
     known = ids[fold < 0].isin(ids[fold >= 0].dropna()).mean()
-    return [f"{known:.0%} of the test rows have a {show(problem.id)} that is in the training rows too"] if known else []
+    return [f"{known:.0%} of the test rows have a {show(problem.entity)} that is in the training rows too"] if known else []
 
 
 def _absent_classes(y: np.ndarray, fold: np.ndarray, problem: Problem) -> list[str]:
@@ -367,7 +367,7 @@ def _absent_classes(y: np.ndarray, fold: np.ndarray, problem: Problem) -> list[s
         return []
     train, test = np.unique(y[fold >= 0]), np.unique(y[fold < 0])
     if len(train) < 2:
-        raise DataError("the training rows have a single class", hint="Split otherwise: leave out --time or --id")
+        raise DataError("the training rows have a single class", hint="Split otherwise: leave out --time or --entity")
     names = dict(enumerate(problem.labels))
     notes = [f"No test row has the class {show(names.get(int(c), c))}" for c in np.setdiff1d(train, test)]
     return notes + [f"No training row has the class {show(names.get(int(c), c))}" for c in np.setdiff1d(test, train)]

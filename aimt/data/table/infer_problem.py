@@ -83,14 +83,14 @@ _NON_EVENTS = set(
 def order_labels(
     labels: Sequence[str],  # The classes
     counts: Sequence[int],  # Rows of each
-    positive: str | None = None,  # The positive class, if you know
+    positive_label: str | None = None,  # The positive class, if you know
 ) -> tuple[list[str], str]:  # Classes in order (the positive one last when there are two), and the reason
     """Order the classes; of two, decide which is the positive one."""
     ordered = sorted(labels, key=_natural)
-    if positive is not None:
-        if str(positive) not in labels:
-            raise ProblemError(f"the positive class {show(positive)} does not occur", hint=closest(positive, ordered))
-        return [v for v in ordered if v != str(positive)] + [str(positive)], "it was given"
+    if positive_label is not None:
+        if str(positive_label) not in labels:
+            raise ProblemError(f"the positive class {show(positive_label)} does not occur", hint=closest(positive_label, ordered))
+        return [v for v in ordered if v != str(positive_label)] + [str(positive_label)], "it was given"
     if len(ordered) != 2:
         return ordered, ""
     if all(_number(v) is not None for v in ordered):
@@ -298,10 +298,10 @@ def define_problem(
     target: str | None = None,  # Column to predict; guessed when None
     task: str | None = None,  # "binary", "multiclass", "regression", or "classification"
     metric: str | None = None,  # Main metric; roc_auc, log_loss or rmse by task when None
-    positive: str | None = None,  # The class to look for, when there are two
-    groups: str | Iterable[str] | None = None,  # Columns whose groups must be treated alike; by name when None, or "none"
+    positive_label: str | None = None,  # The class to look for, when there are two
+    sensitive_features: str | Iterable[str] | None = None,  # Columns whose groups must be treated alike; by name when None, or "none"
     time: str | None = None,  # Column to order rows by
-    id: str | None = None,  # Column that identifies the entity of a row
+    entity: str | None = None,  # Column that identifies the entity of a row
     drop: str | Iterable[str] = (),  # Columns to leave out
     cost: str | dict[str, float] | None = None,  # Cost of each outcome of a yes-or-no decision
     missing_labels: str | None = None,  # What NA, None and such are in a target of words: "missing", or "class"; missing when None
@@ -311,19 +311,19 @@ def define_problem(
     schema = schema or infer_schema(frame)
     frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
     name, notes = choose_target(schema, target)
-    if groups is None:
-        groups = [n for n in personal_columns(schema, name) if n not in (time, id)]
-        if groups:
-            notes.append(f"Groups: {', '.join(map(show, groups))}, by their names. Say groups='none' to compare none")
-    roles = _roles(schema, name, [] if groups == "none" else groups, time, id, drop)
+    if sensitive_features is None:
+        sensitive_features = [n for n in personal_columns(schema, name) if n not in (time, entity)]
+        if sensitive_features:
+            notes.append(f"Groups: {', '.join(map(show, sensitive_features))}, by their names. Say groups='none' to compare none")
+    roles = _roles(schema, name, [] if sensitive_features == "none" else sensitive_features, time, entity, drop)
     if missing_labels not in (None, *MISSING_LABELS):
         raise ProblemError(f"{show(missing_labels)} is not what a missing label can be", hint=closest(missing_labels, MISSING_LABELS))
     asked, missing_labels = missing_labels, missing_labels or "missing"
     values, counts = target_counts(frame, schema, name, missing_labels=missing_labels)
     task, more = _task(schema[name], values, counts, task)
-    if fairness is not None and not roles["groups"]:
+    if fairness is not None and not roles["sensitive_features"]:
         raise ProblemError(f"a fairness criterion ({fairness}) needs groups to compare", hint="Name their columns with groups")
-    labels, why = _labels(schema[name], frame[name], task, positive, missing_labels)
+    labels, why = _labels(schema[name], frame[name], task, positive_label, missing_labels)
     more += [] if asked else _words_for_missing(schema[name], frame[name], task)
     notes += more + why + _about_rows(len(frame), int(counts.sum()), name)
     if cost is not None and task != "binary":
@@ -335,13 +335,13 @@ def define_problem(
     return Problem(task=task, target=name, metric=metric, labels=labels, cost=prices, fairness=fairness, **roles), notes
 
 
-def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str | None, drop: Any) -> dict[str, Any]:
+def _roles(schema: Schema, target: str, sensitive_features: Any, time: str | None, entity: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
     parts = {
-        "groups": column_names(groups, schema, "for groups"),
+        "sensitive_features": column_names(sensitive_features, schema, "for groups"),
         "drop": column_names(drop, schema, "to drop"),
         "time": column_names(time, schema, "for time"),
-        "id": column_names(id, schema, "for the id"),
+        "entity": column_names(entity, schema, "for the id"),
     }
     for part, names in parts.items():
         if target in names:
@@ -353,23 +353,23 @@ def _roles(schema: Schema, target: str, groups: Any, time: str | None, id: str |
                 f"{show(name)} contains neither dates nor numbers, so it cannot order the rows",
                 hint="; ".join(about) or "Choose a column of dates for time",
             )
-    for name in parts["groups"]:
+    for name in parts["sensitive_features"]:
         column = schema[name]
         if column.kind in ("category", "text") and column.n_unique > max(20, schema.n_rows / 5):
             raise ProblemError(
                 f"{show(name)} has {column.n_unique:,} different values: these are no groups",
                 hint="Choose a column with a few large groups",
             )
-    out = {target, *parts["drop"], *parts["time"], *parts["id"]}
+    out = {target, *parts["drop"], *parts["time"], *parts["entity"]}
     inputs = [n for n in schema.names if n not in out]
     if not inputs:
         raise ProblemError("no column is left to predict from", hint="Drop fewer columns")
     return {
         "inputs": inputs,
-        "groups": parts["groups"],
+        "sensitive_features": parts["sensitive_features"],
         "drop": parts["drop"],
         "time": next(iter(parts["time"]), None),
-        "id": next(iter(parts["id"]), None),
+        "entity": next(iter(parts["entity"]), None),
     }
 
 
@@ -441,10 +441,10 @@ def _words_for_missing(column: Column, series: pd.Series, task: str) -> list[str
     return [] if task == "regression" or column.kind not in ("category", "text") else missing_label_note(column.name, missing_words(series))
 
 
-def _labels(column: Column, series: pd.Series, task: str, positive: str | None, missing_labels: str) -> tuple[list[str], list[str]]:
+def _labels(column: Column, series: pd.Series, task: str, positive_label: str | None, missing_labels: str) -> tuple[list[str], list[str]]:
     """The classes in order, and notes about the positive, the rare and the left-out ones."""
     if task == "regression":
-        if positive is not None:
+        if positive_label is not None:
             raise ProblemError("a positive class needs a target with two classes, and this is regression")
         return [], []
     texts, counts = _texts(series, column, missing_labels)
@@ -466,7 +466,7 @@ def _labels(column: Column, series: pd.Series, task: str, positive: str | None, 
             f"only two classes of {show(column.name)} have more than one row",
             hint="Remove the rows of the others, and it is a yes-or-no question",
         )
-    labels, why = order_labels([t for t, _ in kept], [c for _, c in kept], positive if task == "binary" else None)
+    labels, why = order_labels([t for t, _ in kept], [c for _, c in kept], positive_label if task == "binary" else None)
     if task == "binary":
         share = dict(kept)[labels[1]] / counts.sum()
         notes.append(f"Positive class: {show(labels[1])} ({share:.1%} of the rows), as {why}")

@@ -124,7 +124,7 @@ def _forgotten(run: RunParts) -> SectionContent:
     lost = run.metrics.get("forgotten") or {}
     if not lost:
         return SectionContent(
-            text=["No examples of the task it was trained for were given (--original), so nobody knows what it has forgotten."]
+            text=["No examples of the task it was trained for were given (--retention-data), so nobody knows what it has forgotten."]
         )
     rows = [[name, number(f["before"]), number(f["after"]), number(f["change"])] for name, f in lost.items()]
     return SectionContent(
@@ -155,7 +155,7 @@ def _task(run: RunParts) -> SectionContent:
     rows = [
         ["Source", run.source],
         ["Pretrained model", str(settings.get("model")).replace("\\", "/").split("/")[-1]],
-        ["Family", settings.get("family")],
+        ["FinetuneTask", settings.get("family")],
         ["Learned from", f"{data.get('train', 0):,} {_unit(run)}"],
         ["Stopped by", f"{data.get('valid', 0):,}"],
         ["Tested on", f"{data.get('test', 0):,}, chosen {how}"],

@@ -39,7 +39,7 @@ def groups_section(run: RunParts) -> SectionContent:  # With `groups`, `mitigati
     """Rates of each group, what of them is a fault, and whom the rows speak for."""
     g, population = as_dict(run.metrics.get("groups")), _population(run)
     if not g.get("columns"):
-        none = "No groups were named, so none were compared. Name the columns with --groups."
+        none = "No groups were named, so none were compared. Name the columns with --sensitive-features."
         return replace(population, text=[none, *population.text])
     text = [
         "A model can be good on average and bad for some. Rates are compared between groups; a group of fewer than "

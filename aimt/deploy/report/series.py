@@ -139,5 +139,5 @@ REPORT = ReportSpec(
         "Caveats and Recommendations": lambda run: ["- A forecast carries the past forward: what has never happened is not in it"],
     },
     use=("aimt predict RUN -o forecasts.csv",),
-    remedies={"gaps": {"every": "STEP"}, "baseline": {"n_origins": 16}},
+    remedies={"gaps": {"freq": "STEP"}, "baseline": {"n_origins": 16}},
 )

@@ -94,7 +94,7 @@ def _dependence(run: RunParts) -> str:
     if strategy == "time":
         return f" Neighbours in '{problem.get('time')}' depend on each other, so whole stretches of time are drawn, not rows."
     if strategy == "grouped":
-        return f" Rows of the same '{problem.get('id')}' depend on each other, so they are drawn together."
+        return f" Rows of the same '{problem.get('entity')}' depend on each other, so they are drawn together."
     return ""
 
 
@@ -397,7 +397,7 @@ REPORT = ReportSpec(
     card_title=lambda run: run.problem.get("target", "a model"),
     card=CARD,
     use=("aimt predict RUN NEW.csv -o predictions.csv",),
-    remedies={"score": longer, "calibration": "aimt evaluate RUN FRESH.csv", "overfitting": {"id": "COLUMN"}},
+    remedies={"score": longer, "calibration": "aimt evaluate RUN FRESH.csv", "overfitting": {"entity": "COLUMN"}},
 )
 
 

@@ -47,9 +47,9 @@ def problem_section(
         ["Judged by", run.scores.get("label") or p["metric"]],
         ["Classes", quoted_names(p.get("labels"), 10)],
         ["Costs", ", ".join(f"{k} = {number(v)}" for k, v in (p.get("cost") or {}).items())],
-        ["Groups compared", quoted_names(p.get("groups"))],
+        ["Groups compared", quoted_names(p.get("sensitive_features"))],
         ["Ordered by", p.get("time")],
-        ["Rows belong together by", p.get("id")],
+        ["Rows belong together by", p.get("entity")],
         ["Left out", quoted_names(p.get("drop"))],
         ["Inputs", quoted_names(p["inputs"], 40)],
     ]

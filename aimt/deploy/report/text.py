@@ -125,7 +125,7 @@ def _plan(run: RunParts) -> SectionContent:
     tables = [section_table("Planned and measured", ["", "Planned", "Measured"], rows, right=(1, 2))]
     if parts:
         body = [[k, f"{v:,.1f} MB"] for k, v in parts.items()]
-        tables.append(section_table("Where the memory was expected to go", ["Part", "Size"], body, right=(1,), folded=True))
+        tables.append(section_table("Where the memory was expected to go", ["WeightedMember", "Size"], body, right=(1,), folded=True))
     return SectionContent(text=text, notes=plan.get("notes") or [], tables=tables)
 
 

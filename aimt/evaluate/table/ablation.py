@@ -103,7 +103,7 @@ def _bench_of(
     line = dense(encoder).fit(X)
     n_classes = max(2, len(problem.labels)) if problem.classification else 1
     table = Encoded(X, np.asarray(y)[kept], problem.task, n_classes, encoder.categorical, line.transform(X))
-    groups = part[problem.id].astype("str").to_numpy() if split.strategy == "grouped" and problem.id else None
+    groups = part[problem.entity].astype("str").to_numpy() if split.strategy == "grouped" and problem.entity else None
     shape = (len(kept), n_classes) if problem.classification else (len(kept),)
     return Bench(
         table,

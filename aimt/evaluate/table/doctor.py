@@ -38,7 +38,7 @@ def _copies(m: dict[str, Any]) -> Finding | None:
     overlap = (m.get("split") or {}).get("overlap") or {}
     if overlap.get("share", 0) <= 0.01:
         return None
-    return _case("copies on both sides", "critical", overlap["text"] + ".", "Remove copies, or name whom a row is about with --id")
+    return _case("copies on both sides", "critical", overlap["text"] + ".", "Remove copies, or name whom a row is about with --entity")
 
 
 def _nothing(m: dict[str, Any]) -> Finding | None:
@@ -89,7 +89,7 @@ def _overfit(m: dict[str, Any]) -> Finding | None:
         "overfitting",
         "warning",
         f"The test is worse than validation promised by {_span(o['gap_valid_test'])}.",
-        "Look for shift over time (--time) and rows that belong together (--id); trust the test",
+        "Look for shift over time (--time) and rows that belong together (--entity); trust the test",
     )
 
 

@@ -76,7 +76,7 @@ def group_report(
         raise DataError(f"{len(frame)} rows, {len(y)} targets and {len(pred)} predictions")
     metric = get_metric(problem.metric, problem.task)
     judge = _Judged(problem, y, pred, 0.5 if threshold is None else float(threshold), min_size, seed, clusters)
-    asked = [_parts(c, frame) for c in (problem.groups if columns is None else columns)]
+    asked = [_parts(c, frame) for c in (problem.sensitive_features if columns is None else columns)]
     single = {c: make_groups(frame[c].to_numpy()) for parts in asked for c in parts}
     found, crossed = [], []
     for parts in asked:

@@ -263,7 +263,7 @@ def _measure(
         encoder.categorical,
         dense(encoder).fit(X).transform(X),
     )
-    groups = part[problem.id].astype("str").to_numpy() if split.strategy == "grouped" and problem.id else None
+    groups = part[problem.entity].astype("str").to_numpy() if split.strategy == "grouped" and problem.entity else None
     errors, fits = measure_errors(table, folds, sizes, metric, deadline=deadline, groups=groups, threads=threads, seed=seed)
     whole = len(kept) == len(split.train)
     return {"fits": fits} | _conclude(np.array(sizes), errors, metric, whole, seed)

@@ -24,7 +24,7 @@ from ...core.plot_style import COLORS, new_figure
 from ...metrics.intervals import bootstrap_weights, corrected_difference, weighted_scores
 from ...metrics.registry import get_metric
 from ...models.table.baselines import fold_pairs
-from ...models.table.estimators import deal_folds
+from ...models.table.estimators import make_folds
 
 # %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #3bbafd15
 Learn = Callable[[pd.DataFrame, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]  # Rows and answers -> what predicts
@@ -34,7 +34,7 @@ def _folds(y: np.ndarray, problem: Problem, groups: np.ndarray | None, n: int, s
     """Cross-validation: classes in their shares, and rows of a group together."""
     if groups is not None:
         return list(GroupKFold(n, shuffle=True, random_state=seed).split(y, groups=groups))
-    return fold_pairs(deal_folds(y, n, classification=problem.classification, seed=seed))
+    return fold_pairs(make_folds(y, n, classification=problem.classification, seed=seed))
 
 
 def out_of_fold(

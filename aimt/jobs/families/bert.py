@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError
 from ...data.text.token_files import pack
-from .base import ExampleBatches, Family
+from .base import ExampleBatches, FinetuneTask
 from ...models.text.bert import BERTForClassification, reading, text_batches
 from ...models.text.sentence_embeddings import mean_vectors
 from ...train.networks.finetune import class_weights
@@ -84,7 +84,7 @@ def fit_head(
         model.classifier.bias.copy_(torch.from_numpy(b))
 
 # %% ../../../nbs/jobs/families/05_bert.ipynb #c5f73386
-class BERTFamily(Family):
+class BERTFamily(FinetuneTask):
     """Texts to classes."""
 
     def learnable(self, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from ...core.files import read_json, write_json
 from ...core.foreign import foreign_file
 from ...data.image.read import CLIPImages, read_image
 from ...explain.occlusion import square_edges
-from .base import Family, load_frame
+from .base import FinetuneTask, load_frame
 from ...models.image.clip import CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head
 from ...models.layers.hub import find_model
 from ...models.layers.pretrained import load_weights, save_weights
@@ -66,7 +66,7 @@ def _folder_table(folder: Path, columns: tuple[str, str]) -> pd.DataFrame:
 
 
 def _as_table(source: str | Path | pd.DataFrame, columns: tuple[str, str], targets: bool) -> tuple[str | Path | pd.DataFrame, Path]:
-    """What `Family.read` can read, and the folder from which its paths count."""
+    """What `FinetuneTask.read` can read, and the folder from which its paths count."""
     if isinstance(source, pd.DataFrame):
         return _only_paths(source, columns[0]), Path()
     path = Path(source)
@@ -297,7 +297,7 @@ def _ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
     return ((scores >= best) & ~right).sum(1)
 
 # %% ../../../nbs/jobs/families/20_clip.ipynb #6e678891
-class CLIPFamily(Family):
+class CLIPFamily(FinetuneTask):
     """Pictures to classes or captions."""
 
     def read(

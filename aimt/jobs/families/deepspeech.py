@@ -29,7 +29,7 @@ from ...core.files import read_json, write_json
 from ...core.foreign import foreign_file
 from ...data.audio.read import Resampler, read_audio, stream_audio
 from ...generate.audio.ctc_decoding import LMScorer, Transcript, beam_search, greedy, read_arpa, train_lm, word_times, write_arpa
-from .base import ExampleBatches, Family, load_frame, read_pairs
+from .base import ExampleBatches, FinetuneTask, load_frame, read_pairs
 from ...metrics.speech import edit_distance, plain_text
 from ...models.audio.deepspeech import Alphabet, DeepSpeech, DeepSpeechConfig, ctc_loss, mfcc, speech_loss
 
@@ -232,7 +232,7 @@ def fit_alphabet(
     return new, f"{what}: the last layer is new, with {len(alphabet)} characters"
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #a3050eae
-class DeepSpeechFamily(Family):
+class DeepSpeechFamily(FinetuneTask):
     """Recordings to transcripts."""
 
     def read(

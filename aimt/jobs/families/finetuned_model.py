@@ -19,7 +19,7 @@ from ...core.errors import ProblemError, RunError
 from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.chunks import add_columns, open_writer
-from .base import Family, find_family, interval_of, load_frame, reasons_for
+from .base import FinetuneTask, find_family, interval_of, load_frame, reasons_for
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #99a82a87
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TunedModel:
     """A run's network, and what its family knows about it."""
 
     run: Run
-    family: Family
+    family: FinetuneTask
     model: nn.Module
     text: str  # Column of the input
     target: str

@@ -32,7 +32,7 @@ from ...data.text.tokenizer import Tokenizer
 from ...data.text.token_files import pack
 from ...generate.text.beam_search import beam_ids
 from ...generate.text.sampling import generate_ids, make_sampling, write_texts
-from .base import ExampleBatches, Family
+from .base import ExampleBatches, FinetuneTask
 from ...models.text.gpt import GPT, gpt_loss
 from ...models.layers.hub import find_model
 from ...train.networks.finetune import CHAT, chat_prompt, encode_chat
@@ -327,7 +327,7 @@ def most_similar(
     return np.concatenate(best)
 
 
-class GPTFamily(Family):
+class GPTFamily(FinetuneTask):
     """Questions to answers, or plain text to more of it."""
 
     def read(

@@ -24,7 +24,7 @@ from ...core.files import write_json
 from ...data.text.span_corruption import encode_pairs, pack_pairs, pad_pairs
 from ...data.text.tokenizer import Tokenizer
 from ...generate.text.beam_search import check_tokenizer, generate_seq2seq
-from .base import ExampleBatches, Family
+from .base import ExampleBatches, FinetuneTask
 from .gpt import by_length, longest_of, most_similar, word_parts
 from ...metrics.text import chrf
 from ...models.layers.hub import find_model
@@ -116,7 +116,7 @@ def _bare(text: str, prefixes: set[str]) -> str:
     return text[len(found[0]) :] if found and found[0] in prefixes else text
 
 
-class T5Family(Family):
+class T5Family(FinetuneTask):
     """Texts to texts."""
 
     def open(self, path: str | Path, pairs: pd.DataFrame | None = None) -> nn.Module:

@@ -36,12 +36,14 @@ class FinetuneOptions(Options):
     nf4: bool = option(False, "With --lora: base weights in 4 bits (NF4).")
     freeze: bool = option(False, "Train the new head alone.")
     unfreeze_every: float = option(0, "Gradual unfreezing: one block more joins every so many steps; below 1 a fraction of the run.")
-    layer_decay: float | None = option(None, "Factor of the learning rate per block downwards. Default: by family.")
-    average: float | None = option(None, "Share of the new weights when old and new are interpolated (WiSE-FT). Default: by family.")
+    layerwise_lr_decay: float | None = option(None, "Factor of the learning rate per block downwards. Default: by family.")
+    weight_interpolation: float | None = option(
+        None, "Share of the new weights when old and new are interpolated (WiSE-FT). Default: by family."
+    )
     balance: bool = option(False, "Class weights: rare classes count as much as common ones; for bert.")
-    checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
+    gradient_checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
     patience: int = option(3, "Early stopping: evaluations without a gain; 0 for never.", min=0)
-    original: str | Path | pd.DataFrame | None = option(
+    retention_data: str | Path | pd.DataFrame | None = option(
         None, "Examples of the task it was trained for: measures what it forgets.", named=True
     )
 

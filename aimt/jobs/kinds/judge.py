@@ -37,16 +37,16 @@ class JudgeOptions(Options):
         None, "The table that the model learned from. Its own predictions in it, if there are any, count as out of fold.", named=True
     )
     threshold: float | None = option(None, "Probability from which the answer is yes. Default: from the costs, else 0.5.", min=0, max=1)
-    groups: str | list[str] | None = option(
+    sensitive_features: str | list[str] | None = option(
         None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups."
     )
     fairness: str | None = option(None, f"Criterion by which groups are compared: {', '.join(dict.fromkeys(sum(FAIRNESS.values(), ())))}.")
     cost: str | dict[str, float] | None = option(None, "Cost of each outcome of a decision: fn=100,fp=5.")
     time: str | None = option(None, "Column with the time: rows close in time depend on each other.")
-    id: str | None = option(None, "Column that tells whom a row is about: rows of one depend on each other.")
+    entity: str | None = option(None, "Column that tells whom a row is about: rows of one depend on each other.")
     drop: str | list[str] | None = option(None, "Columns that the model does not read.")
     task: str | None = option(None, "binary, multiclass or regression. Default: inferred.")
-    positive: str | None = option(None, "The class that the decision looks for.")
+    positive_label: str | None = option(None, "The class that the decision looks for.")
     metric: str | None = option(None, "Main metric, such as roc_auc, log_loss, rmse.")
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
     sql: str | None = option(

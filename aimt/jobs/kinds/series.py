@@ -22,11 +22,11 @@ class SeriesOptions(Options):
 
     target: str | None = option(None, "Column to predict. Default: the last one.")
     time: str | None = option(None, "Column with the time: the test is then later than the training.")
-    series: str | None = option(None, "Column that says which series a row belongs to.")
+    series_id: str | None = option(None, "Column that says which series a row belongs to.")
     horizon: int | None = option(None, "Steps ahead. Default: a season.", min=1)
-    known: str | list[str] | None = option(None, "Columns that are known ahead: promo,price.")
-    every: str | None = option(None, "Resample to this frequency: day, week, month, ...")
-    aggregate: str = option("sum", "With --every: how the values of one step are combined.", choices=("sum", "mean", "last"))
+    known_covariates: str | list[str] | None = option(None, "Columns that are known ahead: promo,price.")
+    freq: str | None = option(None, "Resample to this frequency: day, week, month, ...")
+    aggregate: str = option("sum", "With --freq: how the values of one step are combined.", choices=("sum", "mean", "last"))
     season: int | None = option(None, "Steps in a season. Default: by the step, such as 12 for months.", min=1)
     recursive: bool = option(False, "Trees that forecast one step at a time, from their own answers.")
     n_origins: int | None = option(None, "Forecast origins of the backtest, at most. Default: 8 or more; 4 for many series.", min=1)
@@ -36,7 +36,7 @@ class SeriesOptions(Options):
     )
 
 
-_OWN = ("series", "horizon", "known", "every", "recursive", "season")
+_OWN = ("series_id", "horizon", "known_covariates", "freq", "recursive", "season")
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:

@@ -23,17 +23,17 @@ class TableOptions(Options):
     """What can be asked of a training on a table."""
 
     target: str | None = option(None, "Column to predict. Default: the last one.")
-    groups: str | list[str] | None = option(
+    sensitive_features: str | list[str] | None = option(
         None, "Columns whose groups must be treated alike: gender,age. Default: found by name; none: no groups."
     )
     fairness: str | None = option(None, f"Criterion by which groups are compared: {', '.join(dict.fromkeys(sum(FAIRNESS.values(), ())))}.")
     cost: str | dict[str, float] | None = option(None, "Cost of each outcome of a decision: fn=100,fp=5.")
     time: str | None = option(None, "Column with the time: the test is then later than the training.")
-    id: str | None = option(None, "Column that tells whom a row is about: rows of one stay together.")
+    entity: str | None = option(None, "Column that tells whom a row is about: rows of one stay together.")
     drop: str | list[str] | None = option(None, "Columns to leave out.")
     keep: str | list[str] | None = option(None, "Columns to use although the audit would set them aside.")
     task: str | None = option(None, "binary, multiclass or regression. Default: inferred.")
-    positive: str | None = option(None, "The class that the decision looks for.")
+    positive_label: str | None = option(None, "The class that the decision looks for.")
     metric: str | None = option(None, "Main metric, such as roc_auc, log_loss, rmse.")
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
     missing_labels: str | None = option(

@@ -20,6 +20,7 @@ import pandas as pd
 
 from ...core.errors import ProblemError, closest, hide_secrets
 from ...core.files import plain
+from ...core.renamed import current_names
 from ...core.typed import check_type
 
 # %% ../../../nbs/jobs/shared/25_options.ipynb #0aa445a5
@@ -92,7 +93,7 @@ def parse_options(
     """The options of a kind. Raises `ProblemError` for an unknown one, or for a value outside its bounds or choices."""
     known = {f.name: f for f in fields(cls)}
     chosen = {}
-    for name, value in values.items():
+    for name, value in current_names(values, known).items():
         if name not in known:
             if value is None or value is False:
                 continue

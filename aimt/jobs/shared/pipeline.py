@@ -27,7 +27,7 @@ from ...deploy.report.card import write_card
 from ...deploy.report.page import write_report
 from ...deploy.report.spec import ReportSpec
 from .options import Options, given_options, option, parse_options, resumed_options, stored_settings
-from .run_lifecycle import find_interrupted, free_place, honest_ending
+from .run_lifecycle import find_interrupted, free_place, record_outcome
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #9711aed5
 Call = str | Callable[..., Any]  # A function, or its address
@@ -137,7 +137,7 @@ def train_kind(
         _run_step(kind, work, step, start, written=False)
     work.attested = read_attestations(work.options.attest, work.attestable())
     work.run = _open_place(kind, work, before)
-    with honest_ending(work.run, kind.noun):
+    with record_outcome(work.run, kind.noun):
         if work.main:
             work.run.update(seed=work.options.seed, **work.about())
             for stage in work.progress.stages:

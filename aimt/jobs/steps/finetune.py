@@ -29,14 +29,14 @@ from ...core.run import Run
 from ...decide.finetune_gates import Figure, tuned_gates
 from ...decide.gate import GateResult
 from ...evaluate.text.language_model import near_copies, seen_share, smooth, text_sketch
-from ..families.base import Family, find_family, interval_of, reasons_for, split_pairs
+from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
 from ...data.checks.column_checks import hash_column
 from ..shared.options import shown_source
 from ..shared.pipeline import Work
 from ...metrics.intervals import mean_interval
 from ...models.layers.hub import find_model, hub_commit, is_hub_id
 from ...models.layers.lora import lora_layers, remove_lora, save_adapters
-from ...train.networks.doctor import Watch, diagnose_network
+from ...train.networks.doctor import TrainingMonitor, diagnose_network
 from ...train.networks.finetune import FINETUNE, FineTuned
 from ...train.networks.finetune import finetune as fine_tune
 
@@ -49,7 +49,7 @@ N_EXAMPLES = 12  # held-out examples that the report shows
 class TuneWork(Work):
     """What the steps of a fine-tuning hand on to one another."""
 
-    family: Family
+    family: FinetuneTask
     examples: Any  # as given
     parts: dict[str, pd.DataFrame] = field(init=False)  # train, valid, test
     model: nn.Module = field(init=False)
@@ -57,9 +57,9 @@ class TuneWork(Work):
     after: dict[str, np.ndarray] = field(init=False)
     baselines: dict[str, np.ndarray] = field(default_factory=dict)
     tuned: FineTuned = field(init=False)
-    watch: Watch = field(init=False)
+    watch: TrainingMonitor = field(init=False)
     answers: list[str] = field(default_factory=list)  # of the fine-tuned network to each test example
-    original: pd.DataFrame | None = None  # examples of the task the network was trained for
+    retention_data: pd.DataFrame | None = None  # examples of the task the network was trained for
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def read(work: TuneWork) -> str:
     pairs = family.learnable(family.read(work.examples, o["text"], o["target"]))
     classes = pairs.attrs.get("classes", family.task.endswith("classification"))
     work.parts = split_pairs(pairs, classes=classes, seed=o["seed"])
-    if o["original"] is not None:
-        work.original = family.read(o["original"], o["text"], o["target"]).head(1000)
+    if o["retention_data"] is not None:
+        work.retention_data = family.read(o["retention_data"], o["text"], o["target"]).head(1000)
     counts = {name: len(part) for name, part in work.parts.items()}
     source = Path(str(work.examples)).name if not isinstance(work.examples, pd.DataFrame) else "a table in memory"
     known = f"{int(hash_column(pairs['input'].astype(str) + chr(0) + pairs['target'].astype(str)).sum()):x}"
@@ -181,7 +181,7 @@ def answer_before(work: TuneWork) -> str:
     return f"{family.label}: " + ", ".join(told)
 
 
-def _texts(family: Family, part: pd.DataFrame) -> list[str]:
+def _texts(family: FinetuneTask, part: pd.DataFrame) -> list[str]:
     """What of each example can be looked up: the input, and the answer where it is a text of its own."""
     inputs = part["input"].astype(str)
     return list(inputs if family.task.endswith("classification") else inputs + "\n" + part["target"].astype(str))
@@ -219,7 +219,7 @@ def _what_was_seen(work: TuneWork) -> dict[str, Any]:
     }
 
 
-def number_of(family: Family, value: float) -> str:
+def number_of(family: FinetuneTask, value: float) -> str:
     """The main figure for people."""
     return f"{100 * value:.1f} %" if family.percent else f"{value:.3f}"
 
@@ -234,8 +234,8 @@ def train_network(work: TuneWork) -> str:
     lora = {"rank": o["lora"], "nf4": o["nf4"]} if o["lora"] else None
     frozen = ["*"] if o["freeze"] else []
     valid = work.parts["valid"]
-    work.watch = Watch()
-    original = (lambda m: family.score(m, work.original)) if work.original is not None else None
+    work.watch = TrainingMonitor()
+    original = (lambda m: family.score(m, work.retention_data)) if work.retention_data is not None else None
     settings: dict[str, Any] = {"patience": o["patience"], "eval_every": 0.1, "save_every": 0.25, "keep": 1, "seed": o["seed"]}
     work.tuned = fine_tune(
         work.model,
@@ -249,11 +249,11 @@ def train_network(work: TuneWork) -> str:
         freeze=frozen,
         head=family.head,
         unfreeze_every=o["unfreeze_every"],
-        layer_decay=o["layer_decay"],
-        average=o["average"],
-        checkpointing=o["checkpointing"],
+        layerwise_lr_decay=o["layerwise_lr_decay"],
+        weight_interpolation=o["weight_interpolation"],
+        gradient_checkpointing=o["gradient_checkpointing"],
         evaluate=lambda m: family.watch(m, valid),
-        original=original,
+        retention_data=original,
         hooks=[work.watch, _Say(work)],
         folder=work.run.path / "checkpoints",
         resume=work.resumed,

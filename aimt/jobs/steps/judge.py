@@ -34,7 +34,7 @@ from ...decide.table_gates import ATTESTABLE, GATES, table_gates
 from ...decide.threshold import decision_at_threshold
 from ...evaluate.table.calibration import calibration_report
 from ...evaluate.table.group_metrics import group_report
-from ...evaluate.table.leak_impact import weigh_suspects
+from ...evaluate.table.leak_impact import measure_leak_impact
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import readable, score_models
 from ..shared.external_model import ExternalModel, Predictions, class_predictions, number_predictions, open_external
@@ -162,7 +162,7 @@ def _check_given(source: Any, o: Any) -> None:
         raise ProblemError(f"a model and a column of its answers (--{columns[0]}) were given, and they may differ", hint="Give one of both")
 
 # %% ../../../nbs/jobs/steps/20_judge.ipynb #f4d9ac8c
-_QUESTION = ("groups", "fairness", "cost", "time", "id", "task", "positive", "metric")  # options about the question
+_QUESTION = ("sensitive_features", "fairness", "cost", "time", "entity", "task", "positive_label", "metric")  # options about the question
 _PROBABILITIES = ("roc_auc", "average_precision", "log_loss", "brier")  # metrics that mean little for classes without probabilities
 
 
@@ -200,7 +200,7 @@ def _define_problem(work: JudgeWork, aside: dict[str, list[str]]) -> tuple[Probl
     dropped = column_names(o.drop, schema, "to drop")
     if target in dropped:
         raise ProblemError(f"'{target}' is the outcome and cannot be dropped too", hint="Leave it out of --drop: the model never sees it")
-    roles = {target, *answers, *column_names(o.time, schema, "for time"), *column_names(o.id, schema, "for the id")}
+    roles = {target, *answers, *column_names(o.time, schema, "for time"), *column_names(o.entity, schema, "for the id")}
     left = [n for n in schema.names if n not in roles and n not in dropped]
     given = {name: getattr(o, name) for name in _QUESTION if getattr(o, name)}
     given |= {"cost": parse_cost(o.cost)} if o.cost else {}
@@ -282,7 +282,7 @@ def _for_decisions(work: JudgeWork) -> Problem:
         work.notes = [n for n in work.notes if not n.startswith("Metric: ")] + [
             "Metric: balanced_accuracy, since there are no probabilities"
         ]
-    if problem.groups and fair is None:
+    if problem.sensitive_features and fair is None:
         fair = {"binary": "predictive-parity", "multiclass": "equal-accuracy"}[problem.task]
         work.notes.append(f"Groups are compared by {fair}, since there are no probabilities")
     return problem.replace(metric=metric, fairness=fair)
@@ -398,7 +398,7 @@ def _shared_inputs(work: JudgeWork) -> list[str]:
 
 def _known_entities(work: JudgeWork) -> float | None:
     """Share of judged rows about somebody whom the training table knows."""
-    who = work.problem.id
+    who = work.problem.entity
     if work.known is None or who is None or who not in work.known:
         return None
     met = as_text(work.frame[who]).isin(set(as_text(work.known[who]).dropna()))
@@ -420,7 +420,7 @@ _LEAKS = ("leak", "suspicious")
 def check_data(work: JudgeWork) -> str:
     """Look for faults in the judged rows, and for leaks in what the model learned from."""
     inputs = _shared_inputs(work) if work.known is not None else [n for n in work.problem.inputs if n in _shared_inputs(work)]
-    names = [*dict.fromkeys([*inputs, *work.problem.groups, work.problem.target])]
+    names = [*dict.fromkeys([*inputs, *work.problem.sensitive_features, work.problem.target])]
     work.audit = _audited(work, work.frame, [n for n in names if n in work.frame], inputs)
     if work.known is not None and inputs:
         learned = _audited(work, work.known, [n for n in names if n in work.known], inputs)
@@ -434,8 +434,8 @@ def check_data(work: JudgeWork) -> str:
 
 
 def _share_repeated(work: JudgeWork, inputs: list[str]) -> float | None:
-    """Share of judged rows with an exact copy in the other half of them, beyond chance; None when `--id` says which belong together."""
-    if not inputs or work.problem.id is not None:
+    """Share of judged rows with an exact copy in the other half of them, beyond chance; None when `--entity` says which belong together."""
+    if not inputs or work.problem.entity is not None:
         return None
     half = np.random.default_rng(work.options.seed).permutation(len(work.frame)) % 2
     found = overlap(work.frame, Split((-half).astype(np.int16), "halves"), [*inputs, work.problem.target])
@@ -443,13 +443,15 @@ def _share_repeated(work: JudgeWork, inputs: list[str]) -> float | None:
 
 
 def _audited(work: JudgeWork, frame: pd.DataFrame, names: list[str], inputs: list[str]) -> dict[str, Any]:
-    problem = work.problem.replace(inputs=inputs, drop=[], groups=[g for g in work.problem.groups if g in names], id=None, time=None)
+    problem = work.problem.replace(
+        inputs=inputs, drop=[], sensitive_features=[g for g in work.problem.sensitive_features if g in names], entity=None, time=None
+    )
     part = frame[names]
     schema = replace(work.schema, columns={n: work.schema[n] for n in names}, n_rows=len(part))
     found = audit_table(part, schema, problem)
     if not inputs:  # nothing but outcomes: rows that are equal mean nothing
         return found | {"findings": [f for f in found["findings"] if f["columns"] == [work.problem.target]]}
-    return weigh_suspects(part, schema, problem, found, seed=work.options.seed)
+    return measure_leak_impact(part, schema, problem, found, seed=work.options.seed)
 
 # %% ../../../nbs/jobs/steps/20_judge.ipynb #36baf0e1
 def evaluate(work: JudgeWork) -> str:
@@ -497,10 +499,10 @@ def _trivial_answer(work: JudgeWork) -> np.ndarray:
 def _compare_groups(work: JudgeWork, threshold: float) -> dict[str, Any] | None:
     """How each group fares on the judged rows."""
     problem = work.problem
-    if not problem.groups:
+    if not problem.sensitive_features:
         return None
-    persons = None if problem.id is None else pd.factorize(work.frame[problem.id])[0]
-    values = work.schema.conform(work.frame, problem.groups, report=False)[0]
+    persons = None if problem.entity is None else pd.factorize(work.frame[problem.entity])[0]
+    values = work.schema.conform(work.frame, problem.sensitive_features, report=False)[0]
     return group_report(problem, values, work.y, work.answers.values, threshold, clusters=persons) | {"part": "judged rows"}
 
 
@@ -600,7 +602,7 @@ def _unseen_doubts(work: JudgeWork) -> Iterator[tuple[str, str, str]]:
     if share := r.get("entities"):
         yield (
             "unseen",
-            f"{100 * share:.0f} % of the judged rows are about somebody in '{work.problem.id}' whom the training table knows.",
+            f"{100 * share:.0f} % of the judged rows are about somebody in '{work.problem.entity}' whom the training table knows.",
             f"Judge the model on rows about others; if it will serve the same ones again, {attest}.",
         )
     if (share := r.get("earlier")) and share > 0.05:
@@ -614,7 +616,7 @@ def _unseen_doubts(work: JudgeWork) -> Iterator[tuple[str, str, str]]:
             "near-duplicates",
             f"{100 * share:.0f} % of the judged rows repeat another one exactly, so they prove less than their number says.",
             (
-                "Remove what repeats, or say with --id whom a row is about; if they are different events, attest it: --attest"
+                "Remove what repeats, or say with --entity whom a row is about; if they are different events, attest it: --attest"
                 ' near-duplicates="...".'
             ),
         )

@@ -71,7 +71,7 @@ def begin(
         if not getattr(options, name):
             raise ProblemError(f"a forecast needs the column of --{name}", hint="Give --target and --time")
     table, _ = read_source(source, options.sql)
-    known = _listed(options.known)
+    known = _listed(options.known_covariates)
     return SeriesWork(
         options=options,
         progress=progress,
@@ -90,14 +90,14 @@ def _listed(known: str | list[str] | None) -> list[str]:
 def read(work: SeriesWork) -> str:
     """Bring the rows into series with an even step."""
     o = work.options
-    work.known = _listed(o.known)
+    work.known = _listed(o.known_covariates)
     work.panel = read_panel(
         work.table.frame,
         target=o.target,
         time=o.time,
-        series=o.series,
+        series=o.series_id,
         known=work.known,
-        every=o.every,
+        freq=o.freq,
         aggregate=o.aggregate,
         date_format=o.date_format,
         number_formats=work.table.number_formats,
@@ -110,8 +110,8 @@ def read(work: SeriesWork) -> str:
 def train_model(work: SeriesWork) -> str:
     """Fit the forecaster."""
     o, start = work.options, clock.perf_counter()
-    work.model = Forecaster(season=o.season, every=o.every, aggregate=o.aggregate, recursive=o.recursive, random_state=o.seed)
-    work.model.columns_ = {"target": o.target, "time": o.time, "series": o.series, "known": work.known}
+    work.model = Forecaster(season=o.season, freq=o.freq, aggregate=o.aggregate, recursive=o.recursive, random_state=o.seed)
+    work.model.columns_ = {"target": o.target, "time": o.time, "series": o.series_id, "known": work.known}
     work.model.fit_panel(work.panel, o.horizon)
     work.model.save(work.run.path / "model")
     work.trained_in = clock.perf_counter() - start
@@ -296,7 +296,7 @@ def _day(when: Any) -> str:
 def _steps_ahead(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, time: str) -> np.ndarray:
     panel, H = model.panel_, model.horizon_
     position = panel.step.positions(times)
-    if panel.step.unit != "month" and model.every is None:
+    if panel.step.unit != "month" and model.freq is None:
         marks = panel.step.times(position)
         off = (marks.normalize() != times.normalize()) if panel.step.unit == "weekday" else (marks != times)
         _refuse_rows(

@@ -55,7 +55,7 @@ from ...evaluate.table.population_weights import population_margins, read_popula
 from ...evaluate.table.representativeness import against_population
 from ...evaluate.table.scores import readable, score_models
 from ...evaluate.table.covariate_shift import find_shift
-from ...evaluate.table.leak_impact import weigh_suspects
+from ...evaluate.table.leak_impact import measure_leak_impact
 from ...explain.partial_dependence import column_effect
 from ...explain.permutation_importance import permutation_importance
 from ...explain.shap_values import explain_rows
@@ -151,14 +151,14 @@ def begin(
 # %% ../../../nbs/jobs/steps/00_table.ipynb #7bb75f47
 _QUESTION = (
     "target",
-    "groups",
+    "sensitive_features",
     "fairness",
     "cost",
     "time",
-    "id",
+    "entity",
     "drop",
     "task",
-    "positive",
+    "positive_label",
     "metric",
     "missing_labels",
 )  # options about the question
@@ -167,8 +167,8 @@ _QUESTION = (
 def _overrides(work: TableWork) -> dict[str, Any]:
     """The fields of the problem that a person gave."""
     given = {name: getattr(work.options, name) for name in _QUESTION}
-    if given["groups"] is not None and not len(given["groups"]):
-        given["groups"] = "none"
+    if given["sensitive_features"] is not None and not len(given["sensitive_features"]):
+        given["sensitive_features"] = "none"
     given["cost"] = parse_cost(given["cost"]) if given["cost"] else None
     return {name: value for name, value in given.items() if value}
 
@@ -214,7 +214,7 @@ def check_data(work: TableWork) -> str:
     train = work.split.train
     part, y = work.frame.iloc[train].reset_index(drop=True), work.y[train]
     work.audit = audit_table(work.frame, work.schema, work.problem, rows=train)
-    work.audit = weigh_suspects(part, work.schema, work.problem, work.audit, threads=work.threads, seed=work.seed)
+    work.audit = measure_leak_impact(part, work.schema, work.problem, work.audit, threads=work.threads, seed=work.seed)
     if work.population is not None:
         work.audit = against_population(work.audit, work.frame, work.population)
     aside = [entry for entry in work.audit["set_aside"] if entry["column"] not in work.keep]
@@ -346,7 +346,7 @@ def evaluate(work: TableWork) -> str:
         problem, y_test, ours["test"], ours.get("uncalibrated"), method=work.trained.calibration, seed=work.seed, clusters=new
     )
     gaps = overfitting(problem, y_train, ours.get("train"), ours["oof"], y_test, ours["test"], seed=work.seed, clusters=(known, new))
-    groups = _groups(work, ours, threshold) if problem.groups else None
+    groups = _groups(work, ours, threshold) if problem.sensitive_features else None
     mitigation = _mitigation(work, ours, threshold, groups["columns"]) if groups and problem.task == "binary" else None
     labels = _wrong_labels(work, ours["oof"]) if problem.classification else None
     work.keep_result(
@@ -393,13 +393,13 @@ def _clusters(work: TableWork) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 def _group_values(work: TableWork, rows: np.ndarray) -> pd.DataFrame:
     """The columns of groups in their training types."""
-    return work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.groups, report=False)[0]
+    return work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.sensitive_features, report=False)[0]
 
 
 def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> dict[str, Any]:
     """How each group fares, on all rows that were predicted without having been learned from."""
     seen, rows = work.split.unseen(ours["oof"])
-    persons = None if work.problem.id is None else pd.factorize(work.frame[work.problem.id])[0][rows]
+    persons = None if work.problem.entity is None else pd.factorize(work.frame[work.problem.entity])[0][rows]
     report = group_report(
         work.problem,
         _group_values(work, rows),
@@ -490,7 +490,7 @@ def more_data(work: TableWork) -> str:
 def explain(work: TableWork) -> str:
     model, test = work.trained.model, work.split.test
     frame, y = work.frame.iloc[test].reset_index(drop=True), work.y[test]
-    persons = None if work.problem.id is None else pd.factorize(work.frame[work.problem.id])[0][test]
+    persons = None if work.problem.entity is None else pd.factorize(work.frame[work.problem.entity])[0][test]
     importance = permutation_importance(
         model.predict_raw,
         frame,

@@ -36,8 +36,8 @@ from ..shared.pipeline import Work
 from ..shared.run_lifecycle import find_interrupted
 from ...models.text.gpt import GPT, PRESETS, GPTConfig
 from ...models.text.ngram import NGram
-from ...train.networks.doctor import Watch, diagnose_network
-from ...train.loop.distributed import Parallel, hush
+from ...train.networks.doctor import TrainingMonitor, diagnose_network
+from ...train.loop.distributed import Parallel, silence_other_ranks
 from ...train.networks.pretrain import Evaluate, TrainedText, choose_tokenizer, train_text
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #a0e8a4cb
@@ -56,7 +56,7 @@ class TextWork(Work):
     tokenizer: Tokenizer = field(init=False)
     tokens: TokenFiles = field(init=False)
     trained: TrainedText = field(init=False)
-    watch: Watch = field(init=False)
+    watch: TrainingMonitor = field(init=False)
 
     @property
     def seed(self) -> int:
@@ -99,7 +99,7 @@ def begin(
     if options.size is not None and options.size not in PRESETS:
         raise ProblemError(f"'{options.size}' is not a size", hint=closest(options.size, PRESETS))
     parallel = Parallel.start()
-    hush(parallel)
+    silence_other_ranks(parallel)
     progress.quiet = progress.quiet or not parallel.main
     text = describe_texts(source, field=options.text_field)
     name = Path(text.name).stem if len(text.files) == 1 else text.name
@@ -177,7 +177,7 @@ def _prompt(work: TextWork, length: int = 40) -> str:
 def train_network(work: TextWork) -> str:
     work.join()
     probe = list(itertools.islice(eval_batches(work.tokens.valid, 4, 64), 4))
-    work.watch = Watch(probe=probe, n_tokens=len(work.tokens.train), reference_loss=_pairs(work.tokens))
+    work.watch = TrainingMonitor(probe=probe, n_tokens=len(work.tokens.train), reference_loss=_pairs(work.tokens))
     samples = SampleHook(work.run, work.tokenizer, _prompt(work), every=work.seconds / 6)
     whole = work.parallel.strategy != "fsdp"  # a hook of one process cannot run a model of which it has a piece
     hooks = [work.watch, samples] if work.parallel.main and whole else []

@@ -23,7 +23,7 @@ from ...data.table.schema import Schema, infer_schema
 from ...evaluate.table.order import check_forward
 from ...evaluate.table.population_weights import read_population
 from ...evaluate.table.representativeness import against_population, population_lines
-from ...evaluate.table.leak_impact import weigh_suspects
+from ...evaluate.table.leak_impact import measure_leak_impact
 from ..shared.source import read_source
 
 # %% ../../../nbs/jobs/verbs/00_audit.ipynb #23a33634
@@ -31,7 +31,7 @@ def audit(
     source: str | Path | pd.DataFrame | None = None,  # The table; the bundled loans when None
     *,
     target: str | None = None,  # Column that is to be predicted, if there is one
-    groups: str | list[str] | None = None,  # Columns whose groups must be represented
+    sensitive_features: str | list[str] | None = None,  # Columns whose groups must be represented
     population: str | Path | dict[str, dict[str, float]] | None = None,  # Shares of groups where the model is to be used
     sql: str | None = None,  # Database URL; `source` is then a query or a table name
     date_format: str | None = None,  # strptime format of dates that came as text: "%d/%m/%Y"; found out when None
@@ -45,12 +45,12 @@ def audit(
         stage.done(f"{len(table.frame):,} rows, {table.frame.shape[1]:,} columns")
     with progress.stage("Audit") as stage:
         schema = infer_schema(table.frame, date_format=date_format, number_formats=table.number_formats)
-        target, groups = target or defaults.get("target"), groups or defaults.get("groups")
-        if groups and not target:
+        target, sensitive_features = target or defaults.get("target"), sensitive_features or defaults.get("sensitive_features")
+        if sensitive_features and not target:
             raise ProblemError("groups are compared in what is to be predicted, and no target is named", hint="Give --target COLUMN")
         problem: Problem | None = None
         if target:
-            problem, _ = define_problem(table.frame, schema, target=target, groups=groups)
+            problem, _ = define_problem(table.frame, schema, target=target, sensitive_features=sensitive_features)
         result = audit_table(table.frame, schema, problem)
         if problem:
             result = _with_target(table.frame, schema, problem, result)
@@ -65,7 +65,7 @@ def audit(
 
 def _with_target(frame: pd.DataFrame, schema: Schema, problem: Problem, result: dict[str, Any]) -> dict[str, Any]:
     """What small models add: scores with and without each suspect, and whether the order of the rows is one of time."""
-    result = weigh_suspects(frame, schema, problem, result)
+    result = measure_leak_impact(frame, schema, problem, result)
     y, known = encode_target(frame, problem, schema)
     left = {entry["column"] for entry in result["set_aside"]}
     asked = problem.replace(inputs=[c for c in problem.inputs if c not in left])

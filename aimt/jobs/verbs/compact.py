@@ -34,7 +34,7 @@ from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import score_models
 from ..shared.table_model import SavedModel, open_model
 from ..shared.run_rows import RunRows, read_rows, stored_clusters, stored_predictions
-from ..shared.run_lifecycle import honest_ending
+from ..shared.run_lifecycle import record_outcome
 from ...models.table.compact import compact, latency_ms
 
 # %% ../../../nbs/jobs/verbs/10_compact.ipynb #6ad3bc0b
@@ -64,7 +64,7 @@ def compact_run(
         stage.done(f"{len(small.ensemble_.parts)} members instead of {len(saved.model.ensemble_.parts)}")
     settings = saved.run.info["settings"] | {"compact": {"of": saved.run.path.name, "members": members, "max_latency_ms": max_latency_ms}}
     new = Run.create(place, settings=settings, overwrite=overwrite)
-    with honest_ending(new), progress.stage("Test") as stage:
+    with record_outcome(new), progress.stage("Test") as stage:
         _keep(new, saved, small)
         new.write("metrics.json", _measured(new, saved, small, rows))
         new.update(timings={"total": round(clock.perf_counter() - begin, 3)})
@@ -162,11 +162,11 @@ def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray,
     """Metrics per group: on the test rows with the new model, and on the training rows with the old one's out-of-fold predictions."""
     problem = saved.problem
     seen, at = rows.split.unseen(oof)
-    named = [g for g in problem.groups if g in rows.frame]
+    named = [g for g in problem.sensitive_features if g in rows.frame]
     if not named:
         return None
     frame = saved.schema.conform(rows.frame.iloc[at].reset_index(drop=True), named, report=False)[0]
-    persons = pd.factorize(rows.frame[problem.id])[0][at] if problem.id is not None and problem.id in rows.frame else None
+    persons = pd.factorize(rows.frame[problem.entity])[0][at] if problem.entity is not None and problem.entity in rows.frame else None
     report = group_report(problem, frame, rows.y[at], np.concatenate([oof[seen], pred]), threshold, clusters=persons)
     return report | {"part": "out-of-fold rows of the run it is made of, and test rows"}
 

@@ -55,7 +55,7 @@ def shared_rows(
     for test in tests[1:]:
         rows = np.intersect1d(rows, test.rows)
     if len(rows) < 20:
-        hint = "Train them with the same --seed, --time and --id"
+        hint = "Train them with the same --seed, --time and --entity"
         raise DataError(f"{len(rows)} rows are test rows of all these runs: too few to compare", hint=hint)
     return rows, [_only(test, rows, run.problem, runs[0].problem) for test, run in zip(tests, runs, strict=True)]
 
@@ -196,8 +196,10 @@ def _notes(runs: list[Run], n: int, problem: Problem) -> list[str]:
     for r in runs[1:]:
         if r.problem.metric != problem.metric and first.problem.metric == problem.metric:
             notes.append(f"'{r.path.name}' was trained for {r.problem.metric}, and is compared by {problem.metric}")
-    if problem.id:
-        notes.append(f"rows of one {problem.id!r} belong together and are counted as if they did not: the intervals are rather too narrow")
+    if problem.entity:
+        notes.append(
+            f"rows of one {problem.entity!r} belong together and are counted as if they did not: the intervals are rather too narrow"
+        )
     return notes
 
 # %% ../../../nbs/jobs/verbs/20_compare.ipynb #424446a8

@@ -35,7 +35,7 @@ from ...models.table.baselines import LinearModel, fold_pairs, to_prediction
 from ...models.trees.boosting import fit_member
 from ...models.table.conformal import check_asked
 from ...models.table.ensemble import encode
-from ...models.table.estimators import deal_folds
+from ...models.table.estimators import make_folds
 from ...train.table.fit import encode_rows
 
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #217cd0d5
@@ -44,7 +44,7 @@ def evaluate(
     source: str | Path | pd.DataFrame,  # Rows with their true outcomes, or a text for a run that writes
     *,
     coverage: float | None = None,  # Also count how often intervals or sets of this coverage hold the truth
-    by: str | None = None,  # Where the coverage is kept; see `predict`
+    conditional_on: str | None = None,  # Where the coverage is kept; see `predict`
     population: str | Path | dict[str, dict[str, float]] | None = None,  # Also the scores where groups have these shares
     permutations: int = 0,  # Also train on shuffled outcomes so many times: is there anything to learn in these rows?
     time_limit: float | None = None,  # With `permutations`: seconds; 60 when None
@@ -54,13 +54,13 @@ def evaluate(
 
     Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
     """
-    _check_options(coverage, by, permutations, time_limit)
+    _check_options(coverage, conditional_on, permutations, time_limit)
     return do_verb(
         run,
         "evaluate",
         source,
         coverage=coverage,
-        by=by,
+        conditional_on=conditional_on,
         population=population,
         permutations=permutations,
         time_limit=time_limit,
@@ -73,7 +73,7 @@ def evaluate_table(
     source: str | Path | pd.DataFrame,  # Rows with their true outcomes
     *,
     coverage: float | None = None,
-    by: str | None = None,
+    conditional_on: str | None = None,
     population: str | Path | dict[str, dict[str, float]] | None = None,
     permutations: int = 0,
     time_limit: float | None = None,
@@ -104,12 +104,12 @@ def evaluate_table(
     )
     scores |= {"rows": counted | _with_unknown(counted, y, pred), "warnings": warnings}
     if coverage is not None:
-        scores["coverage"] = coverage_report(trained, inputs, y, pred, coverage, by)
+        scores["coverage"] = coverage_report(trained, inputs, y, pred, coverage, conditional_on)
     if shares is not None:
         known = frame.iloc[np.flatnonzero(kept)]
         scores["population"] = population_report(trained.problem, known, y, pred, shares, threshold, seed=seed)
     if permutations:
-        who = frame[trained.problem.id].iloc[np.flatnonzero(kept)] if trained.problem.id in frame else None
+        who = frame[trained.problem.entity].iloc[np.flatnonzero(kept)] if trained.problem.entity in frame else None
         scores["permutation"] = shuffle_report(trained, inputs, y, who, shuffles=permutations, time_limit=time_limit or 60, seed=seed)
     return scores
 
@@ -158,8 +158,8 @@ def _row_lines(counted: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _check_options(coverage: float | None, by: str | None, permutations: int, time_limit: float | None) -> None:
-    check_asked(coverage, by)
+def _check_options(coverage: float | None, conditional_on: str | None, permutations: int, time_limit: float | None) -> None:
+    check_asked(coverage, conditional_on)
     if permutations and permutations < 19:
         raise ProblemError(
             f"{permutations} permutations cannot tell: p is 1/{permutations + 1} at best", hint="Give at least 19, such as 99"
@@ -174,17 +174,17 @@ def coverage_report(
     y: np.ndarray,  # Class codes or numbers, shape (n,)
     pred: np.ndarray,  # Raw predictions of these rows
     coverage: float,  # Asked for
-    by: str | None = None,
+    conditional_on: str | None = None,
 ) -> dict[str, Any]:  # asked, kind (width or size), mean, and rows: group, n, value, low, high (95 % interval)
     """How often the truth lies in the interval or the set, over all rows and in each group, and how large those are."""
     if trained.problem.task == "regression":
-        low, high = trained.model.predict_interval(inputs, coverage, by=by, pred=pred).T
+        low, high = trained.model.predict_interval(inputs, coverage, conditional_on=conditional_on, pred=pred).T
         inside, size = (low <= y) & (y <= high), high - low
     else:
-        sets = trained.model.predict_set(inputs, coverage, by=by, probs=pred)
+        sets = trained.model.predict_set(inputs, coverage, conditional_on=conditional_on, probs=pred)
         inside, size = sets[np.arange(len(y)), y.astype(int)], sets.sum(axis=1)
     parts = {"all": np.ones(len(y), bool)}
-    for column in (c for c in trained.problem.groups if c in inputs):
+    for column in (c for c in trained.problem.sensitive_features if c in inputs):
         names, codes, _ = make_groups(inputs[column].to_numpy())
         parts |= {f"{column}: {name}": codes == i for i, name in enumerate(names)}
     counts = {name: (float(inside[part].sum()), int(part.sum())) for name, part in parts.items()}
@@ -234,7 +234,7 @@ def shuffle_report(
 def _quick_model(trained: SavedModel, frame: pd.DataFrame, y: np.ndarray, seed: int) -> Callable[[pd.DataFrame], np.ndarray]:
     """The mean of a linear model and boosted trees: one finds what is straight in few rows, the other what is not."""
     problem, n_classes = trained.problem, max(len(trained.problem.labels), 1)
-    fold = deal_folds(y, 5, classification=problem.classification, seed=seed)
+    fold = make_folds(y, 5, classification=problem.classification, seed=seed)
     linear = LinearModel(problem.task, n_classes, schema=trained.schema, inputs=list(problem.inputs), seed=seed)
     linear.fit(frame, y, fold=fold)
     encoder, X = encode_rows(frame, trained.schema, list(problem.inputs))

@@ -36,9 +36,9 @@ def explain(
     rows: str | list[int] | None = None,  # Row numbers from 0: "0,5,12"; the first when None
     columns: str | list[str] | None = None,  # Instead: how the answer moves with each of these columns
     change: bool = False,  # Instead: what would have to be different for another answer
-    wanted: str | tuple[float, float] | None = None,  # With `change`: the class wanted, or "100,200" for a number
-    fixed: str | list[str] | None = None,  # With `change`: columns that cannot change, besides those of groups
-    rules: bool | int = False,  # Instead: at most so many rules that stand for the whole model (True: 8)
+    desired: str | tuple[float, float] | None = None,  # With `change`: the class wanted, or "100,200" for a number
+    immutable: str | list[str] | None = None,  # With `change`: columns that cannot change, besides those of groups
+    surrogate_rules: bool | int = False,  # Instead: at most so many rules that stand for the whole model (True: 8)
     stability: bool = False,  # Instead: would the reasons be the same if the data had been resampled?
     time_limit: float | None = None,  # With `stability`: seconds; 60 when None
 ) -> list[dict[str, Any]]:  # From `explain_rows`, `column_effect`, `counterfactuals`, `rule_set` or `reason_stability`
@@ -47,10 +47,10 @@ def explain(
     Raises `ProblemError` for a row number that is not in the table, and for options that do not belong together; `DataError`
     for `stability` without rows whose answer is known.
     """
-    asked = _asked({"columns": columns, "change": change, "rules": rules, "stability": stability})
-    if (wanted or fixed) and not change:
-        raise ProblemError(f"--{'wanted' if wanted else 'fixed'} says what a change may be", hint="Give --change too")
-    if rows is not None and asked in ("columns", "rules"):
+    asked = _asked({"columns": columns, "change": change, "surrogate_rules": surrogate_rules, "stability": stability})
+    if (desired or immutable) and not change:
+        raise ProblemError(f"--{'desired' if desired else 'immutable'} says what a change may be", hint="Give --change too")
+    if rows is not None and asked in ("columns", "surrogate_rules"):
         raise ProblemError(f"--{asked} is about all rows", hint="Leave out --rows")
     if time_limit is not None and not stability:
         raise ProblemError("--time-limit is for --stability, which trains new models", hint="Give --stability too")
@@ -61,9 +61,9 @@ def explain(
         rows=_whole_numbers("0" if rows is None else rows),
         columns=columns,
         change=change,
-        wanted=wanted,
-        fixed=fixed,
-        rules=rules,
+        desired=desired,
+        immutable=immutable,
+        surrogate_rules=surrogate_rules,
         stability=stability,
         time_limit=time_limit,
     )
@@ -76,17 +76,17 @@ def explain_table(
     rows: str | list[int] = "0",
     columns: str | list[str] | None = None,
     change: bool = False,
-    wanted: str | tuple[float, float] | None = None,
-    fixed: str | list[str] | None = None,
-    rules: bool | int = False,
+    desired: str | tuple[float, float] | None = None,
+    immutable: str | list[str] | None = None,
+    surrogate_rules: bool | int = False,
     stability: bool = False,
     time_limit: float | None = None,
 ) -> list[dict[str, Any]]:
     """`explain` for runs on tables."""
     trained = open_model(run)
-    if rules or stability:
+    if surrogate_rules or stability:
         known = _known_rows(trained, source)
-        return [_rules(trained, known, rules) if rules else _stability(trained, known, rows, time_limit)]
+        return [_rules(trained, known, surrogate_rules) if surrogate_rules else _stability(trained, known, rows, time_limit)]
     frame = source if isinstance(source, pd.DataFrame) else trained.load(source)[0].frame
     if columns:
         inputs, _ = trained.conform(frame)
@@ -94,7 +94,7 @@ def explain_table(
         return [column_effect(trained.model.predict_raw, inputs, name, trained.problem) for name in names]
     numbers = _numbers(rows, len(frame))
     if change:
-        return _changes(trained, frame, numbers, wanted, column_names(fixed, trained.schema, "to keep fixed"))
+        return _changes(trained, frame, numbers, desired, column_names(immutable, trained.schema, "to keep fixed"))
     part = frame.iloc[numbers].reset_index(drop=True)
     inputs, _ = trained.conform(part)
     y = _actual(part, trained)
@@ -110,16 +110,16 @@ def _asked(questions: dict[str, Any]) -> str:
     return given[0] if given else ""
 
 
-def _changes(trained: SavedModel, frame: pd.DataFrame, numbers: list[int], wanted: Any, fixed: list[str]) -> list[dict[str, Any]]:
+def _changes(trained: SavedModel, frame: pd.DataFrame, numbers: list[int], desired: Any, immutable: list[str]) -> list[dict[str, Any]]:
     """For each row what would have to be different; the values that a change may use are those of the table."""
     inputs, _ = trained.conform(frame)
-    if trained.problem.task == "regression" and isinstance(wanted, str):
+    if trained.problem.task == "regression" and isinstance(desired, str):
         try:
-            low, high = (float(v) for v in wanted.split(","))
+            low, high = (float(v) for v in desired.split(","))
         except ValueError as e:
-            raise ProblemError(f"'{wanted}' is no range", hint="Write it like 100,200") from e
-        wanted = (low, high)
-    options = {"wanted": wanted, "fixed": fixed}
+            raise ProblemError(f"'{desired}' is no range", hint="Write it like 100,200") from e
+        desired = (low, high)
+    options = {"desired": desired, "immutable": immutable}
     if trained.threshold is not None:
         options["threshold"] = trained.threshold
     return [
@@ -180,7 +180,7 @@ def _known_rows(trained: SavedModel, source: str | Path | pd.DataFrame) -> Known
         split = pd.read_parquet(trained.run.file("splits.parquet"))
         test = np.ones(len(frame), bool)
         test[split.loc[split["part"] == "train", "row"]] = False
-    who = frame[problem.id].astype("str").to_numpy() if problem.id in frame else None
+    who = frame[problem.entity].astype("str").to_numpy() if problem.entity in frame else None
     return KnownRows(inputs, y, who, test, frame)
 
 

@@ -32,12 +32,12 @@ def add_predictions(
     frame: pd.DataFrame,  # Any rows
     *,
     coverage: float | None = None,  # Also low and high, or the set, that hold so many of the true values
-    by: str | None = None,  # See `predict`
+    conditional_on: str | None = None,  # See `predict`
     thresholds: str | None = None,  # See `predict`
 ) -> tuple[pd.DataFrame, list[str]]:  # The same rows with columns added, and warnings
     """The table with prediction, probability and decision; `DataError` when a needed column is missing."""
     check = RangeCheck(saved.schema)
-    added, warnings = prediction_columns(saved, frame, check, coverage=coverage, by=by, thresholds=thresholds)
+    added, warnings = prediction_columns(saved, frame, check, coverage=coverage, conditional_on=conditional_on, thresholds=thresholds)
     return add_columns(frame, added), warnings + check.messages()
 
 
@@ -47,7 +47,7 @@ def prediction_columns(
     check: RangeCheck,  # Counts these rows in
     *,
     coverage: float | None = None,  # See `predict`
-    by: str | None = None,  # See `predict`
+    conditional_on: str | None = None,  # See `predict`
     thresholds: str | None = None,  # See `predict`
 ) -> tuple[dict[str, Any], list[str]]:  # prediction, probability, decision and so on, and warnings
     """The columns that `predict` adds."""
@@ -60,7 +60,7 @@ def prediction_columns(
         warnings = warnings + more
     added = _columns(saved.problem, pred, limits)
     if coverage is not None:
-        sure, more = coverage_columns(saved, inputs, pred, coverage, by)
+        sure, more = coverage_columns(saved, inputs, pred, coverage, conditional_on)
         added, warnings = added | sure, warnings + more
     return added, warnings
 
@@ -81,18 +81,18 @@ def coverage_columns(
     inputs: pd.DataFrame,  # From `saved.conform`
     pred: np.ndarray,  # Raw predictions of these rows
     coverage: float,  # Between 0 and 1
-    by: str | None = None,
+    conditional_on: str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:  # low and high, or set (labels with " | " between them), and warnings
     """What holds the true value as often as asked. Raises `ModelFormatError` when an older model cannot tell."""
     warnings = []
     if saved.problem.time:
         warnings.append(f"rows later than those of training may be covered less often than {coverage:.0%}: the world moves")
     if saved.problem.task == "regression":
-        bounds = saved.model.predict_interval(inputs, coverage, by=by, pred=pred)
+        bounds = saved.model.predict_interval(inputs, coverage, conditional_on=conditional_on, pred=pred)
         if np.isinf(bounds).any():
             warnings.append(f"some intervals are infinite: too few training rows for a coverage of {coverage:g}")
         return {"low": bounds[:, 0], "high": bounds[:, 1]}, warnings
-    sets = saved.model.predict_set(inputs, coverage, by=by, probs=pred)
+    sets = saved.model.predict_set(inputs, coverage, conditional_on=conditional_on, probs=pred)
     kinds, which = np.unique(sets, axis=0, return_inverse=True)
     texts = np.array([" | ".join(np.array(saved.problem.labels, dtype=object)[kind]) for kind in kinds], dtype=object)
     return {"set": pd.array(texts[which.reshape(-1)], dtype="str")}, warnings
@@ -107,7 +107,7 @@ def group_limits(
     reports = {r["column"]: r for r in saved.run.read("metrics.json").get("mitigation") or [] if "rule" in r}
     if column not in reports:
         compact = saved.run.info["settings"].get("compact")
-        hint = "They are proposed for columns of --groups whose groups differ significantly"
+        hint = "They are proposed for columns of --sensitive-features whose groups differ significantly"
         if reports:
             hint = f"It proposes some for {', '.join(reports)}"
         elif compact:
@@ -131,7 +131,7 @@ def predict(
     *,
     out: str | Path | None = None,  # File to write, .csv or .parquet; None returns a table
     coverage: float | None = None,  # Add low and high, or a set, that hold so many of the true values, such as 0.9
-    by: str | None = None,  # Where the coverage is kept: group, class, both or none; in the run's groups when None
+    conditional_on: str | None = None,  # Where the coverage is kept: group, class, both or none; in the run's groups when None
     thresholds: str | None = None,  # Column whose groups are decided each by a threshold of its own, as the run's report proposes
     chunk_rows: int | None = None,  # Rows in memory at a time; 100,000 when None
     overwrite: bool = False,  # Write over the table itself
@@ -143,10 +143,20 @@ def predict(
     when a column that the model needs is missing or the table itself would be written over, `RunError` when the run cannot be trusted,
     `ProblemError` for what the run cannot give.
     """
-    check_asked(coverage, by)
+    check_asked(coverage, conditional_on)
     if out is not None and not overwrite:
         _spare_source(source, Path(out))
-    return do_verb(run, "predict", source, out=out, coverage=coverage, by=by, thresholds=thresholds, chunk_rows=chunk_rows, quiet=quiet)
+    return do_verb(
+        run,
+        "predict",
+        source,
+        out=out,
+        coverage=coverage,
+        conditional_on=conditional_on,
+        thresholds=thresholds,
+        chunk_rows=chunk_rows,
+        quiet=quiet,
+    )
 
 
 def predict_table(
@@ -155,7 +165,7 @@ def predict_table(
     *,
     out: str | Path | None = None,
     coverage: float | None = None,
-    by: str | None = None,
+    conditional_on: str | None = None,
     thresholds: str | None = None,
     chunk_rows: int | None = None,
     quiet: bool = False,
@@ -170,10 +180,12 @@ def predict_table(
     saved = open_model(run)
     if out is None:
         if isinstance(source, pd.DataFrame):
-            scored, warnings = add_predictions(saved, source, coverage=coverage, by=by, thresholds=thresholds)
+            scored, warnings = add_predictions(saved, source, coverage=coverage, conditional_on=conditional_on, thresholds=thresholds)
         else:
             table, warnings = saved.load(source)
-            added, more = prediction_columns(saved, table.frame, RangeCheck(saved.schema), coverage=coverage, by=by, thresholds=thresholds)
+            added, more = prediction_columns(
+                saved, table.frame, RangeCheck(saved.schema), coverage=coverage, conditional_on=conditional_on, thresholds=thresholds
+            )
             scored, warnings = add_columns(table.frame, added), [*warnings, *more]
         _tell(Progress(quiet=quiet), dict.fromkeys(warnings, 1))
         return scored
@@ -181,7 +193,9 @@ def predict_table(
     with progress.stage("Predict") as stage:
 
         def compute(chunk: pd.DataFrame) -> dict[str, Any]:
-            added, warnings = prediction_columns(saved, chunk, check, coverage=coverage, by=by, thresholds=thresholds)
+            added, warnings = prediction_columns(
+                saved, chunk, check, coverage=coverage, conditional_on=conditional_on, thresholds=thresholds
+            )
             seen.add(len(chunk), warnings)
             stage.update(f"{seen.n_rows:,} rows")
             return added

@@ -178,13 +178,13 @@ class Forecaster(BaseEstimator):
         levels: Sequence[float] = LEVELS,  # Quantile levels to forecast
         n_origins: int = 8,  # Rehearsals for each series; more when there are few and short series
         season: int | None = None,  # Steps in a season; from the step when None
-        every: str | None = None,  # Bring rows together into steps of this length, such as "day"
+        freq: str | None = None,  # Bring rows together into steps of this length, such as "day"
         aggregate: str = "sum",  # With `every`: sum, mean or last
         recursive: bool = False,  # Trees that forecast one step at a time
         trees: bool = True,  # Try trees on lags; they stay if the rehearsal speaks for them
         random_state: int = 0,
     ):
-        self.levels, self.n_origins, self.season, self.every = levels, n_origins, season, every
+        self.levels, self.n_origins, self.season, self.freq = levels, n_origins, season, freq
         self.aggregate, self.recursive, self.trees, self.random_state = aggregate, recursive, trees, random_state
 
     def fit(
@@ -197,7 +197,7 @@ class Forecaster(BaseEstimator):
         known: Sequence[str] = (),  # Columns known ahead
     ) -> "Forecaster":
         """Learn from a table. Raises `DataError` and `ProblemError` for tables and columns that cannot be used."""
-        panel = read_panel(frame, target=target, time=time, series=series, known=known, every=self.every, aggregate=self.aggregate)
+        panel = read_panel(frame, target=target, time=time, series=series, known=known, freq=self.freq, aggregate=self.aggregate)
         self.columns_ = {"target": target, "time": time, "series": series, "known": list(known)}
         return self.fit_panel(panel, horizon)
 

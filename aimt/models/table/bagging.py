@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/models/table/bagging.html.md"""
 
 # %% auto #0
 __all__ = ['GROWERS', 'GROWN', 'MANY_ROWS', 'MANY_CLASSES', 'NETWORK_NS', 'MORE_ROUNDS', 'to_pool', 'pool_to_prediction',
-           'Candidate', 'portfolio', 'Encoded', 'Bag', 'member_cost_ns', 'cross_fit', 'grow_whole', 'select_weights',
-           'stack_weights']
+           'Candidate', 'portfolio', 'Encoded', 'FoldEnsemble', 'member_cost_ns', 'cross_fit', 'grow_whole',
+           'select_weights', 'stack_weights']
 
 # %% ../../../nbs/models/table/50_bagging.ipynb #2aad368e
 import time
@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from .baselines import Folds, cross_fit_linear, linear_margin, to_prediction
-from ..trees.boosting import Member, fit_member, grow_member, tree_cost_ns
+from ..trees.boosting import Member, fit_member, fit_full_booster, tree_cost_ns
 from ..trees.extra_trees import fit_forest, grow_forest
 from ..trees.target_encoded_trees import MANY_LEVELS, can_use_means, fit_means, grow_means
 from .mlp import Network, fit_network
@@ -38,7 +38,7 @@ def pool_to_prediction(pool: np.ndarray, task: str) -> np.ndarray:
 
 # %% ../../../nbs/models/table/50_bagging.ipynb #c3b03490
 GROWERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # With rows that say when to stop; for a known number of rounds
-    "trees": (fit_member, grow_member),
+    "trees": (fit_member, fit_full_booster),
     "means": (fit_means, grow_means),
     "symmetric": (fit_symmetric, grow_symmetric),
     "forest": (fit_forest, grow_forest),
@@ -148,7 +148,7 @@ class Encoded:
 
 
 @dataclass
-class Bag:
+class FoldEnsemble:
     """Members of one recipe, their average, and what it predicts for rows its members have not seen."""
 
     candidate: Candidate
@@ -165,7 +165,7 @@ class Bag:
         """About the nanoseconds that all members take for one row."""
         return sum(member_cost_ns(m, self.candidate) for m in [*self.members, *self.whole])
 
-    def add(self, other: "Bag") -> None:
+    def add(self, other: "FoldEnsemble") -> None:
         """Take in another bag of the same recipe."""
         total = self.repeats + other.repeats
         self.oof = (self.oof * self.repeats + other.oof * other.repeats) / total
@@ -203,7 +203,7 @@ def cross_fit(
     start_by: float | None = None,  # Begin no further member after this one; the deadline when None
     max_rounds: int = 5000,  # Cap on the rounds of a member
     go_on: Callable[[np.ndarray, int], bool] | None = None,  # Asked after each member: (pool so far, members)
-) -> Bag:  # With at least one member
+) -> FoldEnsemble:  # With at least one member
     """One member per fold, each stopped by the rows it leaves out; these rows get its prediction."""
     start = time.perf_counter()
     oof = np.full(table.pool_shape, np.nan)
@@ -214,7 +214,7 @@ def cross_fit(
         have = np.isfinite(margin.reshape(len(margin), -1)[:, 0])
         oof[have] = to_pool(margin[have], table.task)
         late = deadline is not None and time.perf_counter() > deadline
-        return Bag(candidate, weights, oof, time.perf_counter() - start, not late)
+        return FoldEnsemble(candidate, weights, oof, time.perf_counter() - start, not late)
     members: list[Any] = []
     for i, (train, valid) in enumerate(folds):
         ends = time.perf_counter() + 0.9 * (time.perf_counter() - start) / max(i, 1)
@@ -227,7 +227,7 @@ def cross_fit(
         if go_on is not None and not go_on(oof, len(members)):
             break
     whole = len(members) == len(folds) and all(m.stopped != "time" for m in members)
-    return Bag(candidate, members, oof, time.perf_counter() - start, whole)
+    return FoldEnsemble(candidate, members, oof, time.perf_counter() - start, whole)
 
 
 def _margin(member: Any, table: Encoded, rows: np.ndarray, threads: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from ...core.hardware import threads_for
 from .bagging import GROWN, Candidate, Encoded, grow_whole, member_cost_ns
 from .mlp import Network
 from ..trees.oblivious_trees import SymmetricTrees
-from .ensemble import Ensemble, Part, encode
+from .ensemble import Ensemble, WeightedMember, encode
 from .estimators import TabularClassifier, TabularRegressor, recipes_for
 
 # %% ../../../nbs/models/table/75_compact.ipynb #6d000d14
@@ -62,7 +62,7 @@ def compact(
         raise ProblemError(
             f"the recipe '{min(unknown)}' is not one for these rows", hint="Give the rows the model was fitted on, or train it again"
         )
-    groups: dict[str, list[Part]] = {}
+    groups: dict[str, list[WeightedMember]] = {}
     for part in ensemble.parts:
         groups.setdefault(part.recipe, []).append(part)
     threads = model.n_threads or threads_for(*table.X.shape)
@@ -99,25 +99,25 @@ def _codes(model: TabularClassifier | TabularRegressor, y: np.ndarray) -> np.nda
     return np.searchsorted(model.classes_, y)
 
 
-def _kept(parts: list[Part]) -> list[Any]:
+def _kept(parts: list[WeightedMember]) -> list[Any]:
     """Networks and lines as they are; of the networks not all."""
     return [p.model for p in parts][: NETWORKS if isinstance(parts[0].model, Network) else None]
 
 
-def _judged(parts: list[Part]) -> list[Any]:
+def _judged(parts: list[WeightedMember]) -> list[Any]:
     """The members that had held-out rows to stop by, if there are any."""
     return [p.model for p in parts if p.model.stopped != "whole"] or [p.model for p in parts]
 
 
-def _assemble(old: Ensemble, models: dict[str, list[Any]], groups: dict[str, list[Part]]) -> Ensemble:
+def _assemble(old: Ensemble, models: dict[str, list[Any]], groups: dict[str, list[WeightedMember]]) -> Ensemble:
     """An ensemble of some recipes with the weights that they had, in proportion."""
     weights = {name: sum(p.weight for p in groups[name]) for name in models}
     total = sum(weights.values())
-    parts = [Part(name, weights[name] / total / len(found), m) for name, found in models.items() for m in found]
+    parts = [WeightedMember(name, weights[name] / total / len(found), m) for name, found in models.items() for m in found]
     return Ensemble(old.task, old.n_classes, old.encoder, old.dense, parts, old.calibrator)
 
 
-def _hasten(model: Any, groups: dict[str, list[Part]], frame: Any, most: float) -> Any:
+def _hasten(model: Any, groups: dict[str, list[WeightedMember]], frame: Any, most: float) -> Any:
     """Give up second members, then recipes from the least weight on, until 1,000 rows take no more than asked."""
     rows = frame.iloc[np.arange(1000) % len(frame)]
     by_weight = sorted(groups, key=lambda name: -sum(p.weight for p in groups[name]))

@@ -32,12 +32,12 @@ def check_coverage(coverage: float) -> float:
 
 def check_asked(
     coverage: float | None,  # None when none is asked for
-    by: str | None,  # Where it is to be kept
+    conditional_on: str | None,  # Where it is to be kept
 ) -> None:
     """Whether what is asked for makes sense together. Raises `ProblemError`."""
     if coverage is not None:
         check_coverage(coverage)
-    elif by is not None:
+    elif conditional_on is not None:
         raise ProblemError("what the coverage is kept in says nothing without a coverage", hint="Give a coverage such as 0.9")
 
 
@@ -268,36 +268,36 @@ class Conformal:
     rules: list[dict[str, Any]] = field(default_factory=list)  # From `group_rule`, one for each column
     knots: np.ndarray = field(default_factory=lambda: np.array([[0.0], [1.0]]))  # Predictions and their scale, shape (2, b)
 
-    def quantiles(self, frame: pd.DataFrame, coverage: float, by: str | None = None, n_classes: int = 1) -> np.ndarray:
+    def quantiles(self, frame: pd.DataFrame, coverage: float, conditional_on: str | None = None, n_classes: int = 1) -> np.ndarray:
         """The quantile for each row, shape (m, 1), or for each row and class, shape (m, n_classes)."""
-        by = self._check_by(by)
-        part = {"none": slice(0, 0), "group": slice(0, -1), "class": slice(-1, None), "both": slice(None)}[by]
+        conditional_on = self._check_by(conditional_on)
+        part = {"none": slice(0, 0), "group": slice(0, -1), "class": slice(-1, None), "both": slice(None)}[conditional_on]
         cells = fit_cells(self.scores, self.keys[:, part], coverage)
-        named = list(zip(self.columns, self.rules, strict=True)) if by in ("group", "both") else []
+        named = list(zip(self.columns, self.rules, strict=True)) if conditional_on in ("group", "both") else []
         codes = [group_codes(rule, frame[name].to_numpy()) for name, rule in named]
         keys = np.column_stack([np.zeros((len(frame), 0), np.int64), *codes])
-        if by in ("none", "group"):
+        if conditional_on in ("none", "group"):
             return cell_quantiles(cells, keys)[:, None]
         of_class = [cell_quantiles(cells, np.column_stack([keys, np.full(len(frame), k)])) for k in range(n_classes)]
         return np.column_stack(of_class)
 
-    def intervals(self, pred: np.ndarray, frame: pd.DataFrame, coverage: float = 0.9, by: str | None = None) -> np.ndarray:
+    def intervals(self, pred: np.ndarray, frame: pd.DataFrame, coverage: float = 0.9, conditional_on: str | None = None) -> np.ndarray:
         """Low and high for each prediction, shape (m, 2); infinite where there are too few rows for the coverage."""
-        return residual_intervals(pred, self.quantiles(frame, coverage, by)[:, 0], np.interp(pred, *self.knots))
+        return residual_intervals(pred, self.quantiles(frame, coverage, conditional_on)[:, 0], np.interp(pred, *self.knots))
 
-    def sets(self, probs: np.ndarray, frame: pd.DataFrame, coverage: float = 0.9, by: str | None = None) -> np.ndarray:
+    def sets(self, probs: np.ndarray, frame: pd.DataFrame, coverage: float = 0.9, conditional_on: str | None = None) -> np.ndarray:
         """Which classes are in each row's set, never none, shape (m, K)."""
-        return prediction_sets(label_scores(probs), self.quantiles(frame, coverage, by, probs.shape[1]), empty=False)
+        return prediction_sets(label_scores(probs), self.quantiles(frame, coverage, conditional_on, probs.shape[1]), empty=False)
 
-    def _check_by(self, by: str | None) -> str:
-        by = ("group" if self.columns else "none") if by is None else by
-        if by not in BY:
-            raise ProblemError(f"coverage by '{by}' is unknown", hint=f"Use one of {', '.join(BY)}")
-        if by in ("group", "both") and not self.columns:
+    def _check_by(self, conditional_on: str | None) -> str:
+        conditional_on = ("group" if self.columns else "none") if conditional_on is None else conditional_on
+        if conditional_on not in BY:
+            raise ProblemError(f"coverage by '{conditional_on}' is unknown", hint=f"Use one of {', '.join(BY)}")
+        if conditional_on in ("group", "both") and not self.columns:
             raise ProblemError("this model was trained without groups", hint="Train it with groups, or use none or class")
-        if by in ("class", "both") and self.task == "regression":
+        if conditional_on in ("class", "both") and self.task == "regression":
             raise ProblemError("numbers have no classes to cover", hint="Use none or group")
-        return by
+        return conditional_on
 
     def to_state(self) -> dict[str, Any]:
         """Plain data, for JSON."""

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/models/table/estimators.html.md"""
 # %% auto #0
 __all__ = ['LARGE_ROWS', 'BLENDS', 'CHAINED', 'MIN_WEIGHT', 'NETWORK_AGAIN', 'WHOLE', 'WHOLE_OF_NUMBERS', 'prediction_budget_ns',
            'max_rounds', 'recipes_for', 'error_of', 'Search', 'search', 'network_seconds', 'affordable_rows',
-           'affordable_texts', 'deal_folds', 'TabularClassifier', 'TabularRegressor', 'load_model']
+           'affordable_texts', 'make_folds', 'TabularClassifier', 'TabularRegressor', 'load_model']
 
 # %% ../../../nbs/models/table/70_estimators.ipynb #194ceb99
 import time
@@ -30,16 +30,16 @@ from ...data.table.features import MOST_TEXTS, FeatureEncoder, dense
 from ...data.table.schema import Schema, infer_schema
 from ...data.split.split import latest_rows
 from ...metrics.registry import get_metric
-from .bagging import MANY_ROWS, Bag, Candidate, Encoded, cross_fit, grow_whole
+from .bagging import MANY_ROWS, FoldEnsemble, Candidate, Encoded, cross_fit, grow_whole
 from .bagging import pool_to_prediction, portfolio, select_weights, stack_weights
 from .baselines import MAX_LINEAR_CELLS, fold_pairs
 from .calibration import Calibrator, fit_calibrator
 from .mlp import epoch_seconds
 from .conformal import Conformal, fit_conformal, score_growth
-from .ensemble import Ensemble, Part, contributions, encode, load_ensemble, save_ensemble
+from .ensemble import Ensemble, WeightedMember, contributions, encode, load_ensemble, save_ensemble
 from ..trees.extra_trees import can_grow_forest
 from ..trees.target_encoded_trees import MANY_LEVELS, can_use_means
-from .search_cache import Shelf, search_fingerprint
+from .search_cache import SearchCache, search_fingerprint
 from ..trees.oblivious_trees import can_grow_symmetric
 from .parallel_fit import FAILURES, Request, fit_together, n_workers
 
@@ -133,7 +133,7 @@ def error_of(
 class Search:
     """What the search found."""
 
-    bags: list[Bag]
+    bags: list[FoldEnsemble]
     weights: np.ndarray
     oof: np.ndarray  # Out-of-fold pool of the ensemble, NaN where there is none
     log: list[dict[str, Any]] = field(default_factory=list)  # One entry per recipe tried
@@ -152,7 +152,7 @@ def search(
     rounds: int | None = None,  # Most rounds of a booster
     threads: int = 1,
     seed: int = 0,
-    shelf: Shelf | None = None,  # Cache of finished bags, also those of an interrupted search
+    shelf: SearchCache | None = None,  # Cache of finished bags, also those of an interrupted search
     on_update: Callable[[str], None] = lambda text: None,  # Called with messages about the progress
 ) -> Search:
     """Fit recipes fold by fold, select, and repeat the selected ones while there is time; `n_workers` at a time."""
@@ -163,7 +163,7 @@ def search(
     maker = _Maker(
         table, deadline if deadline is None or not ordered else now + CHAINED * (deadline - now), rounds, threads, seed, shelf, on_update
     )
-    bags: list[Bag] = []
+    bags: list[FoldEnsemble] = []
     log: list[dict[str, Any]] = []
     cut, failure = False, None
     for batch in _batches(recipes, len(folds)):
@@ -221,13 +221,13 @@ class _Maker:
     rounds: int | None
     threads: int
     seed: int
-    shelf: Shelf | None
+    shelf: SearchCache | None
     on_update: Callable[[str], None]
 
     def late(self, moment: float) -> bool:
         return self.deadline is not None and moment > self.deadline
 
-    def make(self, candidates: Sequence[Candidate], folds: Any, repeat: int = 0, **options: Any) -> list[Bag | Exception]:
+    def make(self, candidates: Sequence[Candidate], folds: Any, repeat: int = 0, **options: Any) -> list[FoldEnsemble | Exception]:
         """A bag of each candidate on these folds, or why there is none. Bags from the cache took their time in the earlier search."""
         found = [self._kept(c, len(folds), repeat) for c in candidates]
         if self.deadline is not None:
@@ -236,18 +236,18 @@ class _Maker:
         made = iter(self._fit(missing, folds, repeat, **options) if missing else [])
         bags = [bag or next(made) for bag in found]
         for bag, old in zip(bags, found, strict=True):
-            if self.shelf and old is None and isinstance(bag, Bag):
+            if self.shelf and old is None and isinstance(bag, FoldEnsemble):
                 self.shelf.put(bag, repeat, self.table)
         return bags
 
-    def _kept(self, candidate: Candidate, n_folds: int, repeat: int) -> Bag | None:
+    def _kept(self, candidate: Candidate, n_folds: int, repeat: int) -> FoldEnsemble | None:
         """The bag in the cache, if it was made on as many folds."""
         bag = self.shelf.get(candidate, repeat) if self.shelf else None
         return bag if bag and len(bag.members) == n_folds else None
 
     def _fit(
         self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None, **ask: Any
-    ) -> list[Bag | Exception]:
+    ) -> list[FoldEnsemble | Exception]:
         self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else ""))
         outputs, seed = self.table.n_classes if self.table.task == "multiclass" else 1, self.seed + 1000 * repeat
         caps = [max_rounds(c, len(self.table.y), n_members=len(folds), n_outputs=outputs) for c in candidates]
@@ -264,12 +264,12 @@ class _Maker:
             return [e]
 
 # %% ../../../nbs/models/table/70_estimators.ipynb #75ffe2ec
-def _have(bags: list[Bag]) -> np.ndarray:
+def _have(bags: list[FoldEnsemble]) -> np.ndarray:
     """Rows that every bag has an out-of-fold prediction for."""
     return np.all([np.isfinite(b.oof if b.oof.ndim == 1 else b.oof[:, 0]) for b in bags], axis=0)
 
 
-def _short(bags: list[Bag], log: list[dict[str, Any]], recipes: list[Candidate], deadline: float | None) -> bool:
+def _short(bags: list[FoldEnsemble], log: list[dict[str, Any]], recipes: list[Candidate], deadline: float | None) -> bool:
     """Whether time is too short to fit all that is left on all folds."""
     if not bags or deadline is None or n_workers() > 1:
         return False
@@ -277,21 +277,21 @@ def _short(bags: list[Bag], log: list[dict[str, Any]], recipes: list[Candidate],
     return bool(mean * (len(recipes) - len(log)) > deadline - time.perf_counter())
 
 
-def _in_part(bag: Bag, n_folds: int) -> bool:
+def _in_part(bag: FoldEnsemble, n_folds: int) -> bool:
     """Whether a bag lacks folds that there was no time to begin, but has most, and those whole."""
     if bag.complete or bag.candidate.kind == "linear" or n_workers() > 1:
         return False
     return 2 * len(bag.members) > n_folds and all(m.stopped != "time" for m in bag.members)
 
 
-def _trial(bags: list[Bag], oof: np.ndarray, table: Encoded, metric: str | None) -> np.ndarray:
+def _trial(bags: list[FoldEnsemble], oof: np.ndarray, table: Encoded, metric: str | None) -> np.ndarray:
     """Weights of the bags and of one more that has some of its folds."""
-    trial = [*bags, Bag(bags[0].candidate, [], oof)]
+    trial = [*bags, FoldEnsemble(bags[0].candidate, [], oof)]
     rows = _have(trial)
     return select_weights([b.oof[rows] for b in trial], _error_on(rows, table, metric))
 
 
-def _race(bags: list[Bag], table: Encoded, metric: str | None) -> Callable[[np.ndarray, int], bool]:
+def _race(bags: list[FoldEnsemble], table: Encoded, metric: str | None) -> Callable[[np.ndarray, int], bool]:
     """Asks, after two folds, whether a recipe would be selected; if not, the other folds are not worth their time."""
 
     def go_on(oof: np.ndarray, members: int) -> bool:
@@ -304,7 +304,7 @@ def _error_on(rows: np.ndarray, table: Encoded, metric: str | None) -> Callable[
     return error_of(table.y[rows], table.task, metric, weight=table.weight_of(rows))
 
 
-def _select(bags: list[Bag], table: Encoded, metric: str | None, blend: str) -> np.ndarray:
+def _select(bags: list[FoldEnsemble], table: Encoded, metric: str | None, blend: str) -> np.ndarray:
     rows = _have(bags)
     pools = [b.oof[rows] for b in bags]
     limits: dict[str, Any] = {"costs": [b.cost_ns for b in bags], "budget": prediction_budget_ns(len(table.y))}
@@ -316,11 +316,13 @@ def _select(bags: list[Bag], table: Encoded, metric: str | None, blend: str) -> 
     return weights / weights.sum()
 
 
-def _repeat(maker: "_Maker", bags: list[Bag], weights: np.ndarray, partitions: list[np.ndarray], metric: str | None, blend: str) -> bool:
+def _repeat(
+    maker: "_Maker", bags: list[FoldEnsemble], weights: np.ndarray, partitions: list[np.ndarray], metric: str | None, blend: str
+) -> bool:
     """Add members with new folds and seeds to the selected bags; True when the clock cut it short."""
     budget = prediction_budget_ns(len(maker.table.y))
 
-    def affordable(bag: Bag) -> bool:
+    def affordable(bag: FoldEnsemble) -> bool:
         spent = sum(b.cost_ns for b, w in zip(bags, weights, strict=True) if w > 0)
         return spent + bag.cost_ns / bag.repeats <= budget
 
@@ -342,7 +344,7 @@ def _repeat(maker: "_Maker", bags: list[Bag], weights: np.ndarray, partitions: l
     return False
 
 
-def _refit(maker: "_Maker", bags: list[Bag], weights: np.ndarray, fold: np.ndarray) -> bool:
+def _refit(maker: "_Maker", bags: list[FoldEnsemble], weights: np.ndarray, fold: np.ndarray) -> bool:
     """Replace the members of the selected bags by members that leave out one stretch of time each; True when the clock had a say.
 
     What the chained folds predicted stays: it is what can be promised. Without time, the member of the latest pair stays.
@@ -359,7 +361,7 @@ def _refit(maker: "_Maker", bags: list[Bag], weights: np.ndarray, fold: np.ndarr
     return cut
 
 
-def _regrow(maker: "_Maker", chosen: list[Bag], log: list[dict[str, Any]], metric: str | None) -> bool:
+def _regrow(maker: "_Maker", chosen: list[FoldEnsemble], log: list[dict[str, Any]], metric: str | None) -> bool:
     """Move a part of the weight of chosen trees to members grown on all rows, as time permits; True when the clock had a say."""
     most, share = WHOLE_OF_NUMBERS if maker.table.task == "regression" else WHOLE
     cut = False
@@ -381,14 +383,14 @@ def _regrow(maker: "_Maker", chosen: list[Bag], log: list[dict[str, Any]], metri
     return cut
 
 
-def _thin(chosen: list[Bag], most: float) -> None:
+def _thin(chosen: list[FoldEnsemble], most: float) -> None:
     """Give up members of folds while a prediction costs more nanoseconds than it may, where members grown on all rows have the weight."""
     while sum(bag.cost_ns for bag in chosen) > most and (able := [b for b in chosen if b.whole and len(b.members) > 2]):
         dear = max(able, key=lambda bag: bag.cost_ns)
         dear.members = dear.members[:-1]
 
 
-def _finish(bags: list[Bag], weights: np.ndarray, log: list[dict[str, Any]], cut: bool) -> Search:
+def _finish(bags: list[FoldEnsemble], weights: np.ndarray, log: list[dict[str, Any]], cut: bool) -> Search:
     chosen = [b for b, w in zip(bags, weights, strict=True) if w > 0]
     oof: Any = sum(w * b.oof for b, w in zip(bags, weights, strict=True) if w > 0)
     shares = {b.candidate.name: (float(w), b) for b, w in zip(bags, weights, strict=True)}
@@ -419,7 +421,7 @@ def _failed(name: str, e: Exception, seconds: float, metric: str | None, task: s
     }
 
 
-def _entry(bag: Bag, table: Encoded, metric: str | None) -> dict[str, Any]:
+def _entry(bag: FoldEnsemble, table: Encoded, metric: str | None) -> dict[str, Any]:
     rows = _have([bag])
     found = get_metric(metric, table.task)
     score = float(found(table.y[rows], pool_to_prediction(bag.oof[rows], table.task), weight=table.weight_of(rows)))
@@ -511,7 +513,7 @@ class _Tabular(BaseEstimator):
         partitions = _partitions(y, task, n_folds, repeats, groups, folds, seed)
         deadline = None if limit is None else start + 0.97 * limit - 0.02
         fingerprint = search_fingerprint(table, partitions, seed, self.rounds, ordered=ordered)
-        shelf = None if checkpoints is None else Shelf(Path(checkpoints), encoder, line, fingerprint)
+        shelf = None if checkpoints is None else SearchCache(Path(checkpoints), encoder, line, fingerprint)
         with threadpool_limits(threads):
             recipes = recipes_for(table, effort=self.effort)[: self.n_recipes]
             found = search(
@@ -549,7 +551,9 @@ class _Tabular(BaseEstimator):
         calibrator = Calibrator()
         if table.task != "regression" and self.calibrate and self.effort != "fast":
             calibrator = fit_calibrator(table.y, _only(oof, recent), weight=table.weight)
-        parts = [Part(b.candidate.name, v, m) for b, w in zip(found.bags, found.weights, strict=True) for m, v in b.weighted(float(w))]
+        parts = [
+            WeightedMember(b.candidate.name, v, m) for b, w in zip(found.bags, found.weights, strict=True) for m, v in b.weighted(float(w))
+        ]
         self.uncalibrated_oof_, self.oof_ = oof, oof
         if calibrator.kind != "none":
             self.oof_ = np.full_like(oof, np.nan)
@@ -740,7 +744,7 @@ def _partitions(y: np.ndarray, task: str, n_folds: int, repeats: int, groups: An
         deals = [GroupKFold(n_folds, shuffle=True, random_state=seed + i).split(y, y, groups) for i in range(max(repeats, 1))]
         return [_fold_numbers(deal, len(y)) for deal in deals]
     n_folds = int(np.clip(len(y) // 4, 2, n_folds))
-    return [deal_folds(y, n_folds, classification=task != "regression", seed=seed + i) for i in range(max(repeats, 1))]
+    return [make_folds(y, n_folds, classification=task != "regression", seed=seed + i) for i in range(max(repeats, 1))]
 
 
 def _fold_numbers(splits: Any, n_rows: int) -> np.ndarray:
@@ -750,7 +754,7 @@ def _fold_numbers(splits: Any, n_rows: int) -> np.ndarray:
     return fold
 
 
-def deal_folds(
+def make_folds(
     y: np.ndarray,  # Class codes or numbers
     n_folds: int,
     *,
@@ -819,7 +823,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         X: Any,  # New rows, shape (m, d)
         coverage: float = 0.9,  # Share of rows whose true class is to be in the set
         *,
-        by: str | None = None,  # Keep it in every group, class, both, or none; by group when None and groups are known
+        conditional_on: str | None = None,  # Keep it in every group, class, both, or none; by group when None and groups are known
         probs: np.ndarray | None = None,  # `predict_proba(X)`, if it is there already
     ) -> np.ndarray:  # Which of `classes_` are in the set, at least one, shape (m, K), bool
         """Prediction sets with the requested coverage.
@@ -827,7 +831,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
         """
         conformal, frame = self._coverage(), self._frame(X)
-        return conformal.sets(self.ensemble_.predict(frame) if probs is None else probs, self._grouped(frame), coverage, by)
+        return conformal.sets(self.ensemble_.predict(frame) if probs is None else probs, self._grouped(frame), coverage, conditional_on)
 
 
 class TabularRegressor(RegressorMixin, _Tabular):
@@ -869,7 +873,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         X: Any,  # New rows, shape (m, d)
         coverage: float = 0.9,  # Share of rows whose true value is to be inside
         *,
-        by: str | None = None,  # Keep it in every group, or none; by group when None and groups are known
+        conditional_on: str | None = None,  # Keep it in every group, or none; by group when None and groups are known
         pred: np.ndarray | None = None,  # `predict(X)`, if it is there already
     ) -> np.ndarray:  # Low and high, shape (m, 2); infinite where too few rows are known
         """Prediction intervals with the requested coverage.
@@ -877,7 +881,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         Raises `ProblemError` for an impossible coverage, `ModelFormatError` for a model stored by an older version.
         """
         conformal, frame = self._coverage(), self._frame(X)
-        return conformal.intervals(self.ensemble_.predict(frame) if pred is None else pred, self._grouped(frame), coverage, by)
+        return conformal.intervals(self.ensemble_.predict(frame) if pred is None else pred, self._grouped(frame), coverage, conditional_on)
 
 
 def load_model(

@@ -17,7 +17,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from .bagging import Bag, Candidate, Encoded, cross_fit
+from .bagging import FoldEnsemble, Candidate, Encoded, cross_fit
 from .baselines import Folds
 
 # %% ../../../nbs/models/table/65_parallel_fit.ipynb #92d2546a
@@ -46,7 +46,7 @@ def fit_together(
     threads: int = 1,  # Of each fit
     deadline: float | None = None,  # Stop at this `time.perf_counter()`
     start_by: float | None = None,  # Begin no further fit after this one; the deadline when None
-) -> list[Bag | Exception]:  # One for each request, in their order
+) -> list[FoldEnsemble | Exception]:  # One for each request, in their order
     """Fit the folds of several bags at the same time, a wave of as many as there are workers after the other."""
     tasks = [(r, i, part) for r, request in enumerate(requests) for i, part in _parts(request)]
     answers: list[list[Any]] = [[] for _ in requests]
@@ -91,7 +91,7 @@ def _fit_part(
     y: np.ndarray,
     Z: np.ndarray | None,
     weight: np.ndarray | None,
-) -> Bag | Exception:
+) -> FoldEnsemble | Exception:
     deadline = None if left is None else time.perf_counter() + left
     table = replace(about, X=X, y=y, Z=Z, weight=weight)
     try:
@@ -109,7 +109,7 @@ def _fit_part(
         return e
 
 
-def _join(request: Request, found: list[Any], seconds: float, table: Encoded) -> Bag | Exception:
+def _join(request: Request, found: list[Any], seconds: float, table: Encoded) -> FoldEnsemble | Exception:
     failed = [a for a in found if isinstance(a, Exception)]
     if failed or not found:
         return failed[0] if failed else RuntimeError("no time was left")
@@ -118,4 +118,4 @@ def _join(request: Request, found: list[Any], seconds: float, table: Encoded) ->
         rows = np.isfinite(bag.oof.reshape(len(oof), -1)[:, 0])
         oof[rows] = bag.oof[rows]
     whole = len(found) == len(_parts(request)) and all(bag.complete for bag in found)
-    return Bag(request.candidate, [m for bag in found for m in bag.members], oof, seconds, whole)
+    return FoldEnsemble(request.candidate, [m for bag in found for m in bag.members], oof, seconds, whole)

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/trees/boosting.html.md"""
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'LOSSES', 'SURE', 'BLOCK', 'BLOCK_ROWS', 'Member', 'member_params', 'fit_member', 'fastest_threads',
-           'grow_member', 'tree_cost_ns', 'member_contributions', 'read_booster']
+           'fit_full_booster', 'tree_cost_ns', 'member_contributions', 'read_booster']
 
 # %% ../../../nbs/models/trees/05_boosting.ipynb #5b3ed9d5
 import math
@@ -168,7 +168,7 @@ def _grow(booster: lgb.Booster, max_rounds: int, patience: int, deadline: float 
     return losses, "rounds"
 
 # %% ../../../nbs/models/trees/05_boosting.ipynb #ca273d36
-def grow_member(
+def fit_full_booster(
     X: np.ndarray,  # Encoded rows, shape (n, d)
     y: np.ndarray,  # Class codes or numbers, shape (n,)
     rounds: int,  # Rounds to grow

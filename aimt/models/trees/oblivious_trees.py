@@ -23,7 +23,7 @@ import numpy as np
 
 from ...core.errors import ModelFormatError, require
 from .boosting import Member, member_contributions
-from .category_encoding import PlainTree, View, averaged_columns, category_views, to_lightgbm
+from .category_encoding import PlainTree, EncodedColumn, averaged_columns, category_views, to_lightgbm
 
 # %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #5db8a5fb
 CHUNK = 5000  # Rows predicted at a time
@@ -66,7 +66,7 @@ class SymmetricTrees:
     """A booster of symmetric trees: plain arrays, used with NumPy."""
 
     task: str  # binary, multiclass or regression
-    views: list[View]
+    views: list[EncodedColumn]
     feature: np.ndarray  # View of each question, shape (U,)
     border: np.ndarray  # Border of each question, shape (U,), float32; the answer is whether the value is above
     asks: np.ndarray  # Question of each level, shape (T, D); -1 where a tree has fewer
@@ -149,7 +149,7 @@ class SymmetricTrees:
             if len(a["source"]) != len(a["lengths"]) or (a["lengths"] < 0).any() or a["lengths"].sum() != len(a["tables"]):
                 raise ValueError("its columns do not fit together")
             tables = np.split(a["tables"], np.cumsum(a["lengths"])[:-1])
-            views = [View(int(s), t if len(t) else None) for s, t in zip(a["source"], tables, strict=True)]
+            views = [EncodedColumn(int(s), t if len(t) else None) for s, t in zip(a["source"], tables, strict=True)]
             own: dict[str, Any] = {name: a[name] for name in _ARRAYS}
             found = cls(task, views, **own, n_columns=columns, stopped=str(state["stopped"]), log_target=bool(state["log_target"]))
             found._check(outputs)
@@ -298,7 +298,9 @@ def _grow(
         raise ValueError(f"CatBoost says: {str(e).split(': ', 1)[-1]}") from e
 
 
-def _read(model: Any, views: list[View], n_columns: int, task: str, n_classes: int, stopped: str, log_target: bool) -> SymmetricTrees:
+def _read(
+    model: Any, views: list[EncodedColumn], n_columns: int, task: str, n_classes: int, stopped: str, log_target: bool
+) -> SymmetricTrees:
     """Take the arrays out of what CatBoost has grown."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_model(f"{folder}/model.json", format="json")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .booster_text import BoosterTree, parse_booster
-from .boosting import Member, fit_member, grow_member
-from .category_encoding import PlainTree, View, averaged_columns, borders_of, category_views, to_lightgbm
+from .boosting import Member, fit_member, fit_full_booster
+from .category_encoding import PlainTree, EncodedColumn, averaged_columns, borders_of, category_views, to_lightgbm
 
 # %% ../../../nbs/models/trees/20_target_encoded_trees.ipynb #1a2073f2
 MEANS_LEVELS = 10  # Levels from which a category is worth it; those with fewer become a column for each
@@ -64,17 +64,17 @@ def grow_means(
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     seed: int = 0,
     log_target: bool = False,  # Grow on the logarithm of y, which must be positive
-    **options: Any,  # Others of `grow_member`
+    **options: Any,  # Others of `fit_full_booster`
 ) -> Member:
     """Grow a booster of a known number of rounds on the means of all rows."""
     views, table = category_views(
         X, averaged_columns(np.log(y) if log_target else y, task, n_classes), categorical, weight=weight, seed=seed
     )
-    member = grow_member(table, y, rounds, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options)
+    member = fit_full_booster(table, y, rounds, task=task, n_classes=n_classes, weight=weight, seed=seed, log_target=log_target, **options)
     return _about_codes(member, views, X.shape[1])
 
 
-def _about_codes(member: Member, views: list[View], n_columns: int) -> Member:
+def _about_codes(member: Member, views: list[EncodedColumn], n_columns: int) -> Member:
     """The same trees, with questions about the columns of the encoded table."""
     trees = [_plain_tree(tree) for tree in parse_booster(member.booster.model_to_string()).trees]
     member.booster = to_lightgbm(trees, views, n_columns, n_outputs=member.booster.num_model_per_iteration())

@@ -7,9 +7,9 @@ Docs: https://aimt-dev.github.io/aimt/train/networks/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['RECIPE', 'COMMON', 'TOKENS_PER_SECOND', 'SETTINGS', 'MODEL_SETTINGS', 'choose_tokenizer', 'choose', 'StepsFromTime',
-           'StopWhenWorse', 'Tell', 'keep_memory', 'kept_blocks', 'give_memory_back', 'TrainedText', 'build_model',
-           'Evaluate', 'eval_rows', 'eval_steps', 'make_batches', 'train_config', 'final_figures', 'Forecast',
-           'train_text']
+           'StopWhenWorse', 'ProgressHook', 'keep_memory', 'kept_blocks', 'give_memory_back', 'TrainedText',
+           'build_model', 'Evaluate', 'eval_rows', 'eval_steps', 'make_batches', 'train_config', 'final_figures',
+           'Forecast', 'train_text']
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #5f979e27
 import ctypes
@@ -214,7 +214,7 @@ class StopWhenWorse:
             trainer.stop("patience")
 
 
-class Tell:
+class ProgressHook:
     """A hook: reports progress, about once a second."""
 
     def __init__(self, say: Callable[[str], None]):
@@ -437,7 +437,7 @@ def train_text(
             clock=clock,
             on_fixed=forecast.correct,
         )
-        own = [StopWhenWorse(s["patience"]), *([] if steps else [timer]), *([Tell(on_update)] if on_update else [])]
+        own = [StopWhenWorse(s["patience"]), *([] if steps else [timer]), *([ProgressHook(on_update)] if on_update else [])]
         trainer = Trainer(
             model,
             make_batches(tokens, s, seed, parallel),

@@ -7,9 +7,9 @@ Docs: https://aimt-dev.github.io/aimt/train/networks/resource_estimate.html.md""
 
 # %% auto #0
 __all__ = ['ROW_OPS', 'GPUS', 'GPU_SOURCES', 'GPU_UTILISATION', 'TOKENS_PER_PARAMETER', 'count_parameters', 'flops_per_token',
-           'Op', 'DryRun', 'dry_run', 'Heap', 'replay', 'measure_peak', 'memory_bandwidth', 'page_seconds',
-           'machine_rates', 'step_seconds', 'probe', 'gpu_table', 'plan_network', 'correct', 'compare_plan',
-           'largest_batch']
+           'Op', 'DryRun', 'dry_run', 'AllocatorModel', 'replay_allocations', 'measure_peak', 'memory_bandwidth',
+           'page_seconds', 'machine_rates', 'step_seconds', 'probe', 'gpu_table', 'plan_network', 'correct',
+           'compare_plan', 'largest_batch']
 
 # %% ../../../nbs/train/networks/00_resource_estimate.ipynb #1a03ef08
 import json
@@ -301,18 +301,18 @@ print(json.dumps([most, fresh]))
 
 
 @dataclass(frozen=True)
-class Heap:
+class AllocatorModel:
     """What the C library makes of the requests of a training."""
 
     held: int  # Bytes: most that it had from the system
     fresh: int  # Bytes that it allocates from the system in every step
 
 
-def replay(
+def replay_allocations(
     run: DryRun,
     *,
     keep: int = 0,  # Freed blocks of up to this many bytes stay with the process, see `aimt.train.networks.pretrain.keep_memory`
-) -> Heap:
+) -> AllocatorModel:
     """Make the same requests to the C library for real, in a process of their own that never writes to the memory.
 
     Where there is no glibc, a tenth more than the peak.
@@ -320,9 +320,9 @@ def replay(
     job = {"requests": run.requests, "last_step": run.last_step, "mallopt": [(-3, keep), (-1, 2**31 - 1)] if keep else []}
     try:
         done = subprocess.run([sys.executable, "-S", "-c", _REPLAY], input=json.dumps(job), capture_output=True, text=True)
-        return Heap(*json.loads(done.stdout))
+        return AllocatorModel(*json.loads(done.stdout))
     except (OSError, ValueError):
-        return Heap(int(1.1 * run.peak), 0)
+        return AllocatorModel(int(1.1 * run.peak), 0)
 
 # %% ../../../nbs/train/networks/00_resource_estimate.ipynb #d56f5066
 def measure_peak(
@@ -426,7 +426,7 @@ def _kind(op: Op, tokens: int) -> tuple:
 def step_seconds(
     run: DryRun,
     rates: dict[str, Any],  # From `machine_rates`, perhaps with what `probe` adds
-    fresh: int = 0,  # Bytes fetched from the system in a step, see `replay`
+    fresh: int = 0,  # Bytes fetched from the system in a step, see `replay_allocations`
 ) -> float:
     """Seconds of one step: its operations by their roofline and the measured factors, their start, and fresh memory."""
     factors = rates.get("factors", {})
@@ -590,7 +590,7 @@ def plan_network(
         best=best,
         rowwise_tables=rowwise_tables,
     )
-    heap = replay(run, keep=keep_memory) if device == "cpu" else Heap(int(1.05 * run.peak), 0)
+    heap = replay_allocations(run, keep=keep_memory) if device == "cpu" else AllocatorModel(int(1.05 * run.peak), 0)
     if rates is None:
         rates = machine_rates(precision, device, torch.get_num_threads())
         if device == "cpu":

@@ -28,7 +28,7 @@ from ...models.table.gam import AdditiveModel
 from ...models.table.baselines import LinearModel, PriorModel, fold_pairs, to_prediction
 from ...models.trees.boosting import Member, fit_member
 from ...models.table.ensemble import encode
-from ...models.table.estimators import LARGE_ROWS, TabularClassifier, TabularRegressor, affordable_texts, deal_folds, prediction_budget_ns
+from ...models.table.estimators import LARGE_ROWS, TabularClassifier, TabularRegressor, affordable_texts, make_folds, prediction_budget_ns
 
 # %% ../../../nbs/train/table/05_fit.ipynb #153eb171
 def encode_rows(
@@ -189,7 +189,7 @@ def _fit_model(
     reserve = 2e-9 * prediction_budget_ns(len(train)) * (len(sample) + len(test)) + 2e-6 * len(test)
     options: dict[str, Any] = {"metric": problem.metric, "n_threads": threads, "schema": schema, "random_state": seed}
     fold = _folds(y, problem, split, seed)
-    groups = [name for name in problem.groups if name in train]  # sets and intervals keep their promise in each
+    groups = [name for name in problem.sensitive_features if name in train]  # sets and intervals keep their promise in each
     limit = max(0.5 * left, left - reserve, 0.1)
     common: dict[str, Any] = {
         "time_limit": limit,
@@ -229,7 +229,7 @@ def _folds(y: np.ndarray, problem: Problem, split: Split, seed: int, repeats: in
     fold = split.fold[split.train].astype(np.int64)
     if split.strategy != "stratified":
         return fold
-    more = [deal_folds(y, split.n_folds, classification=problem.classification, seed=seed + i) for i in range(1, repeats)]
+    more = [make_folds(y, split.n_folds, classification=problem.classification, seed=seed + i) for i in range(1, repeats)]
     return np.column_stack([fold, *more])
 
 
