@@ -50,7 +50,7 @@ def judged(tmp_path):
 
 
 def test_an_honest_file_of_probabilities_ships(judged):
-    word, gates, run = judged(NEW.assign(p=P), probability="p", groups="sex", cost="fn=5,fp=1")
+    word, gates, run = judged(NEW.assign(p=P), probability="p", sensitive_features="sex", cost="fn=5,fp=1")
     assert word == "SHIP"
     assert {n: g["status"] for n, g in gates.items()} == {
         "data": "pass",
@@ -178,7 +178,7 @@ def test_doubled_probabilities_are_held(judged):
 
 
 def test_one_group_doubled_is_found(judged):
-    word, gates, _ = judged(NEW.assign(p=np.where(NEW["sex"] == "f", np.clip(1.6 * P, 0, 1), P)), probability="p", groups="sex")
+    word, gates, _ = judged(NEW.assign(p=np.where(NEW["sex"] == "f", np.clip(1.6 * P, 0, 1), P)), probability="p", sensitive_features="sex")
     assert word == "HOLD" and gates["groups"]["status"] == "hold"
 
 
@@ -334,7 +334,7 @@ UNTRUE = (
 )
 def test_report_and_card_say_nothing_that_only_a_training_could(judged, given):
     table = NEW.assign(p=P, yes=np.where(P > 0.5, "yes", "no"), who=np.arange(len(NEW)) // 2)
-    _, _, run = judged(table, groups="sex", **given)
+    _, _, run = judged(table, sensitive_features="sex", **given)
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
     told = " ".join([*sections.values(), (run.path / "card.md").read_text(encoding="utf-8")])
     assert not [phrase for phrase in UNTRUE if phrase in told]
