@@ -22,7 +22,7 @@ def with_code(seed=0, wrong=0.05):
 
 
 def train(frame, place, **options):
-    options = {"target": "credit_risk", "positive": "bad", "groups": "none", "time_limit": 1.5, "quiet": True} | options
+    options = {"target": "credit_risk", "positive_label": "bad", "sensitive_features": "none", "time_limit": 1.5, "quiet": True} | options
     return aimt.train(frame, out=place, **options)
 
 

@@ -434,7 +434,7 @@ def test_related_rows_are_a_warning_when_they_share_the_target():
 # ---- split
 
 
-@pytest.mark.parametrize("options", [{}, {"id": "who"}, {"time": "when"}], ids=["stratified", "grouped", "time"])
+@pytest.mark.parametrize("options", [{}, {"entity": "who"}, {"time": "when"}], ids=["stratified", "grouped", "time"])
 def test_split_keeps_its_promises(credit, options):
     rng = np.random.default_rng(0)
     frame = credit.assign(
@@ -454,7 +454,7 @@ def test_split_keeps_its_promises(credit, options):
             assert frame.when[split.train[fit]].max() <= frame.when[split.train[valid]].min()
         else:
             assert len(fit) + len(valid) == len(split.train)
-    if options.get("id"):
+    if options.get("entity"):
         assert (frame.assign(fold=split.fold).groupby("who").fold.nunique() == 1).all()
     if options.get("time"):
         assert frame.when[split.test].min() > frame.when[split.train].max()

@@ -460,7 +460,7 @@ def test_resumed_is_uninterrupted(tmp_path, options):
 
     whole, again = fresh(), fresh()
     ft.finetune(whole, batches(48), class_loss, **options)
-    cut = dict(options, average=1.0)
+    cut = dict(options, weight_interpolation=1.0)
     ft.finetune(fresh(), batches(48), class_loss, folder=tmp_path, hooks=[StopAt(5)], **cut)
     ft.finetune(again, batches(48), class_loss, folder=tmp_path, resume=True, **options)
     for (name, a), b in zip(whole.named_parameters(), again.parameters(), strict=True):
@@ -499,7 +499,7 @@ def test_what_was_forgotten():
     out = ft.finetune(model, wrong, class_loss, family="bert", lr=1e-2, steps=40, retention_data=accuracy, **QUIET)
     row = out.forgotten["accuracy"]
     assert row["before"] > 0.7 and row["after"] < 0.3 and row["high"] < -0.3 and out.figures == {}
-    assert [r["task"] for r in out.rows()] == ["retention_data", "retention_data"]
+    assert [r["task"] for r in out.rows()] == ["original", "original"]
 
 
 def test_second_task_on_the_same_adapters(tmp_path):

@@ -329,7 +329,7 @@ UNTRUE = (
     [
         {"probability": "p", "threshold": 0.4, "cost": "fn=2,fp=1"},
         {"prediction": "yes", "training": None},
-        {"probability": "p", "id": "who"},
+        {"probability": "p", "entity": "who"},
     ],
 )
 def test_report_and_card_say_nothing_that_only_a_training_could(judged, given):

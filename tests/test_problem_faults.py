@@ -201,7 +201,7 @@ def test_cost_needs_a_decision(table):
 # ---- groups, time, id, drop
 
 
-@pytest.mark.parametrize("part", ["sensitive_features", "time", "id", "drop"])
+@pytest.mark.parametrize("part", ["sensitive_features", "time", "entity", "drop"])
 def test_columns_that_are_not_there(table, part):
     assert "Did you mean 'gender'?" in message(define_problem, table, target="churn", **{part: "gendre"})
     with pytest.raises(ProblemError, match="is the target"):

@@ -371,10 +371,10 @@ def test_the_command_repeats_what_was_given_and_nothing_else():
         "n_origins": 8,
         "seed": 0,
         "aggregate": "sum",
-        "known": ["promo", "price"],
+        "known_covariates": ["promo", "price"],
         "season": 12,
     }
-    run = {"run.json": {"settings": settings, "given": ["target", "time", "known"], "source": "/home/ann lee/s.csv"}}
+    run = {"run.json": {"settings": settings, "given": ["target", "time", "known_covariates"], "source": "/home/ann lee/s.csv"}}
     code = page.report_data(run, report_spec(get_kind("series")))["sections"][-1]["code"]
     assert code.splitlines()[0] == "aimt train s.csv --kind series --target n --time day --known-covariates promo,price"
     made = {"kind": "table", "target": "y", "compact": {"of": "my run", "members": 2, "max_latency_ms": None}}
@@ -465,6 +465,8 @@ def test_options_are_not_broken_at_their_hyphens_and_code_still_never_acts(run):
 def test_columns_known_ahead_are_named_however_they_were_given(known, shown):
     spec = report_spec(get_kind("series"))
     metrics = {"data": {"n_series": 1, "step": "day", "season": 7, "n_values": 9, "notes": []}}
-    data = page.report_data({"run.json": {"settings": {"target": "n", "time": "day", "known": known}}, "metrics.json": metrics}, spec)
+    data = page.report_data(
+        {"run.json": {"settings": {"target": "n", "time": "day", "known_covariates": known}}, "metrics.json": metrics}, spec
+    )
     rows = next(s for s in data["sections"] if s["id"] == "task")["tables"][0]["rows"]
     assert ["Known ahead", shown] in rows

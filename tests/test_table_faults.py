@@ -18,7 +18,7 @@ SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="minutes: set 
 def train(frame, tmp_path, **options):
     """A run of a second or two, and how long it took."""
     start = time.perf_counter()
-    run = aimt.train(frame, target="y", out=tmp_path / "run", quiet=True, **{"time_limit": 1.5, "groups": "none", **options})
+    run = aimt.train(frame, target="y", out=tmp_path / "run", quiet=True, **{"time_limit": 1.5, "sensitive_features": "none", **options})
     return run, time.perf_counter() - start
 
 
