@@ -86,6 +86,12 @@ def train(
     baseline: str | list[str] | None = None,
     training: str | Path | pd.DataFrame | None = None,
     threshold: float | None = None,
+    origin: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    coverage: float | None = None,
+    quantiles: str | list[str] | None = None,
+    history: str | Path | pd.DataFrame | None = None,
     out: str | Path | None = None,
     time_limit: float | None = None,
     seed: int = 0,
@@ -157,6 +163,16 @@ def judge(
     metric: str | None = None,
     date_format: str | None = None,
     sql: str | None = None,
+    series_id: str | None = None,
+    origin: str | None = None,
+    horizon: int | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    coverage: float | None = None,
+    quantiles: str | list[str] | None = None,
+    history: str | Path | pd.DataFrame | None = None,
+    season: int | None = None,
+    n_origins: int | None = None,
     out: str | Path | None = None,
     time_limit: float | None = None,
     seed: int = 0,
@@ -165,10 +181,11 @@ def judge(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Run:
-    """Judge a model that you already have, by its answers for rows whose outcome is known, and keep everything in a run directory.
+    """Judge a model or forecasts that you already have, by answers for rows whose outcome is known, and keep everything in a run directory.
 
-    Returns the finished `Run`. Raises a kind of `AimtError` when the table, the answers or the place cannot be used. The model is
-    neither stored nor changed.
+    Forecasts are found by their options (such as `series_id`, `origin`, `horizon`, `history`), or by times an even step apart. Returns the
+    finished `Run`. Raises a kind of `AimtError` when the table, the answers or the place cannot be used. The model is neither stored nor
+    changed.
     """
 
 def audit(

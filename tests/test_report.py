@@ -355,7 +355,7 @@ def test_every_command_in_a_report_is_quoted(kind, word):
     data = page.report_data(failed_run(kind, **settings), report_spec(get_kind(kind)))
     first = data["sections"][-1]["code"].splitlines()[0]
     words = shlex.split(first)
-    verb = kind if kind in ("finetune", "judge") else "train"
+    verb = {"finetune": "finetune", "judge": "judge", "judge-series": "judge"}.get(kind, "train")
     assert words[:2] == ["aimt", verb] and words[2 + (verb == "finetune")] == "my data.csv"
     assert words[words.index("--target") + 1] == word and words[words.index("--attest") + 1] == f"{word}={word}"
     assert words[words.index("--cost") + 1] == "fn=5,fp=1"

@@ -181,7 +181,7 @@ def _flag(name: str, about: Any, annotation: Any) -> Any:
 
 def _kind_parameters(kinds: list[Any], skip: tuple[str, ...] = ()) -> tuple[list[inspect.Parameter], dict[str, set[str]]]:
     """The options of some kinds as parameters of a command, and which kinds have each."""
-    from aimt.jobs.shared.options import parameters
+    from aimt.jobs.shared.options import Options, parameters
 
     made, owners = {}, {}
     for kind in kinds:
@@ -190,7 +190,8 @@ def _kind_parameters(kinds: list[Any], skip: tuple[str, ...] = ()) -> tuple[list
                 about = kind.options.__dataclass_fields__[p.name].metadata
                 made.setdefault(p.name, p.replace(annotation=_flag(p.name, about, p.annotation)))
                 owners.setdefault(p.name, set()).add(kind.name)
-    return list(made.values()), owners
+    shared = Options.__dataclass_fields__
+    return sorted(made.values(), key=lambda p: p.name in shared), owners
 
 
 def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -295,11 +296,12 @@ def _finetune_command() -> Any:
 def _judge_command() -> Any:
     from aimt.jobs.shared.pipeline import get_kind
 
-    options, _ = _kind_parameters([get_kind("judge")], skip=("actual",))
-    doc = """Judge a model that you already have, by its answers for rows whose outcome is known. Nothing is trained.
+    options, _ = _kind_parameters([get_kind("judge"), get_kind("judge-series")], skip=("actual",))
+    doc = """Judge a model or forecasts that you already have, by answers for rows whose outcome is known. Nothing is trained.
 
     Examples: `aimt judge scored.csv --actual churned --probability p --training history.csv`,
-    `aimt judge new.csv --actual churned --model model.onnx --gate`
+    `aimt judge new.csv --actual churned --model model.onnx --gate`,
+    `aimt judge forecasts.csv --actual sales --prediction forecast --time month --history sales.csv`
     """
     first = [
         _keyword("source", Annotated[str, typer.Argument(help="Rows whose outcome is known: a table; with --sql a query or table.")]),

@@ -9,7 +9,7 @@ __all__ = ['GATES', 'ForecastLimits', 'forecast_gates', 'forecast_verdict', 'bas
            'gaps_gate', 'future_gate']
 
 # %% ../../nbs/decide/25_series_gates.ipynb #cc561158
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class ForecastLimits:
     very_short: float = 0.2  # ... and must not by so much
     filled: float = 0.1  # Share of the values that may have been missing
     told: float = 0.5  # Share of the target's surprises from which on a column must be attested to be known ahead
+    explained: float = 0.25  # Share of the surprises from which on forecasts made elsewhere must be attested to have been made in time
     series: int = 6  # Series from which on they count as clusters of their own
 
 
@@ -71,27 +72,29 @@ def forecast_verdict(
 
 
 def _interval(judged: pd.DataFrame, values: pd.Series, limits: ForecastLimits) -> dict[str, float]:
-    """Mean with its interval, clustered by origin, and by series where there are enough."""
+    """Mean with its interval, clustered by origin (in blocks where origins overlap), and by series where there are enough."""
     known = values.notna()
     rows = judged[known]
-    kinds = ["origin"] + (["series"] if rows["series"].nunique() >= limits.series else [])
+    kinds = ["block" if "block" in rows else "origin"] + (["series"] if rows["series"].nunique() >= limits.series else [])
     return clustered_interval(values[known].to_numpy(), *(rows[k].to_numpy() for k in kinds))
 
 
 def _evidence(judged: pd.DataFrame) -> str:
     n, S = judged["origin"].nunique(), judged["series"].nunique()
-    return f"{n} origin{'s' if n != 1 else ''}" + (f" and {S:,} series" if S > 1 else "")
+    blocks = judged["block"].nunique() if "block" in judged else n
+    apart = f" ({blocks} without overlap)" if blocks < n else ""
+    return f"{n} origin{'s' if n != 1 else ''}{apart}" + (f" and {S:,} series" if S > 1 else "")
 
 
-def baseline_gate(judged: pd.DataFrame, limits: ForecastLimits) -> GateResult:
-    """Merit: the gain over the simple forecast that is hardest to beat."""
-    known, gate = judged.dropna(subset=["mase", *SIMPLE]), GATES["baseline"]
+def baseline_gate(judged: pd.DataFrame, limits: ForecastLimits, rivals: Sequence[str] = SIMPLE) -> GateResult:
+    """Merit: the gain over the simple forecast, or other rival, that is hardest to beat."""
+    known, gate = judged.dropna(subset=["mase", *rivals]), GATES["baseline"]
     if not len(known):
         return gate.result("not checked", "Every series is constant: there is nothing to be better at.")
-    gains = {name: _interval(known, known[name] - known["mase"], limits) for name in SIMPLE}
+    gains = {name: _interval(known, known[name] - known["mase"], limits) for name in rivals}
     rival = min(gains, key=lambda name: (gains[name]["value"] > 0, gains[name]["low"]))
     gain, error = gains[rival], known["mase"].mean()
-    half, origins = gain["value"] - gain["low"], known["origin"].nunique()
+    half, origins = gain["value"] - gain["low"], known["block" if "block" in known else "origin"].nunique()
     text = (
         f"Its mean error is {number(error)} times the usual change of the past; that of the simple forecast that is hardest to beat "
         f"({rival}) is {number(known[rival].mean())}. The gain is {span(gain)}, from {_evidence(known)}."

@@ -144,6 +144,7 @@ PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "parts": ("aimt.deploy.report.finetune:plot_reason", ("metrics", "reasons")),
     "pictures": ("aimt.deploy.report.finetune:plot_pictures", ("metrics", "answers", "examples")),
     "ahead": ("aimt.models.series.forecaster:plot_ahead", ("metrics", "picture")),
+    "judged": ("aimt.models.series.given_forecasts:plot_forecasts", ("metrics", "picture")),
 }
 
 # %% ../../../nbs/deploy/report/04_page.ipynb #93cfe3fc

@@ -25,12 +25,14 @@ class JudgeOptions(Options):
     """What can be asked of a judgement."""
 
     actual: str | None = option(None, "Column with what really happened.")
-    prediction: str | None = option(None, "Column with the predicted class or number.")
+    prediction: str | None = option(None, "Column with the predicted class or number, or with the forecast.")
     probability: str | list[str] | None = option(
         None, "Column with the probability of the positive class, or a column for each class: p_a,p_b,p_c."
     )
     model: str | Path | None = option(
-        None, "Instead of columns with predictions: an ONNX file; in Python also a fitted estimator or a function.", named=True
+        None,
+        "Instead of columns with predictions: an ONNX file; in Python also a fitted estimator, a function or a forecaster.",
+        named=True,
     )
     baseline: str | list[str] | None = option(None, "Column with the prediction or probability of a simpler model, to compare with.")
     training: str | Path | pd.DataFrame | None = option(
@@ -42,10 +44,10 @@ class JudgeOptions(Options):
     )
     fairness: str | None = option(None, f"Criterion by which groups are compared: {', '.join(dict.fromkeys(sum(FAIRNESS.values(), ())))}.")
     cost: str | dict[str, float] | None = option(None, "Cost of each outcome of a decision: fn=100,fp=5.")
-    time: str | None = option(None, "Column with the time: rows close in time depend on each other.")
+    time: str | None = option(None, "Column with the time: rows close in time depend on each other; the time that a forecast is for.")
     entity: str | None = option(None, "Column that tells whom a row is about: rows of one depend on each other.")
     drop: str | list[str] | None = option(None, "Columns that the model does not read.")
-    task: str | None = option(None, "binary, multiclass or regression. Default: inferred.")
+    task: str | None = option(None, "binary, multiclass, regression or forecast. Default: inferred.")
     positive_label: str | None = option(None, "The class that the decision looks for.")
     metric: str | None = option(None, "Main metric, such as roc_auc, log_loss, rmse.")
     date_format: str | None = option(None, "strptime format of dates, such as %d/%m/%Y. Default: found.")
@@ -68,9 +70,9 @@ JUDGE = Kind(
     summary="no training: a verdict for a model that exists, by its answers for rows whose outcome is known",
     options=JudgeOptions,
     accepts=_accepts,
-    begin=f"{_STEPS}:begin",
+    begin=f"{_STEPS}_read:begin",
     steps=(
-        Step("Define", f"{_STEPS}:define", early=True),
+        Step("Define", f"{_STEPS}_read:define", early=True),
         Step("Predict", f"{_STEPS}:predict", share=0.40, early=True),
         Step("Training", f"{_STEPS}:compare_training", share=0.15),
         Step("Audit", f"{_STEPS}:check_data", share=0.15),

@@ -264,6 +264,7 @@ def report_spec(kind: Kind) -> ReportSpec:
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #d5c6ea97
 KINDS: dict[str, str | Kind] = {
+    "judge-series": "aimt.jobs.kinds.judge_series:JUDGE_SERIES",
     "judge": "aimt.jobs.kinds.judge:JUDGE",
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
     "series": "aimt.jobs.kinds.series:SERIES",

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/series.html.md"""
 
 # %% auto #0
 __all__ = ['FUTURE', 'WHOLE', 'SeriesWork', 'begin', 'read', 'train_model', 'test_on_the_past', 'write_forecasts', 'gates',
-           'forecast_ahead', 'open_forecaster', 'place_rows', 'predict_series']
+           'count_origins', 'forecast_ahead', 'open_forecaster', 'place_rows', 'predict_series']
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5fca4e74
 import time as clock
@@ -180,10 +180,20 @@ def _picture(model: Forecaster, table: pd.DataFrame, low: str, high: str, most: 
 
 def _test(model: Forecaster, panel: Panel, n_origins: int | None, room: int) -> tuple[pd.DataFrame, int]:
     """`backtest` with as many origins as were asked for, as there is time for, and as leave the longest series a third of its values."""
-    longest, H = max(map(len, panel.values)), model.horizon_
-    usual = min(max(8, -(-48 // H)), 24) if sum(map(len, panel.values)) <= _MANY_VALUES else 4
-    tests = max(1, min(n_origins or usual, room, (longest - longest // 3) // H))
-    return backtest(model, panel, H, n_origins=tests), tests
+    tests = count_origins(panel, model.horizon_, n_origins, room)
+    return backtest(model, panel, model.horizon_, n_origins=tests), tests
+
+
+def count_origins(
+    panel: Panel,
+    horizon: int,  # Steps ahead
+    asked: int | None = None,  # Origins, at most; 8 or more when None, 4 for many series
+    room: int = 10**6,  # Origins that there is time for
+) -> int:
+    """Origins of a backtest that leave the longest series a third of its values."""
+    longest = max(map(len, panel.values))
+    usual = min(max(8, -(-48 // horizon)), 24) if sum(map(len, panel.values)) <= _MANY_VALUES else 4
+    return max(1, min(asked or usual, room, (longest - longest // 3) // horizon))
 
 
 _MANY_VALUES = 10_000  # Above it a fit takes so long that the series are tested at fewer origins

@@ -1,4 +1,4 @@
-"""`aimt judge scored.csv --actual churned --probability p`: the verb for models that exist, short for `train` with `kind="judge"`.
+"""`aimt judge scored.csv --actual churned --probability p`: the verb for models and forecasts that exist, short for `train` with `kind="judge"` or `kind="judge-series"`.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/judge.html.md"""
 
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ...core.run import Run
-from ..shared.options import parameters
+from ..shared.options import Options, parameters
 from ..shared.pipeline import get_kind, train_source
 
 # %% ../../../nbs/jobs/verbs/65_judge.ipynb #01c490f2
@@ -23,14 +23,20 @@ def judge(
     source: str | Path | pd.DataFrame,  # Rows whose outcome is known, with the model's answers or its inputs
     **options: Any,  # Of the kind
 ) -> Run:
-    """Judge a model that you already have, by its answers for rows whose outcome is known, and keep everything in a run directory.
+    """Judge a model or forecasts that you already have, by answers for rows whose outcome is known, and keep everything in a run directory.
 
-    Returns the finished `Run`. Raises a kind of `AimtError` when the table, the answers or the place cannot be used. The model is
-    neither stored nor changed.
+    Forecasts are found by their options (such as `series_id`, `origin`, `horizon`, `history`), or by times an even step apart. Returns the
+    finished `Run`. Raises a kind of `AimtError` when the table, the answers or the place cannot be used. The model is neither stored nor
+    changed.
     """
-    return train_source(source, "judge", **options)
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    kind = next((name for name in _KINDS if get_kind(name).accepts(source, given)), "judge")
+    return train_source(source, kind, **options)
 
 
 _SOURCE = Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=str | Path | pd.DataFrame)
-_OPTIONS = [p.replace(annotation=Any) if p.name == "model" else p for p in parameters(get_kind("judge").options)]  # a model in memory
+_KINDS = ("judge-series", "judge")  # asked in this order
+_ALL = {p.name: p for name in reversed(_KINDS) for p in parameters(get_kind(name).options)}
+_SHARED = {p.name for p in parameters(Options)}
+_OPTIONS = [p.replace(annotation=Any) if p.name == "model" else p for p in sorted(_ALL.values(), key=lambda p: p.name in _SHARED)]
 judge.__signature__ = Signature([_SOURCE, *_OPTIONS], return_annotation=Run)  # type: ignore[attr-defined]

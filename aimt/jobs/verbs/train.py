@@ -22,7 +22,7 @@ from ..shared.pipeline import KINDS, get_kind, train_source
 def train(
     source: str | Path | pd.DataFrame | None = None,  # Table, text, ...; the bundled loans when None
     *,
-    kind: str | None = None,  # table, text, series, finetune, judge; found by the source and the options when None
+    kind: str | None = None,  # table, text, series, finetune, judge, judge-series; found by the source and the options when None
     **options: Any,  # Of the kind
 ) -> Run:
     """Train a model, judge it, and keep everything in a run directory.
