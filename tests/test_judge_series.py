@@ -216,7 +216,7 @@ FAULTY = {
     ),
     "no time": (TABLE.assign(month=TABLE["month"].where(TABLE.index != 4)), "row 5"),
     "irregular": (
-        TABLE.assign(month=TABLE["month"] + pd.to_timedelta(np.random.default_rng(2).integers(0, 86400, len(TABLE)), "s")),
+        TABLE.assign(month=MONTHS[0] + pd.to_timedelta(np.random.default_rng(2).choice(10**6, len(TABLE), replace=False), "min")),
         "step",
     ),
 }

@@ -24,8 +24,8 @@ def _scores(run: RunParts) -> SectionContent:
     m = run.metrics["scores"]
     apart = f", in {m['n_blocks']} blocks that do not overlap" if m["n_blocks"] < m["n_origins"] else ""
     text = [
-        f"{run.metrics['made']['rows']:,} forecasts from {m['n_origins']:,} origins{apart} were compared with what came. MASE is the mean error, divided by the mean"
-        " change of the past from one season to the next. The simple forecasts were made at the same origins."
+        f"{run.metrics['made']['rows']:,} forecasts from {m['n_origins']:,} origins{apart} were compared with what came. MASE is the mean"
+        " error, divided by the mean change of the past from one season to the next. The simple forecasts were made at the same origins."
     ]
     if m["not_compared"]:
         text.append(f"{m['not_compared']:,} times a series had no values before an origin, so no simple forecast could be made.")
@@ -71,8 +71,9 @@ def _made(run: RunParts) -> SectionContent:
         text.append("There are too few forecasts with a past to look for look-ahead bias.")
     else:
         text.append(
-            f"Look-ahead bias: the forecasts explain {_share(made['explained'])} of what simple forecasts and smoothing from the past do not. Forecasts from the past of the"
-            " series alone explain little of it; those that use what is known ahead, such as promotions, explain more, and so do those that have seen the values."
+            f"Look-ahead bias: the forecasts explain {_share(made['explained'])} of what simple forecasts and smoothing from the past do not."
+            " Forecasts from the past of the series alone explain little of it; those that use what is known ahead, such as promotions, explain"
+            " more, and so do those that have seen the values."
         )
     return SectionContent(text=text)
 

@@ -11,6 +11,7 @@ __all__ = ['ForecastColumns', 'quantile_columns', 'join_series', 'read_forecasts
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -229,9 +230,10 @@ def _numbers(frame: pd.DataFrame, name: str, y: pd.Series) -> np.ndarray:
 def _check_quantiles(quantiles: np.ndarray, names: list[str]) -> None:
     for k in range(1, quantiles.shape[1]):
         wrong = quantiles[:, k] < quantiles[:, k - 1]
+        low, high, lower = quantiles[:, k - 1], quantiles[:, k], show(names[k - 1])
         _refuse(
             wrong,
             names[k],
-            lambda row, k=k: f"{quantiles[row, k]:g} lies below {quantiles[row, k - 1]:g} in {show(names[k - 1])}",
+            partial(lambda low, high, lower, row: f"{high[row]:g} lies below {low[row]:g} in {lower}", low, high, lower),
             "A higher quantile must not be lower: name the columns in their order, low and high",
         )
