@@ -21,17 +21,17 @@ class TextLimits:
     """How much of each fault is too much."""
 
     gain: float = 0.0  # Bits per character that must be saved against counting
-    harm: float = 0.01  # Share of the bits on new text by which the kept weights may be worse than the best
-    copies: float = 0.05  # Share of copied windows above what held-out text itself has
+    harm: float = 0.01  # Share of the bits on validation text by which the kept weights may be worse than the best
+    copies: float = 0.05  # Share of copied windows above what the test text itself has
     many_copies: float = 0.15  # ... that must be excluded
-    repeats: float = 0.1  # Share of the windows of held-out text that may stand in the training text
+    repeats: float = 0.1  # Share of the windows of the test text that may stand in the training or validation text
     many_repeats: float = 0.3  # ... that must be excluded
 
 
 GATES = {
     "baseline": Gate("baseline", "Has it learned more than counting?", "scores", "merit", essential=True),
-    "repeats": Gate("repeats", "Is the held-out text new?", "scores", "fault", essential=True),
-    "harm": Gate("harm", "Is it the best it has been on new text?", "scores", "fault"),
+    "repeats": Gate("repeats", "Is the test text new?", "scores", "fault", essential=True),
+    "harm": Gate("harm", "Is it the best it has been on validation text?", "scores", "fault"),
     "copies": Gate("copies", "Does it write, rather than copy?", "samples", "fault", essential=True),
     "training": Gate("training", "Was the training healthy?", "training", "fault"),
 }
@@ -50,7 +50,7 @@ def baseline_gate(scores: Mapping[str, Any], baseline: Mapping[str, Any] | None,
         + (f" with a correlation of {rho:.2f} between neighbours." if rho > 0 else ".")
     )
     advice = (
-        "Hold out more text, so that the gain can be told from chance."
+        "Give more text: a tenth of it is the test, too little of it to tell the gain from chance."
         if gain["value"] > limits.gain
         else "Give more text, or more time while the curve still falls: counting does as well for now."
     )
@@ -72,15 +72,15 @@ def _ends(interval: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLimits) -> GateResult:
-    """Fault: the share of the held-out text that stands in the training text."""
+    """Fault: the share of the test text that stands in the training or validation text."""
     if not held_out:
-        return GATES["repeats"].result("not checked", "The held-out text is too short to be looked up in the training text.")
+        return GATES["repeats"].result("not checked", "The test text is too short to be looked up in the training and validation text.")
     text = (
-        f"{100 * held_out['value']:.1f} % of the windows of {length} characters of the held-out text stand in the training text word for"
+        f"{100 * held_out['value']:.1f} % of the windows of {length} characters of the test text stand in the training or validation text word for"
         f" word (95 % interval {100 * held_out['low']:.1f} to {100 * held_out['high']:.1f} %)."
     )
     advice = (
-        "The text repeats itself: remove the repetitions, or hold out another text. If new text repeats in the same way, say so: --attest"
+        "The text repeats itself: remove the repetitions, or end it with other text. If new text repeats in the same way, say so: --attest"
         ' repeats="...".'
     )
     status = fault_status(held_out["low"], held_out["high"], limits.repeats, limits.many_repeats)
@@ -90,7 +90,7 @@ def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLi
         advice,
         **_ends(held_out),
         limit=limits.repeats,
-        measure="share of held-out text that is not new",
+        measure="share of the test text that is not new",
         limit_text=f"{number(limits.many_repeats)} must be excluded",
         needs_attestation=() if status == "pass" else ("repeats",),
     )
@@ -99,7 +99,7 @@ def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLi
 def harm_gate(
     scores: Mapping[str, Any], train_scores: Mapping[str, Any] | None, kept: float | None, evals: Sequence[float], limits: TextLimits
 ) -> GateResult:
-    """Fault: the share by which the kept weights are worse on new text than the best ones were. The gap to the training text is told."""
+    """Fault: the share by which the kept weights are worse on the validation text than the best ones were. The gap to the training text is told."""
     gap = ""
     if train_scores:
         new, old = scores["bits_per_character"], train_scores["bits_per_character"]
@@ -107,10 +107,10 @@ def harm_gate(
             ", so more text would help." if old < 0.85 * new else "."
         )
     if kept is None or not evals:
-        return GATES["harm"].result("not checked", "The run kept no record of its score on new text." + gap)
+        return GATES["harm"].result("not checked", "The run kept no record of its score on the validation text." + gap)
     worse = kept / min(evals) - 1
     text = (
-        f"The weights that were kept need {kept:.3f} bits on the new text by which they were chosen, the best of the run {min(evals):.3f}."
+        f"The weights that were kept need {kept:.3f} bits on the validation text by which they were chosen, the best of the run {min(evals):.3f}."
         + gap
     )
     advice = "Keep the weights of the best evaluation: train again, for a shorter time or with a smaller size."
@@ -126,7 +126,7 @@ def harm_gate(
 
 
 def copies_gate(copies: Mapping[str, Any] | None, limits: TextLimits) -> GateResult:
-    """Fault: the share by which samples repeat the training text more often than held-out text does."""
+    """Fault: the share by which samples repeat the training or validation text more often than the test text does."""
     found = (copies or {}).get("samples")
     if not copies or not found:
         return GATES["copies"].result("not checked", "No sample was long enough to be checked.")
@@ -134,7 +134,7 @@ def copies_gate(copies: Mapping[str, Any] | None, limits: TextLimits) -> GateRes
     excess = {"value": found["value"] - usual["value"], "low": found["low"] - usual["high"], "high": found["high"] - usual["low"]}
     text = (
         f"Of {found['samples']} samples with {found['windows']} windows of {copies['length']} characters, {100 * found['value']:.1f} %"
-        f" stand in the training text word for word; of held-out text, {100 * usual['value']:.1f} % do."
+        f" stand in the training or validation text word for word; of the test text, {100 * usual['value']:.1f} % do."
     )
     status = fault_status(excess["low"], excess["high"], limits.copies, limits.many_copies)
     advice = (
@@ -148,7 +148,7 @@ def copies_gate(copies: Mapping[str, Any] | None, limits: TextLimits) -> GateRes
         advice,
         **excess,
         limit=limits.copies,
-        measure="share of copied windows above that of held-out text",
+        measure="share of copied windows above that of the test text",
         limit_text=f"{number(limits.many_copies)} must be excluded",
         detectable=smallest_detectable(excess["high"] - excess["value"], limits.copies),
     )
@@ -177,13 +177,13 @@ def training_gate(findings: Sequence[Mapping[str, Any]] | None, gate: Gate = GAT
 
 # %% ../../nbs/decide/15_text_gates.ipynb #7c9006f1
 def text_gates(
-    scores: Mapping[str, Any],  # From `score_text` on held-out text
+    scores: Mapping[str, Any],  # From `score_text` on the test text
     train_scores: Mapping[str, Any] | None,  # The same on text it was trained on
     baseline: Mapping[str, Any] | None,  # name and bits_per_character of the hardest n-gram; gain, from `block_gain`
     copies: Mapping[str, Any] | None,  # samples and held_out, both from `copied`; length
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor
     *,
-    kept: float | None = None,  # Bits per character of the kept weights, on the text of the evaluations
+    kept: float | None = None,  # Bits per character of the kept weights on the validation text
     evals: Sequence[float] = (),  # The same at each evaluation of the run
     limits: TextLimits = TextLimits(),  # noqa: B008  frozen
 ) -> list[GateResult]:

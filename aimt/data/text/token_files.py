@@ -165,7 +165,11 @@ def write_tokens(
 
     Raises `DataError` for a text that cannot be encoded, and `RunError` when the disk is full.
     """
-    for name, share in {"valid_fraction": valid_fraction, "test_fraction": test_fraction, "their sum": valid_fraction + test_fraction}.items():
+    for name, share in {
+        "valid_fraction": valid_fraction,
+        "test_fraction": test_fraction,
+        "their sum": valid_fraction + test_fraction,
+    }.items():
         if not 0 <= share < 1:
             raise ValueError(f"{name} must be from 0 to below 1, not {share}")
     if shard_tokens < 1:

@@ -38,7 +38,7 @@ def _task(run: RunParts) -> SectionContent:
             + (f", {about['files']:,} files" if about.get("files", 1) > 1 else ""),
         ],
         ["Trained on", f"{data.get('n_train_characters', 0):,} characters, {data.get('n_train_tokens', 0):,} tokens"],
-        ["Held out", f"{data.get('n_valid_characters', 0):,} characters at the end, {data.get('n_valid_tokens', 0):,} tokens"],
+        *_held_out(data),
         ["Tokenizer", f"{data.get('tokenizer')}, {data.get('vocab_size', 0):,} different tokens"],
         ["Network", settings.get("network")],
         ["Context", f"{settings['seq_len']} tokens" if settings.get("seq_len") else None],
@@ -50,6 +50,23 @@ def _task(run: RunParts) -> SectionContent:
     return SectionContent(
         text=text, notes=about.get("warnings") or [], tables=[section_table("What went in", [], [r for r in rows if r[1]])]
     )
+
+
+def _held_out(data: dict[str, Any]) -> list[list[str]]:
+    """Validation and test text; runs of earlier versions had one part for both."""
+    sizes = {part: f"{data.get(f'n_{part}_characters', 0):,} characters, {data.get(f'n_{part}_tokens', 0):,} tokens" for part in _PARTS}
+    if not data.get("n_test_characters"):
+        return [["Held out", f"{sizes['valid']}, at the end; they also chose the weights"]]
+    return [["Validation", f"{sizes['valid']}: they chose the weights"], ["Test", f"{sizes['test']}, at the end: scored once"]]
+
+
+_PARTS = ("valid", "test")
+
+
+def _tested(run: RunParts) -> str:
+    """What the score was measured on."""
+    tested = lookup(run.metrics, "data", "n_test_characters")
+    return "test text" if tested else "held-out text, which also chose the weights,"
 
 
 def _interval(scores: dict[str, Any] | None) -> str:
@@ -67,11 +84,13 @@ def _scores(run: RunParts) -> SectionContent:
     rows += [[b["name"], f"{b['bits_per_character']:.3f}", "", ""] for b in (baseline or {}).get("all") or ([baseline] if baseline else [])]
     rows.append(["Every character equally likely in plain bytes", "8", "", ""])
     text = [
-        f"On {scores['n_characters']:,} characters of held-out text the model needs {_interval(scores)} bits for each. Bits per "
+        f"On {scores['n_characters']:,} characters of {_tested(run)} the model needs {_interval(scores)} bits for each. Bits per "
         "character compare models with any tokenizer: they are what the text would take if the model compressed it."
     ]
     figures = [
-        section_figure("curve", "Bits per character while training; the dashed line is the baseline that only counts."),
+        section_figure(
+            "curve", "Bits per character while training, on the validation text; the dashed line is the baseline that only counts."
+        ),
         section_figure("context", "Bits per character by how many tokens stood before: a falling line uses its context."),
     ]
     table = section_table(
@@ -89,15 +108,15 @@ def _samples(run: RunParts) -> SectionContent:
     if not samples:
         return SectionContent(text=["The model was not asked to write."])
     text = [
-        f"Each sample goes on from the first words of the held-out text, at temperature {samples['temperature']}. None was "
+        f"Each sample goes on from the first words of the text held out, at temperature {samples['temperature']}. None was "
         "chosen: these are the first that were drawn."
     ]
     if (found := copies.get("samples")) is not None:
         usual = copies.get("held_out") or {"value": 0.0}
         text.append(
-            f"{found['samples']} samples from other places were looked up in the training text: {100 * found['value']:.1f} % of their"
+            f"{found['samples']} samples from other places were looked up in the text that was learned from: {100 * found['value']:.1f} % of their"
             f" windows of {copies['length']} characters stand there word for word (95 % interval {100 * found['low']:.0f} to"
-            f" {100 * found['high']:.0f} %); of the held-out text {100 * usual['value']:.1f} % do."
+            f" {100 * found['high']:.0f} %); of the text held out {100 * usual['value']:.1f} % do."
         )
     rows = [[f"{s['seconds']:.0f} s", f"{s['step']:,}", one_line(s["text"])] for s in samples.get("over_time") or []]
     tables = [section_table("What it wrote while it learned", ["After", "Step", "Sample"], rows, right=(1,))] if rows else []
@@ -183,7 +202,7 @@ def _card_details(run: RunParts) -> list[str]:
 def _card_metrics(run: RunParts) -> list[str]:
     m = run.metrics
     rows = {
-        "held-out text": _interval(m.get("scores")),
+        _tested(run).strip(","): _interval(m.get("scores")),
         "training text": _interval(m.get("train_scores")),
         "counting": f"{m['baseline']['bits_per_character']:.3f}" if m.get("baseline") else "",
     }
@@ -195,8 +214,13 @@ def _card_metrics(run: RunParts) -> list[str]:
 
 
 def _card_test(run: RunParts) -> list[str]:
-    n = lookup(run.metrics, "data", "n_valid_characters") or 0
-    return [f"- The last {n:,} characters, put away before training"]
+    n = {part: lookup(run.metrics, "data", f"n_{part}_characters") or 0 for part in _PARTS}
+    if not n["test"]:
+        return [f"- The last {n['valid']:,} characters, put away before training; they also chose the weights"]
+    return [
+        f"- The last {n['test']:,} characters, put away before training and scored once",
+        f"- The {n['valid']:,} before them chose the weights",
+    ]
 
 
 def _card_training(run: RunParts) -> list[str]:

@@ -271,11 +271,11 @@ def near_copies(
 def plot_curve(
     curve: dict[str, Any],  # seconds and bits of `train` and `valid`, and `baseline`
 ) -> Figure:
-    """Bits per character over the seconds of training, on the training batches and on held-out text."""
+    """Bits per character over the seconds of training, on the training batches and on the validation text."""
     figure, ax = new_figure(5.2, 2.8)
     train, valid = curve["train"], curve["valid"]
     ax.plot(train["seconds"], train["bits"], color=COLORS["muted"], lw=0.9, label="training batches")
-    ax.plot(valid["seconds"], valid["bits"], color=COLORS["accent"], lw=1.8, marker="o", ms=3, label="held-out text")
+    ax.plot(valid["seconds"], valid["bits"], color=COLORS["accent"], lw=1.8, marker="o", ms=3, label="validation text")
     if curve.get("baseline") is not None:
         ax.axhline(curve["baseline"], color=COLORS["bad"], lw=1.1, ls="--", label=curve.get("baseline_name", "baseline"))
     ends = [*valid["bits"], *([curve["baseline"]] if curve.get("baseline") is not None else [])]

@@ -1,5 +1,5 @@
 """`train_text` takes tokens and a time limit. It chooses the architecture and hyperparameters, trains a GPT, stops in
-time, and returns the best weights on held-out text.
+time, and returns the best weights on the validation text.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/pretrain.html.md"""
 
@@ -202,7 +202,7 @@ class StepsFromTime:
 
 
 class StopWhenWorse:
-    """A hook: the run ends when the held-out loss has been clearly above its best for some evaluations."""
+    """A hook: the run ends when the validation loss has been clearly above its best for some evaluations."""
 
     def __init__(self, patience: int = 3, margin: float = 0.03):
         self.patience, self.margin = patience, margin
@@ -227,8 +227,8 @@ class ProgressHook:
             self.say(f"step {row['step']} of {trainer.steps if 'steps_fixed' in trainer.extra else '?'}, loss {row['loss']:.2f}{self.bits}")
 
     def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """Remember the figure on held-out text."""
-        self.bits = f", {row['bits_per_character']:.2f} bits per character held out"
+        """Remember the figure on the validation text."""
+        self.bits = f", {row['bits_per_character']:.2f} bits per character in validation"
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #8a9631df
 def keep_memory(
@@ -267,7 +267,7 @@ class TrainedText:
     settings: dict[str, Any]
     history: History
     plan: dict[str, Any] = field(default_factory=dict)  # From `aimt.train.networks.resource_estimate`
-    measured: dict[str, Any] = field(default_factory=dict)  # seconds, tokens_per_second, valid_loss, bits_per_character, ...
+    measured: dict[str, Any] = field(default_factory=dict)  # seconds, tokens_per_second, valid_loss, valid_bits_per_character, ...
 
 
 def build_model(
@@ -287,7 +287,7 @@ def build_model(
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #ff155b33
 class Evaluate:
-    """The loss on the first part of the held-out text, for the `Trainer`."""
+    """The loss on the first part of the validation text, for the `Trainer`."""
 
     def __init__(self, tokens: TokenFiles, settings: dict[str, Any]):
         self.tokens, self.settings = tokens, settings
@@ -339,13 +339,14 @@ def train_config(s: dict[str, Any], steps: int | None, seed: int, precision: str
 
 
 def final_figures(trainer: Trainer, tokens: TokenFiles, s: dict[str, Any]) -> dict[str, float]:
-    """What the finished model is worth on all of the held-out text (at most 2 million tokens), and how fast it was made."""
+    """The loss on all of the validation text (at most 2 million tokens), which chose the weights, and how fast they were made."""
     rows = trainer.history.steps
     speed = rows[len(rows) // 10 :]
     seconds = speed[-1]["seconds"] - speed[0]["seconds"] if len(speed) > 1 else 0.0
     rate = sum(r["tokens"] for r in speed[1:]) / seconds if seconds > 0 else 0.0
     with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
         figures = Evaluate(tokens, s)(trainer.model, 2_000_000)
+    figures["valid_bits_per_character"] = figures.pop("bits_per_character")
     return figures | {"steps": trainer.step, "tokens": sum(r["tokens"] for r in rows), "tokens_per_second": rate}
 
 
