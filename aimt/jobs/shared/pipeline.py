@@ -42,6 +42,7 @@ class Step:
     share: float = 0.0  # Of the time limit; the shares of a kind add up to 1
     early: bool = False  # Before the run directory is made, so that a mistake leaves nothing behind
     distributed: bool = False  # Every process of a distributed job takes part
+    seconds: float = 0.0  # What it takes under any time limit; kept for it before the shares are dealt out
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Kind:
     after: Call | None = None  # (work, source) -> the run to return, for what follows once a run is done
     time_limit: float | None = None  # Seconds when none is given; None for no limit
     noun: str = "table"  # What would have to be smaller when memory runs out
+    closing: float = 0.0  # Seconds kept for verdict and report
 
     def __post_init__(self) -> None:
         total = sum(step.share for step in self.steps)
@@ -210,10 +212,11 @@ def allowance(
     step: Step,
     left: float,  # Seconds of the limit that are left
 ) -> float:  # Seconds for this step; 1 at least
-    """What a step may take: its share of what is left, among the steps that are still to come."""
+    """What a step may take: its share of what is left, among the steps that are still to come, and the seconds that are kept for it."""
     coming = kind.steps[kind.steps.index(step) :]
-    total = sum(s.share for s in coming)
-    return max(1.0, left * step.share / total) if step.share else max(1.0, left)
+    total, kept = sum(s.share for s in coming), kind.closing + sum(s.seconds for s in coming)
+    free = max(0.0, left - kept)
+    return max(1.0, step.seconds + (free * step.share / total if step.share else free))
 
 
 def _note(work: Work, stage: Stage) -> None:

@@ -536,6 +536,7 @@ def finetune(
     started, recipe = time.perf_counter(), _recipe(family)
     model.to(pick_device(settings.get("device", "auto")))
     before, before_original = measure(evaluate, model), measure(retention_data, model)
+    measuring = time.perf_counter() - started
     trained = _prepare(model, lora, freeze, head, settings.get("seed", 0))
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad and not matches(n, head)}
     faster = recipe.lora_scale if lora_layers(model) else 1.0
@@ -543,7 +544,8 @@ def finetune(
     config = _train_config(recipe, rate, _steps(steps, time_limit, recipe, batches), settings)
     hooks = [*hooks, *([GradualUnfreezing(unfreeze_every, head=head)] if unfreeze_every else [])]
     if time_limit:
-        hooks.append(StepsFromTime(time_limit, used=time.perf_counter() - started, max_steps=steps or 10**9))
+        used = time.perf_counter() - started + 2 * measuring  # what follows the last step: its evaluation, and the same measurements again
+        hooks.append(StepsFromTime(time_limit, used=used, max_steps=steps or 10**9))
     watch = _watch(evaluate) if evaluate and (config.patience or config.eval_every) else None
     with _undone(model, gradient_checkpointing):
         usual = recipe.layerwise_lr_decay if faster == 1.0 else 1.0

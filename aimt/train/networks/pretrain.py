@@ -157,7 +157,7 @@ MODEL_SETTINGS = {f.name for f in fields(GPTConfig)} - {"vocab_size", "context"}
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #69b533ea
 class StepsFromTime:
-    """A hook: after some measured steps it fixes the number of steps that fit into the time limit.
+    """A hook: after some measured steps it fixes the number of steps that fit into the time limit, and lowers it when the machine slows down.
 
     `Trainer.extra` keeps what was fixed, so that a resumed run finds it again.
     """
@@ -169,25 +169,26 @@ class StepsFromTime:
         used: float = 0.0,  # Of which already used before the training
         warmup_steps: int = 20,  # Steps to measure; fewer when they take more than a tenth of the time
         max_steps: int = 10**9,
-        eval_share: float = 0.0,  # Cost of the evaluations, as a number of steps ...
+        eval_share: float = 0.0,  # Cost of all evaluations, as a number of steps ...
+        end_share: float = 0.0,  # ... and of that among them which follows the last step
         clock: Callable[[], float] = time.perf_counter,  # time.process_time to count CPU-seconds instead
         on_fixed: Callable[[list[float], int], None] = lambda seconds, steps: (
             None
         ),  # Called with the measured seconds and the number of steps
     ):
         self.room = 0.95 * time_limit - used
-        self.warmup_steps, self.max_steps, self.eval_share = warmup_steps, max_steps, eval_share
-        self.clock, self.on_fixed, self.times = clock, on_fixed, []
+        self.warmup_steps, self.max_steps, self.eval_share, self.end_share = warmup_steps, max_steps, eval_share, end_share
+        self.clock, self.on_fixed, self.times, self.fixed_at = clock, on_fixed, [], 0
 
     def on_start(self, trainer: Trainer) -> None:
         """Start the clock."""
         self.times = [self.clock()]
 
     def on_step(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """Measure, and fix the number once."""
-        if "steps_fixed" in trainer.extra:
-            return
+        """Measure, fix the number once, and see later whether it still fits."""
         self.times.append(self.clock())
+        if "steps_fixed" in trainer.extra:
+            return self._shorten(trainer) if self.fixed_at else None  # not on a resume: the time used before is not known
         n, elapsed = len(self.times) - 1, self.times[-1] - self.times[0]
         alone = trainer.parallel.world == 1  # several processes must decide at the same step
         if n < self.warmup_steps and (n < 4 or not alone or elapsed < self.room / 10):
@@ -196,9 +197,19 @@ class StepsFromTime:
         each = trainer.parallel.mean((self.times[-1] - self.times[skip]) / (n - skip))
         left = int((self.room - elapsed) / each - self.eval_share)
         trainer.steps = max(n + 1, min(self.max_steps, n + left))
-        trainer.extra["steps_fixed"] = trainer.steps
+        trainer.extra["steps_fixed"], self.fixed_at = trainer.steps, n
         self.on_fixed([b - a for a, b in zip(self.times, self.times[1:], strict=False)], trainer.steps)
         trainer.save()
+
+    def _shorten(self, trainer: Trainer) -> None:
+        """Fewer steps, when those since the number was fixed took longer than planned, evaluations and samples included."""
+        n = len(self.times) - 1
+        if n % 5 or n < self.fixed_at + 10:  # several processes ask at the same step
+            return
+        each = trainer.parallel.mean((self.times[-1] - self.times[self.fixed_at]) / (n - self.fixed_at))
+        left = max(1, int((self.room - (self.times[-1] - self.times[0])) / each - self.end_share))
+        if trainer.step + left < 0.98 * trainer.steps:
+            trainer.steps = trainer.extra["steps_fixed"] = trainer.step + left
 
 
 class StopWhenWorse:
@@ -309,10 +320,12 @@ def eval_rows(context: int) -> int:
     return max(1, 8192 // context)
 
 
-def eval_steps(s: dict[str, Any], tokens: TokenFiles) -> float:
+def eval_steps(s: dict[str, Any], tokens: TokenFiles) -> tuple[float, float]:  # Of all evaluations, and of those that follow the last step
     """How many training steps the evaluations cost: a token takes about 0.6 of the time that learning from it takes."""
     n = len(tokens.valid)
-    return 0.6 * (s["evaluations"] * min(n, s["eval_tokens"]) + min(n, 2_000_000)) / (s["batch_size"] * s["seq_len"] * s["accumulation"])
+    each, last = min(n, s["eval_tokens"]), min(n, 2_000_000)
+    step = s["batch_size"] * s["seq_len"] * s["accumulation"] / 0.6
+    return (s["evaluations"] * each + last) / step, (each + last) / step
 
 
 def make_batches(tokens: TokenFiles, s: dict[str, Any], seed: int, parallel: Parallel) -> TokenBatches:
@@ -430,11 +443,13 @@ def train_text(
             s, rowwise=parallel.world == 1, steps=steps, precision=precision, wanted=plan, tell=on_update or (lambda text: None)
         )
         model = build_model(s, seed, sparse=parallel.world == 1)
+        eval_share, end_share = eval_steps(s, tokens)
         timer = StepsFromTime(
             s["time_limit"],
             used=clock() - begun,
             max_steps=s["max_steps"],
-            eval_share=eval_steps(s, tokens),
+            eval_share=eval_share,
+            end_share=end_share,
             clock=clock,
             on_fixed=forecast.correct,
         )
