@@ -158,11 +158,11 @@ class Tokenizer:
         ids: Iterable[int],  # A list, an array or a tensor
     ) -> str:
         """The text of ids; the end of a document is left out, incomplete characters become ``\\ufffd``."""
-        ids = [self._checked(i) for i in ids]
+        ids = self._all_checked(ids)
         if self.kind in ("byte", "bpe"):
-            return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
+            return b"".join(map(self._bytes.__getitem__, ids)).decode("utf-8", "replace")
         if self.kind == "char":
-            return "".join(self._letters[i] for i in ids)
+            return "".join(map(self._letters.__getitem__, ids))
         with foreign_file("", "tokenizer"):
             return self._engine.decode([i for i in ids if i != self.eot_id], skip_special_tokens=True)
 
@@ -249,9 +249,14 @@ class Tokenizer:
         return self._engine.id_to_token(number) or ""
 
     def _checked(self, number: Any) -> int:
-        if not 0 <= int(number) < self.vocab_size:
-            raise ValueError(f"there is no token {int(number)}: ids are from 0 to below {self.vocab_size}")
-        return int(number)
+        return self._all_checked([number])[0]
+
+    def _all_checked(self, ids: Iterable[int]) -> list[int]:
+        numbers = np.asarray(ids if hasattr(ids, "__len__") else list(ids), np.int64)
+        wrong = numbers[(numbers < 0) | (numbers >= self.vocab_size)]
+        if len(wrong):
+            raise ValueError(f"there is no token {wrong[0]}: ids are from 0 to below {self.vocab_size}")
+        return numbers.tolist()
 
     def _encode_characters(self, text: str, unknown: str) -> np.ndarray:
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)

@@ -158,10 +158,7 @@ def copied_share(
     windows = np.unique(np.concatenate(wanted)) if wanted else np.zeros(0, np.uint64)
     if not len(windows):
         return None
-    found = np.zeros(len(windows), dtype=bool)
-    for start in range(0, max(len(text) - length + 1, 1), piece):
-        found |= np.isin(windows, window_hashes(text[start : start + piece + length - 1], length))
-    return float(found.mean())
+    return float(_in_text(windows, text, length, piece).mean())
 
 
 def copied(
@@ -194,10 +191,17 @@ def _found(samples: Sequence[str], text: str, length: int, piece: int = 4_000_00
     """Which windows of the samples, one sample after the other, stand in the text."""
     wanted = np.concatenate([window_hashes(s, length) for s in samples])
     windows, place = np.unique(wanted, return_inverse=True)
+    return _in_text(windows, text, length, piece)[place].astype(float)
+
+
+def _in_text(windows: np.ndarray, text: str, length: int, piece: int) -> np.ndarray:
+    """Which of these windows, sorted by hash, stand in the text."""
     found = np.zeros(len(windows), bool)
     for start in range(0, max(len(text) - length + 1, 1), piece):
-        found |= np.isin(windows, window_hashes(text[start : start + piece + length - 1], length))
-    return found[place].astype(float)
+        hashes = window_hashes(text[start : start + piece + length - 1], length)
+        place = np.minimum(np.searchsorted(windows, hashes), len(windows) - 1)
+        found[place[windows[place] == hashes]] = True
+    return found
 
 # %% ../../../nbs/evaluate/text/00_language_model.ipynb #1876ec19
 SKETCH_LENGTH, SKETCH_SIZE = 30, 20_000  # Characters of a window; windows kept, about, at most

@@ -48,8 +48,8 @@ TEXT = Kind(
         Step("Tokens", f"{_STEPS}:make_tokens", share=0.03),
         Step("Train", f"{_STEPS}:train_network", share=0.87, distributed=True),
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.05, seconds=1.0),
-        Step("Baseline", f"{_STEPS}:count_ngrams", share=0.01, seconds=1.0),
-        Step("Write", f"{_STEPS}:write_samples", share=0.03, seconds=2.0),
+        Step("Baseline", f"{_STEPS}:count_ngrams", share=0.01, seconds=0.5),
+        Step("Write", f"{_STEPS}:write_samples", share=0.03, seconds=1.5),
         Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",
@@ -62,5 +62,5 @@ TEXT = Kind(
     },
     time_limit=300,
     noun="text",
-    closing=1.0,
+    closing=0.5,
 )

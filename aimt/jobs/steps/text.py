@@ -191,6 +191,7 @@ def _prompt(work: TextWork, length: int = 40) -> str:
 
 
 def train_network(work: TextWork) -> str:
+    start = clock.perf_counter()
     work.join()
     probe = list(itertools.islice(eval_batches(work.tokens.valid, 4, 64), 4))
     work.watch = TrainingMonitor(probe=probe, n_tokens=len(work.tokens.train), reference_loss=_pairs(work.tokens))
@@ -201,7 +202,7 @@ def train_network(work: TextWork) -> str:
         work.tokens,
         work.tokenizer,
         size=work.options.size,
-        time_limit=work.seconds,
+        time_limit=work.seconds - (clock.perf_counter() - start),
         steps=work.options.steps,
         seed=work.seed,
         folder=work.run.path / "checkpoints",
@@ -209,7 +210,6 @@ def train_network(work: TextWork) -> str:
         hooks=hooks,
         on_update=work.stage.update if work.parallel.main else None,
         parallel=work.parallel,
-        plan=True,
     )
     _stop_if_stopped(work)
     weights = None if whole else work.parallel.gather(work.trained.model)
