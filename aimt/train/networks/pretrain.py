@@ -178,7 +178,7 @@ class StepsFromTime:
     ):
         self.room = 0.95 * time_limit - used
         self.warmup_steps, self.max_steps, self.eval_share, self.end_share = warmup_steps, max_steps, eval_share, end_share
-        self.clock, self.on_fixed, self.times, self.fixed_at = clock, on_fixed, [], 0
+        self.clock, self.on_fixed, self.times, self.fixed_at, self.most = clock, on_fixed, [], 0, 0
 
     def on_start(self, trainer: Trainer) -> None:
         """Start the clock."""
@@ -188,7 +188,7 @@ class StepsFromTime:
         """Measure, fix the number once, and see later whether it still fits."""
         self.times.append(self.clock())
         if "steps_fixed" in trainer.extra:
-            return self._shorten(trainer) if self.fixed_at else None  # not on a resume: the time used before is not known
+            return self._fit_again(trainer) if self.fixed_at else None  # not on a resume: the time used before is not known
         n, elapsed = len(self.times) - 1, self.times[-1] - self.times[0]
         alone = trainer.parallel.world == 1  # several processes must decide at the same step
         if n < self.warmup_steps and (n < 4 or not alone or elapsed < self.room / 10):
@@ -197,19 +197,20 @@ class StepsFromTime:
         each = trainer.parallel.mean((self.times[-1] - self.times[skip]) / (n - skip))
         left = int((self.room - elapsed) / each - self.eval_share)
         trainer.steps = max(n + 1, min(self.max_steps, n + left))
-        trainer.extra["steps_fixed"], self.fixed_at = trainer.steps, n
+        trainer.extra["steps_fixed"], self.fixed_at, self.most = trainer.steps, n, trainer.steps
         self.on_fixed([b - a for a, b in zip(self.times, self.times[1:], strict=False)], trainer.steps)
         trainer.save()
 
-    def _shorten(self, trainer: Trainer) -> None:
-        """Fewer steps, when those since the number was fixed took longer than planned, evaluations and samples included."""
+    def _fit_again(self, trainer: Trainer) -> None:
+        """Fewer steps than planned, while those since the number was fixed take longer, evaluations and samples included."""
         n = len(self.times) - 1
         if n % 5 or n < self.fixed_at + 10:  # several processes ask at the same step
             return
         each = trainer.parallel.mean((self.times[-1] - self.times[self.fixed_at]) / (n - self.fixed_at))
         left = max(1, int((self.room - (self.times[-1] - self.times[0])) / each - self.end_share))
-        if trainer.step + left < 0.98 * trainer.steps:
-            trainer.steps = trainer.extra["steps_fixed"] = trainer.step + left
+        fits = min(self.most, trainer.step + left)
+        if abs(fits - trainer.steps) > 0.02 * trainer.steps:
+            trainer.steps = trainer.extra["steps_fixed"] = fits
 
 
 class StopWhenWorse:
