@@ -52,7 +52,7 @@ def test_another_test_text_changes_no_weight(two_tests):
     one, other = (run.read("metrics.json") for run in two_tests)
     assert weights(two_tests[0]) == weights(two_tests[1])
     assert one["kept_bits"] == other["kept_bits"] and one["curve"]["valid"]["bits"] == other["curve"]["valid"]["bits"]
-    assert one["bits_per_character"] > other["bits_per_character"] + 0.5, "the score is that of the test text"
+    assert one["bits_per_character"] > other["bits_per_character"] + 0.01, "the score is that of the test text"
     bits = one["curve"]["valid"]["bits"]
     assert bits.index(min(bits)) < len(bits) - 1, "the case needs a choice: the best checkpoint is not the last one"
 
@@ -181,7 +181,7 @@ def test_an_interrupted_run_of_an_earlier_version_is_not_resumed(tmp_path):
     tokenizer.save(run.path / "model")
     write_tokens(text, tokenizer, run.path / "tokens")
     as_before(run.path / "tokens")
-    run.update(status="failed")
+    run.fail("stopped by the user")
     with pytest.raises(RunError, match="held out no test text"):
         train_source(text, out=run.path, resume=True, quiet=True)
 
