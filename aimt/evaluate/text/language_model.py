@@ -229,14 +229,26 @@ def text_sketch(
 ]:  # below: windows with a draw below it are kept; hashes, sorted; characters looked at; short: whether short texts were among them
     """A small record of a text, by which it can be told later how much of another text stands in it."""
     below, n, short = (int(base["below"]), int(base["characters"]), bool(base["short"])) if base else (2**32, 0, False)
-    kept = np.array(base["hashes"], np.uint64) if base else np.zeros(0, np.uint64)
+    found = [np.array(base["hashes"], np.uint64) if base else np.zeros(0, np.uint64)]
     for text in texts:
         hashes = _plain_windows(text)
-        kept, n, short = np.union1d(kept, hashes[_draws(hashes) < below]), n + len(text), short or len(text) < SKETCH_LENGTH
-        while len(kept) > SKETCH_SIZE:
-            below //= 2
-            kept = kept[_draws(kept) < below]
+        found.append(hashes[_draws(hashes) < below])
+        n, short = n + len(text), short or len(text) < SKETCH_LENGTH
+        if sum(map(len, found[1:])) > 4 * SKETCH_SIZE or len(found) > 1_000:  # many short texts are merged at once
+            kept, below = _thinned(found, below)
+            found = [kept]
+    kept, below = _thinned(found, below)
     return {"length": SKETCH_LENGTH, "below": below, "hashes": kept.tolist(), "characters": n, "short": short}
+
+
+def _thinned(found: list[np.ndarray], below: int) -> tuple[np.ndarray, int]:
+    """The different hashes, sorted, and the bound below which there are few enough of them."""
+    kept = np.unique(np.concatenate(found))
+    kept = kept[_draws(kept) < below]
+    while len(kept) > SKETCH_SIZE:
+        below //= 2
+        kept = kept[_draws(kept) < below]
+    return kept, below
 
 
 def seen_share(
