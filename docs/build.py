@@ -20,7 +20,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
-from symbols import EXPORTS, Index, Page, Symbol, anchor, code_of, parse
+from symbols import EXPORTS, Index, Page, Symbol, anchor, code_of, is_hidden, parse, shown_code
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PROC, OUT = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -287,7 +287,7 @@ def api(symbol: Symbol, page: Page, index: Index) -> str:
 def code_cells(cell, page: Page, index: Index, heading: str) -> list:
     """A code cell as it is shown: its API entries when it exports, then the cell with its outputs."""
     new, d = nbformat.v4, cell.directives
-    if {"hide", "default_exp"} & d.keys() or d.get("include") == "false":
+    if is_hidden(cell):
         return []
     source, exported = code_of(cell), bool({"export", "exports", "exporti"} & d.keys())
     statements = parse(cell)
@@ -359,9 +359,10 @@ def write_text_page(page: Page, index: Index) -> None:
     for cell in page.nb.cells:
         if cell.cell_type == "markdown":
             parts.append(re.sub(r"\]\(([^)\s#]+\.ipynb)(?:#[^)]*)?\)", to_text, cell.source))
-        elif cell.cell_type == "code" and not {"hide", "default_exp"} & cell.directives.keys():
+        elif cell.cell_type == "code" and not is_hidden(cell):
             texts = [o.get("text") or o.get("data", {}).get("text/plain") or "" for o in cell.get("outputs", [])]
-            parts += [fence(code_of(cell), "python")] + [fence("".join(t).strip()) for t in texts if "".join(t).strip()]
+            code = shown_code(cell)
+            parts += [fence(code, "python")] * bool(code) + [fence("".join(t).strip()) for t in texts if "".join(t).strip()]
     file = EXTRA / f"{page.name}.html.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from build import CODE, LINK, NBS, ROOT, SHOWN, ini, notebooks
-from symbols import Index, Page, code_of
+from symbols import Index, Page, is_hidden, shown_code
 
 SITE = f"{ini['doc_host']}{ini['doc_baseurl']}/"
 
@@ -64,9 +64,9 @@ def readme(index: Index) -> str:
         d = cell.directives if cell.cell_type == "code" else {}
         if cell.cell_type == "markdown":
             parts.append(markdown(cell.source, page, index))
-        elif cell.cell_type == "code" and not {"hide", "default_exp"} & d.keys() and d.get("include") != "false":
-            if d.get("echo") != "false":
-                parts.append(f"```python\n{code_of(cell)}\n```")
+        elif cell.cell_type == "code" and not is_hidden(cell):
+            if code := shown_code(cell):
+                parts.append(f"```python\n{code}\n```")
             texts = [output_text(o) for o in cell.get("outputs", [])] if d.get("output") != "false" else []
             parts += ["\n".join("    " + line for line in t.splitlines()) for t in texts if t]
     return "\n\n".join(p for p in parts if p) + "\n"

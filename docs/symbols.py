@@ -77,6 +77,17 @@ def code_of(cell) -> str:
     return "\n".join(lines).strip("\n")
 
 
+def is_hidden(cell) -> bool:
+    """Whether a code cell is left out of its page, with its outputs."""
+    d = cell.directives
+    return bool({"hide", "default_exp"} & d.keys()) or d.get("include") == "false"
+
+
+def shown_code(cell) -> str:
+    """The code of a cell as a reader of the page sees it and copies it, or "" when it shows none."""
+    return "" if is_hidden(cell) or cell.directives.get("echo") == "false" else code_of(cell)
+
+
 def parse(cell) -> list[ast.stmt]:
     """The statements of a code cell; none when it is not plain Python."""
     try:
