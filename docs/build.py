@@ -20,62 +20,14 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
+from contents import ROOMS, SECTIONS, api_index, book, llms, navigation
+from gallery import alt_text, gallery
 from symbols import EXPORTS, Index, Page, Symbol, anchor, code_of, is_hidden, parse, shown_code
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PROC, OUT = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
 SRC, EXTRA = PROC / "src", PROC / "extra"
 
-SECTIONS = {  # folder: (name, what it is about), in reading order: guides first, then the lifecycle
-    "guides": ("Guides", "One task each, from the first command to measurements"),
-    "apps": ("Applications", "Whole stories on real data"),
-    "book": ("From a neuron to GPT", "The whole path in small steps, each one a page that runs"),
-    "data": ("Data", "From a file to data that can be trusted"),
-    "metrics": ("Metrics", "How good a model is, with confidence intervals"),
-    "models": ("Models", "From a constant to boosted trees, from a layer to GPT"),
-    "train": ("Train", "The best model within a time limit; the training loop"),
-    "evaluate": ("Evaluate", "Scores, calibration, fairness, and whether more data would help"),
-    "explain": ("Explain", "Why the model predicts what it predicts"),
-    "generate": ("Generate", "From next-token probabilities to text"),
-    "decide": ("Decide", "From probabilities to decisions, and to a verdict"),
-    "deploy": ("Deploy", "Reports and model cards"),
-    "jobs": ("Jobs", "Kinds of models, and each verb as one function"),
-    "cli": ("Command line", "The `aimt` command"),
-    "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),
-}
-ROOMS = {  # folders inside a section, in reading order: name
-    "data": {
-        "io": "Files and databases",
-        "table": "Tables",
-        "series": "Time series",
-        "checks": "Data checks",
-        "split": "Splits",
-        "text": "Text",
-        "image": "Images",
-        "audio": "Audio",
-        "sources": "Data sets",
-    },
-    "models": {
-        "layers": "Layers",
-        "trees": "Trees",
-        "table": "Tables",
-        "series": "Time series",
-        "text": "Text",
-        "image": "Images",
-        "audio": "Audio",
-    },
-    "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
-    "evaluate": {"table": "Tables", "text": "Text"},
-    "generate": {"text": "Text", "audio": "Audio"},
-    "deploy": {"report": "Reports"},
-    "jobs": {
-        "kinds": "Kinds of models",
-        "steps": "Steps of each kind",
-        "families": "Pretrained families",
-        "verbs": "Verbs",
-        "shared": "Shared parts",
-    },
-}
 REDIRECTS = ROOT / "docs" / "redirects.json"  # old address of a page: the new one
 CALLOUTS = {"note": "note", "tip": "tip", "warning": "warning", "important": "important", "caution": "caution"}
 
@@ -307,7 +259,7 @@ def code_cells(cell, page: Page, index: Index, heading: str) -> list:
         o.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
         if o.output_type == "execute_result":
             o.execution_count = None
-    alt = html.escape(d.get("fig-alt") or d.get("alt") or f"Figure: {heading}")
+    alt = html.escape(alt_text(cell, heading))
     meta = {"tags": tags, "mystnb": {"image": {"alt": alt}}}
     if source.strip() or outputs:
         shown.append(new.new_code_cell(source, id=cell.id, outputs=outputs, metadata=meta))
@@ -371,58 +323,12 @@ def write_text_page(page: Page, index: Index) -> None:
 # --- the whole ------------------------------------------------------------------------------------------------------
 
 
-def navigation(index: Index) -> list[dict]:
-    """The sections that exist, in lifecycle order, each with its pages."""
-    by_section: dict[str, list[Page]] = {}
-    for page in index.pages:
-        if "/" in page.name:
-            by_section.setdefault(page.name.split("/")[0], []).append(page)
-    order = [s for s in SECTIONS if s in by_section] + [s for s in by_section if s not in SECTIONS]
-    named = {s: SECTIONS.get(s, (s.capitalize(), "")) for s in order}
-    return [{"section": s, "title": named[s][0], "line": named[s][1], "rooms": rooms_of(s, by_section[s])} for s in order]
-
-
-def rooms_of(section: str, pages: list[Page]) -> list[dict]:
-    """The pages of a section by its rooms; those that stand in no room come first, without a title."""
-    rooms: dict[str, list[dict]] = {}
-    for page in pages:
-        parts = page.name.split("/")[1:-1]
-        shown = {"name": page.name, "title": page.title, "promise": page.promise}
-        rooms.setdefault(parts[0] if parts else "", []).append(shown)
-    titles = ROOMS.get(section, {})
-    return [{"title": titles.get(room, room.capitalize()), "pages": found} for room, found in rooms.items()]
-
-
-def plain_html(text: str) -> str:
-    """A line of Markdown as HTML: code, emphasis, and the text of links."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"\*\*(\S.*?)\*\*", r"<b>\1</b>", text)
-    return re.sub(r"\*(\S.*?)\*", r"<em>\1</em>", text)
-
-
-def book(nav: list[dict]) -> str:
-    """The table of contents on the home page."""
-    parts = []
-    for s in nav:
-        lists = ""
-        for room in s["rooms"]:
-            items = "".join(
-                f'<li><a href="{p["name"]}.html">{html.escape(p["title"])}</a> <span>{plain_html(p["promise"])}</span></li>'
-                for p in room["pages"]
-            )
-            title = f'<p class="room">{html.escape(room["title"])}</p>' if room["title"] else ""
-            lists += f"{title}<ol>{items}</ol>"
-        parts.append(f'<section><p class="part">{html.escape(s["title"])}</p><p class="line">{plain_html(s["line"])}</p>{lists}</section>')
-    return '## The book\n\n<div class="book">\n' + "\n".join(parts) + "\n</div>"
-
-
 def toctrees(nav: list[dict]) -> str:
     trees = []
     for s in nav:
         names = "\n".join(p["name"] for room in s["rooms"] for p in room["pages"])
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: {s['title']}\n\n{names}\n```")
-    return "\n\n".join(trees)
+    return "\n\n".join([*trees, "```{toctree}\n:hidden:\n\ngallery\nnames\n```"])
 
 
 def home(index: Index, nav: list[dict]) -> None:
@@ -432,9 +338,13 @@ def home(index: Index, nav: list[dict]) -> None:
         write_page(page, index, extra)
         write_text_page(page, index)
     else:
-        text = [f"# {ini['title']}\n\n> {ini['description']}", *extra]
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(t) for t in text])
-        nbformat.write(nb, SRC / "index.ipynb")
+        write_markdown("index", f"# {ini['title']}\n\n> {ini['description']}", *extra)
+
+
+def write_markdown(name: str, *texts: str) -> None:
+    """A page that no notebook stands behind."""
+    cells = [nbformat.v4.new_markdown_cell(text) for text in texts]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), SRC / f"{name}.ipynb")
 
 
 def write_redirects(index: Index) -> None:
@@ -478,8 +388,10 @@ def main() -> int:
         if file.suffix in (".png", ".svg", ".jpg", ".webp"):
             (SRC / file.relative_to(NBS)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, SRC / file.relative_to(NBS))
-    if (NBS / "llms.txt").exists():
-        shutil.copy(NBS / "llms.txt", EXTRA)
+    site = f"{ini['doc_host']}{ini['doc_baseurl']}/"
+    (EXTRA / "llms.txt").write_text(llms(index, nav, ini["title"], ini["description"], site), encoding="utf-8")
+    write_markdown("names", api_index(index, nav))
+    write_markdown("gallery", gallery(index, nav, EXTRA / "figures"))
     code = sphinx()
     for problem in problems:
         print(f"dead link: {problem}", file=sys.stderr)

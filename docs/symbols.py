@@ -11,6 +11,7 @@ import tokenize
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 from fastcore.nbio import read_nb
 
@@ -44,6 +45,13 @@ class Symbol:
     @property
     def full(self) -> str:
         return f"{self.module}.{self.name}"
+
+    @property
+    def line(self) -> str:
+        """The first sentence of the docstring, or as much of it as stands on its first line."""
+        paragraph = self.doc.partition("\n\n")[0].splitlines()
+        ends = next((i for i, x in enumerate(paragraph) if x.rstrip().endswith((".", ":", "?"))), len(paragraph) - 1)
+        return " ".join(x.strip() for x in paragraph[: ends + 1])
 
 
 @dataclass
@@ -232,6 +240,20 @@ def class_symbols(node: ast.ClassDef, notes, **place) -> list[Symbol]:
     return found
 
 
+def data_symbols(node: ast.Assign | ast.AnnAssign, notes: dict[int, str], **place) -> list[Symbol]:
+    """The public names of an assignment; what is said about them is the comment at its end, or else their value."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    pairs = []  # name, value
+    for target in targets:
+        several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple) and len(target.elts) == len(node.value.elts)
+        inner = target.elts if isinstance(target, ast.Tuple) else [target]
+        pairs += zip(inner, node.value.elts if several else [node.value] * len(inner), strict=True)
+    comment = notes.get(node.end_lineno, "") or notes.get(node.lineno, "")
+    doc = lambda value: comment or f"`{shorten(ast.unparse(value) if value else type_of(node.annotation), 80, placeholder=' ...')}`"
+    public = [(t.id, v) for t, v in pairs if isinstance(t, ast.Name) and not t.id.startswith("_")]
+    return [Symbol(name, kind="data", doc=doc(value), **place) for name, value in public]
+
+
 def cell_symbols(cell, page: Page) -> list[Symbol]:
     """The public symbols that an exported cell defines."""
     notes, place = comments(code_of(cell)), {"module": page.module, "page": page.name, "cell": cell.id}
@@ -242,9 +264,7 @@ def cell_symbols(cell, page: Page) -> list[Symbol]:
         elif isinstance(node, FUNCTIONS):
             found.append(function_symbol(node, notes, owner="", **place))
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("_")]
-            found += [Symbol(n, kind="data", doc="", **place) for n in names]
+            found += data_symbols(node, notes, **place)
     private = {s.name for s in found if s.private}
     return [s for s in found if s.name.split(".")[0] not in private]
 

@@ -1,15 +1,23 @@
 """The site's own machinery: names and links are resolved from the notebooks' source, without running anything."""
 
+import ast
+import html
+import re
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "docs"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
 import build
 import check
+from contents import api_index, llms, navigation, public
+from gallery import gallery
 from symbols import Index
+
+GALLERY_LIMIT = 2_500_000  # bytes of all its figures
 
 FIRST = '''#| export
 def widen(
@@ -115,3 +123,67 @@ def test_check_finds_dead_links(tmp_path):
     for part in ("'b.html#gone'", "'c.html'", "loads https://example.org/x.js", "no alternative text", "'top' occurs 2"):
         assert part in found
     assert len(found.splitlines()) == 5
+
+
+# --- the lists of the whole documentation ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The notebooks of this repository, and their order."""
+    index = Index(build.notebooks(), build.NBS, "aimt")
+    return index, navigation(index)
+
+
+def exported() -> set[str]:
+    """The full names in the `__all__` of every module."""
+    found = set()
+    for file in (ROOT / "aimt").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                found |= {f"{module}.{name}" for name in ast.literal_eval(node.value)}
+    return found
+
+
+def test_every_public_name_is_listed_with_one_line(whole):
+    index, nav = whole
+    names = exported()
+    assert len(names) > 1000
+    lines = dict(re.findall(r"^  - `([\w.]+)`: ?(.*)$", llms(index, nav, "aimt", "", "https://x/"), flags=re.M))
+    links = set(re.findall(r'href="[^"#]+#([\w.]+)"', api_index(index, nav)))
+    assert names <= lines.keys() and names <= links, sorted(names - (lines.keys() & links))
+    assert not [name for name in names if not lines[name].strip()], "these have no docstring"
+
+
+def test_llms_has_every_page_and_its_promise(whole):
+    index, nav = whole
+    text = llms(index, nav, "aimt", "", "https://x/")
+    for page in index.pages:
+        assert page.name == "index" or f"- [{page.title}](https://x/{page.name}.html.md): {page.promise}\n" in text, page.name
+    assert text.index("](https://x/guides/") < text.index("](https://x/data/"), "guides come first"
+
+
+def test_listed_names_lead_to_their_pages(book):
+    nav = navigation(book)
+    assert [s.name for s in public(book, page(book, "core/first"))] == ["widen", "Box", "LIMIT"]
+    made = api_index(book, nav)
+    assert (
+        '<a href="core/first.html#aimt.core.first.widen"><code>widen</code></a> <span>Widen a value, as <code>Box</code> does.</span>'
+        in made
+    )
+    assert "<code>LIMIT</code></a> <span><code>3</code></span>" in made
+
+
+def test_gallery_shows_each_page_that_draws(whole, tmp_path):
+    index, nav = whole
+    made = gallery(index, nav, tmp_path / "figures")
+    shown = re.findall(r'<a href="([^"#]+)\.html[^"]*"><img src="figures/([^"]+)" alt="([^"]+)" width="(\d+)" height="(\d+)"', made)
+    drawing = {p.name for p in index.pages if "image/png" in p.path.read_text(encoding="utf-8")}
+    assert len(shown) > 100 and {name for name, *_ in shown} <= drawing
+    assert len(shown) >= 0.9 * len(drawing), "a page may hide its figures, but few do"
+    files = list((tmp_path / "figures").iterdir())
+    assert {f.name for f in files} == {file for _, file, *_ in shown}
+    assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
+    assert all(html.unescape(alt).strip() and 50 < int(width) < 4000 and 50 < int(height) < 4000 for *_, alt, width, height in shown)
+    assert sum(f.stat().st_size for f in files) < GALLERY_LIMIT

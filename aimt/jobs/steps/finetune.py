@@ -110,6 +110,7 @@ def noting(step: Callable[[TuneWork], str]) -> Callable[[TuneWork], str]:
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #f637d7d3
 @noting
 def read(work: TuneWork) -> str:
+    """Read the examples and split them into training, validation and test parts."""
     family, o = work.family, work.asked
     pairs = family.learnable(family.read(work.examples, o["text"], o["target"]))
     classes = pairs.attrs.get("classes", family.task.endswith("classification"))
@@ -148,6 +149,7 @@ def model_folder(
 
 @noting
 def open_model(work: TuneWork) -> str:
+    """Open the pretrained network and define the problem."""
     family = work.family
     folder = model_folder(
         work.asked["model"], work.run.info["settings"].get("commit") or work.asked["revision"]
@@ -170,6 +172,7 @@ def open_model(work: TuneWork) -> str:
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #ab646748
 @noting
 def answer_before(work: TuneWork) -> str:
+    """Score the network as it is, and the baselines, on the test part."""
     test, family = work.parts["test"], work.family
     work.baselines = {k: np.asarray(v, float) for k, v in family.baselines(work.model, work.parts["train"], test).items()}
     work.before = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
@@ -226,6 +229,7 @@ def number_of(family: FinetuneTask, value: float) -> str:
 
 @noting
 def train_network(work: TuneWork) -> str:
+    """Fine-tune the network on the training part."""
     family, o = work.family, work.asked
     size = o["batch_size"] or FINETUNE[family.name].batch_size
     batches = family.batches(work.model, work.parts["train"], size, o["seed"])
@@ -322,6 +326,7 @@ def _curve(tuned: FineTuned) -> dict[str, Any]:
 
 @noting
 def answer_after(work: TuneWork) -> str:
+    """Score the fine-tuned network on the test part, beside the network before and the baselines."""
     family, test = work.family, work.parts["test"]
     work.after = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     work.answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
@@ -373,6 +378,7 @@ def _counts(answers: list[str], truth: list[str], most: int = 12) -> list[dict[s
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #45431377
 @noting
 def explain(work: TuneWork) -> str:
+    """Explain the first three answers to test examples."""
     family, test = work.family, work.parts["test"]
     reasons: list[dict[str, Any]] = []
     for i in range(min(3, len(test))):
@@ -393,6 +399,7 @@ def explain(work: TuneWork) -> str:
 
 @noting
 def diagnose(work: TuneWork) -> str:
+    """Look for signs of bad training in what was recorded during it."""
     evidence, loss = work.watch.evidence(), work.tuned.figures["loss"]
     calm = loss["after"] <= loss["before"] and not evidence["history"].events
     usual = _NOT_FOR_TUNING | ({"learning rate too high"} if calm else set())

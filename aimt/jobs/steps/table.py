@@ -249,6 +249,7 @@ def _compare_parts(work: TableWork) -> None:
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #bb3f63dc
 def plan_resources(work: TableWork) -> str:
+    """Estimate the time and memory that the training will take."""
     n_rows, n_columns = work.frame.shape
     work.plan = plan(
         n_rows,
@@ -281,6 +282,7 @@ def split(work: TableWork) -> str:
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #9d9f2989
 def train_models(work: TableWork) -> str:
+    """Search for the best model within the time limit, beside the baselines."""
     with on_cluster(work.options.cluster):
         work.trained = train_table(
             work.frame,
@@ -318,6 +320,7 @@ def _save_predictions(work: TableWork) -> None:
 
 
 def evaluate(work: TableWork) -> str:
+    """Score the model and the baselines on the test rows: metrics, calibration, overfitting, groups, decisions."""
     problem, made = work.problem, work.trained.predictions
     y_train, y_test = work.y[work.split.train], work.y[work.split.test]
     ours, (known, new) = made["model"], _clusters(work)
@@ -450,6 +453,7 @@ def _known_groups(rule: dict[str, Any], values: np.ndarray) -> tuple[list[str], 
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #f72cdd3b
 def more_data(work: TableWork) -> str:
+    """Estimate from a learning curve whether more rows would help."""
     curve = learning_curve(
         work.frame,
         work.y,
@@ -488,6 +492,7 @@ def more_data(work: TableWork) -> str:
 
 
 def explain(work: TableWork) -> str:
+    """Importance and effects of columns, and reasons for single rows."""
     model, test = work.trained.model, work.split.test
     frame, y = work.frame.iloc[test].reset_index(drop=True), work.y[test]
     persons = None if work.problem.entity is None else pd.factorize(work.frame[work.problem.entity])[0][test]
@@ -554,6 +559,7 @@ def _effects(work: TableWork, frame: pd.DataFrame, importance: dict[str, Any], m
 
 
 def decide(work: TableWork) -> str:
+    """Report the decision threshold and what it is worth."""
     return work.results["decision"]["message"]
 
 

@@ -123,6 +123,7 @@ def read(work: TextWork) -> str:
 
 
 def make_tokens(work: TextWork) -> str:
+    """Train a tokenizer and encode the text, or open the tokens of an interrupted run."""
     model, tokens = work.run.path / "model", work.run.path / "tokens"
     if work.resumed and (tokens / "tokens.json").is_file():
         work.tokenizer, work.tokens = Tokenizer.load(model), open_tokens(tokens)
@@ -191,6 +192,7 @@ def _prompt(work: TextWork, length: int = 40) -> str:
 
 
 def train_network(work: TextWork) -> str:
+    """Train a GPT within the time limit."""
     start = clock.perf_counter()
     work.join()
     probe = list(itertools.islice(eval_batches(work.tokens.valid, 4, 64), 4))
@@ -245,6 +247,7 @@ def _stop_if_stopped(work: TextWork) -> None:
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #8da390d6
 def evaluate(work: TextWork) -> str:
+    """Score the model on held-out text, beside an n-gram model."""
     model, files = work.trained.model, work.tokens
     each, least, most = SCORED_TOKENS
     settings = {"seq_len": work.trained.settings["seq_len"], "seed": work.seed, "max_tokens": int(min(most, max(least, each * work.limit)))}
@@ -316,6 +319,7 @@ def _blocks_of_text(work: TextWork) -> list[tuple[str, float]]:
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #c8deccd1
 def write_samples(work: TextWork) -> str:
+    """Generate samples, and measure how much of them is copied from the training text."""
     prompt = _prompt(work)
     settings = {"max_new_tokens": SAMPLE_TOKENS, "temperature": 0.8}
     written = generate(work.trained.model, work.tokenizer, [prompt] * N_SAMPLES + _prompts(work), seed=work.seed, **settings)
@@ -347,6 +351,7 @@ def _prompts(work: TextWork, length: int = 16) -> list[str]:
 
 
 def diagnose(work: TextWork) -> str:
+    """Look for signs of bad training in what was recorded during it."""
     findings = diagnose_network(work.watch.evidence())
     work.keep_result(findings=findings, curve=_curve(work))
     return ", ".join(f["name"] for f in findings) or "nothing found"
