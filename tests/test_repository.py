@@ -1,6 +1,8 @@
 """What no single notebook can show: the repository as a whole keeps its own rules."""
 
 import ast
+import base64
+import io
 import json
 import re
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "aimt"
@@ -36,7 +39,8 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "jobs": ["shared", "families", "steps", "kinds", "verbs"],
 }
 MOST_MODULES = 16  # in a room
-NOTEBOOK_LIMIT, NOTEBOOKS_LIMIT = 300_000, 14_000_000  # bytes
+NOTEBOOK_LIMIT, OUTPUTS_LIMIT, TREE_LIMIT = 300_000, 3_500_000, 25_000_000  # bytes: a notebook, all stored outputs, a clone without history
+FIGURE_WIDTH, FIGURE_DPI = 1000, 100  # pixels, pixels per inch
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 UNSAFE_METHODS = {"read_pickle", "to_pickle", "unsafe_load", "load_source"}
@@ -138,7 +142,26 @@ def test_readme_is_made_from_the_home_notebook(monkeypatch):
 def test_notebooks_are_small():
     sizes = {name_of(p): p.stat().st_size for p in notebooks()}
     assert not {k: v for k, v in sizes.items() if v > NOTEBOOK_LIMIT}
-    assert sum(sizes.values()) < NOTEBOOKS_LIMIT
+    outputs = {name_of(p): sum(len(json.dumps(c.get("outputs", []), ensure_ascii=False)) for c in cells(p)) for p in notebooks()}
+    assert sum(outputs.values()) < OUTPUTS_LIMIT, sorted(outputs.items(), key=lambda item: -item[1])[:5]
+
+
+def test_tracked_files_are_small():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert sum(f.stat().st_size for f in files if f.is_file()) < TREE_LIMIT
+
+
+@each([p for p in notebooks() if '"image/png"' in p.read_text(encoding="utf-8")])
+def test_stored_figures_are_small(path):
+    """Figures are stored as `aimt.core.plot_style` draws them: a palette, 100 dpi, as wide as a page."""
+    for output in (o for c in cells(path) for o in c.get("outputs", [])):
+        if png := output.get("data", {}).get("image/png"):
+            image = Image.open(io.BytesIO(base64.b64decode("".join(png))))
+            assert image.mode == "P" and image.width <= FIGURE_WIDTH, "draw it with `new_figure`"
+            assert round(image.info.get("dpi", (0, 0))[0]) == FIGURE_DPI, "run the notebook again with `nbdev-test --save`"
 
 
 @each([p for p in notebooks() if p.parent != NBS])
