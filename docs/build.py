@@ -236,20 +236,32 @@ def api(symbol: Symbol, page: Page, index: Index) -> str:
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
+def anchors(symbols: list[Symbol]) -> list:
+    """Where links to names lead that have no entry on their page."""
+    text = "".join(f'<a id="{s.full}"></a>' for s in symbols)
+    return [nbformat.v4.new_markdown_cell(text)] if text else []
+
+
+def written_output(cell) -> str:
+    """The Markdown that a cell without visible code prints: it becomes part of the page, headings and all."""
+    outputs = cell.get("outputs", []) if cell.directives.get("echo") == "false" else []
+    return "\n\n".join("".join(o["data"]["text/markdown"]) for o in outputs if "text/markdown" in o.get("data", {}))
+
+
 def code_cells(cell, page: Page, index: Index, heading: str) -> list:
     """A code cell as it is shown: its API entries when it exports, then the cell with its outputs."""
     new, d = nbformat.v4, cell.directives
+    symbols = index.by_cell.get((page.name, cell.id), []) if EXPORTS & d.keys() else []
     if is_hidden(cell):
-        return []
+        return anchors(symbols)
     source, exported = code_of(cell), bool({"export", "exports", "exporti"} & d.keys())
     statements = parse(cell)
     if exported and statements and all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements):
         return []
-    symbols = index.by_cell.get((page.name, cell.id), []) if EXPORTS & d.keys() else []
     shown = [new.new_markdown_cell(api(s, page, index)) for s in symbols if s.kind != "data"]
-    anchors = "".join(f'<a id="{s.full}"></a>' for s in symbols if s.kind == "data")
-    if anchors:
-        shown.append(new.new_markdown_cell(anchors))
+    shown += anchors([s for s in symbols if s.kind == "data"])
+    if written := written_output(cell):
+        return [*shown, new.new_markdown_cell(markdown(written, page, index))]
     defines = any(isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) for s in statements)
     tags = ["remove-input"] if d.get("echo") == "false" else []
     tags += ["remove-output"] if d.get("output") == "false" else []
@@ -313,8 +325,12 @@ def write_text_page(page: Page, index: Index) -> None:
             parts.append(re.sub(r"\]\(([^)\s#]+\.ipynb)(?:#[^)]*)?\)", to_text, cell.source))
         elif cell.cell_type == "code" and not is_hidden(cell):
             texts = [o.get("text") or o.get("data", {}).get("text/plain") or "" for o in cell.get("outputs", [])]
-            code = shown_code(cell)
-            parts += [fence(code, "python")] * bool(code) + [fence("".join(t).strip()) for t in texts if "".join(t).strip()]
+            code, written = shown_code(cell), written_output(cell)
+            parts += (
+                [fence(code, "python")] * bool(code)
+                + [written] * bool(written)
+                + [fence("".join(t).strip()) for t in texts if "".join(t).strip()]
+            )
     file = EXTRA / f"{page.name}.html.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

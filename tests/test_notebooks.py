@@ -50,7 +50,10 @@ def name_of(path: Path) -> str:
 
 def cell_text(cell) -> str:
     """The part of a cell's outputs that is compared: text, without memory addresses."""
-    texts = (o.get("text") or o.get("data", {}).get("text/plain") or "" for o in cell.get("outputs", []))
+    texts = (
+        o.get("text") or o.get("data", {}).get("text/plain") or o.get("data", {}).get("text/markdown") or ""
+        for o in cell.get("outputs", [])
+    )
     return re.sub(r" at 0x[0-9a-fA-F]+", "", "".join("".join(t) for t in texts)).strip()
 
 
