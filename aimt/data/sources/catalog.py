@@ -38,7 +38,7 @@ class Dataset:
     file: str = ""  # File name, if bundled
     sha256: str = ""  # Of the bundled file
     size: int = 0  # Bytes of the bundled file
-    problem: dict[str, Any] = field(default_factory=dict)  # Defaults: target, positive, groups, cost
+    problem: dict[str, Any] = field(default_factory=dict)  # Defaults: target, positive_label, sensitive_features, cost
     task: str = "table"  # What it is used for
     test: str = ""  # What is held out, if that is fixed
     sources: tuple[Source, ...] = ()  # What is fetched
@@ -64,7 +64,7 @@ DATASETS: dict[str, Dataset] = {
             dict(
                 target="credit_risk",
                 positive_label="bad",
-                groups=["age", "foreign_worker"],
+                sensitive_features=["age", "foreign_worker"],
                 cost={"tp": 0.0, "fp": 1.0, "fn": 5.0, "tn": 0.0},
             ),
         ),
@@ -100,7 +100,7 @@ DATASETS: dict[str, Dataset] = {
             "442 patients, ten measurements at the start, and progression a year later. The ceiling is low: about half "
             "of the variance is explained at best.",
             "scikit-learn",
-            problem=dict(target="progression", groups=["sex"]),
+            problem=dict(target="progression", sensitive_features=["sex"]),
         ),
     )
 }
