@@ -29,6 +29,7 @@ NBS, PROC, OUT = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
 SRC, EXTRA = PROC / "src", PROC / "extra"
 
 REDIRECTS = ROOT / "docs" / "redirects.json"  # old address of a page: the new one
+REPORT_PAGE = "deploy/report/table"
 CALLOUTS = {"note": "note", "tip": "tip", "warning": "warning", "important": "important", "caution": "caution"}
 
 ini = ConfigParser(delimiters=["="])
@@ -363,6 +364,15 @@ def write_markdown(name: str, *texts: str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), SRC / f"{name}.ipynb")
 
 
+def write_report(index: Index) -> None:
+    """The report that the home page shows: the one that the page about reports has stored."""
+    page = next(p for p in index.pages if p.name == REPORT_PAGE)
+    outputs = (o for c in page.nb.cells if c.cell_type == "code" for o in c.outputs)
+    stored = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+    (EXTRA / "_static").mkdir()
+    (EXTRA / "_static" / "report.html").write_text(html.unescape(re.search(r"srcdoc='([^']+)'", stored)[1]), encoding="utf-8")
+
+
 def write_redirects(index: Index) -> None:
     """A page at each old address that leads to the new one."""
     present = {page.name for page in index.pages}
@@ -400,6 +410,7 @@ def main() -> int:
             write_text_page(page, index)
     home(index, nav)
     write_redirects(index)
+    write_report(index)
     for file in NBS.rglob("*"):
         if file.suffix in (".png", ".svg", ".jpg", ".webp"):
             (SRC / file.relative_to(NBS)).parent.mkdir(parents=True, exist_ok=True)

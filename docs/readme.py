@@ -42,7 +42,7 @@ def markdown(text: str, page: Page, index: Index) -> str:
         mark = re.match(r"\s*(`{3,}|~{3,})", line)
         if mark and (not fence or mark[1].startswith(fence)):
             fence = "" if fence else mark[1]
-        elif not fence and line.startswith("#|"):
+        elif not fence and line.startswith(("#|", "<iframe")):
             continue
         elif not fence and not re.match(r"#{1,6}\s|    ", line):
             if not SHOWN.search(line):
