@@ -101,7 +101,7 @@ def file_link(page: Page, text: str, path: str) -> str | None:
 
 
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
-SHOWN = re.compile(r"(?<!`)(`+)(?!`)((?:(?!\1).)*\]\((?:(?!\1).)*)\1(?!`)")  # a link that is shown as code
+SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")  # code between backticks; a link inside is shown as it is written
 CODE = re.compile(r"(?<![`\w}])`([A-Za-z_][\w.]*(?:\(\))?)`(?![`\w{])")
 
 
@@ -131,7 +131,7 @@ def linkify(text: str, page: Page, index: Index) -> str:
         if mark and (not fence or mark[1].startswith(fence)):
             fence = "" if fence else mark[1]
         elif not fence and not re.match(r"#{1,6}\s", line):
-            line = CODE.sub(on_code, LINK.sub(on_link, SHOWN.sub(lambda m: keep(m[0]), line)))
+            line = CODE.sub(on_code, LINK.sub(on_link, SPAN.sub(lambda m: keep(m[0]) if "](" in m[2] else m[0], line)))
         lines.append(line)
     done = "\n".join(lines)
     while kept and "\x00" in done:

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from build import CODE, LINK, NBS, ROOT, SHOWN, ini, notebooks
+from build import CODE, LINK, NBS, ROOT, SPAN, ini, notebooks
 from symbols import Index, Page, is_hidden, shown_code
 
 SITE = f"{ini['doc_host']}{ini['doc_baseurl']}/"
@@ -45,7 +45,7 @@ def markdown(text: str, page: Page, index: Index) -> str:
         elif not fence and line.startswith(("#|", "<iframe")):
             continue
         elif not fence and not re.match(r"#{1,6}\s|    ", line):
-            if not SHOWN.search(line):
+            if not any("](" in m[2] for m in SPAN.finditer(line)):
                 line = link_names(LINK.sub(lambda m: address(m, page, index), line), page, index)
         lines.append(line)
     return "\n".join(lines).strip()

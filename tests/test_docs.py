@@ -107,6 +107,8 @@ def test_links_between_notebooks_are_checked(book):
     assert not build.problems
     build.linkify("[a](../data/06_gone.ipynb) [b](../data/05_second.ipynb#gone) [c](gone.md)", first, book)
     assert len(build.problems) == 3
+    assert "`[a](b)`" in build.linkify("`x` into `[a](b)`", first, book)
+    assert ">it</a>, such as `y`" in build.linkify("`x` | [it](../data/05_second.ipynb#take_it), such as `y`", first, book)
     fenced = "```\n[a](../data/06_gone.ipynb) `take_it`\n```"
     assert build.linkify(fenced, first, book) == fenced
 
