@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from aimt.core.run import Run as Run
+from aimt.data.io.memory import TableSource
 from aimt.core.errors import AimtError as AimtError
 from aimt.core.problem import Problem as Problem
 from aimt.data.io.load import load_table as load_table
@@ -30,19 +31,19 @@ from aimt.train.loop.trainer import TrainConfig as TrainConfig
 __version__: str
 
 def train(
-    source: str | Path | pd.DataFrame | None = None,
+    source: TableSource | None = None,
     *,
     kind: str | None = None,
     target: str | None = None,
-    sensitive_features: str | list[str] | None = None,
+    groups: str | list[str] | None = None,
     fairness: str | None = None,
     cost: str | dict[str, float] | None = None,
     time: str | None = None,
-    entity: str | None = None,
+    id: str | None = None,
     drop: str | list[str] | None = None,
     keep: str | list[str] | None = None,
     task: str | None = None,
-    positive_label: str | None = None,
+    positive: str | None = None,
     metric: str | None = None,
     date_format: str | None = None,
     missing_labels: str | None = None,
@@ -55,10 +56,10 @@ def train(
     vocab_size: int | None = None,
     text_field: str | None = None,
     steps: int | None = None,
-    series_id: str | None = None,
+    series: str | None = None,
     horizon: int | None = None,
-    known_covariates: str | list[str] | None = None,
-    freq: str | None = None,
+    known: str | list[str] | None = None,
+    every: str | None = None,
     aggregate: str = 'sum',
     season: int | None = None,
     recursive: bool = False,
@@ -74,17 +75,17 @@ def train(
     nf4: bool = False,
     freeze: bool = False,
     unfreeze_every: float = 0,
-    layerwise_lr_decay: float | None = None,
-    weight_interpolation: float | None = None,
+    layer_decay: float | None = None,
+    average: float | None = None,
     balance: bool = False,
-    gradient_checkpointing: bool = False,
+    checkpointing: bool = False,
     patience: int = 3,
-    retention_data: str | Path | pd.DataFrame | None = None,
+    original: TableSource | None = None,
     actual: str | None = None,
     prediction: str | None = None,
     probability: str | list[str] | None = None,
     baseline: str | list[str] | None = None,
-    training: str | Path | pd.DataFrame | None = None,
+    training: TableSource | None = None,
     threshold: float | None = None,
     origin: str | None = None,
     low: str | None = None,
@@ -108,7 +109,7 @@ def train(
 
 def finetune(
     family: str,
-    source: str | Path | pd.DataFrame,
+    source: TableSource,
     *,
     model: str | Path | None = None,
     revision: str | None = None,
@@ -122,12 +123,12 @@ def finetune(
     nf4: bool = False,
     freeze: bool = False,
     unfreeze_every: float = 0,
-    layerwise_lr_decay: float | None = None,
-    weight_interpolation: float | None = None,
+    layer_decay: float | None = None,
+    average: float | None = None,
     balance: bool = False,
-    gradient_checkpointing: bool = False,
+    checkpointing: bool = False,
     patience: int = 3,
-    retention_data: str | Path | pd.DataFrame | None = None,
+    original: TableSource | None = None,
     out: str | Path | None = None,
     time_limit: float | None = None,
     seed: int = 0,
@@ -143,23 +144,23 @@ def finetune(
     """
 
 def judge(
-    source: str | Path | pd.DataFrame,
+    source: TableSource,
     *,
     actual: str | None = None,
     prediction: str | None = None,
     probability: str | list[str] | None = None,
     model: Any = None,
     baseline: str | list[str] | None = None,
-    training: str | Path | pd.DataFrame | None = None,
+    training: TableSource | None = None,
     threshold: float | None = None,
-    sensitive_features: str | list[str] | None = None,
+    groups: str | list[str] | None = None,
     fairness: str | None = None,
     cost: str | dict[str, float] | None = None,
     time: str | None = None,
-    entity: str | None = None,
+    id: str | None = None,
     drop: str | list[str] | None = None,
     task: str | None = None,
-    positive_label: str | None = None,
+    positive: str | None = None,
     metric: str | None = None,
     date_format: str | None = None,
     sql: str | None = None,
@@ -189,10 +190,10 @@ def judge(
     """
 
 def audit(
-    source: str | Path | pd.DataFrame | None = None,
+    source: TableSource | None = None,
     *,
     target: str | None = None,
-    sensitive_features: str | list[str] | None = None,
+    groups: str | list[str] | None = None,
     population: str | Path | dict[str, dict[str, float]] | None = None,
     sql: str | None = None,
     date_format: str | None = None,
@@ -202,11 +203,11 @@ def audit(
 
 def predict(
     run: Run | str | Path,
-    source: str | Path | pd.DataFrame | None = None,
+    source: TableSource | None = None,
     *,
     out: str | Path | None = None,
     coverage: float | None = None,
-    conditional_on: str | None = None,
+    by: str | None = None,
     thresholds: str | None = None,
     chunk_rows: int | None = None,
     overwrite: bool = False,
@@ -221,10 +222,10 @@ def predict(
 
 def evaluate(
     run: Run | str | Path,
-    source: str | Path | pd.DataFrame,
+    source: TableSource,
     *,
     coverage: float | None = None,
-    conditional_on: str | None = None,
+    by: str | None = None,
     population: str | Path | dict[str, dict[str, float]] | None = None,
     permutations: int = 0,
     time_limit: float | None = None,
@@ -245,14 +246,14 @@ def compare(
 
 def explain(
     run: Run | str | Path,
-    source: str | Path | pd.DataFrame,
+    source: TableSource,
     *,
     rows: str | list[int] | None = None,
     columns: str | list[str] | None = None,
     change: bool = False,
-    desired: str | tuple[float, float] | None = None,
-    immutable: str | list[str] | None = None,
-    surrogate_rules: bool | int = False,
+    wanted: str | tuple[float, float] | None = None,
+    fixed: str | list[str] | None = None,
+    rules: bool | int = False,
     stability: bool = False,
     time_limit: float | None = None,
 ) -> list[dict[str, Any]]:
@@ -265,7 +266,7 @@ def explain(
 def compact(
     run: Run | str | Path,
     *,
-    data: str | Path | pd.DataFrame | None = None,
+    data: TableSource | None = None,
     sql: str | None = None,
     max_latency_ms: float | None = None,
     members: int | None = None,

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from aimt.core.commands import NAMES, VERBS, resolve
+from aimt.data.io.memory import TableSource
 
 STUB = Path(__file__).resolve().parent.parent / "aimt" / "__init__.pyi"
 HEAD = """# Made by docs/stubs.py from the signatures of the verbs: do not edit.
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from aimt.core.run import Run as Run
+from aimt.data.io.memory import TableSource
 """
 SHORT = {
     "pandas.core.frame.": "pd.",
@@ -36,6 +38,8 @@ def type_text(annotation: object) -> str:
     """An annotation as it is written in a stub."""
     if annotation is inspect.Parameter.empty:
         return "Any"
+    if annotation in (TableSource, TableSource | None):
+        return "TableSource" if annotation == TableSource else "TableSource | None"
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     for long, short in SHORT.items():
         text = re.sub(rf"(?<![\w.]){re.escape(long)}", short, text)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,6 +113,8 @@ class Run:
         unfinished: bool = False,  # Also accept a run that is not done
     ) -> "Run":
         """Read a run, checking that it is done, unchanged and of a known format; `RunError` says what is wrong."""
+        if not isinstance(path, (str, PathLike)):
+            raise RunError(f"an object of type {type(path).__name__} is not a run", hint="Give a Run, or the path of its directory")
         path = Path(path)
         if not (path / "run.json").is_file():
             raise RunError("this is not a run directory: it has no run.json", where=str(path), hint=_near(path))

@@ -30,6 +30,7 @@ from ...core.files import atomic_path, write_error
 from .delimited import find_fault, ragged, stream_delimited, to_number
 from .text_format import MISSING, Layout, existing_file, inspect_text, open_bytes
 from .load import damaged, file_format, json_records, load_table, table_of
+from .memory import TableSource, as_source
 from .dtypes import plain_column, plain_frame
 
 # %% ../../../nbs/data/io/30_chunks.ipynb #5fbc106c
@@ -51,7 +52,7 @@ class Chunks:
 
 
 def read_chunks(
-    source: str | Path | pd.DataFrame,  # As for `load_table`
+    source: TableSource,  # As for `load_table`
     *,
     rows: int = 100_000,  # Rows in a piece; the last one may be shorter
     text: Iterable[str] = (),  # Columns to give as text exactly as written, such as the categories of a model
@@ -68,6 +69,7 @@ def read_chunks(
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
     wanted = list(text)
+    source = source if sql is not None else as_source(source)
     if isinstance(source, pd.DataFrame) or sql is not None:
         return _slices(source, rows, wanted, sql=sql, sheet=sheet)
     path = existing_file(source)
@@ -453,7 +455,7 @@ def _text_frame(rows: list[list[str]], layout: Layout) -> pd.DataFrame:
 
 # %% ../../../nbs/data/io/30_chunks.ipynb #d6349707
 def extend_table(
-    source: str | Path | pd.DataFrame,  # As for `load_table`
+    source: TableSource,  # As for `load_table`
     out: str | Path,  # .csv, .tsv, .txt (also .gz), .jsonl or .parquet
     compute: Callable[[pd.DataFrame], Mapping[str, Any]],  # From some rows to their new columns
     *,
@@ -466,6 +468,7 @@ def extend_table(
 
     Raises `DataError` like `read_chunks`, and for new values that the encoding of a text file has no letters for.
     """
+    source = as_source(source)
     path = None if isinstance(source, pd.DataFrame) else existing_file(source)
     kind = "frame" if path is None else file_format(path)[0]
     same = {"csv": _TEXT, "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet", ".pq")}

@@ -29,6 +29,7 @@ from ...core.files import sha256
 from .delimited import column_of_words, parse_delimited
 from .text_format import MISSING, count_of, existing_file, inspect_text, open_bytes
 from .dtypes import as_text, column_of, plain_frame, tidy_frame
+from .memory import TableSource, as_source
 from .sql import is_query, read_sql
 
 # %% ../../../nbs/data/io/25_load.ipynb #4c5cb5d8
@@ -402,7 +403,7 @@ def _fill(grid: list[list[Any]], spans: list[_Span]) -> None:
 
 # %% ../../../nbs/data/io/25_load.ipynb #a08a0601
 def load_table(
-    source: str | Path | pd.DataFrame | None,  # A file, a DataFrame, or with `sql` a query or table name
+    source: TableSource | None,  # A file, a table in memory, or with `sql` a query or table name
     *,
     sql: str | None = None,  # Database URL: duckdb:///x.duckdb, sqlite:///x.db, postgresql://...
     sheet: str | int | None = None,  # Sheet of an Excel workbook
@@ -411,11 +412,13 @@ def load_table(
     text: Iterable[str] = (),  # Columns of a text file to give exactly as written
     words: Iterable[str] = (),  # Columns of a file in which NA, None and such are words, and only an empty cell is missing
 ) -> Table:
-    """Read a table: csv, tsv, txt (also .gz, .bz2, .zst), parquet, jsonl, json, xlsx, an SQL query, or a DataFrame.
+    """Read a table: csv, tsv, txt (also .gz, .bz2, .zst), parquet, jsonl, json, xlsx, an SQL query, or a table in memory.
 
     Raises `DataError` saying what is wrong, where, and what to do.
     """
     start = time.perf_counter()
+    if sql is None:
+        source = as_source(source)
     if isinstance(source, pd.DataFrame):
         frame, warnings = tidy_frame(source)
         table = Table(frame, "table", "DataFrame", "frame", warnings=warnings, fingerprint=fingerprint(frame))

@@ -17,9 +17,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from os import PathLike
 from pathlib import Path
 
 from ...core.errors import DataError, closest
+from ..io.memory import type_name
 from ..io.text_format import Scan, agreement, blocks, count_of, detect_encoding, existing_file, line_at, records, scan
 
 # %% ../../../nbs/data/text/00_corpus.ipynb #88490929
@@ -234,6 +236,8 @@ def describe_texts(
     """
     if isinstance(source, TextSource):
         return source
+    if not isinstance(source, (str, PathLike)):
+        raise DataError(f"an object of type {type_name(source)} is not a text", hint="Give a text file, a folder of them, or JSON Lines")
     path = Path(source)
     files = _files_in(path) if path.is_dir() else [existing_file(source)]
     if not files:

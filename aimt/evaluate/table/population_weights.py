@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import DataError, closest
+from ...data.io.memory import as_source
 from ...data.table.schema import as_text, infer_schema, show
 
 # %% ../../../nbs/evaluate/table/28_population_weights.ipynb #718b5bae
@@ -28,13 +29,13 @@ ROUNDED = 0.01  # The stated shares of a column may miss 1 by this much, since t
 
 
 def read_population(
-    source: Any,  # CSV file with column, value, share, or JSON {column: {value: share}}; or such a dict or DataFrame
+    source: Any,  # CSV file with column, value, share, or JSON {column: {value: share}}; or such a dict, or a table in memory
 ) -> dict[str, dict[str, float]]:  # Column -> value -> share, adding up to 1
     """The stated shares of a population. Shares may be percentages. Raises `DataError` when they are invalid."""
-    if isinstance(source, pd.DataFrame):
-        rows = [tuple(r) for r in _columns_of(source).itertuples(index=False)]
-    elif isinstance(source, dict):
+    if isinstance(source, dict):
         rows = [(c, v, s) for c, shares in source.items() for v, s in _shares_of(c, shares)]
+    elif isinstance(table := as_source(source), pd.DataFrame):
+        rows = [tuple(r) for r in _columns_of(table).itertuples(index=False)]
     else:
         rows = _read_rows(Path(source))
     found: dict[str, dict[str, float]] = {}

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from ...data.io.memory import TableSource
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
@@ -43,9 +42,7 @@ class FinetuneOptions(Options):
     balance: bool = option(False, "Class weights: rare classes count as much as common ones; for bert.")
     gradient_checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
     patience: int = option(3, "Early stopping: evaluations without a gain; 0 for never.", min=0)
-    retention_data: str | Path | pd.DataFrame | None = option(
-        None, "Examples of the task it was trained for: measures what it forgets.", named=True
-    )
+    retention_data: TableSource | None = option(None, "Examples of the task it was trained for: measures what it forgets.", named=True)
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ...core.problem import FAIRNESS
+from ...data.io.memory import TableSource
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
@@ -35,7 +34,7 @@ class JudgeOptions(Options):
         named=True,
     )
     baseline: str | list[str] | None = option(None, "Column with the prediction or probability of a simpler model, to compare with.")
-    training: str | Path | pd.DataFrame | None = option(
+    training: TableSource | None = option(
         None, "The table that the model learned from. Its own predictions in it, if there are any, count as out of fold.", named=True
     )
     threshold: float | None = option(None, "Probability from which the answer is yes. Default: from the costs, else 0.5.", min=0, max=1)

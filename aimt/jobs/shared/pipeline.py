@@ -23,6 +23,7 @@ from ...core.errors import ProblemError, RunError, closest
 from ...core.hardware import peak_memory_mb
 from ...core.progress import Progress, Stage
 from ...core.run import Run
+from ...data.io.memory import as_source
 from ...decide.gate import GateResult, judge, read_attestations
 from ...deploy.report.card import write_card
 from ...deploy.report.page import write_report
@@ -64,6 +65,7 @@ class Kind:
     verbs: Mapping[str, Call] = field(default_factory=dict)  # Verb -> function of (run, ...)
     after: Call | None = None  # (work, source) -> the run to return, for what follows once a run is done
     time_limit: float | None = None  # Seconds when none is given; None for no limit
+    read_source: Callable[[Any], Any] = as_source  # What was given, as `begin` takes it: a name, or a table in memory as a DataFrame
     noun: str = "table"  # What would have to be smaller when memory runs out
     closing: float = 0.0  # Seconds kept for verdict and report
 
@@ -332,7 +334,7 @@ def train_source(
     """Find the kind, check its options, and train."""
     given = {k: v for k, v in options.items() if v is not None and v is not False}
     chosen = choose_kind(source, given, kind)
-    return train_kind(chosen, source, parse_options(chosen.options, options, kind=chosen.name, owners=option_owners()))
+    return train_kind(chosen, chosen.read_source(source), parse_options(chosen.options, options, kind=chosen.name, owners=option_owners()))
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #91f8cf17
 def kind_of(run: Run) -> Kind:

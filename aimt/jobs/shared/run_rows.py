@@ -20,6 +20,7 @@ from ...core.problem import Problem
 from ...core.run import Run, stored_content
 from ...data.table.infer_problem import encode_target
 from ...data.io.load import Table, load_table, word_column
+from ...data.io.memory import TableSource
 from ...data.split.split import Split
 from .source import read_source
 from .table_model import SavedModel, open_model
@@ -41,7 +42,7 @@ class RunRows:
 
 def read_rows(
     run: Run | str | Path,  # A run on a table, or its directory
-    data: str | Path | pd.DataFrame | None = None,  # The table, or with `sql` the query; only the bundled table need not be named
+    data: TableSource | None = None,  # The table, or with `sql` the query; only the bundled table need not be named
     *,
     sql: str | None = None,  # Database URL, when the table comes from one
     saved: SavedModel | None = None,  # From `open_model`, when it was opened already

@@ -16,13 +16,14 @@ import pandas as pd
 
 from ...data.sources.catalog import DATASETS, load_dataset
 from ...data.io.load import Table, load_table
+from ...data.io.memory import TableSource
 
 # %% ../../../nbs/jobs/shared/00_source.ipynb #337068e5
 BUNDLED = "german-credit"  # What a verb works on when no table is given
 
 
 def read_source(
-    source: str | Path | pd.DataFrame | None,  # A table, or with `sql` a query; the bundled loans when None
+    source: TableSource | None,  # A table, or with `sql` a query; the bundled loans when None
     sql: str | None = None,  # Database URL
 ) -> tuple[Table, dict[str, Any]]:  # The table, and the problem's fields that are known of the bundled one
     """The table that a verb works on."""

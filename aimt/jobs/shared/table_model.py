@@ -57,7 +57,7 @@ class SavedModel:
 
     def load(self, source: str | Path | pd.DataFrame) -> tuple[Table, list[str]]:
         """A table, its numbers read as in training, and what a person should know about the reading of the inputs."""
-        table = load_table(source, text=[] if isinstance(source, pd.DataFrame) else self.schema.names, words=self.words)
+        table = load_table(source, text=self.schema.names, words=self.words)
         inputs, warnings = self.conform(table.frame)
         written = [n for n in self.schema.of_kind("number") if n in table.frame and storage(table.frame[n]) == "text"]
         if self.problem.classification:  # its labels are compared as they stand

@@ -31,6 +31,7 @@ from ...decide.gate import GateResult
 from ...evaluate.text.language_model import near_copies, seen_share, smooth, text_sketch
 from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
 from ...data.checks.column_checks import hash_column
+from ...data.io.memory import as_source
 from ..shared.options import shown_source
 from ..shared.pipeline import Work
 from ...metrics.intervals import mean_interval
@@ -116,7 +117,7 @@ def read(work: TuneWork) -> str:
     classes = pairs.attrs.get("classes", family.task.endswith("classification"))
     work.parts = split_pairs(pairs, classes=classes, seed=o["seed"])
     if o["retention_data"] is not None:
-        work.retention_data = family.read(o["retention_data"], o["text"], o["target"]).head(1000)
+        work.retention_data = family.read(as_source(o["retention_data"]), o["text"], o["target"]).head(1000)
     counts = {name: len(part) for name, part in work.parts.items()}
     source = Path(str(work.examples)).name if not isinstance(work.examples, pd.DataFrame) else "a table in memory"
     known = f"{int(hash_column(pairs['input'].astype(str) + chr(0) + pairs['target'].astype(str)).sum()):x}"

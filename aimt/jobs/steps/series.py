@@ -24,6 +24,7 @@ from ...core.run import Run
 from ...data.table.schema import as_text, named, show
 from ...data.series.panel import Panel, known_columns, read_panel, read_times
 from ...data.io.load import Table, load_table
+from ...data.io.memory import TableSource, as_source
 from ...data.io.chunks import add_columns, extend_table, open_writer
 from ...decide.series_gates import forecast_gates
 from ...decide.gate import GateResult, number
@@ -236,11 +237,12 @@ def forecast_ahead(
     run: Run | str | Path,  # A run of `forecast`, or its directory
     *,
     horizon: int | None = None,  # Steps ahead, at most those of the run
-    future: pd.DataFrame | str | Path | None = None,  # Columns known ahead, a row for each series and coming time
+    future: TableSource | None = None,  # Columns known ahead, a row for each series and coming time
     series: list[Any] | None = None,  # Only these
 ) -> pd.DataFrame:
     """Forecasts of a stored run. Raises `RunError` when it is not a run of `forecast`."""
     model = open_forecaster(run)
+    future = as_source(future)
     table = future if future is None or isinstance(future, pd.DataFrame) else _future_table(model, future)
     return model.predict(horizon, table, series)
 
@@ -421,7 +423,7 @@ WHOLE = 10**9  # Rows in a piece: all
 
 def _future_table(model: Forecaster, source: str | Path | pd.DataFrame) -> pd.DataFrame:
     """Coming rows, with times and decorated numbers as they are written."""
-    text: list[str] = [] if isinstance(source, pd.DataFrame) else [str(model.columns_["time"]), *model.panel_.number_formats]
+    text = [str(model.columns_["time"]), *model.panel_.number_formats]
     return named(load_table(source, text=text).frame).reset_index(drop=True)
 
 

@@ -18,6 +18,7 @@ from ...core.problem import Problem
 from ...core.progress import Progress
 from ...data.checks.audit import audit as audit_table
 from ...data.checks.column_checks import merge
+from ...data.io.memory import TableSource
 from ...data.table.infer_problem import define_problem, encode_target
 from ...data.table.schema import Schema, infer_schema
 from ...evaluate.table.order import check_forward
@@ -28,7 +29,7 @@ from ..shared.source import read_source
 
 # %% ../../../nbs/jobs/verbs/00_audit.ipynb #23a33634
 def audit(
-    source: str | Path | pd.DataFrame | None = None,  # The table; the bundled loans when None
+    source: TableSource | None = None,  # The table; the bundled loans when None
     *,
     target: str | None = None,  # Column that is to be predicted, if there is one
     sensitive_features: str | list[str] | None = None,  # Columns whose groups must be represented

@@ -22,6 +22,7 @@ from ...core.errors import ProblemError, RunError
 from ...core.files import atomic_path, plain
 from ...core.progress import Progress
 from ...core.run import Run
+from ...data.io.memory import TableSource
 from ...data.split.split import latest_rows
 from ...decide.threshold import decision_report
 from ...decide.gate import number
@@ -41,7 +42,7 @@ from ...models.table.compact import compact, latency_ms
 def compact_run(
     run: Run | str | Path,  # A run on a table that is done; it stays as it is
     *,
-    data: str | Path | pd.DataFrame | None = None,  # The table of the run, named again; not needed for the bundled one
+    data: TableSource | None = None,  # The table of the run, named again; not needed for the bundled one
     sql: str | None = None,  # Database URL, when the table comes from one
     max_latency_ms: float | None = None,  # Most milliseconds for 1,000 rows on this machine
     members: int | None = None,  # Trees are grown with so many seeds for each recipe; two, or one where two are dear, when None

@@ -20,6 +20,7 @@ from ...core.errors import DataError, ProblemError
 from ...core.files import plain
 from ...core.run import Run
 from ...core.problem import Problem
+from ...data.io.memory import TableSource, as_source
 from ...data.split.split import dependent_rows
 from ...data.table.infer_problem import encode_target, unknown_labels
 from ...data.table.schema import show
@@ -41,7 +42,7 @@ from ...train.table.fit import encode_rows
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #217cd0d5
 def evaluate(
     run: Run | str | Path,  # A run that is done
-    source: str | Path | pd.DataFrame,  # Rows with their true outcomes, or a text for a run that writes
+    source: TableSource,  # Rows with their true outcomes, or a text for a run that writes
     *,
     coverage: float | None = None,  # Also count how often intervals or sets of this coverage hold the truth
     conditional_on: str | None = None,  # Where the coverage is kept; see `predict`
@@ -58,7 +59,7 @@ def evaluate(
     return do_verb(
         run,
         "evaluate",
-        source,
+        as_source(source),
         coverage=coverage,
         conditional_on=conditional_on,
         population=population,

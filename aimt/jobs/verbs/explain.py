@@ -18,6 +18,7 @@ import pandas as pd
 from ...core.errors import DataError, ProblemError
 from ...core.problem import Problem
 from ...core.run import Run
+from ...data.io.memory import TableSource, as_source
 from ...data.table.infer_problem import column_names, encode_target
 from ...data.split.split import split_rows
 from ...explain.counterfactuals import counterfactuals
@@ -31,7 +32,7 @@ from ..shared.table_model import open_model, SavedModel
 # %% ../../../nbs/jobs/verbs/25_explain.ipynb #7c2d179a
 def explain(
     run: Run | str | Path,  # A run that is done
-    source: str | Path | pd.DataFrame,  # Table with the rows
+    source: TableSource,  # Table with the rows
     *,
     rows: str | list[int] | None = None,  # Row numbers from 0: "0,5,12"; the first when None
     columns: str | list[str] | None = None,  # Instead: how the answer moves with each of these columns
@@ -57,7 +58,7 @@ def explain(
     return do_verb(
         run,
         "explain",
-        source,
+        as_source(source),
         rows=_whole_numbers("0" if rows is None else rows),
         columns=columns,
         change=change,

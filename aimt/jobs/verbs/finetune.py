@@ -9,19 +9,17 @@ __all__ = ['finetune']
 
 # %% ../../../nbs/jobs/verbs/60_finetune.ipynb #aedbb785
 from inspect import Parameter, Signature
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ...core.run import Run
+from ...data.io.memory import TableSource
 from ..shared.options import parameters
 from ..shared.pipeline import get_kind, train_source
 
 # %% ../../../nbs/jobs/verbs/60_finetune.ipynb #8aa33207
 def finetune(
     family: str,  # bert, gpt, t5, clip or deepspeech
-    source: str | Path | pd.DataFrame,  # Table, text, folder: see the page of the family
+    source: TableSource,  # Table, text, folder: see the page of the family
     **options: Any,  # Of the kind
 ) -> Run:
     """Fine-tune a pretrained network on your examples, judge it, and keep everything in a run directory.
@@ -34,7 +32,7 @@ def finetune(
 
 _FIRST = [
     Parameter("family", Parameter.POSITIONAL_OR_KEYWORD, annotation=str),
-    Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=str | Path | pd.DataFrame),
+    Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=TableSource),
 ]
 _OPTIONS = [p for p in parameters(get_kind("finetune").options) if p.name != "family"]
 finetune.__signature__ = Signature([*_FIRST, *_OPTIONS], return_annotation=Run)  # type: ignore[attr-defined]

@@ -9,18 +9,16 @@ __all__ = ['judge']
 
 # %% ../../../nbs/jobs/verbs/65_judge.ipynb #12af3f6f
 from inspect import Parameter, Signature
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ...core.run import Run
+from ...data.io.memory import TableSource
 from ..shared.options import Options, parameters
 from ..shared.pipeline import get_kind, train_source
 
 # %% ../../../nbs/jobs/verbs/65_judge.ipynb #01c490f2
 def judge(
-    source: str | Path | pd.DataFrame,  # Rows whose outcome is known, with the model's answers or its inputs
+    source: TableSource,  # Rows whose outcome is known, with the model's answers or its inputs
     **options: Any,  # Of the kind
 ) -> Run:
     """Judge a model or forecasts that you already have, by answers for rows whose outcome is known, and keep everything in a run directory.
@@ -34,7 +32,7 @@ def judge(
     return train_source(source, kind, **options)
 
 
-_SOURCE = Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=str | Path | pd.DataFrame)
+_SOURCE = Parameter("source", Parameter.POSITIONAL_OR_KEYWORD, annotation=TableSource)
 _KINDS = ("judge-series", "judge")  # asked in this order
 _ALL = {p.name: p for name in reversed(_KINDS) for p in parameters(get_kind(name).options)}
 _SHARED = {p.name for p in parameters(Options)}

@@ -21,6 +21,7 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.table.ranges import RangeCheck
 from ...data.io.chunks import add_columns, extend_table
+from ...data.io.memory import TableSource, as_source
 from ..shared.pipeline import do_verb
 from ..shared.table_model import SavedModel, open_model
 from ...models.table.conformal import check_asked, group_codes
@@ -124,10 +125,7 @@ def group_limits(
 # %% ../../../nbs/jobs/verbs/05_predict.ipynb #3f5a927a
 def predict(
     run: Run | str | Path,  # A run that is done
-    source: str
-    | Path
-    | pd.DataFrame
-    | None = None,  # New rows; for a fine-tuned network what its family reads; None: all coming steps of a forecast
+    source: TableSource | None = None,  # New rows; for a fine-tuned network what its family reads; None: all coming steps of a forecast
     *,
     out: str | Path | None = None,  # File to write, .csv or .parquet; None returns a table
     coverage: float | None = None,  # Add low and high, or a set, that hold so many of the true values, such as 0.9
@@ -144,6 +142,7 @@ def predict(
     `ProblemError` for what the run cannot give.
     """
     check_asked(coverage, conditional_on)
+    source = as_source(source)
     if out is not None and not overwrite:
         _spare_source(source, Path(out))
     return do_verb(

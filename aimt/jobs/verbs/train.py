@@ -9,18 +9,16 @@ __all__ = ['train', 'train_signature', 'summary_lines']
 
 # %% ../../../nbs/jobs/verbs/55_train.ipynb #bf15f406
 from inspect import Parameter, Signature
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ...core.run import Run
+from ...data.io.memory import TableSource
 from ..shared.options import Options, parameters
 from ..shared.pipeline import KINDS, get_kind, train_source
 
 # %% ../../../nbs/jobs/verbs/55_train.ipynb #bed92397
 def train(
-    source: str | Path | pd.DataFrame | None = None,  # Table, text, ...; the bundled loans when None
+    source: TableSource | None = None,  # Table, text, ...; the bundled loans when None
     *,
     kind: str | None = None,  # table, text, series, finetune, judge, judge-series; found by the source and the options when None
     **options: Any,  # Of the kind

@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from ...core.errors import ModelFormatError
 from ...core.hardware import threads_for
+from ...data.io.memory import as_frame
 from ...data.table.features import MOST_TEXTS, FeatureEncoder, dense
 from ...data.table.schema import Schema, infer_schema
 from ...data.split.split import latest_rows
@@ -598,6 +599,8 @@ class _Tabular(BaseEstimator):
 
     def _frame(self, X: Any, *, reset: bool = False) -> pd.DataFrame:
         """A table of any kind as a data frame with text names; remembers its columns when `reset`."""
+        if hasattr(X, "__arrow_c_stream__") and hasattr(X, "columns"):
+            X = as_frame(X)
         if isinstance(X, pd.DataFrame):
             if reset and 0 in X.shape:
                 check_array(np.zeros(X.shape), estimator=self)  # says what is missing, in scikit-learn's words
