@@ -63,5 +63,4 @@ TEXT = Kind(
     time_limit=300,
     noun="text",
     closing=0.5,
-    read_source=lambda source: source,  # `describe_texts` says what is no text
 )

@@ -55,7 +55,7 @@ class Kind:
     summary: str  # One line, for the help
     options: type[Options]
     accepts: Callable[[Any, Mapping[str, Any]], bool]  # Whether it takes this source with these given options
-    begin: Call  # (source, options, progress) -> Work
+    begin: Call  # (source, options, progress) -> Work; a table in memory comes as a DataFrame
     steps: tuple[Step, ...]
     gates: Call  # (work) -> answers of the gates
     report: (
@@ -65,7 +65,6 @@ class Kind:
     verbs: Mapping[str, Call] = field(default_factory=dict)  # Verb -> function of (run, ...)
     after: Call | None = None  # (work, source) -> the run to return, for what follows once a run is done
     time_limit: float | None = None  # Seconds when none is given; None for no limit
-    read_source: Callable[[Any], Any] = as_source  # What was given, as `begin` takes it: a name, or a table in memory as a DataFrame
     noun: str = "table"  # What would have to be smaller when memory runs out
     closing: float = 0.0  # Seconds kept for verdict and report
 
@@ -334,7 +333,7 @@ def train_source(
     """Find the kind, check its options, and train."""
     given = {k: v for k, v in options.items() if v is not None and v is not False}
     chosen = choose_kind(source, given, kind)
-    return train_kind(chosen, chosen.read_source(source), parse_options(chosen.options, options, kind=chosen.name, owners=option_owners()))
+    return train_kind(chosen, as_source(source), parse_options(chosen.options, options, kind=chosen.name, owners=option_owners()))
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #91f8cf17
 def kind_of(run: Run) -> Kind:
