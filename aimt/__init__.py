@@ -78,8 +78,13 @@ class _Package(ModuleType):
         raise AttributeError(f"module 'aimt' has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *VERBS, *NAMES})
+        """The public names, the sections that were imported, and what every module has."""
+        return sorted(
+            {"__version__", *__all__, *(n for n in super().__dir__() if n.startswith("__") or f"{self.__name__}.{n}" in sys.modules)}
+        )
 
 # %% ../nbs/core/45_package.ipynb #c300cdad
+__all__ = [*VERBS, *NAMES]  # what is public; all else is reached by its module
+
 if __name__ == "aimt":  # and not in the notebook that defines it
     sys.modules[__name__].__class__ = _Package

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from aimt.core.run import Run as Run
-from aimt.data.io.memory import TableSource
 from aimt.core.errors import AimtError as AimtError
 from aimt.core.problem import Problem as Problem
+from aimt.data.io.memory import TableSource as TableSource
 from aimt.data.io.load import load_table as load_table
 from aimt.data.sources.catalog import load_dataset as load_dataset
 from aimt.data.sources.catalog import list_datasets as list_datasets
@@ -29,6 +29,44 @@ from aimt.train.loop.trainer import Trainer as Trainer
 from aimt.train.loop.trainer import TrainConfig as TrainConfig
 
 __version__: str
+__all__ = [
+    'train',
+    'finetune',
+    'judge',
+    'audit',
+    'predict',
+    'evaluate',
+    'compare',
+    'explain',
+    'compact',
+    'report',
+    'generate',
+    'plan',
+    'doctor',
+    'datasets',
+    'env',
+    'AimtError',
+    'Problem',
+    'Run',
+    'TableSource',
+    'load_table',
+    'load_dataset',
+    'list_datasets',
+    'TabularClassifier',
+    'TabularRegressor',
+    'Tokenizer',
+    'train_tokenizer',
+    'GPT',
+    'GPTConfig',
+    'BERTForClassification',
+    'BERTForSentences',
+    'T5',
+    'T5Config',
+    'CLIP',
+    'DeepSpeech',
+    'Trainer',
+    'TrainConfig',
+]
 
 def train(
     source: TableSource | None = None,

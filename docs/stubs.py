@@ -8,6 +8,7 @@ import inspect
 import re
 from pathlib import Path
 
+import aimt
 from aimt.core.commands import NAMES, VERBS, resolve
 from aimt.data.io.memory import TableSource
 
@@ -21,7 +22,6 @@ import numpy as np
 import pandas as pd
 
 from aimt.core.run import Run as Run
-from aimt.data.io.memory import TableSource
 """
 SHORT = {
     "pandas.core.frame.": "pd.",
@@ -73,7 +73,8 @@ def stub() -> str:
         f"from {address.partition(':')[0]} import {address.partition(':')[2]} as {name}" for name, address in NAMES.items() if name != "Run"
     ]
     verbs = [function_stub(name, resolve(address)) for name, address in VERBS.items()]
-    return HEAD + "\n".join(names) + "\n\n__version__: str\n\n" + "\n".join(verbs)
+    public = "".join(f"    {name!r},\n" for name in aimt.__all__)
+    return f"{HEAD}{chr(10).join(names)}\n\n__version__: str\n__all__ = [\n{public}]\n\n" + "\n".join(verbs)
 
 
 if __name__ == "__main__":

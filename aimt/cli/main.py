@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Json', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy',
-           'MADE', 'Terminated', 'train', 'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare',
-           'compact', 'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
+           'Terminated', 'train', 'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact',
+           'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/00_main.ipynb #37cb15fe
 import functools
@@ -36,8 +36,8 @@ class _Commands(TyperGroup):
     """The verbs. Those that train are made from the options of the kinds, once one of them is asked for: that costs an import of pandas."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in MADE:
-            return args[0], MADE[args[0]](), _renamed_flags(args[0], MADE[args[0]](), args[1:])
+        if args and args[0] in _MADE:
+            return args[0], _MADE[args[0]](), _renamed_flags(args[0], _MADE[args[0]](), args[1:])
         name, command, words = super().resolve_command(ctx, args)
         return name, command, words if command is None else _renamed_flags(name, command, words)
 
@@ -310,7 +310,7 @@ def _judge_command() -> Any:
     return _make("judge", lambda source, **given: resolve(VERBS["judge"])(source, **given), doc, first, options, TyperCommand)
 
 
-MADE: dict[str, Callable[[], Any]] = {"train": _train_command, "finetune": _finetune_command, "judge": _judge_command}
+_MADE: dict[str, Callable[[], Any]] = {"train": _train_command, "finetune": _finetune_command, "judge": _judge_command}
 
 # %% ../../nbs/cli/00_main.ipynb #8e2bedb6
 def _show_verdict(report: dict[str, Any], as_json: bool, gate: bool) -> None:

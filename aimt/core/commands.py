@@ -34,6 +34,7 @@ NAMES: dict[str, str] = {
     "AimtError": "aimt.core.errors:AimtError",
     "Problem": "aimt.core.problem:Problem",
     "Run": "aimt.core.run:Run",
+    "TableSource": "aimt.data.io.memory:TableSource",
     "load_table": "aimt.data.io.load:load_table",
     "load_dataset": "aimt.data.sources.catalog:load_dataset",
     "list_datasets": "aimt.data.sources.catalog:list_datasets",
