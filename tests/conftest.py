@@ -1,5 +1,10 @@
-"""Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command."""
+"""Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command.
 
+`pytest -m quick` says in two minutes whether a change is sane: the checks of the repository, the fastest page of each room, a run
+of each kind, and one round of each case of the fuzz test. `pytest --measure` records how long pages take, from which it chooses.
+"""
+
+import json
 import os
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read when numpy, torch, lightgbm load
@@ -7,6 +12,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # r
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +21,59 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SECONDS = ROOT / "tests" / "seconds.json"  # Page -> how long it took; made by `pytest -n 1 --measure tests/test_notebooks.py`
+QUICK = (  # besides the pages; the fuzz test trains a table, a series, a text and a network first
+    "tests/test_repository.py",
+    "tests/test_fuzz.py",
+    "tests/test_judge.py::test_an_honest_file_of_probabilities_ships",
+)
+PAGE = re.compile(r"tests/test_notebooks\.py::test_notebook\[(.+)\]")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--measure", action="store_true", help="write to tests/seconds.json how long each page took")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "quick: chosen by tests/conftest.py; says in two minutes whether a change is sane")
+    if config.option.markexpr == "quick":
+        os.environ.setdefault("AIMT_FUZZ", "1")
+    if config.option.measure and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Stopwatch())
+
+
+class Stopwatch:
+    """Adds up the seconds of each page, and writes them at the end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if (page := PAGE.fullmatch(report.nodeid)) and report.when == "call" and report.passed:
+            self.seconds[page[1]] = round(report.duration, 1)
+
+    def pytest_sessionfinish(self) -> None:
+        known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
+        found = {page: s for page, s in sorted((known | self.seconds).items()) if (ROOT / "nbs" / f"{page}.ipynb").exists()}
+        SECONDS.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8", newline="\n")
+
+
+def quick_pages() -> set[str]:
+    """The fastest page of each room; a room without a measured one has its first."""
+    seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
+    rooms: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "nbs").rglob("*/[0-9]*.ipynb")):
+        page = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+        rooms.setdefault(page.rpartition("/")[0], []).append(page)
+    return {min(pages, key=lambda page: seconds.get(page, float("inf"))) for pages in rooms.values()}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    pages = quick_pages()
+    for item in items:
+        page = PAGE.fullmatch(item.nodeid)
+        if item.nodeid.startswith(QUICK) or (page and page[1] in pages):
+            item.add_marker("quick")
 
 
 @pytest.hookimpl(optionalhook=True)

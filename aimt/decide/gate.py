@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import floor, isfinite, log10
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from ..core.errors import ProblemError, closest
 
@@ -102,7 +102,7 @@ def number(
 
 def known(
     d: Mapping[str, Any] | None,  # With value, low and high
-) -> bool:
+) -> TypeGuard[Mapping[str, Any]]:
     """Whether a figure and both ends of its interval were measured."""
     return isinstance(d, Mapping) and all(d.get(k) is not None and d[k] == d[k] for k in ("value", "low", "high"))
 
@@ -111,7 +111,8 @@ def span(
     d: Mapping[str, Any],  # With value, low and high
 ) -> str:
     """A figure with its interval, to two digits of the interval's width: ``0.29 [0.22, 0.35]``."""
-    value, low, high = (d.get(k) for k in ("value", "low", "high"))
+    figures: list[Any] = [d.get(k) for k in ("value", "low", "high")]
+    value, low, high = figures
     if not known(d) or high == low:
         return number(value) if low == high else f"{number(value)} [{number(low)}, {number(high)}]"
     digits = max(0, 1 - floor(log10(abs(high - low)))) if isfinite(high - low) else 2

@@ -16,7 +16,19 @@ from typing import Any
 
 from ..core.errors import ProblemError, closest
 from ..core.problem import Problem
-from .gate import Gate, GateResult, fault_status, judge, known, merit_status, number, rows_needed, smallest_detectable, span
+from aimt.decide.gate import (
+    Gate,
+    GateResult,
+    Status,
+    fault_status,
+    judge,
+    known,
+    merit_status,
+    number,
+    rows_needed,
+    smallest_detectable,
+    span,
+)
 from .groups_gate import GROUPS, GroupLimits, groups_gate
 
 # %% ../../nbs/decide/10_table_gates.ipynb #e16e792d
@@ -93,7 +105,7 @@ def _ask(gate: Gate, doubts: Sequence[_Doubt]) -> GateResult:
     text = " ".join(d.text.rstrip(".") + "." for d in doubts)
     advice = " ".join(dict.fromkeys(d.advice for d in doubts))
     command = "aimt train ... " + " ".join(f"--attest {_quoted(name)}" for name in names)
-    status = "hold" if any(d.holds for d in doubts) else "not yet"
+    status: Status = "hold" if any(d.holds for d in doubts) else "not yet"
     return gate.result(status, text, advice, needs_attestation=names, command=command, **first.figures)
 
 
@@ -173,7 +185,12 @@ def leakage_gate(
     if doubts:
         return _ask(gate, sorted(doubts, key=lambda d: not d.holds))
     seen = (overlap or {}).get("share")
-    figures = {"value": 0, "limit": limits.leaks, "measure": "leaking columns in use", "limit_text": f"at most {limits.leaks}"}
+    figures: dict[str, Any] = {
+        "value": 0,
+        "limit": limits.leaks,
+        "measure": "leaking columns in use",
+        "limit_text": f"at most {limits.leaks}",
+    }
     aside = sorted({c for f in audit.get("findings", []) if _is_leak(f) and f.get("action") for c in f["columns"]})
     text = f"{_names(aside)} gave the answer away and was set aside." if aside else "No column gives the answer away."
     return gate.result("pass", text + (f" {100 * seen:.1f} % of the test rows repeat." if seen else ""), **figures)

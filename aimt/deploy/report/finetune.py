@@ -152,7 +152,7 @@ def _training(run: RunParts) -> SectionContent:
 def _task(run: RunParts) -> SectionContent:
     data, settings = run.metrics.get("data") or {}, run.settings
     how = "by the column 'split' of the source" if data.get("given_split") else "at random, equal inputs on the same side"
-    rows = [
+    rows: list[list[Any]] = [
         ["Source", run.source],
         ["Pretrained model", str(settings.get("model")).replace("\\", "/").split("/")[-1]],
         ["FinetuneTask", settings.get("family")],

@@ -272,7 +272,7 @@ def _decide(run: RunParts) -> SectionContent:
     rule = f"A row is treated as '{positive}' when its probability is at least {number(t)}"
     alone = "which weighs both classes alike, since no costs were given" if d.get("default_cost") else "which follows from the costs alone"
     how = {"formula": alone, "empirical": "which paid best on out-of-fold rows"}
-    text = [f"{rule}, {how.get(d.get('chosen_by'), 'chosen on out-of-fold rows')}.", d.get("message") or ""]
+    text = [f"{rule}, {how.get(str(d.get('chosen_by')), 'chosen on out-of-fold rows')}.", d.get("message") or ""]
     tables = []
     names = {
         "model": "this model",

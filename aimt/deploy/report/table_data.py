@@ -40,7 +40,7 @@ def problem_section(
         "regression": f"the number '{p['target']}'",
     }
     seen = counted(len(p["inputs"]), "column")
-    rows = [
+    rows: list[list[Any]] = [
         ["Source", run.source],
         ["Table", f"{counted(audit.get('n_rows'), 'row')}, {counted(audit.get('n_columns'), 'column')}" if audit else None],
         ["Task", p["task"]],
@@ -55,7 +55,7 @@ def problem_section(
     ]
     table = section_table("What was inferred or given", [], [r for r in rows if r[1]])
     text = [f"The model predicts {kinds[p['task']]}, from {seen} of the table."]
-    return SectionContent(text=text, notes=run.info.get("notes"), tables=[table])
+    return SectionContent(text=text, notes=run.info.get("notes") or [], tables=[table])
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #b106bfca
 def audit_section(
@@ -129,7 +129,7 @@ def split_section(
     text = [
         f"The model learned from {counted(rows.get('train'), 'row')}; {counted(rows.get('test'), 'row')} were put away as "
         "the test: their targets served to list the classes and to divide the rows, and were not read again until the model was final. "
-        f"The rows were divided {how.get(split.get('strategy'), 'in some way')}."
+        f"The rows were divided {how.get(str(split.get('strategy')), 'in some way')}."
     ]
     if lookup(split, "overlap", "text"):
         text.append(f"{split['overlap']['text'].rstrip('.')}.")

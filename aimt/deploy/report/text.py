@@ -30,7 +30,7 @@ from .spec import ReportSpec, longer
 def _task(run: RunParts) -> SectionContent:
     m, data, about = run.metrics, run.metrics.get("data") or {}, run.info.get("data") or {}
     settings = m.get("settings") or {}
-    rows = [
+    rows: list[list[Any]] = [
         ["Source", about.get("source")],
         [
             "Size",

@@ -34,7 +34,7 @@ class TextBatches(ExampleBatches):
     def __init__(
         self,
         rows: Sequence[Sequence[int]],  # Token ids of each text, special tokens included
-        targets: Sequence[int],
+        targets: Sequence[int] | np.ndarray,
         batch_size: int,  # Texts
         *,
         pad_id: int = 0,

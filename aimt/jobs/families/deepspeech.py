@@ -156,9 +156,9 @@ class SpeechBatches(ExampleBatches):
         frames, targets = zip(*chosen, strict=True)
         pad = nn.utils.rnn.pad_sequence
         return {
-            "frames": pad(frames, batch_first=True),
+            "frames": pad(list(frames), batch_first=True),
             "lengths": torch.tensor([len(f) for f in frames]),
-            "targets": pad(targets, batch_first=True),
+            "targets": pad(list(targets), batch_first=True),
             "target_lengths": torch.tensor([len(t) for t in targets]),
         }
 
@@ -394,7 +394,9 @@ def _told(table: list[dict[str, Any]]) -> str:
 def _read_scorer(folder: Path) -> LMScorer:
     """The way of reading that was saved. Raises `ModelFormatError`."""
     with foreign_file(folder / "decoder.json"):
-        told = {name: v if isinstance(v, (bool, dict)) else float(v) for name, v in read_json(folder / "decoder.json").items()}
+        told: dict[str, Any] = {
+            name: v if isinstance(v, (bool, dict)) else float(v) for name, v in read_json(folder / "decoder.json").items()
+        }
         return LMScorer(read_arpa(folder / "lm.arpa"), **told)
 
 

@@ -213,8 +213,9 @@ class AnswerBatches(ExampleBatches):
             at = 0
             for number, i in enumerate(row):
                 here = slice(at, at + lengths[i])
-                for name, value in (*chosen[i].items(), ("documents", number)):
+                for name, value in chosen[i].items():
                     out[name][r, here] = value
+                out["documents"][r, here] = number
                 at = here.stop
         return {name: torch.from_numpy(x) for name, x in out.items()}
 
@@ -423,7 +424,7 @@ def _chat_lines(path: Path) -> list[Any] | None:
     """The lines of a file of conversations; None when it is something else."""
     if path.suffix.lower() not in {".jsonl", ".ndjson"} or not path.is_file():
         return None
-    out = []
+    out: list[Any] = []
     with path.open(encoding="utf-8-sig", errors="replace") as f:
         for i, line in enumerate(f):
             if not line.strip():

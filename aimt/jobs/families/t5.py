@@ -63,7 +63,7 @@ class TextPairBatches(ExampleBatches):
 def encode(
     model: Any,  # A `T5` with its tokenizer
     pairs: pd.DataFrame,  # input and target
-) -> list[IdPair]:
+) -> Sequence[IdPair]:
     """Both sides as ids, cut to what the network was made for."""
     texts = list(zip(pairs["input"], pairs["target"], strict=True))
     context = model.config.context

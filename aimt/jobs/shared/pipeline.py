@@ -178,13 +178,16 @@ def _interrupted(kind: Kind, work: Work) -> Run | None:
     return run
 
 
+def _place_of(work: Work, before: Run | None) -> Path:
+    """Where a run goes: to the run that is resumed, to the place that was asked for, or to a free one."""
+    if before:
+        return before.path
+    return free_place(work.name) if work.options.out is None else Path(work.options.out)
+
+
 def _open_place(kind: Kind, work: Work, before: Run | None) -> Run:
     group = work.parallel
-    place = (
-        before.path if before else Path(work.options.out) if work.options.out is not None else free_place(work.name) if work.main else None
-    )
-    if group is not None:
-        place = Path(group.share(str(place) if group.main else None))
+    place = _place_of(work, before) if group is None else Path(group.share(str(_place_of(work, before)) if group.main else None))
     run = None
     if work.main:
         settings = {"kind": kind.name, "source": work.source, **stored_settings(work.options), "attest": work.attested}
@@ -255,7 +258,7 @@ def _judge(kind: Kind, work: Work) -> None:
 
 def _finish(kind: Kind, work: Work, start: float) -> None:
     seconds = {s.name: round(s.seconds, 3) for s in work.progress.stages}
-    measured = {"seconds": clock.perf_counter() - start, "memory_mb": peak_memory_mb(), "stages": seconds}
+    measured: dict[str, Any] = {"seconds": clock.perf_counter() - start, "memory_mb": peak_memory_mb(), "stages": seconds}
     said = work.close(measured)
     work.run.update(timings=seconds | {"total": round(measured["seconds"], 3)}, memory_mb=round(measured["memory_mb"]))
     shutil.rmtree(work.run.path / "checkpoints", ignore_errors=True)

@@ -54,7 +54,7 @@ def open_text_model(
     for name in run.info.get("files", {}):
         if name.startswith("model/"):
             run.file(name)
-    model = GPT.from_pretrained(run.path / "model").eval()
+    model: Any = GPT.from_pretrained(run.path / "model").eval()
     if precision != "float32":
         model = quantize(model, "bf16" if precision == "bfloat16" else precision)
     return TextModel(run, model, Tokenizer.load(run.path / "model"))

@@ -332,7 +332,9 @@ def answer_after(work: TuneWork) -> str:
     work.after = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     work.answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}
-    table = [{"model": name, **interval_of(v)} | {"difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()]
+    table: list[dict[str, Any]] = [
+        {"model": name, **interval_of(v)} | {"difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()
+    ]
     figures = {k: {"before": interval_of(work.before[k]), "after": interval_of(v)} for k, v in work.after.items()}
     work.keep_result(
         scores={

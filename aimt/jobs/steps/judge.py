@@ -226,7 +226,7 @@ def _compare_training_scores(work: JudgeWork, clusters: np.ndarray | None) -> di
     """What the model promised out of fold beside what it holds on the judged rows; None when the training table has no answers."""
     o = work.options
     columns = column_names(o.probability or o.prediction, work.schema, "")
-    if work.known is None or not columns or any(c not in work.known for c in columns):
+    if work.known is None or work.y_known is None or not columns or any(c not in work.known for c in columns):
         return None
     promised = answers_in_columns(work, work.known, columns if o.probability else [], column_names(o.prediction, work.schema, ""))
     return overfitting(

@@ -173,7 +173,7 @@ def define(work: JudgeWork) -> str:
     if aside["baseline"]:
         work.rivals["the given baseline"] = _rival(work, aside["baseline"])
     if work.training is not None:
-        _read_training(work)
+        _read_training(work, work.training)
     check_groups_and_threshold(work)
     for note in [*work.schema.notes[:20], *work.notes]:
         work.progress.say(f"        {note}")
@@ -307,19 +307,19 @@ def check_groups_and_threshold(work: JudgeWork) -> None:
         )
 
 
-def _read_training(work: JudgeWork) -> None:
+def _read_training(work: JudgeWork, training: Table) -> None:
     """The training rows whose outcome is known."""
-    frame, target = work.training.frame, work.problem.target  # type: ignore[union-attr]
+    frame, target = training.frame, work.problem.target
     if target not in frame:
         raise ProblemError(
             f"the training table has no column '{target}'",
-            where=work.training.source,  # type: ignore[union-attr]
+            where=training.source,
             hint="It should hold the outcomes under the same name",
         )
     work.y_known, kept = encode_target(frame, work.problem, work.schema)
     if len(work.y_known) < 20:
         raise DataError(
             f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows",
-            where=work.training.source,
-        )  # type: ignore[union-attr]
+            where=training.source,
+        )
     work.known = frame.iloc[np.flatnonzero(kept)].reset_index(drop=True)

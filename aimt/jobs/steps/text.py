@@ -321,7 +321,7 @@ def _blocks_of_text(work: TextWork) -> list[tuple[str, float]]:
 def write_samples(work: TextWork) -> str:
     """Generate samples, and measure how much of them is copied from the training text."""
     prompt = _prompt(work)
-    settings = {"max_new_tokens": SAMPLE_TOKENS, "temperature": 0.8}
+    settings: dict[str, Any] = {"max_new_tokens": SAMPLE_TOKENS, "temperature": 0.8}
     written = generate(work.trained.model, work.tokenizer, [prompt] * N_SAMPLES + _prompts(work), seed=work.seed, **settings)
     samples, checked = written[:N_SAMPLES], written[N_SAMPLES:]
     train, valid, test = _characters(work)

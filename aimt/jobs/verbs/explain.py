@@ -189,7 +189,7 @@ def _rules(trained: SavedModel, known: KnownRows, most: bool | int) -> dict[str,
     most = 8 if most is True else most
     if most < 2:
         raise ProblemError(f"{most} rules say nothing", hint="Ask for 2 or more; 8 can be read")
-    options = {"held_out": known.test, "max_rules": most}
+    options: dict[str, Any] = {"held_out": known.test, "max_rules": most}
     if trained.threshold is not None:
         options["threshold"] = trained.threshold
     found = rule_set(trained.model.predict_raw, known.inputs, trained.problem, known.y, **options)
@@ -198,8 +198,7 @@ def _rules(trained: SavedModel, known: KnownRows, most: bool | int) -> dict[str,
 
 def _stability(trained: SavedModel, known: KnownRows, rows: str | list[int], time_limit: float | None) -> dict[str, Any]:
     problem, numbers = trained.problem, _numbers(rows, len(known.inputs))
-    labelled = _labelled(known, problem)
-    y = known.y[labelled]
+    labelled, y = _labelled(known, problem)
     if known.test is None:
         split = split_rows(known.frame.iloc[labelled].reset_index(drop=True), problem, y, schema=trained.schema)
         test = split.part == "test"
@@ -215,8 +214,8 @@ def _stability(trained: SavedModel, known: KnownRows, rows: str | list[int], tim
     return found | {"question": "stability", "own_table": known.test is not None}
 
 
-def _labelled(known: KnownRows, problem: Problem) -> np.ndarray:
-    """Numbers of the rows whose answer is known."""
+def _labelled(known: KnownRows, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows whose answer is known, and these answers."""
     if known.y is None:
         hint = "How stable reasons are is found by training new models: give rows whose answer is known"
         raise DataError(f"this table has no column '{problem.target}', the target", hint=hint)
@@ -224,7 +223,7 @@ def _labelled(known: KnownRows, problem: Problem) -> np.ndarray:
     if len(labelled) < 100:
         hint = "Give at least 100, to train new models and to measure them"
         raise DataError(f"{len(labelled)} rows with a known '{problem.target}' are too few", hint=hint)
-    return labelled
+    return labelled, known.y[labelled]
 
 # %% ../../../nbs/jobs/verbs/25_explain.ipynb #24029efc
 def reason_lines(

@@ -29,8 +29,6 @@ def plan(
     vocab_size: int | None = None,  # Different tokens; those of the text, or 50,257, when None
 ) -> dict[str, Any]:  # See `aimt.train.networks.resource_estimate.plan_network`
     """Parameters, memory, arithmetic, time and cost of training a GPT, here and on common GPUs."""
-    if source is None and size is None:
-        raise ProblemError("there is nothing to plan", hint="Name a text, or a size: aimt plan --size small")
     if size is not None and size not in PRESETS:
         raise ProblemError(f"'{size}' is not a size", hint=closest(size, PRESETS))
     if source is not None:
@@ -39,6 +37,8 @@ def plan(
         n_tokens = int(text.n_characters / _CHARACTERS_PER_TOKEN[kind])
         settings = choose(n_tokens, vocab_size=vocab_size or known or _CHARACTERS, time_limit=time_limit, size=size)
         config = GPTConfig(**settings["model"])
+    elif size is None:
+        raise ProblemError("there is nothing to plan", hint="Name a text, or a size: aimt plan --size small")
     else:
         config = GPTConfig.preset(size, **({"vocab_size": vocab_size} if vocab_size else {}))
         settings = {"batch_size": 8, "seq_len": config.context}

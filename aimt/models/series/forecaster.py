@@ -198,7 +198,7 @@ class Forecaster(BaseEstimator):
     ) -> "Forecaster":
         """Learn from a table. Raises `DataError` and `ProblemError` for tables and columns that cannot be used."""
         panel = read_panel(frame, target=target, time=time, series=series, known=known, freq=self.freq, aggregate=self.aggregate)
-        self.columns_ = {"target": target, "time": time, "series": series, "known": list(known)}
+        self.columns_: dict[str, Any] = {"target": target, "time": time, "series": series, "known": list(known)}
         return self.fit_panel(panel, horizon)
 
     def fit_panel(
