@@ -35,7 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "quick: chosen by tests/conftest.py; says in two minutes whether a change is sane")
     if config.option.markexpr == "quick":
         os.environ.setdefault("AIMT_FUZZ", "1")
     if config.option.measure and not hasattr(config, "workerinput"):
