@@ -41,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Stopwatch())
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The other files are not even imported, which takes longer than the quick tests themselves."""
+    chosen = {Path(name.partition("::")[0]).name for name in (*QUICK, "tests/test_notebooks.py")}
+    other = collection_path.name.startswith("test_") and collection_path.name not in chosen
+    return True if config.option.markexpr == "quick" and other else None
+
+
 class Stopwatch:
     """Adds up the seconds of each page, and writes them at the end."""
 
