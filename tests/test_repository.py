@@ -10,6 +10,7 @@ import sys
 import tomllib
 import zipfile
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 
@@ -66,6 +67,7 @@ def cells(path: Path) -> list[dict]:
     return [c | {"source": "".join(c["source"])} for c in found]
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Module name -> the notebook that exports it."""
     found = {}
