@@ -175,7 +175,7 @@ def test_forecast_and_what_is_known_ahead(tmp_path):
         kind="series",
         target="sold",
         time="day",
-        known="price",
+        known_covariates="price",
         horizon=3,
         out=tmp_path / "run",
         time_limit=5,
