@@ -76,8 +76,8 @@ def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLi
     if not held_out:
         return GATES["repeats"].result("not checked", "The test text is too short to be looked up in the training and validation text.")
     text = (
-        f"{100 * held_out['value']:.1f} % of the windows of {length} characters of the test text stand in the training or validation text word for"
-        f" word (95 % interval {100 * held_out['low']:.1f} to {100 * held_out['high']:.1f} %)."
+        f"{100 * held_out['value']:.1f} % of the windows of {length} characters of the test text stand in the training or validation text"
+        f" word for word (95 % interval {100 * held_out['low']:.1f} to {100 * held_out['high']:.1f} %)."
     )
     advice = (
         "The text repeats itself: remove the repetitions, or end it with other text. If new text repeats in the same way, say so: --attest"
@@ -99,7 +99,7 @@ def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLi
 def harm_gate(
     scores: Mapping[str, Any], train_scores: Mapping[str, Any] | None, kept: float | None, evals: Sequence[float], limits: TextLimits
 ) -> GateResult:
-    """Fault: the share by which the kept weights are worse on the validation text than the best ones were. The gap to the training text is told."""
+    """Fault: the share by which the kept weights are worse on the validation text than the best ones; the gap to the training text is told."""
     gap = ""
     if train_scores:
         new, old = scores["bits_per_character"], train_scores["bits_per_character"]
@@ -110,8 +110,8 @@ def harm_gate(
         return GATES["harm"].result("not checked", "The run kept no record of its score on the validation text." + gap)
     worse = kept / min(evals) - 1
     text = (
-        f"The weights that were kept need {kept:.3f} bits on the validation text by which they were chosen, the best of the run {min(evals):.3f}."
-        + gap
+        f"The weights that were kept need {kept:.3f} bits on the validation text by which they were chosen, the best of the run"
+        f" {min(evals):.3f}." + gap
     )
     advice = "Keep the weights of the best evaluation: train again, for a shorter time or with a smaller size."
     return GATES["harm"].result(

@@ -71,9 +71,9 @@ def _made(run: RunParts) -> SectionContent:
         text.append("There are too few forecasts with a past to look for look-ahead bias.")
     else:
         text.append(
-            f"Look-ahead bias: the forecasts explain {_share(made['explained'])} of what simple forecasts and smoothing from the past do not."
-            " Forecasts from the past of the series alone explain little of it; those that use what is known ahead, such as promotions, explain"
-            " more, and so do those that have seen the values."
+            f"Look-ahead bias: the forecasts explain {_share(made['explained'])} of what simple forecasts and smoothing from the past do"
+            " not. Forecasts from the past of the series alone explain little of it; those that use what is known ahead, such as"
+            " promotions, explain more, and so do those that have seen the values."
         )
     return SectionContent(text=text)
 

@@ -114,8 +114,8 @@ def _samples(run: RunParts) -> SectionContent:
     if (found := copies.get("samples")) is not None:
         usual = copies.get("held_out") or {"value": 0.0}
         text.append(
-            f"{found['samples']} samples from other places were looked up in the text that was learned from: {100 * found['value']:.1f} % of their"
-            f" windows of {copies['length']} characters stand there word for word (95 % interval {100 * found['low']:.0f} to"
+            f"{found['samples']} samples from other places were looked up in the text that was learned from: {100 * found['value']:.1f} %"
+            f" of their windows of {copies['length']} characters stand there word for word (95 % interval {100 * found['low']:.0f} to"
             f" {100 * found['high']:.0f} %); of the text held out {100 * usual['value']:.1f} % do."
         )
     rows = [[f"{s['seconds']:.0f} s", f"{s['step']:,}", one_line(s["text"])] for s in samples.get("over_time") or []]

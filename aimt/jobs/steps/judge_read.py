@@ -312,14 +312,11 @@ def _read_training(work: JudgeWork, training: Table) -> None:
     frame, target = training.frame, work.problem.target
     if target not in frame:
         raise ProblemError(
-            f"the training table has no column '{target}'",
-            where=training.source,
-            hint="It should hold the outcomes under the same name",
+            f"the training table has no column '{target}'", where=training.source, hint="It should hold the outcomes under the same name"
         )
     work.y_known, kept = encode_target(frame, work.problem, work.schema)
     if len(work.y_known) < 20:
         raise DataError(
-            f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows",
-            where=training.source,
+            f"only {len(work.y_known)} rows of the training table have an outcome that is one of the judged rows", where=training.source
         )
     work.known = frame.iloc[np.flatnonzero(kept)].reset_index(drop=True)

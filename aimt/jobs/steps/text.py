@@ -134,8 +134,9 @@ def make_tokens(work: TextWork) -> str:
         held_out = VALID_FRACTION + TEST_FRACTION
         work.tokenizer = train_tokenizer(work.text, kind, work.options.vocab_size or vocab_size, valid_fraction=held_out)
         work.tokenizer.save(model)
-        shares = {"valid_fraction": VALID_FRACTION, "test_fraction": TEST_FRACTION}
-        work.tokens = write_tokens(work.text, work.tokenizer, tokens, **shares, on_update=work.stage.update)
+        work.tokens = write_tokens(
+            work.text, work.tokenizer, tokens, valid_fraction=VALID_FRACTION, test_fraction=TEST_FRACTION, on_update=work.stage.update
+        )
     files, kind = work.tokens, work.tokenizer.kind
     sizes = {part: len(getattr(files, part)) for part in PARTS}
     _check_sizes(work, sizes)

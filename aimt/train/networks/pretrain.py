@@ -156,7 +156,7 @@ _MODEL_SETTINGS = {f.name for f in fields(GPTConfig)} - {"vocab_size", "context"
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #69b533ea
 class StepsFromTime:
-    """A hook: after some measured steps it fixes the number of steps that fit into the time limit, and lowers it when the machine slows down.
+    """A hook: after some measured steps it fixes the number of steps that fit into the time limit, and lowers it when the machine slows.
 
     `Trainer.extra` keeps what was fixed, so that a resumed run finds it again.
     """
