@@ -106,6 +106,7 @@ class RunInfo(TypedDict):
     settings: Settings
     versions: dict[str, str | None]
     digest: str
+    run_id: NotRequired[str]
     stage: NotRequired[str]
     process: NotRequired[dict[str, Any]]
     problem: NotRequired[Problem]
@@ -206,6 +207,9 @@ class Metrics(TypedDict, total=False):
     examples: Sections
     effects: Sections
     rules: Section
+    robustness: Section
+    cost_sensitivity: Section
+    reuse: Section
     verdict: Verdict
     compact: CompactPrice
     findings: list[Finding] | None

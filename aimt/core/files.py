@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['TEMPORARY', 'MOST_BYTES', 'MOST_LEVELS', 'atomic_path', 'write_error', 'plain', 'write_text', 'write_json',
-           'read_json', 'sha256']
+           'read_json', 'append_line', 'sha256']
 
 # %% ../../nbs/core/05_files.ipynb #bcdbff1f
 import errno
@@ -161,6 +161,21 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return itertools.chain(value, value.values())
     return value if isinstance(value, list) else ()
+
+# %% ../../nbs/core/05_files.ipynb #ece8499b
+def append_line(
+    path: str | Path,  # A text file, made when it is not there
+    line: str,  # Without a line break
+) -> None:
+    """Append a line to a file, after a torn last line on a new one. Raises `RunError` when it cannot be written."""
+    try:
+        with open(path, "ab+") as f:
+            torn = f.seek(0, 2) and (f.seek(-1, 2), f.read(1))[1] != b"\n"
+            f.write(b"\n" * bool(torn) + _SURROGATES.sub("\ufffd", line).encode() + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e:
+        raise write_error(e, path) from e
 
 # %% ../../nbs/core/05_files.ipynb #194d61c4
 def sha256(path: str | Path) -> str:

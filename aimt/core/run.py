@@ -11,6 +11,7 @@ __all__ = ['RUN_FORMAT', 'Run', 'stored_content']
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -21,7 +22,8 @@ from typing import Any
 from .contents import CONTENTS, MOST_BYTES, Settings
 from .renamed import current_names
 from .errors import AimtError, RunError, closest, hide_secrets
-from .files import TEMPORARY, plain, read_json, sha256, write_error, write_json
+from .files import TEMPORARY, append_line, plain, read_json, sha256, write_error, write_json
+from .ledger import LEDGER, Look, note_look
 from .lock import LOCK, DirectoryLock, Writer, is_locked, lock_directory
 from .hardware import version_of, versions
 from .problem import Problem
@@ -37,6 +39,7 @@ _UNSEALED = (
     "report.json",
     "card.md",
     "future.csv",
+    LEDGER,
 )  # rewritten, or filled in, after the run is done
 _UNSEALED_FOLDERS = ("checkpoints",)  # these carry checksums of their own, and go when the run is done with them
 _REQUIRED = ("format", "status", "settings", "versions", "created")
@@ -96,6 +99,7 @@ class Run:
             "status": "running",
             "stage": "start",
             "created": _now(),
+            "run_id": secrets.token_hex(6),
             "settings": _without_secrets(plain(settings or {})),
             "versions": versions(),
             "process": _process(lock.writer),
@@ -179,6 +183,12 @@ class Run:
         return "running" if is_locked(self.path) else "interrupted"
 
     @property
+    def id(self) -> str:
+        """Which run this is, 12 hexadecimal digits: the same when it is resumed, another when it is trained again in the same place."""
+        made = json.dumps([self.info["created"], self.info["settings"]], sort_keys=True)  # runs of earlier versions
+        return str(self.info.get("run_id") or hashlib.sha256(made.encode()).hexdigest()[:12])
+
+    @property
     def kind(self) -> str:
         """The kind of model, such as ``table``; runs of earlier versions are told by what they stored."""
         settings = self.info["settings"]
@@ -231,12 +241,19 @@ class Run:
         """Append one line to `events.jsonl`."""
         self._own()
         line = json.dumps(_without_secrets(plain({"time": _now(), "stage": stage, **data})), ensure_ascii=False, allow_nan=False)
-        try:
-            with open(self.path / "events.jsonl", "ab+") as f:
-                torn = f.seek(0, 2) and (f.seek(-1, 2), f.read(1))[1] != b"\n"  # a crash has cut the last line off
-                f.write(b"\n" * bool(torn) + line.encode() + b"\n")
-        except OSError as e:
-            raise write_error(e, self.path / "events.jsonl") from e
+        append_line(self.path / "events.jsonl", line)
+
+    def note_look(
+        self,
+        verb: str,  # What scores them, such as train
+        *,
+        rows: str,  # From `rows_fingerprint`
+        data: str,  # From `fingerprint_of`
+        n: int,  # Rows
+    ) -> Look:
+        """Append a scoring of held-out rows to the run's ledger; before the score is computed, so that no look goes unnoticed."""
+        self._own()
+        return note_look(self.path, verb, model=self.id, rows=rows, data=data, n=n)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order; a line that was cut off by a crash is left out."""
@@ -347,7 +364,7 @@ def _old_run(path: Path, overwrite: bool) -> dict[str, Any] | None:
         return None
     if not path.is_dir():
         raise RunError("a file of that name is in the way", where=str(path), hint="Choose another place with --out")
-    if not any(p.name != LOCK for p in path.iterdir()):
+    if not any(p.name not in (LOCK, LEDGER) for p in path.iterdir()):
         return None
     if not (path / "run.json").exists():
         hint = "Choose an empty or a new directory with --out"
@@ -370,8 +387,8 @@ def _made_by(info: dict[str, Any], name: str) -> bool:
 
 
 def _clear(path: Path, info: dict[str, Any] | None) -> None:
-    """Remove the files of an old run, and none besides."""
-    mine = [name for name in _names(path) if name != LOCK and _made_by(info, name)] if info else []
+    """Remove the files of an old run, and none besides. Its ledger stays: the test rows remain seen."""
+    mine = [name for name in _names(path) if name not in (LOCK, LEDGER) and _made_by(info, name)] if info else []
     root = path.resolve()
     try:
         for name in mine:
