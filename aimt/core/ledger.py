@@ -176,6 +176,8 @@ def count_looks(
         first=same[0].time if same else "",
         last=same[-1].time if same else "",
         verbs={verb: verbs.count(verb) for verb in dict.fromkeys(verbs)},
-        entries=tuple({"run": known[look], "time": look.time, "verb": look.verb, "model": look.model, "n": look.n} for look in same[-most:]),
+        entries=tuple(
+            {"run": known[look], "time": look.time, "verb": look.verb, "model": look.model, "n": look.n} for look in same[-most:]
+        ),
         left_out=left_out,
     )

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/metrics/intervals.html.md"""
 
 # %% auto #0
 __all__ = ['ROWS', 'bootstrap_weights', 'weighted_scores', 'deal_blocks', 'jackknife_weights', 'bca_interval', 'bootstrap',
-           'paired_difference', 'widest', 'cluster_codes', 'auc_interval', 'wilson', 'mean_interval',
+           'paired_difference', 'widest', 'cluster_codes', 'auc_interval', 'wilson', 'mean_interval', 'widen',
            'corrected_difference', 'clustered_interval']
 
 # %% ../../nbs/metrics/12_intervals.ipynb #47160e91
@@ -349,6 +349,18 @@ def mean_interval(
         error = np.sqrt((np.bincount(cluster_codes(clusters), values - mean) ** 2).sum() * units / (units - 1)) / n
     half = student_t.ppf(0.5 + level / 2, units - 1) * error
     return {"value": float(mean), "low": float(mean - half), "high": float(mean + half)}
+
+# %% ../../nbs/metrics/12_intervals.ipynb #5d3ef7b0
+def widen(
+    found: dict[str, Any],  # value, low, high: a 95 % interval of its own
+    n: int,  # Intervals that are to hold together
+) -> dict[str, Any]:  # The same with other ends
+    """The interval with Bonferroni's correction for n of them; None and NaN stay as they are."""
+    value, low, high = (found.get(k) for k in ("value", "low", "high"))
+    if n <= 1 or value is None or low is None or high is None:
+        return dict(found)
+    factor = float(ndtri(1 - 0.025 / n) / ndtri(0.975))
+    return {**found, "low": value - factor * (value - low), "high": value + factor * (high - value)}
 
 # %% ../../nbs/metrics/12_intervals.ipynb #b0ffd42e
 def corrected_difference(
