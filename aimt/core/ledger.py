@@ -46,7 +46,7 @@ def fingerprint_of(
 # %% ../../nbs/core/38_ledger.ipynb #4fa5a228
 LEDGER = "ledger.jsonl"
 _WORD, _HEX = re.compile(r"[a-z][a-z-]{0,19}"), re.compile(r"[0-9a-f]{1,64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -80,7 +80,7 @@ def note_look(
     path = Path(run) / LEDGER
     if path.is_symlink():
         raise RunError("the ledger is a link, and would be written elsewhere", where=str(path), hint="Remove the link")
-    look = Look(time=datetime.now(UTC).isoformat(timespec="seconds"), verb=verb, model=model, rows=rows, data=data, n=int(n))
+    look = Look(time=datetime.now(UTC).isoformat(timespec="microseconds"), verb=verb, model=model, rows=rows, data=data, n=int(n))
     append_line(path, json.dumps(asdict(look)))
     return look
 

@@ -250,10 +250,11 @@ class Run:
         rows: str,  # From `rows_fingerprint`
         data: str,  # From `fingerprint_of`
         n: int,  # Rows
+        model: str = "",  # Id of the model that is scored; the run's own when empty
     ) -> Look:
         """Append a scoring of held-out rows to the run's ledger; before the score is computed, so that no look goes unnoticed."""
         self._own()
-        return note_look(self.path, verb, model=self.id, rows=rows, data=data, n=n)
+        return note_look(self.path, verb, model=model or self.id, rows=rows, data=data, n=n)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order; a line that was cut off by a crash is left out."""

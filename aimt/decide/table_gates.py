@@ -29,6 +29,7 @@ from aimt.decide.gate import (
     smallest_detectable,
     span,
 )
+from .holdout_reuse import allow_for_choices
 from .groups_gate import GROUPS, GroupLimits, groups_gate
 
 # %% ../../nbs/decide/10_table_gates.ipynb #e16e792d
@@ -433,8 +434,9 @@ def verdict(
     *results: Any,  # As for `table_gates`
     limits: Limits | None = None,  # How much of each fault is too much
     attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason
+    choices: int = 1,  # Models among which somebody may have chosen by this test; see `allow_for_choices`
     **named: Any,  # As for `table_gates`
 ) -> dict[str, Any]:  # verdict, summary, gates, reasons, advice, limits
     """SHIP, NOT YET or HOLD, with the gates behind it; JSON-ready."""
     limits = limits or Limits()
-    return judge(table_gates(*results, limits=limits, **named), attested).to_dict() | {"limits": asdict(limits)}
+    return judge(allow_for_choices(table_gates(*results, limits=limits, **named), choices), attested).to_dict() | {"limits": asdict(limits)}

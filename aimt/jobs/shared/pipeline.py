@@ -13,7 +13,7 @@ __all__ = ['Call', 'KINDS', 'Step', 'Kind', 'call', 'Work', 'train_kind', 'allow
 import shutil
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from typing import Any
 from ...core.commands import resolve
 from ...core.errors import ProblemError, RunError, closest
 from ...core.hardware import peak_memory_mb
+from ...core.ledger import count_looks, fingerprint_of
 from ...core.progress import Progress, Stage
 from ...core.run import Run
 from ...data.io.memory import as_source
 from ...decide.gate import GateResult, judge, read_attestations
+from ...decide.holdout_reuse import allow_for_choices
 from ...deploy.report.card import write_card
 from ...deploy.report.page import write_report
 from ...deploy.report.spec import ReportSpec
@@ -102,6 +104,20 @@ class Work:
         """Write results to `metrics.json` at once: a later step may fail."""
         self.results |= results
         self.run.write("metrics.json", self.results)
+
+    def note_look(
+        self,
+        rows: str,  # Fingerprint of the held-out rows, from `rows_fingerprint`
+        n: int,  # How many
+        *,
+        question: str = "",  # What is asked of the source, such as the target
+        verb: str = "train",
+        model: str = "",  # Id of the model that is scored; the run's own when empty
+    ) -> None:
+        """Write into the ledger that held-out rows are about to be scored. Every kind does so where it scores them."""
+        data = fingerprint_of(self.fingerprint, question)
+        look = self.run.note_look(verb, rows=rows, data=data, n=n, model=model)
+        self.keep_result(reuse={"rows": look.rows, "data": look.data, "n": n})
 
     def about(self) -> dict[str, Any]:
         """Fields of `run.json` that are known once the run directory is there: data, problem, notes."""
@@ -245,7 +261,7 @@ def _judge(kind: Kind, work: Work) -> None:
     work.run.enter("Verdict")
     with work.progress.stage("Verdict") as work.stage:
         answers: Sequence[GateResult] = call(kind.gates, work)
-        found = judge(answers, work.attested)
+        found = judge(allow_for_choices(answers, _choices(work)), work.attested)
         work.keep_result(verdict=found.to_dict())
         work.stage.done(found.verdict)
     if found.unasked:
@@ -254,6 +270,16 @@ def _judge(kind: Kind, work: Work) -> None:
         for note in notes:
             work.progress.say(f"        {note}")
     _note(work, work.stage)
+
+
+def _choices(work: Work) -> int:
+    """Among how many models somebody may have chosen by the test, as far as the runs of this folder know."""
+    looked = work.results.get("reuse")
+    if not looked:
+        return 1
+    found = count_looks(work.run.path, looked["rows"], looked["data"])
+    work.keep_result(reuse=looked | {k: v for k, v in asdict(found).items() if k != "entries"} | {"choices": found.choices})
+    return found.choices
 
 
 def _finish(kind: Kind, work: Work, start: float) -> None:

@@ -23,6 +23,7 @@ from torch import nn
 from ...core.errors import AimtError, ProblemError, RunError
 from ...core.files import atomic_path, read_json
 from ...core.hardware import peak_memory_mb
+from ...core.ledger import rows_fingerprint
 from ...core.problem import Problem
 from ...core.progress import Progress
 from ...core.run import Run
@@ -123,6 +124,7 @@ def read(work: TuneWork) -> str:
     known = f"{int(hash_column(pairs['input'].astype(str) + chr(0) + pairs['target'].astype(str)).sum()):x}"
     if work.resumed and work.run.info.get("data", {}).get("fingerprint", known) != known:
         raise RunError("the examples have changed since this run began", where=str(work.run.path), hint="Leave out --resume")
+    work.fingerprint = known
     work.run.update(data={"source": source, "rows": len(pairs), "parts": counts, "unit": family.unit, "fingerprint": known})
     notes = pairs.attrs.get("notes", [])
     work.keep_result(data={**counts, "notes": notes, "given_split": "split" in pairs})
@@ -329,6 +331,7 @@ def _curve(tuned: FineTuned) -> dict[str, Any]:
 def answer_after(work: TuneWork) -> str:
     """Score the fine-tuned network on the test part, beside the network before and the baselines."""
     family, test = work.family, work.parts["test"]
+    work.note_look(rows_fingerprint("target", test["row"], test["target"].astype(str)), len(test))
     work.after = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     work.answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import ProblemError
+from ...core.ledger import fingerprint_of
 from ...core.run import Run
 from ...data.checks.audit import audit as audit_table
 from ...data.checks.column_checks import merge
@@ -32,6 +33,7 @@ from ...evaluate.table.leak_impact import measure_leak_impact
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import readable, score_models
 from ..shared.external_model import ExternalModel
+from ..shared.run_rows import outcome_rows
 from aimt.jobs.steps.judge_read import (
     PROBABILITIES,
     JudgeWork,
@@ -173,6 +175,8 @@ def _audited(work: JudgeWork, frame: pd.DataFrame, names: list[str], inputs: lis
 def evaluate(work: JudgeWork) -> str:
     """Scores against the trivial answer and the baseline, calibration, groups, the worth of decisions."""
     problem, y, values, seed = work.problem, work.y, work.answers.values, work.options.seed
+    answers = fingerprint_of(np.asarray(values, float).tobytes().hex())[:12]  # the same answers are the same model
+    work.note_look(outcome_rows(problem, work.rows, y), len(y), question=problem.target, verb="judge", model=answers)
     clusters = dependent_rows(work.frame, problem, work.schema)
     rivals = {name: rival.values for name, rival in work.rivals.items()}
     fixed = 0.5 if work.answers.decided else work.options.threshold

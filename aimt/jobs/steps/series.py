@@ -19,6 +19,7 @@ import pandas as pd
 
 from ...core.errors import DataError, ProblemError, RunError, closest
 from ...core.files import atomic_path
+from ...core.ledger import rows_fingerprint
 from ...core.progress import Progress
 from ...core.run import Run
 from ...data.table.schema import as_text, named, show
@@ -123,6 +124,7 @@ def test_on_the_past(work: SeriesWork) -> str:
     """Forecast the ends of the series from what was known before, and compare."""
     model, panel = work.model, work.panel
     room = max(1, int(min(work.seconds / max(work.trained_in, 1e-9), 1e6)))  # an origin takes about as long as the training
+    work.note_look(*_tested_rows(work), question=str(work.options.target))
     work.judged, tests = _test(model, panel, work.options.n_origins, room)
     scores = summarise(work.judged) | {"ets_mase": _smoothing_alone(model, panel, tests), "promised": work.promised, "n_origins": tests}
     work.judged.to_parquet(work.run.path / "test.parquet")
@@ -166,6 +168,13 @@ def write_forecasts(work: SeriesWork) -> str:
 def gates(work: SeriesWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     return forecast_gates(work.judged, work.panel, work.promised, season=work.model.season_, horizon=work.model.horizon_)
+
+
+def _tested_rows(work: SeriesWork) -> tuple[str, int]:
+    """The last values of all series: which they are, and how many; earlier ones are tested as well where there are several origins."""
+    ends = [(str(name), values[-work.model.horizon_ :]) for name, values in zip(work.panel.names, work.panel.values, strict=True)]
+    rows = [f"{name} {i}" for name, values in ends for i in range(len(values))]
+    return rows_fingerprint(str(work.options.target), rows, np.concatenate([values for _, values in ends])), len(rows)
 
 
 def _picture(model: Forecaster, table: pd.DataFrame, low: str, high: str, most: int = 3) -> list[dict[str, Any]]:

@@ -61,6 +61,7 @@ from ...explain.permutation_importance import permutation_importance
 from ...explain.shap_values import explain_rows
 from ...explain.surrogate_rules import rule_set
 from ..shared.source import read_source
+from ..shared.run_rows import outcome_rows
 from ..shared.pipeline import Work
 from ...metrics.registry import get_metric
 from ...models.table.gam import additive_report
@@ -324,6 +325,7 @@ def evaluate(work: TableWork) -> str:
     problem, made = work.problem, work.trained.predictions
     y_train, y_test = work.y[work.split.train], work.y[work.split.test]
     ours, (known, new) = made["model"], _clusters(work)
+    work.note_look(outcome_rows(problem, work.rows[work.split.test], y_test), len(y_test), question=problem.target)
     chosen_on = latest_rows(work.split.fold[work.split.train]) if work.split.ordered else np.arange(len(y_train))
     decision = decision_report(
         problem,

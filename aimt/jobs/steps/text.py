@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import DataError, ProblemError, RunError, closest
+from ...core.ledger import fingerprint_of
 from ...core.problem import Problem
 from ...core.progress import Progress
 from ...core.run import Run
@@ -252,6 +253,7 @@ def evaluate(work: TextWork) -> str:
     model, files = work.trained.model, work.tokens
     each, least, most = SCORED_TOKENS
     settings = {"seq_len": work.trained.settings["seq_len"], "seed": work.seed, "max_tokens": int(min(most, max(least, each * work.limit)))}
+    work.note_look(fingerprint_of(work.fingerprint, "test", str(files.n_test_characters)), files.n_test_characters)
     scores = score_text(model, files.test, n_characters=files.n_test_characters, **settings)
     n = min(len(files.test), len(files.train) // 2, settings["max_tokens"])
     seen = Tokens.from_array(files.train[len(files.train) - n :])

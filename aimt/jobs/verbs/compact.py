@@ -12,6 +12,7 @@ import itertools
 import shlex
 import shutil
 import time as clock
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pandas as pd
 
 from ...core.errors import ProblemError, RunError
 from ...core.files import atomic_path, plain
+from ...core.ledger import count_looks, fingerprint_of
 from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.memory import TableSource
@@ -34,7 +36,7 @@ from ...evaluate.table.group_metrics import group_report
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import score_models
 from ..shared.table_model import SavedModel, open_model
-from ..shared.run_rows import RunRows, read_rows, stored_clusters, stored_predictions
+from ..shared.run_rows import RunRows, outcome_rows, read_rows, stored_clusters, stored_predictions
 from ..shared.run_lifecycle import record_outcome
 from ...models.table.compact import compact, latency_ms
 
@@ -117,6 +119,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
     """Everything that metrics.json holds about the new model."""
     problem, old = saved.problem, saved.run.read("metrics.json")
     (X, y), seed = rows.part("test"), int(saved.run.info.get("seed") or 0)
+    reuse = _looked(new, saved)
     oof, test = stored_predictions(saved.run, "oof"), stored_predictions(saved.run, "test")
     pred = small.predict_raw(X)
     preds = {**{n: p for n, p in test.preds.items() if n != "model"}, "original": test.preds["model"], "model": pred}
@@ -143,6 +146,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
         attested=attested,
         twins=split.get("twins"),
         labels=old.get("label_errors"),
+        choices=reuse["choices"],
     )
     _write_predictions(new, saved, pred)
     return plain(
@@ -154,9 +158,20 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
             "groups": groups,
             "decision": decision,
             "verdict": judged,
+            "reuse": reuse,
             "compact": _price(saved, small, X, y, test.preds["model"], pred, seed, new_rows),
         }
     )
+
+
+def _looked(new: Run, saved: SavedModel) -> dict[str, Any]:
+    """The look at the test rows, in the ledger of the new run, and how often they were scored by now."""
+    kept, problem = stored_predictions(saved.run), saved.problem
+    fingerprint = str((saved.run.info.get("data") or {}).get("fingerprint") or "")
+    look = {"rows": outcome_rows(problem, kept.rows, kept.y), "data": fingerprint_of(fingerprint, problem.target)}
+    new.note_look("compact", **look, n=len(kept.rows))
+    found = count_looks(new.path, **look)
+    return look | {"n": len(kept.rows)} | {k: v for k, v in asdict(found).items() if k != "entries"} | {"choices": found.choices}
 
 
 def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray, threshold: float) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from ...decide.threshold import row_values
 from ...decide.gate import number, span
 from ...evaluate.table.model_comparison import winner_score
 from ...evaluate.table.scores import readable, score_models
-from ..shared.run_rows import StoredPredictions, stored_clusters, stored_predictions
+from ..shared.run_rows import StoredPredictions, note_scoring, stored_clusters, stored_predictions
 from ...metrics.intervals import mean_interval
 from ...metrics.registry import get_metric
 
@@ -112,6 +112,7 @@ def compare_runs(
     if len(runs) < 2:
         raise ProblemError("one run is nothing to compare", hint="aimt compare RUN_A RUN_B")
     rows, kept = shared_rows(runs)
+    unwritten = list(dict.fromkeys(text for run in runs for text in note_scoring(run, "compare")[1]))
     problem = runs[0].problem if metric is None else runs[0].problem.replace(metric=get_metric(metric, runs[0].problem.task).name)
     names, y, clusters = _names(runs), kept[0].y, stored_clusters(runs[0], rows)
     preds = {name: k.preds["model"] for name, k in zip(names, kept, strict=True)}
@@ -126,7 +127,7 @@ def compare_runs(
         "runs": [{"name": n, "path": str(r.path), **main[n]} for n, r in zip(names, runs, strict=True)],
         "table": scores["table"],
         "pairs": pairs,
-        "notes": _notes(runs, len(rows), problem),
+        "notes": [*_notes(runs, len(rows), problem), *unwritten],
     }
     return plain(found | ({"winner": winner_score(y, preds, problem, seed=seed)} if len(runs) > 2 else {}))
 

@@ -30,6 +30,7 @@ from ...evaluate.table.representativeness import population_lines, population_re
 from ...evaluate.table.scores import readable, score_models
 from ..shared.pipeline import do_verb
 from ..shared.table_model import SavedModel, open_model
+from ..shared.run_rows import note_scoring
 from ...metrics.fairness import make_groups
 from ...metrics.intervals import wilson
 from ...models.table.baselines import LinearModel, fold_pairs, to_prediction
@@ -93,6 +94,7 @@ def evaluate_table(
         )
     inputs, _ = trained.conform(frame.iloc[np.flatnonzero(kept)])
     threshold = 0.5 if trained.threshold is None else trained.threshold
+    reuse, unwritten = note_scoring(run, "evaluate", table.fingerprint, np.flatnonzero(kept), y)
     pred = trained.model.predict_raw(inputs)
     scores = score_models(
         trained.problem,
@@ -103,7 +105,8 @@ def evaluate_table(
         seed=seed,
         clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem, trained.schema),
     )
-    scores |= {"rows": counted | _with_unknown(counted, y, pred), "warnings": warnings}
+    scores |= {"rows": counted | _with_unknown(counted, y, pred), "warnings": [*warnings, *unwritten]}
+    scores["reuse"] = {"looks": reuse.looks, "models": reuse.models}
     if coverage is not None:
         scores["coverage"] = coverage_report(trained, inputs, y, pred, coverage, conditional_on)
     if shares is not None:
@@ -265,6 +268,11 @@ def score_lines(
     lines = [f"{scores['n_rows']:,} {scores.get('unit', 'rows')}, 95 % intervals", *lines]
     lines += _row_lines(scores["rows"]) if "rows" in scores else []
     lines += [f"warning: {warning}" for warning in scores.get("warnings", [])[:20]]
+    if (scores.get("reuse") or {}).get("models", 0) > 1:
+        used = scores["reuse"]
+        lines.append(
+            f"These rows were scored {used['looks']:,} times, for {used['models']:,} models of this folder: the best of them looks better than it is."
+        )
     if "coverage" in scores:
         lines += _coverage_lines(scores["coverage"])
     if test := scores.get("permutation"):
