@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/metrics/intervals.html.md"""
 
 # %% auto #0
 __all__ = ['ROWS', 'bootstrap_weights', 'weighted_scores', 'deal_blocks', 'jackknife_weights', 'bca_interval', 'bootstrap',
-           'paired_difference', 'widest', 'cluster_codes', 'auc_interval', 'wilson', 'mean_interval', 'widen',
-           'corrected_difference', 'clustered_interval']
+           'paired_difference', 'widest', 'cluster_codes', 'auc_interval', 'wilson', 'mean_interval',
+           'bonferroni_factor', 'widen', 'corrected_difference', 'clustered_interval']
 
 # %% ../../nbs/metrics/12_intervals.ipynb #47160e91
 import inspect
@@ -351,6 +351,13 @@ def mean_interval(
     return {"value": float(mean), "low": float(mean - half), "high": float(mean + half)}
 
 # %% ../../nbs/metrics/12_intervals.ipynb #5d3ef7b0
+def bonferroni_factor(
+    n: int,  # Intervals that are to hold together
+) -> float:
+    """By how much a 95 % interval is stretched, so that n of them hold together with 95 %."""
+    return float(ndtri(1 - 0.025 / max(n, 1)) / ndtri(0.975))
+
+
 def widen(
     found: dict[str, Any],  # value, low, high: a 95 % interval of its own
     n: int,  # Intervals that are to hold together
@@ -359,7 +366,7 @@ def widen(
     value, low, high = (found.get(k) for k in ("value", "low", "high"))
     if n <= 1 or value is None or low is None or high is None:
         return dict(found)
-    factor = float(ndtri(1 - 0.025 / n) / ndtri(0.975))
+    factor = bonferroni_factor(n)
     return {**found, "low": value - factor * (value - low), "high": value + factor * (high - value)}
 
 # %% ../../nbs/metrics/12_intervals.ipynb #b0ffd42e

@@ -53,7 +53,7 @@ def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
     return True  # whatever no other kind takes
 
 # %% ../../../nbs/jobs/kinds/00_table.ipynb #e22499d0
-_STEPS = "aimt.jobs.steps.table"
+_STEPS, _SENSITIVITY = "aimt.jobs.steps.table", "aimt.jobs.steps.table_sensitivity"
 
 TABLE = Kind(
     name="table",
@@ -69,8 +69,9 @@ TABLE = Kind(
         Step("Train", f"{_STEPS}:train_models", share=0.64),
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.06),
         Step("More data", f"{_STEPS}:more_data", share=0.16),
-        Step("Why", f"{_STEPS}:explain", share=0.08),
-        Step("Decide", f"{_STEPS}:decide"),
+        Step("Why", f"{_STEPS}:explain", share=0.06),
+        Step("Robustness", f"{_SENSITIVITY}:measure_robustness", share=0.02),
+        Step("Decide", f"{_SENSITIVITY}:decide"),
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.report.table:REPORT",
