@@ -17,6 +17,7 @@ from ...core.commands import resolve
 from ...core.files import write_text
 from .page import read_parts
 from .sections import RunParts, lookup, visible
+from .sign_off import REVIEWED, ROLES, looks_sentence, signed_facts
 from .spec import ReportSpec
 
 # %% ../../../nbs/deploy/report/05_card.ipynb #67e77117
@@ -72,12 +73,25 @@ def _caveats(run: RunParts) -> list[str]:
 _GRAVITY = {"critical": 0, "warning": 1, "note": 2}
 
 
+_OPEN = {"hold": "failed", "not yet": "undecided", "not checked": "not checked"}
+
+
+def _first_sentence(text: str) -> str:
+    """A text up to the end of its first sentence."""
+    return re.split(r"(?<=[.!?]) (?=[A-Z'])", text, maxsplit=1)[0]
+
+
 def _findings(run: RunParts) -> list[str]:
-    """What the audit of the data and the doctor of the training found, gravest first."""
+    """The gates that did not pass, and what the audit of the data and the doctor of the training found, gravest first."""
     found = [*(run.audit.get("findings") or []), *(run.metrics.get("findings") or [])]
     found += [{"severity": "note", "name": "data", "evidence": note} for note in lookup(run.metrics, "data", "notes") or []]
     ranked = sorted(found, key=lambda f: _GRAVITY.get(f["severity"], 3))
     lines = [
+        f"- Gate {escape(g['gate'])}, {_OPEN[g['status']]}: {escape(_first_sentence(g['text']), 400)}"
+        for g in run.verdict["gates"]
+        if g["status"] in _OPEN
+    ]
+    lines += [
         f"- {f['severity'].capitalize()}, {escape(f.get('check') or f.get('name'))}: {escape(f.get('evidence') or '', 400)}"
         for f in ranked[:30]
     ]
@@ -85,11 +99,18 @@ def _findings(run: RunParts) -> list[str]:
 
 
 def _sign_off(run: RunParts) -> list[str]:
-    roles = ("Developer of the model", "Independent reviewer", "Owner of the decision")
-    verdict = run.verdict["verdict"]
-    head = ["| role | name | decision, and conditions | date |", "|---|---|---|---|"]
-    rows = [f"| {role} | To be filled in | | |" for role in roles]
-    return [f"- To be signed for the verdict {verdict} of the run made on {escape(run.created)}", "", *head, *rows]
+    facts = [f"- {name}: {escape(value)}" for name, value in signed_facts(run)]
+    given = run.verdict.get("attested") or {}
+    stated = [f"- Attested by a person: {escape(name)}, because: {escape(why, 600)}" for name, why in given.items()]
+    reviewed = [f"- [ ] {line}" for line in REVIEWED]
+    head = ["| role | name | decision, and conditions | date | signature |", "|---|---|---|---|---|"]
+    rows = [f"| {role} | To be filled in | | | |" for role in ROLES]
+    return [*facts, *(stated or ["- Nothing was attested by a person"]), *reviewed, "", *head, *rows]
+
+
+def _test_looks(run: RunParts) -> list[str]:
+    said = looks_sentence(run)
+    return [f"- {escape(said, 600)}"] if said else []
 
 
 def _person(question: str) -> Callable[[RunParts], list[str]]:
@@ -102,7 +123,7 @@ HEADINGS: dict[str, Callable[[RunParts], list[str]]] = {
     "Intended Use": _use,
     "Factors": _person("for whom, and under which conditions, it could be worse"),
     "Metrics": lambda run: [],
-    "Evaluation Data": lambda run: [],
+    "Evaluation Data": _test_looks,
     "Training Data": _person("how the data were gathered, under which licence, and whom they leave out"),
     "Quantitative Analyses": _analyses,
     "Ethical Considerations": _person("who is affected by a wrong answer, and how they can object"),

@@ -23,6 +23,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ...core.files import plain, write_json, write_text
+from ...core.ledger import count_looks
 from ...core.plot_style import svg
 from ...core.commands import resolve
 from ...decide.gate import number, span
@@ -48,7 +49,14 @@ def read_parts(
 ) -> RunParts:
     """What a run has written. Raises `RunError` when a file no longer matches its checksum: that is an error, not a gap."""
     info, audit, metrics = (_read(run, name) for name in ("run.json", "audit.json", "metrics.json"))
-    return RunParts(info or as_dict(getattr(run, "info", {})), audit, metrics)
+    return RunParts(info or as_dict(getattr(run, "info", {})), audit, metrics, _ledger(run, as_dict(metrics.get("reuse"))))
+
+
+def _ledger(run: Any, looked: dict[str, Any]) -> dict[str, Any]:
+    """The looks at the test rows up to now, by the runs of the same folder."""
+    if isinstance(run, Mapping) or not isinstance(looked.get("rows"), str) or not isinstance(looked.get("data"), str):
+        return {}
+    return asdict(count_looks(run.path, looked["rows"], looked["data"]))
 
 
 def _read(run: Any, name: str) -> dict[str, Any]:
@@ -136,7 +144,9 @@ PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "effect": ("aimt.explain.partial_dependence:plot_effect", ("metrics", "effects")),
     "reading": ("aimt.models.table.gam:plot_term", ("metrics", "additive", "terms")),
     "row": ("aimt.explain.shap_values:plot_row", ("metrics", "examples")),
+    "robustness": ("aimt.explain.robustness:plot_robustness", ("metrics", "robustness")),
     "decision": ("aimt.decide.threshold:plot_decision", ("metrics", "decision")),
+    "costs": ("aimt.decide.cost_sensitivity:plot_costs", ("metrics", "cost_sensitivity")),
     "curve": ("aimt.evaluate.text.language_model:plot_curve", ("metrics", "curve")),
     "context": ("aimt.evaluate.text.language_model:plot_context", ("metrics", "scores", "by_position")),
     "tuned": ("aimt.deploy.report.finetune:plot_tuned", ("metrics", "scores")),

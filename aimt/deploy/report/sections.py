@@ -27,6 +27,7 @@ class RunParts:
     info: dict[str, Any] = field(default_factory=dict)  # run.json
     audit: dict[str, Any] = field(default_factory=dict)  # audit.json
     metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json
+    ledger: dict[str, Any] = field(default_factory=dict)  # Looks at its test rows, counted over the runs of its folder
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -96,6 +97,7 @@ class SectionTable:
     right: list[int] = field(default_factory=list)  # Columns of figures
     strong: list[int] = field(default_factory=list)  # Rows that matter most
     folded: bool = False  # Opens with a click
+    blank: bool = False  # To be filled in by hand: with room to write
 
 
 @dataclass(frozen=True)
@@ -205,12 +207,13 @@ def section_table(
     strong: tuple[int, ...] = (),  # Rows that matter most
     most: int = 30,  # Rows
     folded: bool = False,  # Opens with a click
+    blank: bool = False,  # To be filled in by hand
 ) -> SectionTable:
     """A table of the report; long ones are cut, and say so."""
     cells = [["" if c is None else visible(str(c), 600) for c in row] for row in rows[:most]]
     if len(rows) > most:
         caption += f" (the first {most} of {len(rows):,})"
-    return SectionTable(caption, head, cells, list(right), list(strong), folded)
+    return SectionTable(caption, head, cells, list(right), list(strong), folded, blank)
 
 
 def section_figure(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .sections import RunParts, Section, SectionContent, as_dict, lookup, section_table, short_source
+from .sign_off import reuse_section, sign_off_section
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #a937e5af
 Remedy = str | Mapping[str, Any] | Callable[[RunParts], Mapping[str, Any]]  # The next command, or the settings to change in the run's own
@@ -39,9 +40,16 @@ class ReportSpec:
 
     @property
     def all_sections(self) -> tuple[Section, ...]:
-        """Those of the kind, and how to repeat the run."""
-        links = (("core/run.html", "What a run keeps"),)
-        return (*self.sections, Section("reproduce", "To repeat it", lambda run: _reproduce(run, self), links))
+        """Those of the kind, how often the test was looked at, how to repeat the run, and a block to sign."""
+        kept, counted = ("core/run.html", "What a run keeps"), ("core/ledger.html", "What the ledger counts")
+        return (
+            *self.sections,
+            Section(
+                "reuse", "How often the test was used", reuse_section, (("decide/holdout_reuse.html", "What reusing a test does"), counted)
+            ),
+            Section("reproduce", "To repeat it", lambda run: _reproduce(run, self), (kept,)),
+            Section("sign-off", "Sign-off", sign_off_section),
+        )
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #09723f03
 _NOT_ASKED = {"kind", "source", "file", "out", "json", "quiet", "job", "compact"}

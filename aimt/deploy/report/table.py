@@ -16,6 +16,7 @@ from typing import Any
 
 from ...decide.gate import number, span
 from .groups import groups_section
+from .sensitivity import costs_section, robustness_section
 from .table_card import CARD
 from .table_data import audit_section, problem_section, split_section
 
@@ -391,7 +392,14 @@ REPORT = ReportSpec(
             _reading,
             (("models/table/gam.html", "How it is made and read"), ("evaluate/table/scores.html", "How the price is measured")),
         ),
+        Section(
+            "robustness",
+            "Robustness",
+            robustness_section,
+            (("explain/robustness.html", "How values are damaged, and when a column is fragile"),),
+        ),
         Section("decide", "The decision", _decide, (("decide/threshold.html", "How the threshold is chosen"),)),
+        Section("costs", "If the costs are wrong", costs_section, (("decide/cost_sensitivity.html", "How the costs are varied"),)),
         Section("plan", "What it takes", _plan, (("train/table/time_budget.html", "How effort is estimated"),)),
     ),
     card_title=lambda run: run.problem.get("target", "a model"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ...decide.gate import number, span
 from .card import escape, list_names
+from .sensitivity import sensitivity_findings
 
 # %% ../../../nbs/deploy/report/09_table_card.ipynb #98d30d0d
 from .sections import RunParts, as_dict, lookup
@@ -74,6 +75,10 @@ def _card_caveats(run: RunParts) -> list[str]:
     return [f"- {escape(more, 600)}"] if more else []
 
 # %% ../../../nbs/deploy/report/09_table_card.ipynb #08690c37
+def _card_findings(run: RunParts) -> list[str]:
+    return [f"- {name}: {escape(text, 600)}" for name, text in sensitivity_findings(run)]
+
+
 CARD: dict[str, Callable[[RunParts], list[str]]] = {
     "Model Details": _card_details,
     "Intended Use": _card_use,
@@ -83,4 +88,5 @@ CARD: dict[str, Callable[[RunParts], list[str]]] = {
     "Training Data": _card_training,
     "Ethical Considerations": _card_ethics,
     "Caveats and Recommendations": _card_caveats,
+    "Findings": _card_findings,
 }  # Heading of the card -> the lines of a table under it
