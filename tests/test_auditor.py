@@ -196,7 +196,7 @@ def test_the_decision_flips_where_it_is_computed_to():
     error = lambda c: np.sqrt((c**2 + 2800) / 10 - ((140 - c) / 10) ** 2) / np.sqrt(len(y))
     flip = next(c for c in np.arange(100, 141, 0.05) if (140 - c) / 10 < 1.96 * error(c))
     assert region["above"] == pytest.approx(flip, rel=0.015) and region["above_status"] == "not yet"
-    assert f"when a false negative costs more than {region['above']:.0f} (now 100)" in found["message"]
+    assert f"when a false negative, now 100, costs more than {region['above']:.0f} (to 'not yet')" in found["message"]
     measure = scenarios(y, p, y, p)
     assert [measure({"fn": c, "fp": 20.0}).status for c in (flip - 3, flip + 2, 141.0)] == ["pass", "not yet", "hold"]
 

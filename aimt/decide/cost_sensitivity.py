@@ -167,19 +167,19 @@ _SAID = {"pass": "worth more than no model", "not yet": "not shown to be worth m
 
 
 def _message(base: Scenario, single: list[dict[str, Any]], regions: list[Region]) -> str:
-    flips = [text for r in regions for text in _flips(r)]
+    flips = [text for r in regions if (text := _flips(r))]
     stays = f"At the stated costs decisions by the model are {_SAID[base.status]}"
     if not flips:
         halved = "halved or doubled" if single and all(s["status"] == base.status for s in single) else "varied"
         return f"{stays}, and this does not change when a single cost is {halved}; no flip was found up to a factor of {WIDEST:g}."
-    return f"{stays}. The verdict on value flips {'; '.join(flips)}."
+    return f"{stays}. The verdict on value flips {', and '.join(flips)}."
 
 
-def _flips(r: Region) -> list[str]:
-    """Where the verdict flips, as parts of a sentence."""
-    name, now = OUTCOMES[r.outcome], number(r.now)
+def _flips(r: Region) -> str:
+    """Where the verdict flips, as a part of a sentence; empty when it was not seen to."""
     ends = [("less", r.below, r.below_status), ("more", r.above, r.above_status)]
-    return [f"to {status!r} when {name} costs {way} than {number(at)} (now {now})" for way, at, status in ends if at is not None]
+    said = " or ".join(f"{way} than {number(at)} (to {status!r})" for way, at, status in ends if at is not None)
+    return f"when {OUTCOMES[r.outcome]}, now {number(r.now)}, costs {said}" if said else ""
 
 # %% ../../nbs/decide/08_cost_sensitivity.ipynb #129a64a8
 def plot_costs(

@@ -174,9 +174,9 @@ def robustness(
 
 
 def _affordable(n: int, speed: float, seconds: float, columns: Sequence[str], kinds: Mapping[str, str]) -> int:
-    """Rows with which every fault can be tried in the time that there is, 50 at least."""
+    """Rows with which every fault can be tried in the time that there is, 100 at least."""
     each = 1 + len(FAULTS) + sum(fault.share for c in columns for fault in FAULTS if fault.fits(kinds[c]))  # predictions of each row
-    return int(np.clip(seconds / max(speed * each, 1e-12), min(n, 50), n))
+    return int(np.clip(seconds / max(speed * each, 1e-12), min(n, 100), n))
 
 
 def _loss(metric: Metric, y: np.ndarray, before: np.ndarray, trial: _Trial, left_out: np.ndarray | None) -> dict[str, Any]:
@@ -236,8 +236,14 @@ def _rank(
             value, low = part["value"] or 0.0, widen(part, len(trials))["low"]
             fragile = bool(value > FRAGILE and low is not None and low > 0)
             row = loss | {"fragility": part, "fragile": fragile}
-            worst[trial.column] = max(worst.get(trial.column, row), row, key=lambda r: (r["fragile"], r["fragility"]["value"] or 0.0))
-    return sorted(worst.values(), key=lambda c: -(c["fragility"]["value"] or 0.0))
+            worst[trial.column] = max(worst.get(trial.column, row), row, key=_surely_lost)
+    return sorted(worst.values(), key=_surely_lost, reverse=True)
+
+
+def _surely_lost(row: dict[str, Any]) -> tuple[bool, float, float]:
+    """Fragile first, then by the lower end of the interval: a few rows that were hit by chance must not decide."""
+    part = row["fragility"]
+    return row["fragile"], -math.inf if part["low"] is None else part["low"], part["value"] or 0.0
 
 
 def _message(label: str, found: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:
@@ -249,7 +255,10 @@ def _message(label: str, found: list[dict[str, Any]], ranked: list[dict[str, Any
         text = "No column is fragile: no fault in a single one was shown to cost more than half of what the model knows about the rows that are hit."
     together = [row for row in found if row["column"] is None and "missing" in row["fault"]]
     worst = max(together, key=lambda row: row["share"], default=None)
-    return text + (f" With {worst['fault']} in every input, {label} is worse by {worst['value']:.3g}." if worst else "")
+    if worst is None:
+        return text
+    ends = "" if worst["low"] is None else f" [{worst['low']:.3f}, {worst['high']:.3f}]"
+    return f"{text} With {worst['fault']} in every input, {label} is worse by {worst['value']:.3f}{ends}."
 
 # %% ../../nbs/explain/02_robustness.ipynb #e4621790
 def plot_robustness(

@@ -29,8 +29,8 @@ def robustness_section(run: RunParts) -> SectionContent:
     if not found.get("complete", True):
         text.append("Time ran out before every fault was tried; a higher --time-limit measures the others too.")
     columns = found.get("columns") or []
-    head = ["Column", "Worst fault", f"Loss of {found['label']}", "Lost on the rows that were hit", ""]
-    rows = [[c["column"], c["fault"], _loss(c), _share(c.get("fragility")), "fragile" if c.get("fragile") else ""] for c in columns]
+    head = ["Column", "Worst fault", f"Loss of {found['label']}", "Lost on the rows hit, in %"]
+    rows = [[c["column"], c["fault"] + (": fragile" if c.get("fragile") else ""), _loss(c), _share(c.get("fragility"))] for c in columns]
     tables = (
         [section_table("One column at a time: the worst fault of each, as a share of what the model knows", head, rows, right=(2, 3))]
         if rows
@@ -58,8 +58,9 @@ def _loss(row: dict[str, Any]) -> str:
 
 
 def _share(found: Any) -> str:
-    value = lookup(found, "value")
-    return "" if value is None else f"{100 * value:,.0f} %"
+    return (
+        "" if lookup(found, "value") is None else _loss({k: None if found[k] is None else 100 * found[k] for k in ("value", "low", "high")})
+    )
 
 
 def costs_section(run: RunParts) -> SectionContent:

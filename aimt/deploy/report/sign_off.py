@@ -93,7 +93,7 @@ ROLES = ("Developer of the model", "Independent reviewer", "Owner of the decisio
 REVIEWED = (
     "I have read the failed and undecided gates and the findings, and accept them or state a condition",
     "The test rows are like those that the model will be used for, and no choice was made by them that the ledger does not show",
-    "The attestations above are true as far as I can tell",
+    "The recorded attestations are true as far as I can tell",
     "Who is affected by a wrong answer knows how to object",
 )
 

@@ -21,7 +21,7 @@ COLUMNS = 5  # Inputs that are damaged one at a time
 
 def _seconds(work: TableWork, share: float) -> float:
     """A share of the whole limit, with a floor for short jobs and a ceiling for long ones."""
-    return min(work.seconds, float(np.clip(share * work.limit, 0.3, 10.0)))
+    return min(work.seconds, float(np.clip(share * work.limit, 0.4, 10.0)))
 
 
 def measure_robustness(work: TableWork) -> str:
@@ -38,7 +38,7 @@ def measure_robustness(work: TableWork) -> str:
         {name: work.schema[name].kind for name in problem.inputs},
         important[:COLUMNS],
         clusters=entities,
-        seconds=_seconds(work, 0.025),
+        seconds=_seconds(work, 0.03),
         seed=work.seed,
     )
     work.keep_result(robustness=found)
