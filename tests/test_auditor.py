@@ -27,7 +27,7 @@ def table(n: int = 300, seed: int = 0) -> pd.DataFrame:
 
 
 def trained(frame: pd.DataFrame, place, **options) -> Run:
-    return aimt.train(frame, target="y", groups="none", out=place, time_limit=1, quiet=True, **options)
+    return aimt.train(frame, target="y", sensitive_features="none", out=place, time_limit=1, quiet=True, **options)
 
 
 def counts(run: Run) -> tuple[int, int, int]:

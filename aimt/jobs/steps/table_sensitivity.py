@@ -29,7 +29,7 @@ def measure_robustness(work: TableWork) -> str:
     test, problem = work.split.test, work.problem
     frame, _ = work.schema.conform(work.frame.iloc[test].reset_index(drop=True), problem.inputs, report=False)
     important = [c["column"] for c in work.results["importance"]["columns"] if (c["value"] or 0) > 0]
-    entities = None if problem.id is None else pd.factorize(work.frame[problem.id])[0][test]
+    entities = None if problem.entity is None else pd.factorize(work.frame[problem.entity])[0][test]
     found = robustness(
         work.trained.model.predict_raw,
         frame,
