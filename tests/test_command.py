@@ -505,7 +505,7 @@ def test_predict_on_a_full_disk_leaves_no_half_file(finished, tmp_path, loans):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.csv"]
 
 
-STEPS = ["Define", "Plan", "Split", "Audit", "Train", "Evaluate", "More data", "Why", "Decide", "Verdict"]
+STEPS = ["Define", "Plan", "Split", "Audit", "Train", "Evaluate", "More data", "Why", "Robustness", "Decide", "Verdict"]
 
 
 def _stop_at(step: str, how: signal.Signals, folder: Path) -> tuple[int, Path]:

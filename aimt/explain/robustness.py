@@ -253,9 +253,15 @@ def _message(label: str, found: list[dict[str, Any]], ranked: list[dict[str, Any
     weak = [f"'{c['column']}' ({c['fault']})" for c in ranked if c["fragile"]]
     if weak:
         more = f" and {len(weak) - 3} more" if len(weak) > 3 else ""
-        text = f"The model depends most fragilely on {', '.join(weak[:3])}{more}: where such a value is hit, more than half of what the model knows about the row is lost."
+        text = (
+            f"The model depends most fragilely on {', '.join(weak[:3])}{more}: where such a value is hit, more than half of what the "
+            "model knows about the row is lost."
+        )
     else:
-        text = "No column is fragile: no fault in a single one was shown to cost more than half of what the model knows about the rows that are hit."
+        text = (
+            "No column is fragile: no fault in a single one was shown to cost more than half of what the model knows about the rows "
+            "that are hit."
+        )
     together = [row for row in found if row["column"] is None and "missing" in row["fault"]]
     worst = max(together, key=lambda row: row["share"], default=None)
     if worst is None:

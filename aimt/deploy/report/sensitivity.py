@@ -22,8 +22,9 @@ def robustness_section(run: RunParts) -> SectionContent:
     if not trials:
         return SectionContent(text=["Robustness was not measured."])
     text = [
-        f"Values of {counted(found.get('rows'), 'test row')} were damaged on purpose and predicted again: missing ones, categories that training did not contain, numbers in another unit, "
-        "with another sign, or far outside of their range. The loss is a paired difference on the same rows.",
+        f"Values of {counted(found.get('rows'), 'test row')} were damaged on purpose and predicted again: missing ones, categories that "
+        "training did not contain, numbers in another unit, with another sign, or far outside of their range. The loss is a paired "
+        "difference on the same rows.",
         found["message"],
     ]
     if not found.get("complete", True):
@@ -69,7 +70,8 @@ def costs_section(run: RunParts) -> SectionContent:
     if not found.get("single"):
         return SectionContent(text=[found.get("message") or "The sensitivity to the costs was not measured."])
     text = [
-        "Costs are estimates. Each one was halved and doubled, and then varied until the verdict on value changed; the threshold is learned again from out-of-fold rows for each, and valued on the test rows.",
+        "Costs are estimates. Each one was halved and doubled, and then varied until the verdict on value changed; the threshold is "
+        "learned again from out-of-fold rows for each, and valued on the test rows.",
         found["message"],
     ]
     models = lookup(run.metrics, "reuse", "choices") or 1
@@ -101,7 +103,10 @@ def costs_section(run: RunParts) -> SectionContent:
         tables.append(
             section_table("Both costs together", ["False negative", "False positive", *head[1:]], grid, right=(1, 2, 3), folded=True)
         )
-    caption = "The gain with 95 % intervals when one cost is halved or doubled: green lies above zero. The dotted line is the gain at the stated costs."
+    caption = (
+        "The gain with 95 % intervals when one cost is halved or doubled: green lies above zero. The dotted line is the gain at the "
+        "stated costs."
+    )
     return SectionContent(text=text, figures=[section_figure("costs", caption)], tables=tables)
 
 

@@ -27,8 +27,13 @@ def looks_sentence(run: RunParts) -> str:
     text = f"{rows} were scored {_times(looks['looks'])} ({verbs}), for {counted(looks.get('models'), 'trained model')}."
     others = looks.get("other_models") or 0
     if others:
-        text += f" {counted(others, 'further model')} of the same question {'was' if others == 1 else 'were'} scored on other test rows of the same table."
+        more = f"{counted(others, 'further model')} of the same question {_was(others)} scored"
+        text += f" {more} on other test rows of the same table."
     return text
+
+
+def _was(n: int) -> str:
+    return "was" if n == 1 else "were"
 
 
 def _times(n: int) -> str:
@@ -49,7 +54,8 @@ def reuse_section(run: RunParts) -> SectionContent:
     text = [said, *_optimism(run, now), *_verdict(run, before, now)]
     if looks.get("left_out"):
         text.append(
-            f"{counted(looks['left_out'], 'line')} in the ledgers of this folder {'does' if looks['left_out'] == 1 else 'do'} not have the form of a look, and {'was' if looks['left_out'] == 1 else 'were'} left out."
+            f"{counted(looks['left_out'], 'line')} in the ledgers of this folder {_was(looks['left_out'])} left out: "
+            "without the form of a look."
         )
     rows = [[str(e["time"])[:16].replace("T", " "), e["run"], e["verb"], f"{e['n']:,}"] for e in looks.get("entries") or []]
     table = section_table("The looks at these rows (UTC)", ["When", "Run", "By", "Rows"], rows, right=(3,), folded=len(rows) > 5)
@@ -65,8 +71,9 @@ def _optimism(run: RunParts, n: int) -> list[str]:
     if main.get("low") is not None and main.get("high") is not None:
         errors += f", here {number(expected_optimism(n, (main['high'] - main['low']) / 3.92))} {main.get('label')}"
     return [
-        f"With each further model the best score becomes more optimistic. If this is the best of {n} by its test score, expect it to be too good by up to about {errors} "
-        "(Gaussian maximal inequality; Blum and Hardt 2015). If each was changed by what the last score said, it can be more (Dwork et al. 2015)."
+        f"With each further model the best score becomes more optimistic. If this is the best of {n} by its test score, expect it to be "
+        f"too good by up to about {errors} (Gaussian maximal inequality; Blum and Hardt 2015). If each was changed by what the last "
+        "score said, it can be more (Dwork et al. 2015)."
     ]
 
 
@@ -77,7 +84,8 @@ def _verdict(run: RunParts, before: int, now: int) -> list[str]:
     if not merits:
         return []
     names = " and ".join(f"'{g['gate']}'" for g, _ in merits)
-    asked = f"The intervals of {names}, where merit has to be proven, {'are' if before == 1 else 'were widened by Bonferroni’s correction, and are'} those for {counted(before, 'model')}."
+    widened = "are" if before == 1 else "were widened by Bonferroni’s correction, and are"
+    asked = f"The intervals of {names}, where merit has to be proven, {widened} those for {counted(before, 'model')}."
     if now <= before:
         return [asked]
     lost = [f"'{g['gate']}' ({span(wide)})" for g, wide in merits if g["status"] == "pass" and wide["low"] <= g["limit"]]
@@ -124,7 +132,8 @@ def sign_off_section(run: RunParts) -> SectionContent:
     given = as_dict(run.verdict.get("attested"))
     open_gates = [str(g["gate"]) for g in run.verdict["gates"] if g.get("status") in ("hold", "not yet", "not checked")]
     text = [
-        "To be filled in by the people who answer for this model. A signature is about exactly the run, the data and the model named here; it does not change the verdict."
+        "To be filled in by the people who answer for this model. A signature is about exactly the run, the data and the model named "
+        "here; it does not change the verdict."
     ]
     if open_gates:
         text.append(f"Gates that did not pass or were not checked: {', '.join(open_gates)}.")

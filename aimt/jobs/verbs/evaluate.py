@@ -271,7 +271,8 @@ def score_lines(
     if (scores.get("reuse") or {}).get("models", 0) > 1:
         used = scores["reuse"]
         lines.append(
-            f"These rows were scored {used['looks']:,} times, for {used['models']:,} models of this folder: the best of them looks better than it is."
+            f"These rows were scored {used['looks']:,} times, for {used['models']:,} models of this folder: "
+            "the best of them looks better than it is."
         )
     if "coverage" in scores:
         lines += _coverage_lines(scores["coverage"])
