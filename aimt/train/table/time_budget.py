@@ -146,6 +146,7 @@ def plan(
         "Evaluate": (0.3 + 5e-5 * min(n_rows, 50_000)) / speed,
         "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search) + min(max(0.5, 0.06 * time_limit), 0.6 / speed),
         "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed) + (0.4 + 4000 * cost) / speed,
+        "Robustness": min(float(np.clip(0.03 * time_limit, 0.4, 10.0)), 12 * min(tests, 1000) * cost / speed),
     }
     torch = _TORCH_MB if train_rows < LARGE_ROWS and time_limit > 3 else 0.0
     memory = _BASE_MB + torch + min(100.0, cells * 5e-4) + cells * _CELL_BYTES / 1e6 + max(0, width - n_columns) * n_rows * 24 / 1e6
