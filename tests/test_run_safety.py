@@ -266,7 +266,7 @@ def test_overwrite_leaves_what_a_run_did_not_make(doctored):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text(name)
     new = Run.create(run, overwrite=True)
-    assert sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()) == sorted([*mine, "run.json", LOCK])
+    assert sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()) == sorted([*mine, "ledger.jsonl", "run.json", LOCK])
     new.finish()
     assert not set(mine) & set(Run.open(run).info["files"])
 
