@@ -169,7 +169,7 @@ def test_the_same_answers_that_are_judged_twice_are_one_model(tmp_path):
     rng = np.random.default_rng(0)
     y = (rng.random(200) < 0.4).astype(int)
     scored = pd.DataFrame({"outcome": np.where(y, "yes", "no"), "p": np.clip(0.4 * y + 0.5 * rng.random(200), 0, 1)})
-    ask = {"actual": "outcome", "probability": "p", "positive": "yes", "quiet": True}
+    ask = {"actual": "outcome", "probability": "p", "positive_label": "yes", "quiet": True}
     judged = [aimt.judge(scored, out=tmp_path / name, **ask) for name in ("a", "b")]
     assert counts(judged[1]) == (2, 1, 0)
     better = scored.assign(p=np.clip(scored["p"] + 0.05 * y, 0, 1))
