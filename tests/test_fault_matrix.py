@@ -390,6 +390,249 @@ refused("files", "WAV: states an absurd rate or number of channels", "read a rec
 recovered("files", "WAV: states 4 GB of sound", "read a recording", "What is there is read.", put(bad.wav_header(16_000, stated=2**32 - 1), "x.wav"), lambda x, _: len(x) == 200, limited=True)
 
 
+# -- values: the table at prediction holds the same customers, stored in another way ------------------------------------
+
+
+def same(found: pd.DataFrame, place: Place, rows: slice = slice(None)) -> bool:
+    """Whether the predictions are those for the table as it was."""
+    return bool(np.allclose(found["probability"][rows], place.shared.expected["probability"][rows], rtol=0, atol=1e-12))
+
+
+def stored(column: str, how: Callable[[pd.Series], Any]) -> Callable[[Place], pd.DataFrame]:
+    return lambda place: bad.customers().assign(**{column: how(bad.customers()[column])})
+
+
+def changed(column: str, rows: slice, value: Any) -> Callable[[Place], pd.DataFrame]:
+    """The table with other values in some rows of a column."""
+
+    def make(place: Place) -> pd.DataFrame:
+        frame = bad.customers()
+        values = frame[column].astype(object).to_numpy(copy=True)
+        values[rows] = value
+        return frame.assign(**{column: pd.Series(values, dtype=object)})
+
+    return make
+
+
+def as_file(name: str, **options: Any) -> Callable[[Place], Path]:
+    def make(place: Place) -> Path:
+        frame, path = bad.customers(), place.path / name
+        frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, index=False, **options)
+        return path
+
+    return make
+
+
+ALIKE = "The same predictions as before."
+for kind, column, how in (
+    ("nullable Int64", "age", lambda s: s.astype("Int64")), ("float32", "age", lambda s: s.astype("float32")), ("int8", "age", lambda s: s.astype("int8")),
+    ("Arrow", "charges", lambda s: s.astype("double[pyarrow]")), ("Decimal", "charges", lambda s: [Decimal(str(v)) for v in s]),
+    ("text", "charges", lambda s: s.astype(str)), ("text with spaces", "charges", lambda s: " " + s.astype(str) + " "),
+    ("bool objects", "paperless", lambda s: s.astype(bool).astype(object)), ("booleans", "paperless", lambda s: s.astype(bool)),
+    ("categorical", "plan", lambda s: s.astype("category")), ("Arrow text", "plan", lambda s: s.astype("string[pyarrow]")), ("bytes", "plan", lambda s: [v.encode() for v in s]),
+    ("dates as datetimes", "joined", pd.to_datetime), ("dates with a time zone", "joined", lambda s: pd.to_datetime(s).dt.tz_localize("UTC")),
+    ("dates in several time zones", "joined", lambda s: [t.isoformat() for z, t in zip(["UTC", "Asia/Tokyo", "America/Lima"] * bad.N, pd.to_datetime(s, utc=True).dt.tz_convert("UTC")) for t in [t.tz_convert(z)]]),
+):  # fmt: skip
+    recovered("values", f"{column} stored as {kind}", "predict", ALIKE, stored(column, how), same)
+recovered("values", "numbers with decimal commas in a file", "predict", ALIKE, as_file("new.csv", sep=";", decimal=","), same)
+recovered("values", "the table as Parquet", "predict", ALIKE, as_file("new.parquet"), same)
+recovered("values", "an index that is no counter", "predict", ALIKE, lambda p: bad.customers().set_axis([f"r{i}" for i in range(bad.N)]), same)
+recovered("values", "negative zero", "predict", "The same predictions as for zero.", lambda p: [changed("paperless", slice(9), v)(p) for v in (0.0, -0.0)], lambda t, p: t["probability"].tolist() == p.notes.setdefault("zero", t["probability"].tolist()))
+MISSING = [np.nan, None, "", "NA", "NaN", pd.NA, "  ", "null"]
+recovered("values", "NaN, None, '', 'NA', 'null' for missing", "predict", "All are missing, with the same predictions and no warning.", lambda p: [changed("charges", slice(20), v)(p) for v in MISSING],
+          lambda t, p: t["probability"].tolist() == p.notes.setdefault("missing", t["probability"].tolist()) and same(t, p, slice(20, None)))  # fmt: skip
+recovered("values", "infinite numbers", "predict", "Counted as missing, with a warning.", lambda p: [changed("charges", slice(20), v)(p) for v in (np.inf, -np.inf)],
+          lambda t, p: same(changed_score(p, "charges", np.nan), p, slice(20, None)) and t["probability"].tolist() == p.notes["score"], "20 values in 'charges' are infinite")  # fmt: skip
+recovered("values", "1e308 and denormal numbers", "predict", "Finite predictions, and a warning that they are far outside.", lambda p: [changed("charges", slice(20), v)(p) for v in (1e308, -1e308)], lambda t, p: np.isfinite(t["probability"]).all() and same(t, p, slice(20, None)), "charges")
+recovered("values", "denormal numbers", "predict", "Finite predictions.", changed("charges", slice(20), 5e-324), lambda t, p: np.isfinite(t["probability"]).all() and same(t, p, slice(20, None)))
+recovered("values", "a column without any value", "predict", "Predicted as missing, with a warning.", changed("charges", slice(None), None), lambda t, p: np.isfinite(t["probability"]).all(), "charges")
+recovered("values", "words among numbers", "predict", "Counted as missing, with a warning and an example.", changed("charges", slice(3), "ask Bob"), lambda t, p: same(t, p, slice(3, None)), "3 values in 'charges' are not readable as number", )
+recovered("values", "numbers, text and dates in one column", "predict", "What is no number is missing, with a count.", changed("charges", slice(4), ["12", "x", pd.Timestamp("2024-01-01"), 3 + 4j]), lambda t, p: same(t, p, slice(4, None)), "3 values in 'charges' are not readable as number")
+recovered("values", "an unknown category", "predict", "Predicted as any unknown one, with a count.", changed("plan", slice(7), "gold\n🙂"), lambda t, p: same(t, p, slice(7, None)), "7 values in 'plan' are of a category never seen")
+recovered("values", "lists and objects in cells", "predict", "An unknown category, with a count.", changed("plan", slice(2), pd.Series([[1, 2], {"a": 1}]).to_numpy()), lambda t, p: same(t, p, slice(2, None)), "2 values in 'plan' are of a category never seen")
+recovered("values", "dates before 1678 and after 2261", "predict", "Counted as missing, with a warning.", changed("joined", slice(2), ["0001-01-01", "9999-12-31"]), lambda t, p: same(t, p, slice(2, None)), "outside")
+recovered("values", "dates before 1900", "predict", "Read, with a warning that they are outside the range of training.", changed("joined", slice(2), ["1850-01-01", "1812-06-24"]), lambda t, p: same(t, p, slice(2, None)), "joined")
+recovered("values", "every type of a DataFrame", READ, "Plain types, all documented; bytes that are no text are left out with a note.", lambda p: odd_types(), lambda t, p: plain_types(t), "bytes")
+recovered("values", "every type, in training and in three kinds of files", "train", "Infinite is missing, with a note; the same predictions from a DataFrame, CSV and Parquet.", lambda p: trainable(p), lambda run, p: alike_in_files(run, p), "infinite")
+
+
+def changed_score(place: Place, column: str, value: Any) -> pd.DataFrame:
+    found = score(place, changed(column, slice(20), value)(place)).value
+    place.notes["score"] = found["probability"].tolist()
+    return found
+
+
+def odd_types() -> pd.DataFrame:
+    frame = pd.DataFrame(
+        {
+            "Int64": pd.array([1, None], "Int64"), "string": pd.array(["a", None], "string"), "category": pd.Categorical([1, 2]), "object": pd.Series(["x", None], dtype=object),
+            "mixed": pd.Series([1, "x"], dtype=object), "bytes": [b"\xff", b"a"], "period": pd.period_range("2024-01", periods=2, freq="M"),
+            "zone": pd.date_range("2024", periods=2, tz="Asia/Tokyo"), "sparse": pd.arrays.SparseArray([0.0, 1.0]), "complex": [1j, 2], "wait": pd.to_timedelta(["1h", None]),
+            "list": [[1], None], "arrow": pd.Series([1.5, None], dtype="double[pyarrow]"), "truth": pd.Series([True, None], dtype=object), "decimal": [Decimal("1.5"), None],
+        }
+    )  # fmt: skip
+    return frame.set_index(pd.Index(["r", "s"], name="key"))
+
+
+def plain_types(frame: pd.DataFrame) -> bool:
+    kinds = set(frame.dtypes.astype(str))
+    return kinds <= {"float64", "int64", "str", "boolean", "datetime64[us]", "datetime64[ns]"} and "bytes" not in frame and frame["decimal"][0] == 1.5
+
+
+def trainable(place: Place) -> pd.DataFrame:
+    """Customers, and a column of every odd kind."""
+    frame, rng = bad.customers(), np.random.default_rng(2)
+    odd = {
+        "empty": np.nan, "infinite": np.where(rng.random(bad.N) < 0.05, np.inf, rng.normal(size=bad.N)), "huge": rng.choice([1e308, -1e308, 0.0], bad.N), "tiny": rng.choice([5e-324, 1e-310, -0.0], bad.N),
+        "mixed": pd.Series(rng.choice(np.array([1, "x", 2.5, None, "2024-01-01"], dtype=object), bad.N)), "nested": pd.Series([[1, 2], {"a": 1}, [], "x"] * (bad.N // 4)),
+        "nullable": pd.array([1, None, 3] * (bad.N // 3), "Int64"), "decimal": [Decimal(i % 7) / 4 for i in range(bad.N)], "complex": rng.normal(size=bad.N) + 1j,
+        "old": pd.Series(["1812-06-24", "2301-01-01", "1950-05-05"] * (bad.N // 3)),
+    }  # fmt: skip
+    place.notes["frame"] = frame.assign(**odd)
+    return place.notes["frame"]
+
+
+def alike_in_files(run: Run, place: Place) -> bool:
+    frame = load_table(place.notes["frame"]).frame
+    frame.to_csv(place.path / "x.csv", index=False)
+    frame.to_parquet(place.path / "x.parquet")
+    found = [run.predict(source, quiet=True)["probability"].to_numpy() for source in (place.notes["frame"], frame, place.path / "x.csv", place.path / "x.parquet")]
+    return all(np.allclose(found[0], other, rtol=0, atol=1e-12) for other in found[1:])
+
+
+# -- columns ---------------------------------------------------------------------------------------------------------
+
+
+def named(*checks: str, aside: bool = False) -> Callable[[dict[str, Any], Place], bool]:
+    """The audit has such a finding about the column 'new', and sets it aside or not."""
+
+    def holds(found: dict[str, Any], place: Place) -> bool:
+        about = [f for f in found["findings"] if f["check"] in checks and "new" in f["columns"]]
+        return bool(about) and aside == ("new" in {s["column"] for s in found["set_aside"]})
+
+    return holds
+
+
+def scored(found: dict[str, Any], place: Place) -> bool:
+    """Set aside as a leak, with the score of a model with it and without it."""
+    leak = next(f for f in found["findings"] if f["check"] == "leak" and f["columns"] == ["new"])
+    return leak["scores"]["with"] > leak["scores"]["without"] and "new" in {s["column"] for s in found["set_aside"]}
+
+
+def with_new(values: Callable[[pd.DataFrame], Any], source: Callable[[], pd.DataFrame] = bad.customers) -> Callable[[Place], pd.DataFrame]:
+    return lambda place: source().assign(new=values(source()))
+
+
+CHANCE = np.random.default_rng(3)
+LEFT = lambda d: (d["left"] == "yes").to_numpy()  # noqa: E731
+ASIDE = "Reported and set aside."
+recovered("columns", "constant", "audit", ASIDE, with_new(lambda d: "Mannheim"), named("constant", aside=True))
+recovered("columns", "empty", "audit", ASIDE, with_new(lambda d: None), named("empty", aside=True))
+recovered("columns", "a counter of rows", "audit", ASIDE, with_new(lambda d: np.arange(len(d))), named("id", aside=True))
+recovered("columns", "keys", "audit", ASIDE, with_new(lambda d: [f"{i * 7919 % 10007:05d}-QX" for i in range(len(d))]), named("id", aside=True))
+recovered("columns", "a copy of another column", "audit", "Reported, with both names.", with_new(lambda d: d["charges"]), named("same columns"))
+recovered("columns", "another column in other units", "audit", "Reported, with both names.", with_new(lambda d: d["charges"] / 1.95583), named("same columns"))
+LEAK = "Set aside as a leak, with the score with and without it."
+recovered("columns", "leak: the target recoded", "audit", LEAK, with_new(lambda d: np.where(LEFT(d), "C", "A")), scored, "leak: new")
+recovered("columns", "leak: the target with 1 % errors", "audit", LEAK, with_new(lambda d: LEFT(d) ^ (np.arange(len(d)) % 100 == 7)), scored, "leak: new")
+recovered("columns", "leak: a score made from the target", "audit", LEAK, with_new(lambda d: 2 * LEFT(d) + np.random.default_rng(4).normal(0, 0.3, len(d))), scored, "leak: new")
+recovered("columns", "leak: filled in after the outcome", "audit", LEAK, with_new(lambda d: np.where(LEFT(d), np.random.default_rng(4).integers(10, 99, len(d)), 0)), scored, "leak: new")
+recovered("columns", "leak: a date that only one outcome has", "audit", LEAK, with_new(lambda d: np.where(LEFT(d), "2024-03-05", None)), scored, "leak: new")
+recovered("columns", "a million categories", "run", "Encoded in bounded time and memory; the encoder stays small.", lambda p: lambda: encode_levels(1_000_000), lambda found, p: found["shape"] == (1_000_000, 2) and found["bytes"] < 20_000 and found["cpu_seconds"] < 30)
+recovered("columns", "5,000 columns", "run", "Encoded in bounded time.", lambda p: lambda: encode_columns(5000), lambda found, p: found["shape"] == (60, 5000) and found["cpu_seconds"] < 30)
+recovered("columns", "20,000 columns", "train", "Trained within the time.", lambda p: wide(20_000), lambda run, p: len(run.predict(wide(20_000).head(3))) == 3, slow=True)
+recovered("columns", "duplicate and empty names in a file", READ, "Made unique, with a warning.", put("x,x,,x.2, y ,x\n1,2,3,4,5,6\n"), lambda t, p: list(t) == ["x", "x.3", "Unnamed: 2", "x.2", " y ", "x.4"] and t.iloc[0].tolist() == [1, 2, 3, 4, 5, 6], "without a name")
+recovered("columns", "duplicate names in a DataFrame", READ, "Made unique.", lambda p: pd.DataFrame([[1, 2]], columns=["a", "a"]), lambda t, p: list(t) == ["a", "a.2"])
+recovered("columns", "emoji, line breaks, formulas, SQL and HTML in names", "train", "Trained and predicted; the report contains no foreign markup.", lambda p: hostile(), lambda run, p: harmless(run))
+recovered("columns", "names that the library uses itself", "train", "Trained and predicted; no column is overwritten.", lambda p: bad.customers().set_axis(["prediction", "probability", "decision", "row", "split", "left"], axis=1),
+          lambda run, p: run.predict(q := bad.customers().set_axis(["prediction", "probability", "decision", "row", "split", "left"], axis=1), quiet=True)["prediction"].tolist() == q["prediction"].tolist())  # fmt: skip
+recovered("columns", "another order at prediction", "predict", ALIKE, lambda p: bad.customers()[list(reversed(bad.customers().columns))], same)
+recovered("columns", "an unknown column at prediction", "predict", "Not used, with a warning.", with_new(lambda d: 1), same, "not known from training and not used: new")
+refused("columns", "a column missing at prediction", "predict", "The column is named.", lambda p: bad.customers().drop(columns="age"), DataError, "'age' is missing")
+refused("columns", "a misspelt column at prediction", "predict", "The column and the closest name are named.", lambda p: bad.customers().rename(columns={"age": "Age"}), DataError, "'age' is missing", "Did you mean 'Age'?")
+refused("columns", "an option names no column", "train", "The closest name is named.", lambda p: (bad.customers(), {"id": "plann"}), ProblemError, "Did you mean 'plan'?")
+refused("columns", "only keys are left", "train", "The error names the option that keeps them.", lambda p: pd.DataFrame({"key": [f"K{i}" for i in range(100)], "left": ["yes", "no"] * 50}), DataError, "--keep")
+
+
+def encode_levels(n: int) -> dict[str, Any]:
+    from aimt.data.table.features import FeatureEncoder
+    from aimt.data.table.schema import infer_schema
+
+    start = time.process_time()
+    frame = pd.DataFrame({"user": pd.Series([f"user {k}" for k in range(n)], dtype="str"), "x": np.arange(n) % 17})
+    encoder = FeatureEncoder(infer_schema(frame), ["user", "x"]).fit(frame)
+    return {"shape": encoder.transform(frame).shape, "bytes": len(json.dumps(encoder.to_state()[0])), "cpu_seconds": time.process_time() - start}
+
+
+def wide(n: int) -> pd.DataFrame:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, n)).astype("float32"), columns=[f"c{i}" for i in range(n)])
+    return pd.concat([frame, pd.Series(np.where(frame["c7"] > 0, "yes", "no"), name="left")], axis=1)
+
+
+def encode_columns(n: int) -> dict[str, Any]:
+    from aimt.data.table.features import FeatureEncoder, dense
+    from aimt.data.table.infer_problem import define_problem
+    from aimt.data.table.schema import infer_schema
+
+    start, frame = time.process_time(), wide(n)
+    problem, _ = define_problem(frame, target="left")
+    encoder = FeatureEncoder(infer_schema(frame), problem.inputs).fit(frame)
+    X = encoder.transform(frame)
+    dense(encoder).fit(X).transform(X)
+    return {"shape": X.shape, "cpu_seconds": time.process_time() - start}
+
+
+NAMES = ["🙂 mood\n(today)", "=SUM(A1:A9)", "<script>alert(1)</script>", "x'; DROP TABLE t; --", "\u202eabc\x1b[31m", "left"]
+
+
+def hostile() -> pd.DataFrame:
+    return bad.customers().set_axis(NAMES, axis=1)
+
+
+def harmless(run: Run) -> bool:
+    page = run.file("report.html").read_text()
+    return len(run.predict(hostile(), quiet=True)) == bad.N and "<script>alert" not in page and "\x1b" not in page
+
+
+# -- target ----------------------------------------------------------------------------------------------------------
+
+
+def with_target(values: Any, **options: Any) -> Callable[[Place], Any]:
+    return lambda place: (bad.numbers().assign(left=values), options)
+
+
+refused("target", "not there", "train", "The closest name is named.", lambda p: (bad.customers(), {"target": "lefft"}), ProblemError, "no column 'lefft'", "Did you mean 'left'?")
+refused("target", "one class", "train", "The value is named.", with_target("no"), ProblemError, "same value in every row: 'no'")
+refused("target", "no value", "train", "An error says so.", lambda p: [with_target(v)(p) for v in (None, np.nan, " ")], ProblemError, "no value in any row")
+refused("target", "0 rows", "train", "An error says so.", lambda p: bad.customers().head(0), AimtError, "no rows")
+refused("target", "1 row", "train", "The number of rows is named.", lambda p: bad.customers().head(1), AimtError, "1 row")
+refused("target", "a class with a single row, of two", "train", "The class is named.", with_target(["yes"] + ["no"] * (bad.N - 1)), AimtError, "'yes'", "1 row")
+recovered("target", "a class with a single row, of four", "train", "Left out with a note.", with_target(["red", "green", "blue"] * (bad.N // 3 - 1) + ["red", "green", "mauve"]), lambda run, p: run.problem.labels == ["blue", "green", "red"], "'mauve'")
+refused("target", "a different text in every row", "train", "The number of texts is named.", with_target([f"C{k:05d}" for k in range(bad.N)]), AimtError, "240 different texts")
+refused("target", "10,000 classes", "train", "The number of classes is named.", lambda p: bad.numbers(20_000).assign(left=[f"k{i % 10_000}" for i in range(20_000)]), AimtError, "10,000")
+refused("target", "a date", "train", "An error says so.", lambda p: (bad.customers(), {"target": "joined"}), ProblemError, "is a date")
+recovered("target", "8 positive rows of 20,000", "train", "Trained; the audit reports that the class is rare.", lambda p: rare(), lambda run, p: "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]} and len(run.predict(rare().head(5))) == 5)
+recovered("target", "some values missing", "train", "These rows are left out, with a count.", with_target(np.where(np.arange(bad.N) < 9, None, bad.numbers()["left"])), lambda run, p: sum(run.read("metrics.json")["split"]["rows"].values()) == bad.N - 9, "9 of 240 rows")
+recovered("target", "classes that are fractions", "train", "Classes, if the task says so.", with_target((bad.numbers()["x0"] * 1.2).round().clip(-1, 1) + 1.5, task="multiclass"), lambda run, p: set(run.problem.labels) == {"0.5", "1.5", "2.5"})
+recovered("target", "numbers as text, one of them unreadable", "train", "Regression; the row is left out and its text shown.", with_target(["n/a, ask Bob", *bad.numbers()["x0"].round(3).astype(str)[1:]], task="regression"), lambda run, p: run.problem.task == "regression" and sum(run.read("metrics.json")["split"]["rows"].values()) == bad.N - 1, "n/a, ask Bob")
+refused("target", "all rows alike", "train", "The error says that no column is left.", lambda p: pd.DataFrame({"x": np.ones(200), "z": ["a"] * 200, "left": [0, 1] * 100}), DataError, "no column is left")
+recovered("target", "contradictory copies of a few rows", "train", "Verdict HOLD or NOT YET; the audit counts the rows.", lambda p: contradictory(), lambda run, p: run.read("metrics.json")["verdict"]["verdict"] != "SHIP" and any("contradict" in f["check"] + f["evidence"] for f in run.read("audit.json")["findings"]))
+recovered("target", "an unknown class at evaluation", "evaluate", "These rows are left out, with a count.", lambda p: bad.customers().assign(left=np.where(np.arange(bad.N) < 7, "perhaps", bad.customers()["left"])), lambda found, p: found["n"] == bad.N - 7)
+refused("target", "not there at evaluation", "evaluate", "The column is named.", lambda p: bad.customers().drop(columns="left"), AimtError, "'left'")
+
+
+def rare() -> pd.DataFrame:
+    frame = bad.numbers(20_000, 2)
+    positive = np.argsort(-frame["x0"].to_numpy())[:8]
+    return frame.assign(left=np.where(np.isin(np.arange(20_000), positive), "yes", "no"))
+
+
+def contradictory() -> pd.DataFrame:
+    few = pd.DataFrame({"a": np.arange(12) % 4, "b": np.arange(12) // 4, "c": np.arange(12) % 3})
+    frame = pd.concat([few] * 20, ignore_index=True)
+    return frame.assign(left=np.random.default_rng(0).choice(["yes", "no"], len(frame)))
+
+
 # -- the test --------------------------------------------------------------------------------------------------------
 
 
@@ -454,9 +697,11 @@ def _run_limited(folder: Path) -> None:
     """Run the cases under a limit of memory, and print what each of them said."""
     import resource
 
-    import PIL.Image  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
     import openpyxl  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+
+    import aimt.data.audio.read  # noqa: F401
+    import aimt.data.image.read  # noqa: F401
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 2 << 30
     resource.setrlimit(resource.RLIMIT_AS, (used + (LIMIT_MB << 20), resource.RLIM_INFINITY))
