@@ -633,6 +633,422 @@ def contradictory() -> pd.DataFrame:
     return frame.assign(left=np.random.default_rng(0).choice(["yes", "no"], len(frame)))
 
 
+# -- splits ----------------------------------------------------------------------------------------------------------
+
+refused("splits", "fewer groups than parts", "train", "The column and the number of its values are named.", lambda p: (bad.numbers().assign(who=np.repeat(["a", "b"], bad.N // 2)), {"id": "who"}), DataError, "'who' has 2 different values")
+refused("splits", "every row at the same time", "train", "The error says so.", lambda p: (bad.numbers().assign(day="2024-05-01"), {"time": "day"}), AimtError, "only 1 different times")
+recovered("splits", "times that are tied", "run", "Rows of the same time stay on the same side.", lambda p: lambda: divided(tied(), time="day"), lambda s, p: not set(tied()["day"][s.part == "test"]) & set(tied()["day"][s.part == "train"]))
+recovered("splits", "times in several zones", "run", "Ordered by the instant, not by the text.", lambda p: lambda: divided(zoned(), time="at"), lambda s, p: pd.to_datetime(zoned()["at"], utc=True)[s.part == "test"].min() >= pd.to_datetime(zoned()["at"], utc=True)[s.part == "train"].max())
+recovered("splits", "rows that occur several times", "audit", "Counted, with rows to look at and what to do.", lambda p: pd.concat([bad.customers(), bad.customers().iloc[20:60]], ignore_index=True), lambda found, p: True, "duplicate rows")
+recovered("splits", "copies of training rows in the test part", "run", "Counted, beyond what chance brings.", lambda p: overlapping, lambda found, p: found["n_twins"] > 20 and found["share"] > 0.5 and "have an exact copy in the training part" in found["text"])
+recovered("splits", "rows with slight changes across the split", "run", "Counted as near-duplicates.", lambda p: nearly, lambda share, p: share > 0.5)
+recovered("splits", "persons with several rows, and an id", "run", "All rows of a person stay on the same side.", lambda p: lambda: divided(bad.numbers().assign(who=np.arange(bad.N) % 60), id="who"), lambda s, p: not set((np.arange(bad.N) % 60)[s.test]) & set((np.arange(bad.N) % 60)[s.train]))
+recovered("splits", "persons with several rows, and no id", "audit", "Reported, with the option that keeps them together.", lambda p: bad.customers().assign(person_id=np.random.default_rng(0).integers(0, 60, bad.N)), lambda found, p: True, "repeated id: person_id")
+recovered("splits", "the same text or image for several examples", "run", "All examples with an input stay in the same part.", lambda p: paired, lambda parts, p: not set(parts["train"]["input"]) & set(parts["test"]["input"]))
+
+
+def divided(frame: pd.DataFrame, **roles: str) -> Any:
+    from aimt.data.split.split import split_rows
+    from aimt.data.table.infer_problem import define_problem, encode_target
+
+    problem, _ = define_problem(frame, target="left", **roles)
+    return split_rows(frame, problem, encode_target(frame, problem)[0])
+
+
+def tied() -> pd.DataFrame:
+    return bad.numbers().assign(day=[f"2024-05-{1 + i * 12 // bad.N:02d}" for i in range(bad.N)])
+
+
+def zoned() -> pd.DataFrame:
+    hours = pd.date_range("2024-01-01", periods=bad.N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
+    return bad.numbers().assign(at=[h + ("+00:00", "+09:00", "-05:00")[i % 3] for i, h in enumerate(hours)])
+
+
+def overlapping() -> dict[str, Any]:
+    from aimt.data.split.split import overlap
+
+    frame = pd.concat([bad.customers()] * 2, ignore_index=True)
+    return overlap(frame, divided(frame), ["charges", "age", "plan", "paperless", "joined"])
+
+
+def nearly() -> float:
+    from aimt.data.checks.neighbours import near_twins
+    from aimt.data.table.schema import infer_schema
+
+    frame = bad.numbers(columns=6)
+    frame = pd.concat([frame, frame.assign(x0=frame["x0"] + 1e-4)], ignore_index=True)
+    split = divided(frame)
+    return near_twins(frame, infer_schema(frame), [f"x{i}" for i in range(6)], split.train, split.test, seed=0).to_dict()["share"]
+
+
+def paired() -> dict[str, pd.DataFrame]:
+    from aimt.jobs.families.base import split_pairs
+
+    texts = [f"The {('parcel', 'letter', 'box')[i % 3]} number {i // 4}" for i in range(80)]
+    return split_pairs(pd.DataFrame({"input": texts, "target": ["late", "lost"] * 40}), classes=True)
+
+
+# -- run: what happens while it trains -------------------------------------------------------------------------------
+
+
+def trainer(folder: Path | None = None, *, bad_step: int = 0, scale: float = np.nan, hook: Callable[[Any], Any] | None = None, loss: Any = None, steps: int = 60, **config: Any) -> Any:
+    """A small network in the training loop; one batch, or all of them (-1), is multiplied by `scale`."""
+    import torch
+    from torch import nn
+
+    from aimt.train.loop.trainer import TrainConfig, Trainer
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    x = torch.randn(256, 8)
+    batches = [{"x": x[i::64] * (scale if bad_step in (-1, i + 1) else 1), "y": (x[i::64, 0] > 0).long()} for i in range(64)]
+    loss = loss or (lambda m, b: nn.functional.cross_entropy(m(b["x"]), b["y"]))
+    hooks = [type("Hook", (), {"on_step": lambda self, t, row: hook(t)})()] if hook else []
+    return Trainer(model, batches, loss, TrainConfig(steps=steps, precision="fp32", device="cpu", save_every=10, **config), folder=folder, hooks=hooks)
+
+
+def weights(t: Any) -> Any:
+    import torch
+
+    return torch.cat([p.detach().flatten() for p in t.model.parameters()])
+
+
+def at_step(step: int, act: Callable[[], Any]) -> Callable[[Any], Any]:
+    return lambda t: act() if t.step == step else None
+
+
+def resumed_equals_alone(history: Any, place: Place) -> bool:
+    """Whether training goes on from the last checkpoint and ends with the same bits as one that nobody stopped."""
+    again, alone = trainer(place.path / "run"), trainer()
+    again.fit(resume=True), alone.fit()
+    return bool((weights(again) == weights(alone)).all())
+
+
+def full_disk(place: Place, last: int) -> Callable[[], Any]:
+    """The checkpoints from the third to number `last` are written to a full disk."""
+    from aimt.train.loop import checkpoint
+
+    real, count = checkpoint._write_parts, iter(range(10**6))
+
+    def write(folder: Path, *args: Any) -> None:
+        if 2 <= next(count) <= last:
+            (folder / "tensors.safetensors").write_bytes(b"half a fi")
+            raise OSError(28, "No space left on device")
+        real(folder, *args)
+
+    place.patch.setattr(checkpoint, "_write_parts", write)
+    return lambda: trainer(place.path / "run").fit()
+
+
+STOPPED = "Saved and stopped; resumed, it ends with the same bits as a run that nobody stopped."
+recovered("run", "SIGTERM", "run", STOPPED, lambda p: lambda: trainer(p.path / "run", hook=at_step(25, lambda: os.kill(os.getpid(), signal.SIGTERM))).fit(), lambda h, p: h.stopped == "SIGTERM" and resumed_equals_alone(h, p))
+recovered("run", "Ctrl-C", "run", STOPPED, lambda p: lambda: trainer(p.path / "run", hook=at_step(25, lambda: os.kill(os.getpid(), signal.SIGINT))).fit(), lambda h, p: h.stopped == "SIGINT" and resumed_equals_alone(h, p))
+recovered("run", "SIGKILL", "run", "Resumed from the last checkpoint, it ends with the same bits as a run that nobody stopped.", lambda p: lambda: killed(p), lambda runs, p: runs["killed"] != 0 and runs["again"] == runs["alone"])
+recovered("run", "SIGKILL of the training on a table", "run", "The run says that it was interrupted, and how to go on.", lambda p: lambda: killed_table(p), lambda line, p: "interrupted" in line and ("--overwrite" in line or "--resume" in line))
+recovered("run", "a disk that is full for a while", "run", "The training goes on, with a warning; later checkpoints are written.", lambda p: full_disk(p, 3), lambda h, p: [e["kind"] for e in h.events] == ["checkpoint failed"] * 2 and (p.path / "run/step-000000060").is_dir(), "the disk is full")
+refused("run", "a disk that is full to the end", "run", "The error says so; the last good checkpoint stays, and the run can be resumed.", lambda p: full_disk(p, 10**6), RunError, "the disk is full")
+refused("run", "a full disk while a table is trained", "run", "The error says so; the run says that it failed, and nothing half-written is left.", lambda p: lambda: limited_size(p, lambda: aimt.train(bad.customers(), target="left", time_limit=1, out=p.path / "run", quiet=True)), AimtError, "disk is full")
+refused("run", "a full disk while predictions are written", "run", "The error says so; no half file is left.", lambda p: lambda: limited_size(p, lambda: p.shared.run.predict(pd.concat([bad.customers()] * 20), out=p.path / "out.csv", quiet=True)), AimtError, "disk is full")
+refused("run", "a directory that cannot be written", "run", "The place is named.", lambda p: lambda: aimt.train(bad.customers(), target="left", time_limit=1, out="/sys/run", quiet=True), RunError, "/sys", "cannot be written")
+refused("run", "a directory with files of somebody else", "run", "Nothing is overwritten.", lambda p: taken(p), RunError, "photos")
+refused("run", "out of memory in the training loop", "run", "The error names the batch size and three remedies.", lambda p: trainer(loss=lambda m, b: __import__("torch").empty(2**50)).fit, RunError, "out of memory on cpu at step 1", "batch_size", "accumulation")
+recovered("run", "out of memory in one of the models for a table", "train", "This model is dropped and named; the others are used.", lambda p: starved(p), lambda run, p: any(c.get("error") for c in run.read("metrics.json")["candidates"]) and "a recipe failed" in {f["name"] for f in aimt.doctor(run)})
+recovered("run", "a loss of NaN in one batch", "run", "Rolled back to the last good state, with the reason; the batch is left out.", lambda p: lambda: trainer(bad_step=41).fit(), lambda h, p: (h.events[0]["step"], h.events[0]["back_to"]) == (41, 40) and [r["step"] for r in h.steps] == list(range(1, 61)), "'x' is not finite in row 0")
+refused("run", "data of NaN in all batches", "run", "Three roll-backs, then an error that names the input.", lambda p: trainer(bad_step=-1).fit, DataError, "the data is not finite after 3 roll-backs: 'x'")
+refused("run", "a learning rate far too high", "run", "Three roll-backs with half the rate each, then an error with the evidence.", lambda p: trainer(lr=1e30, optimizer="sgd", clip=0, schedule="constant", warmup=0).fit, RunError, "diverges after 3 roll-backs")
+recovered("run", "the clock is set back by ten years", "run", "The training and its time limit go on as before.", lambda p: lambda: clock_jump(p).fit(), lambda h, p: h.stopped == "steps" and [r["seconds"] for r in h.steps] == sorted(r["seconds"] for r in h.steps))
+refused("run", "two trainings in one directory", "run", "The second is refused; the first goes on.", lambda p: lambda: twice(p), RunError, "another run is training in this directory", "choose another directory")
+refused("run", "an unfinished run is opened", "run", "The error says why it ended and how to go on.", lambda p: lambda: unfinished(p), RunError, "--resume", "a bad day")
+recovered("run", "a process forked after threads were started", "run", "The child reads, trains and predicts; it does not hang.", lambda p: lambda: forked(p), lambda code, p: code == 0)
+
+
+def killed(place: Place) -> dict[str, Any]:
+    """A training in a process of its own that is killed and goes on, beside one that is left alone."""
+    from resume_run import run as run_process
+
+    first = run_process(place.path / "run", kill_at=23, steps=40)
+    return {"killed": first.get("exit", 0), "again": run_process(place.path / "run", steps=40), "alone": run_process(place.path / "alone", steps=40)}
+
+
+def killed_table(place: Place) -> str:
+    bad.customers().to_csv(place.path / "t.csv", index=False)
+    words = [sys.executable, "-m", "aimt", "train", "t.csv", "--target", "left", "--time-limit", "30", "--out", "run"]
+    process = subprocess.Popen(words, cwd=place.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    events, deadline = place.path / "run/events.jsonl", time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not (events.exists() and '"stage": "Train"' in events.read_text()):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    try:
+        return str(Run.open(place.path / "run").status)
+    except RunError as error:
+        return str(error)
+
+
+def limited_size(place: Place, act: Callable[[], Any]) -> Any:
+    """Do something while no file may be larger than 20 kB, which stands for a full disk; afterwards nothing half-written is there."""
+    import resource
+
+    place.shared.run  # noqa: B018 made before the disk is full
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        return act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+        left = [p.name for p in place.path.rglob("*")]
+        assert not [name for name in left if ".tmp" in name or name == "out.csv"], left
+        if (place.path / "run").exists():
+            assert Run.open(place.path / "run", unfinished=True).status == "failed"
+
+
+def taken(place: Place) -> Callable[[], Any]:
+    (place.path / "photos").mkdir()
+    (place.path / "photos/beach.jpg").write_bytes(b"mine")
+    return lambda: aimt.train(bad.customers(), target="left", time_limit=1, out=place.path / "photos", overwrite=True, quiet=True)
+
+
+def starved(place: Place) -> pd.DataFrame:
+    from aimt.models.table import estimators
+
+    real = estimators.cross_fit
+
+    def fails(candidate: Any, *args: Any, **options: Any) -> Any:
+        if candidate.kind != "linear" and "31" in candidate.name:
+            raise MemoryError
+        return real(candidate, *args, **options)
+
+    place.patch.setattr(estimators, "cross_fit", fails)
+    return bad.numbers()
+
+
+def clock_jump(place: Place) -> Any:
+    real = time.time
+    t = trainer(place.path / "run", time_limit=60)
+    place.patch.setattr(time, "time", lambda: real() - (3e8 if t.step > 25 else 0))
+    return t
+
+
+def twice(place: Place) -> None:
+    errors = []
+
+    def second() -> None:
+        try:
+            trainer(place.path / "run").fit(resume=True)
+        except RunError as error:
+            errors.append(error)
+
+    assert trainer(place.path / "run", hook=at_step(5, second)).fit().stopped == "steps"
+    raise errors[0]
+
+
+def unfinished(place: Place) -> Run:
+    from aimt.core.run import Run as Runs
+
+    run = Runs.create(place.path / "run", settings={"source": "t.csv"})
+    run.fail("a bad day")
+    return Runs.open(place.path / "run")
+
+
+def forked(place: Place) -> int:
+    place.shared.run.predict(bad.customers(), quiet=True)  # starts the threads of Arrow and of the trees
+    bad.customers().to_csv(place.path / "t.csv", index=False)
+    code = ("import os, sys, aimt\nrun, table = sys.argv[1:]\nframe = aimt.load_table(table).frame\naimt.predict(run, frame, quiet=True)\n"
+            "child = os.fork()\nif child == 0:\n    aimt.load_table(table)\n    aimt.predict(run, frame, quiet=True)\n    os._exit(0)\n"
+            "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))")  # fmt: skip
+    words = [sys.executable, "-c", code, str(place.shared.run.path), str(place.path / "t.csv")]
+    return subprocess.run(words, timeout=60, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "4"}).returncode
+
+
+# -- artifacts: model files and checkpoints --------------------------------------------------------------------------
+
+
+def damaged_run(change: Callable[[Path], Any], sealed: bool = False) -> Callable[[Place], Path]:
+    """A copy of the run on customers with a change; `sealed` has new checksums, as somebody writes them who means it."""
+
+    def make(place: Place) -> Path:
+        run = place.path / "run"
+        shutil.copytree(place.shared.run.path, run)
+        change(run)
+        if sealed:
+            bad.seal(run)
+        return run
+
+    return make
+
+
+def each_file(change: Callable[[Path], Any]) -> Callable[[Place], list[Path]]:
+    """As many copies of the run as its model has files, each with one of them changed."""
+
+    def make(place: Place) -> list[Path]:
+        copies = []
+        for name in sorted(p.relative_to(place.shared.run.path) for p in (place.shared.run.path / "model").iterdir())[:4]:
+            copies.append(place.path / f"{len(copies)}")
+            shutil.copytree(place.shared.run.path, copies[-1])
+            change(copies[-1] / name)
+        return copies
+
+    return make
+
+
+def deciles(name: str) -> Callable[[Place], list[Path]]:
+    def make(place: Place) -> list[Path]:
+        copies = [place.path / f"{tenth}" for tenth in range(10)]
+        for tenth, copy in enumerate(copies):
+            shutil.copytree(place.shared.run.path, copy)
+            os.truncate(copy / name, (copy / name).stat().st_size * tenth // 10)
+        return copies
+
+    return make
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def in_trees(key: str, value: str) -> Callable[[Path], None]:
+    """A value of the first tree of a booster is another one."""
+
+    def change(run: Path) -> None:
+        path = min((run / "model").glob("member_*.txt*"))
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+        text = re.sub(rf"(\n{key}=)\S+", rf"\g<1>{value}", text, count=1)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+    return change
+
+
+def network(change: Callable[[Path, Place], Any]) -> Callable[[Place], Path]:
+    """A copy of the small classifier of texts with a change."""
+
+    def make(place: Place) -> Path:
+        shutil.copytree(place.shared.bert, place.path / "bert")
+        change(place.path / "bert", place)
+        return place.path / "bert"
+
+    return make
+
+
+def pickled(how: str) -> Callable[[Path, Place], None]:
+    """Weights as a pickle that creates a file when it is opened."""
+
+    def change(folder: Path, place: Place) -> None:
+        import pickle
+
+        import torch
+
+        (folder / "model.safetensors").unlink()
+        trap = bad.Canary(place.path / "sprung")
+        if how == "pickle":
+            (folder / "pytorch_model.bin").write_bytes(pickle.dumps(trap))
+        else:
+            torch.save({"w": torch.ones(2), "trap": trap}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=how == "zip")
+
+    return change
+
+
+TAMPERED = "Refused before it is parsed."
+refused("artifacts", "model file with a flipped bit", "open a run", TAMPERED, each_file(flip), RunError)
+refused("artifacts", "model file that is missing", "open a run", "The file is named.", each_file(Path.unlink), RunError)
+refused("artifacts", "model.json cut off at each tenth", "open a run", TAMPERED, deciles("model/model.json"), RunError)
+refused("artifacts", "run.json cut off at each tenth", "open a run", "The file is named.", deciles("run.json"), RunError, "run.json")
+refused("artifacts", "run.json with a changed word", "open a run", TAMPERED, damaged_run(lambda r: (r / "run.json").write_text((r / "run.json").read_text().replace("yes", "no"))), RunError)
+refused("artifacts", "run of a newer version", "open a run", "The remedy is an update.", damaged_run(lambda r: bad.edit_json(r / "run.json", lambda s: s.update(format=99))), RunError, "format 99")
+refused("artifacts", "run whose folder is missing its model", "open a run", "The file is named.", damaged_run(lambda r: shutil.rmtree(r / "model")), RunError, "model")
+refused("artifacts", "run.json of 8 GB", "open a run", "Refused by its size.", damaged_run(lambda r: bad.sparse(r / "run.json", 1 << 33)), RunError, "run.json", "at most")
+refused("artifacts", "run.json nested 100,000 deep", "open a run", "The file is named.", damaged_run(lambda r: (r / "run.json").write_text("[" * 100_000)), RunError, "run.json")
+for fault, change in {
+    "an unknown key": lambda s: s.update(on_load="import os"), "a path out of the folder": lambda s: s["parts"][0].update(file="../../etc/passwd"), "another number of classes": lambda s: s.update(n_classes=3),
+    "weights that do not sum to one": lambda s: s["parts"][0].update(weight=5.0), "a newer format": lambda s: s.update(format=99),
+}.items():  # fmt: skip
+    refused("artifacts", f"model.json with {fault}, and valid checksums", "open a run", "Refused by its structure.", damaged_run(lambda r, change=change: bad.edit_json(r / "model/model.json", change), sealed=True), RunError)
+for fault, key, value in (("a column that does not exist", "split_feature", "9999"), ("a child that does not exist", "left_child", "500"), ("a circle", "left_child", "0"), ("a negative leaf", "right_child", "-5000"), ("3 million leaves", "num_leaves", "3000000")):
+    refused("artifacts", f"tree with {fault}, and valid checksums", "open a run", "Refused by its structure; LightGBM never reads it.", damaged_run(in_trees(key, value), sealed=True), RunError)
+refused("artifacts", "checkpoints that are all damaged", "run", "The error says how many were skipped.", lambda p: spoilt(p, [20, 25]), ModelFormatError, "none of the checkpoints is good")
+recovered("artifacts", "checkpoint cut off at each tenth", "run", "Skipped with a warning; the one before is used.", lambda p: [spoilt(p, [25], tenth) for tenth in range(10)], lambda h, p: next(e["step"] for e in h.events if e["kind"] == "resumed") == 20, "damaged")
+refused("artifacts", "checkpoint of a newer version", "run", "The remedy is an update.", lambda p: newer(p), ModelFormatError, "format 99", "Update aimt")
+CANARY = "Refused by the names in it; nothing is executed."
+for kind in ("zip", "old", "pickle"):
+    refused("artifacts", {"zip": "PyTorch file that runs code", "old": "PyTorch file of the old format that runs code", "pickle": "plain pickle that runs code"}[kind], "open a network", CANARY, network(pickled(kind)), ModelFormatError, "pickle", "pytorch_model.bin", )
+refused("artifacts", "joblib file in place of a table", READ, CANARY, lambda p: joblib_file(p), DataError, "x.csv")
+refused("artifacts", "npy file of objects in place of a table", READ, CANARY, lambda p: npy_file(p), DataError, "x.csv")
+refused("artifacts", "safetensors cut off at each tenth", "open a network", "The file is named.", lambda p: [network(lambda f, _, k=k: os.truncate(f / "model.safetensors", (f / "model.safetensors").stat().st_size * k // 10))(sub(p, k)) for k in range(10)], ModelFormatError, "safetensors")
+refused("artifacts", "safetensors with a header that lies", "open a network", LARGE, lambda p: [network(lambda f, _, c=content: (f / "model.safetensors").write_bytes(c))(sub(p, i)) for i, content in enumerate([bad.safetensors([2**40]), bad.safetensors([4], head=2**63), bad.safetensors([4], head=10**9), bad.safetensors([2**40, 2**40])])], ModelFormatError, "safetensors")
+refused("artifacts", "network that states a million layers", "open a network", LARGE, network(lambda f, _: bad.edit_json(f / "config.json", lambda s: s.update(num_hidden_layers=10**6))), ModelFormatError)
+refused("artifacts", "network settings of another type", "open a network", "The setting is named.", network(lambda f, _: bad.edit_json(f / "config.json", lambda s: s.update(hidden_size="768"))), ModelFormatError, "hidden_size")
+refused("artifacts", "tokenizer with ids far apart", "open a network", "Refused before the room is taken.", network(lambda f, _: bad.edit_json(f / "tokenizer.json", lambda s: s["model"]["vocab"].update(z=2**32 - 1))), ModelFormatError)
+refused("artifacts", "network without its weights", "open a network", "The file is named.", network(lambda f, _: (f / "model.safetensors").unlink()), ModelFormatError, "model.safetensors is missing")
+
+
+def sub(place: Place, k: int) -> Place:
+    (place.path / str(k)).mkdir()
+    return Place(place.path / str(k), place.shared, place.patch)
+
+
+def spoilt(place: Place, steps: list[int], tenth: int = 5) -> Callable[[], Any]:
+    """Resume a run that was stopped at step 25, with damaged checkpoints."""
+    folder = place.path / f"run{tenth}"
+    t = trainer(folder, hook=lambda t: t.stop() if t.step == 25 else None)
+    t.fit()
+    for step in steps:
+        file = folder / f"step-{step:09d}/tensors.safetensors"
+        os.truncate(file, file.stat().st_size * tenth // 10)
+    return lambda: trainer(folder, steps=30).fit(resume=True)
+
+
+def newer(place: Place) -> Callable[[], Any]:
+    act = spoilt(place, [])
+    bad.edit_json(place.path / "run5/step-000000025/manifest.json", lambda s: s.update(aimt_format=99))
+    return act
+
+
+def joblib_file(place: Place) -> Path:
+    import joblib
+
+    joblib.dump(bad.Canary(place.path / "sprung"), place.path / "x.csv")
+    return place.path / "x.csv"
+
+
+def npy_file(place: Place) -> Path:
+    with open(place.path / "x.csv", "wb") as f:
+        np.save(f, np.array([bad.Canary(place.path / "sprung")]), allow_pickle=True)
+    return place.path / "x.csv"
+
+
+# -- generative: text, images, recordings ----------------------------------------------------------------------------
+
+recovered("generative", "an empty prompt", "generate", "A new text is begun.", lambda p: "", lambda text, p: isinstance(text, str))
+recovered("generative", "no prompts", "generate", "No texts.", lambda p: [[]], lambda texts, p: texts == [])
+recovered("generative", "a prompt of a million tokens", "generate", "Cut to the context, with a warning that says how much is kept.", lambda p: "word " * 200_000, lambda text, p: isinstance(text, str), "1,000,000 tokens")
+recovered("generative", "control tokens in a prompt", "run", "Ordinary text: it ends nothing.", lambda p: lambda: p.shared.writer[1].encode("<|endoftext|> <unk>"), lambda ids, p: p.shared.writer[1].eot_id not in ids and p.shared.writer[1].decode(ids) == "<|endoftext|> <unk>")
+refused("generative", "a character that the tokenizer does not know", "run", "The character is named before anything is written.", lambda p: lambda: unknown_character(p), DataError, "'ż'")
+for name, content, told in (("random bytes", np.random.default_rng(0).bytes(5000), "binary"), ("only white space", b" \n\t \n", "white space"), ("a PDF", b"%PDF-1.7\n" + b"words " * 100, "PDF"), ("a single character", b"x", "only one character")):
+    refused("generative", f"{name} as training text", "read a text", "The error says so.", put(content, "book.txt"), DataError, "book.txt", told)
+recovered("generative", "an image of one pixel", "read an image", "Read.", put(bad.picture(size=(1, 1)), "x.png"), lambda a, p: a.shape == (1, 1, 3))
+for mode in ("CMYK", "RGBA", "LA", "L", "P", "I;16"):
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    recovered("generative", f"an image with colours {mode}", "read an image", "Converted to RGB, 8 bits.", put(bad.picture(kind, mode), "x.png"), lambda a, p: a.shape == (32, 48, 3) and a.dtype == np.uint8)
+for name, content, told in (("SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"), ("a web page", b"<!DOCTYPE html><p>404", "web page"), ("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\n", "LFS"), ("a video", b"\x00\x00\x00\x18ftypisom\x00\x00", "video"), ("PostScript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\nshowpage\n%%EOF\n", "PostScript")):
+    refused("generative", f"{name} called .png", "read an image", "The type is named; no program is started for it.", put(content, "x.png"), DataError, "x.png", told)
+refused("generative", "an array of an unknown range", "read an image", "The range is named.", lambda p: [np.full((2, 2), 300), np.full((2, 2), np.nan), np.full((2, 2), -0.5)], DataError)
+refused("generative", "a recording of 0 seconds", "read a recording", "The error says so.", put(bad.recording(np.zeros(0)), "x.wav"), DataError, "0 seconds")
+refused("generative", "a silent recording", "read a recording", "The error says so.", put(bad.recording(np.zeros(16_000)), "x.wav"), DataError, "silent")
+refused("generative", "a recording of NaN", "read a recording", "The error says so.", put(bad.float_recording(np.full(16_000, np.nan)), "x.wav"), DataError, "NaN")
+refused("generative", "text called .wav", "read a recording", "The file is named.", put(b"this is no sound at all, just some text", "x.wav"), DataError, "x.wav")
+refused("generative", "a recording of two hours", "read a recording", "The error names the option, and how to read it in pieces.", lambda p: put(bad.recording(np.ones(16_000), rate=10), "x.wav")(p), DataError, "x.wav")
+
+
+def unknown_character(place: Place) -> Any:
+    from aimt.data.text.tokenizer import train_tokenizer
+    from aimt.generate.text.sampling import generate
+
+    (place.path / "a.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 3)
+    return generate(place.shared.writer[0], train_tokenizer(place.path / "a.txt", "char"), "lazy \u017c", max_new_tokens=2)
+
+
 # -- the test --------------------------------------------------------------------------------------------------------
 
 
@@ -687,6 +1103,7 @@ def test_fault(case: Fault, shared: Shared, tmp_path: Path, monkeypatch: pytest.
         (tmp_path / str(i)).mkdir()
         with monkeypatch.context() as patch:
             fulfil(case, run, Place(tmp_path / str(i), shared, patch))
+    assert not list(tmp_path.rglob("sprung")), "code in a file was executed"
 
 
 def test_ids_are_unique():
