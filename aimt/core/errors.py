@@ -89,6 +89,7 @@ class AimtError(Exception):
     """A mistake that a user can mend, said in one line: where, what, and what to do."""
 
     exit_code = 1  # what the `aimt` command exits with
+    remedy = ""  # what to do about it where nothing more precise is known
 
     def __init__(
         self,
@@ -97,9 +98,9 @@ class AimtError(Exception):
         where: str = "",  # File, row or column it was found in
         hint: str = "",  # What to do about it
     ):
-        self.what, self.where, self.hint = (printable(hide_secrets(str(part))) for part in (what, where, hint))
+        self.what, self.where, self.hint = (printable(hide_secrets(str(part))) for part in (what, where, hint or self.remedy))
         line = f"{self.where}: {self.what}" if where else self.what
-        super().__init__(f"{line}. {self.hint}" if hint else line)
+        super().__init__(f"{line}. {self.hint}" if self.hint else line)
 
 # %% ../../nbs/core/00_errors.ipynb #a1a3a0d0
 class DataError(AimtError):
@@ -118,6 +119,8 @@ class RunError(AimtError):
 
 class ModelFormatError(RunError):
     """A model file is damaged, of an unknown kind, or from a newer version."""
+
+    remedy = "Use another copy of the model, or make it again"
 
 
 class MissingExtraError(AimtError):

@@ -72,7 +72,7 @@ def write_error(error: OSError, path: str | Path) -> RunError:
         return RunError("this place cannot be written to", where=str(path), hint="Choose another place with --out")
     if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
         return RunError("a file of that name is in the way", where=str(path), hint="Choose another place with --out")
-    return RunError(f"cannot be written: {error.strerror or error}", where=str(path))
+    return RunError(f"cannot be written: {error.strerror or error}", where=str(path), hint="Choose another place with --out")
 
 # %% ../../nbs/core/05_files.ipynb #2fe31f3b
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which UTF-8 cannot hold
@@ -111,6 +111,7 @@ def write_json(path: str | Path, value: Any) -> None:
 MOST_BYTES = 1 << 28  # of a JSON file
 MOST_LEVELS = 100  # of lists and objects inside one another
 _MOST_DIGITS = 308  # of a whole number: more than the largest float
+_ANOTHER = "Use another copy of it, or make it again"
 
 
 def read_json(
@@ -125,15 +126,15 @@ def read_json(
         if not path.is_file():
             raise FileNotFoundError
         if path.stat().st_size > most:
-            raise RunError(f"this file has {path.stat().st_size:,} bytes; at most {most:,} are read", where=str(path))
+            raise RunError(f"this file has {path.stat().st_size:,} bytes; at most {most:,} are read", where=str(path), hint=_ANOTHER)
         value = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
         _check_shape(value)
     except FileNotFoundError as e:
-        raise RunError("this file is missing", where=str(path)) from e
+        raise RunError("this file is missing", where=str(path), hint=_ANOTHER) from e
     except RecursionError as e:
-        raise RunError("this file is damaged (lists or objects are nested too deeply)", where=str(path)) from e
+        raise RunError("this file is damaged (lists or objects are nested too deeply)", where=str(path), hint=_ANOTHER) from e
     except (OSError, ValueError) as e:
-        raise RunError(f"this file is damaged ({e})", where=str(path)) from e
+        raise RunError(f"this file is damaged ({e})", where=str(path), hint=_ANOTHER) from e
     check_type(value, kind, where=str(path))
     return value
 

@@ -136,7 +136,7 @@ class Run:
         """Take up a run that did not end, in this process. Raises `RunError` when it is done or still under way."""
         run = cls.open(path, unfinished=True)
         if run.info["status"] == "done":
-            raise RunError("this run is done: there is nothing to resume", where=str(run.path))
+            raise RunError("this run is done: there is nothing to resume", where=str(run.path), hint="Train again with --overwrite")
         try:
             lock = lock_directory(run.path)
         except RunError as e:
@@ -208,7 +208,7 @@ class Run:
                 hint="aimt predict RUN -o forecasts.csv writes its forecasts; its figures are in metrics.json",
             )
         if "problem" not in self.info:
-            raise RunError("the problem was not defined yet", where=str(self.path))
+            raise RunError("the problem was not defined yet", where=str(self.path), hint="Train again with --overwrite")
         return _problem(self.info, self.path)
 
     def read(self, name: str) -> Any:
@@ -219,7 +219,7 @@ class Run:
         """The path of a file of the run, after checking that it is there and unchanged."""
         path, sealed = self.path / name, self.info.get("files", {})
         if not path.is_file():
-            raise RunError(f"the run has no {name}", where=str(self.path))
+            raise RunError(f"the run has no {name}", where=str(self.path), hint="Use another copy of the run, or train again")
         if name in sealed and sha256(path) != sealed[name]:
             raise RunError("this file was changed after the run was done", where=str(path), hint="Train again")
         return path
@@ -333,13 +333,13 @@ class Run:
     def _require_done(self) -> None:
         status, stage = self.status, self.info.get("stage", "start")
         if status == "running":
-            raise RunError(f"this run is still under way, at stage '{stage}'", where=str(self.path))
+            raise RunError(f"this run is still under way, at stage '{stage}'", where=str(self.path), hint="Wait until it is done")
         if status == "interrupted":
             hint = "Go on with --resume" if self._resumable else "Train again with --overwrite"
             raise RunError(f"this run was interrupted at stage '{stage}'", where=str(self.path), hint=hint)
         if status == "failed":
             reason = self.info.get("reason", "no reason was noted")
-            hint = "Go on with --resume" if self._resumable else ""
+            hint = "Go on with --resume" if self._resumable else "Train again with --overwrite"
             raise RunError(f"this run failed at stage '{stage}': {reason}", where=str(self.path), hint=hint)
 
 # %% ../../nbs/core/40_run.ipynb #bedb5268
@@ -415,7 +415,7 @@ def _checked(path: Path) -> dict[str, Any]:
     """The content of a run.json that aimt wrote."""
     info = read_json(path, most=MOST_BYTES)
     if not isinstance(info, dict) or any(key not in info for key in _REQUIRED):
-        raise RunError("this is not a run.json that aimt wrote", where=str(path))
+        raise RunError("this is not a run.json that aimt wrote", where=str(path), hint="Give the directory of a run")
     if type(info["format"]) is not int or info["format"] > RUN_FORMAT:
         made_by = info["versions"].get("aimt") if isinstance(info["versions"], dict) else None
         hint = f"Upgrade aimt (this is {version_of('aimt')})"
@@ -428,7 +428,9 @@ def _checked(path: Path) -> dict[str, Any]:
         _problem(info, path)
     for name in info.get("files", {}):
         if not re.fullmatch(r"[^/\\:]+(/[^/\\:]+)*", name) or ".." in name.split("/"):
-            raise RunError(f"'files' names {name!r}, which is no file of the run", where=str(path))
+            raise RunError(
+                f"'files' names {name!r}, which is no file of the run", where=str(path), hint="Use another copy of the run, or train again"
+            )
     return info
 
 

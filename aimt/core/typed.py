@@ -44,7 +44,7 @@ def _check_fields(value: Any, kind: Any, where: str, field: str) -> None:
     hints = get_type_hints(kind)
     for name in _needed(kind):
         if name not in value:
-            raise RunError(f"'{_path(field, name)}' is missing", where=where)
+            raise RunError(f"'{_path(field, name)}' is missing", where=where, hint="Use another copy of the file, or make it again")
     for name, item in value.items():
         if name in hints:
             check_type(item, hints[name], where=where, field=_path(field, name))

@@ -37,6 +37,7 @@ def pcm_to_float(
 
 # %% ../../../nbs/data/audio/00_read.ipynb #191e8ada
 MAX_RATE, MAX_CHANNELS = 400_000, 64  # Recorders go up to 384,000 Hz; the filter between two rates grows with them
+_AGAIN = "Record or export it again, or leave it out"
 
 
 @contextmanager
@@ -46,13 +47,13 @@ def _opened(path: Path) -> Iterator[tuple[int, int, Iterator[np.ndarray]]]:
         with open(path, "rb") as f:
             head = f.read(12)
     except OSError as e:
-        raise DataError(f"cannot be read ({e.strerror or e})", where=str(path)) from e
+        raise DataError(f"cannot be read ({e.strerror or e})", where=str(path), hint="Check the path and its permissions") from e
     if not head:
-        raise DataError("the file is empty", where=str(path))
+        raise DataError("the file is empty", where=str(path), hint=_AGAIN)
     try:
         reader = _plain_wav(path) if head[:4] == b"RIFF" and head[8:] == b"WAVE" else None
     except EOFError as e:
-        raise DataError("the WAV file ends before its sound begins", where=str(path)) from e
+        raise DataError("the WAV file ends before its sound begins", where=str(path), hint=_AGAIN) from e
     with reader if reader is not None else _with_soundfile(path) as f:
         rate, channels = (f.getframerate(), f.getnchannels()) if isinstance(f, wave.Wave_read) else (f.samplerate, f.channels)
         if not 0 < rate <= MAX_RATE or not 0 < channels <= MAX_CHANNELS:
@@ -100,7 +101,7 @@ def _soundfile_blocks(f: Any, path: Path) -> Iterator[np.ndarray]:
         try:
             block = f.read(_BLOCK, dtype="float32", always_2d=True)
         except RuntimeError as e:
-            raise DataError(f"the recording is damaged ({e})", where=str(path)) from e
+            raise DataError(f"the recording is damaged ({e})", where=str(path), hint=_AGAIN) from e
         if not len(block):
             return
         yield block
@@ -115,7 +116,9 @@ class Resampler:
         to: int,  # Hz, of what goes out
     ):
         if min(rate, to) < 1 or max(rate, to) > MAX_RATE:
-            raise DataError(f"a rate of {min(rate, to) if min(rate, to) < 1 else max(rate, to):,} Hz")
+            raise DataError(
+                f"a rate of {min(rate, to) if min(rate, to) < 1 else max(rate, to):,} Hz", hint=f"Rates from 1 to {MAX_RATE:,} Hz are read"
+            )
         self.up, self.down = to // gcd(rate, to), rate // gcd(rate, to)
         longest = max(self.up, self.down)
         self.half = 10 * longest  # taps on each side, as in scipy.signal.resample_poly
@@ -175,7 +178,11 @@ def stream_audio(
             hint = f"Leave out resample=False, or convert it: ffmpeg -i IN -ar {rate} OUT.wav"
             raise DataError(f"the rate is {theirs:,} Hz and not {rate:,} Hz", where=str(path), hint=hint)
         if channel is not None and not 0 <= channel < channels:
-            raise DataError(f"there is no channel {channel}, only 0 to {channels - 1}", where=str(path))
+            raise DataError(
+                f"there is no channel {channel}, only 0 to {channels - 1}",
+                where=str(path),
+                hint="Choose one of these, or leave it out for their mean",
+            )
         yield from _in_pieces(_resampled(_mono(blocks, channel, path), Resampler(theirs, rate)), size)
 
 
@@ -183,7 +190,7 @@ def _mono(blocks: Iterable[np.ndarray], channel: int | None, path: Path) -> Iter
     for block in blocks:
         x = block.mean(1) if channel is None else block[:, channel]
         if not np.isfinite(x).all():
-            raise DataError("samples that are not numbers (NaN or infinite)", where=str(path))
+            raise DataError("samples that are not numbers (NaN or infinite)", where=str(path), hint=_AGAIN)
         yield x.astype(np.float32)
 
 
@@ -236,9 +243,9 @@ def check_audio(
     if np.ndim(x) != 1:
         raise DataError(f"an array of shape {np.shape(x)} is not one channel", where=where, hint="Take one channel, or their mean")
     if not len(x):
-        raise DataError("a recording of 0 seconds", where=where)
+        raise DataError("a recording of 0 seconds", where=where, hint=_AGAIN)
     if not np.isfinite(x).all():
-        raise DataError("samples that are not numbers (NaN or infinite)", where=where)
+        raise DataError("samples that are not numbers (NaN or infinite)", where=where, hint=_AGAIN)
     if np.abs(x).max() > 32:
         hint = "Divide 16-bit integers by 32768"
         raise DataError(f"samples up to {np.abs(x).max():.0f}, which should be from -1 to 1", where=where, hint=hint)

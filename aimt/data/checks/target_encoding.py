@@ -80,6 +80,8 @@ def encoding_of(
     if both.sum() < 20 or np.ptp(x[there]) == 0:
         return None
     mean, spread = x[there].mean(), x[there].std()
+    if not np.isfinite(spread):
+        return None  # beyond all numbers that a target can have
     unit = np.abs(mean - levels.total.sum(0) / levels.n.sum()) <= 0.25 * spread  # as large as the target, on average
     exact = 0.0 if whole else _EXACT  # so small a rest speaks for itself
     z = (x - mean) / spread

@@ -187,7 +187,7 @@ def _decode(image: Image.Image, where: str) -> np.ndarray:
 
 def _must_exist(path: Path) -> None:
     if path.is_dir():
-        raise DataError("this is a folder and not an image", where=str(path))
+        raise DataError("this is a folder and not an image", where=str(path), hint="Give one of the images in it")
     if not path.exists():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError("there is no such file", where=str(path), hint=closest(path.name, names) if names else "")

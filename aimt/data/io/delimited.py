@@ -66,7 +66,7 @@ def parse_delimited(
             table = _parse(path, layout, [*layout.text, *late], block)
     except (pa.ArrowInvalid, OSError) as e:
         if "straddling" in str(e) and block < 1 << 28:
-            return parse_delimited(path, layout, block=block * 16)
+            return parse_delimited(path, layout, block=min(block * 16, 1 << 28))
         raise _fault(path, layout, e) from e
     _check_end(path, layout, table)
     if not table.num_rows:
@@ -298,7 +298,7 @@ def stream_delimited(
                 wavering = [n for n in layout.names if n not in layout.text]
         except (pa.ArrowInvalid, OSError) as e:
             if "straddling" in str(e) and block < 1 << 28:
-                block *= 16
+                block = min(block * 16, 1 << 28)
                 continue
             raise _fault(path, layout, e) from e
     if not given:

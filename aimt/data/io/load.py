@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/io/load.html.md"""
 
 # %% auto #0
 __all__ = ['Table', 'file_format', 'read_parquet', 'damaged', 'read_json_lines', 'json_objects', 'json_records', 'table_of',
-           'read_json', 'read_excel', 'load_table', 'fingerprint', 'word_column']
+           'read_json', 'read_excel', 'load_table', 'Unchanged', 'fingerprint', 'word_column']
 
 # %% ../../../nbs/data/io/25_load.ipynb #f483c18b
 import hashlib
@@ -16,7 +16,6 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ import pyarrow as pa
 from ...core.errors import DataError, closest, hide_password, hide_secrets, require
 from ...core.files import sha256
 from .delimited import column_of_words, parse_delimited
-from .text_format import MISSING, count_of, existing_file, inspect_text, open_bytes
+from .text_format import MISSING, MOST_LINE, count_of, existing_file, inspect_text, long_line, open_bytes
 from .dtypes import as_text, column_of, plain_frame, tidy_frame
 from .memory import TableSource, as_source
 from .sql import is_query, read_sql
@@ -166,7 +165,7 @@ def json_records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     line = 0
     try:
         with open_bytes(path) as stream:
-            for line, text in enumerate(_lines(stream), 1):
+            for line, text in enumerate(_lines(stream, path), 1):
                 if text.strip():
                     row = json.loads(text)
                     if not isinstance(row, dict):
@@ -181,12 +180,15 @@ def json_records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         raise DataError(what, where=str(path), hint="Export it again, or remove the line") from e
 
 
-def _lines(stream: Any) -> Iterator[str]:
-    rest = b""
+def _lines(stream: Any, path: Path) -> Iterator[str]:
+    rest, line = b"", 0
     while block := stream.read(1 << 20):
         *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            yield line.decode("utf-8-sig")
+        for text in whole:
+            yield text.decode("utf-8-sig")
+        line += len(whole)
+        if len(rest) > MOST_LINE:
+            raise long_line(path, line + 1)
     if rest:
         yield rest.decode("utf-8-sig")
 
@@ -429,7 +431,8 @@ def load_table(
     else:
         table = _load_file(existing_file(source), sheet, {"encoding": encoding, "delimiter": delimiter, "text": text, "words": words})
     if not table.rows or not table.frame.shape[1]:
-        raise DataError("the table has no rows" if table.frame.shape[1] else "the table has no columns", where=table.source)
+        what = "the table has no rows" if table.frame.shape[1] else "the table has no columns"
+        raise DataError(what, where=table.source, hint="Give a table with names and rows")
     table.seconds = time.perf_counter() - start
     return table
 
@@ -448,7 +451,7 @@ def _load_sql(source: Any, url: str) -> Table:
 def _load_file(path: Path, sheet: str | int | None, how: dict[str, Any]) -> Table:
     kind, warnings = file_format(path)
     table = Table(pd.DataFrame(), path.name.split(".")[0] or path.name, str(path), kind, warnings=warnings)
-    with _unchanged(path), ThreadPoolExecutor(1) as pool:
+    with Unchanged(path), ThreadPoolExecutor(1) as pool:
         digest = pool.submit(sha256, path)
         if kind == "csv":
             layout = inspect_text(path, **how)
@@ -465,14 +468,38 @@ def _load_file(path: Path, sheet: str | int | None, how: dict[str, Any]) -> Tabl
     return table
 
 
-@contextmanager
-def _unchanged(path: Path) -> Iterator[None]:
-    """Raise `DataError` if a file changes while it is read."""
-    before = path.stat()
-    yield
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DataError("the file changed while it was read", where=str(path), hint="Wait until it is complete, then try again")
+class Unchanged:
+    """Raises `DataError` if a file changes inside the block, or does not fit into memory."""
+
+    def __init__(self, path: Path):
+        self.path, self.before = path, self._stamp(path)
+
+    @staticmethod
+    def _stamp(path: Path) -> tuple[int, int, int]:
+        now = path.stat()
+        return now.st_ino, now.st_size, now.st_mtime_ns
+
+    def check(self) -> None:
+        """Whether it is still as it was."""
+        try:
+            same = self._stamp(self.path) == self.before
+        except OSError:
+            same = False
+        if not same:
+            raise DataError("the file changed while it was read", where=str(self.path), hint="Wait until it is complete, then try again")
+
+    def __enter__(self) -> "Unchanged":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.check()  # what a reader says about half a file explains nothing
+        if isinstance(error, MemoryError):
+            raise DataError(
+                "the file does not fit into memory",
+                where=str(self.path),
+                hint="Give fewer rows, or a CSV, JSON Lines or Parquet file to a verb that reads in pieces",
+            ) from error
 
 
 def fingerprint(frame: pd.DataFrame) -> str:

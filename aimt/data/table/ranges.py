@@ -26,7 +26,8 @@ _MAX_COLUMNS = 10  # Named one by one in the messages
 class _Seen:
     """What was met of one column: counts that add up."""
 
-    n: int = 0
+    rows: int = 0  # With and without a value
+    n: int = 0  # With one
     below: int = 0
     above: int = 0
     low: float = np.inf
@@ -44,18 +45,23 @@ class RangeCheck:
     def update(self, frame: pd.DataFrame) -> "RangeCheck":  # Rows in the training types; see `Schema.conform`
         """Count some rows in."""
         for name in frame.columns:
-            column = self.schema[name]
+            column, seen = self.schema[name], self.seen.setdefault(name, _Seen())
+            seen.rows += len(frame)
             if column.kind in ("number", "date") and column.low is not None:
                 values = _numbers(frame[name], column)
-                _count_in(self.seen.setdefault(name, _Seen()), np.sort(values[~np.isnan(values)]), column)
+                _count_in(seen, np.sort(values[~np.isnan(values)]), column)
+            else:
+                seen.n += int(frame[name].notna().sum())
         return self
 
     def messages(self) -> list[str]:
         """Notes for the user, the worst first: columns in another unit, then values that training did not meet."""
+        gone = [name for name, s in self.seen.items() if not s.n and s.rows >= MIN_ROWS and self.schema[name].missing < 0.5]
         scaled = {name: f for name, s in self.seen.items() if (f := scale_of(s, self.schema[name])) != 1}
         outside = {name: s for name, s in self.seen.items() if s.below + s.above and name not in scaled}
         worst = sorted(outside, key=lambda name: -(outside[name].below + outside[name].above) / outside[name].n)
-        lines = [_scaled(self.schema[name], self.seen[name], f) for name, f in scaled.items()]
+        lines = [_gone(self.schema[name], self.seen[name]) for name in gone[:_MAX_COLUMNS]]
+        lines += [_scaled(self.schema[name], self.seen[name], f) for name, f in scaled.items()]
         lines += [_outside(self.schema[name], self.seen[name]) for name in worst[:_MAX_COLUMNS]]
         more = len(worst) - _MAX_COLUMNS
         return lines + ([f"{more:,} more columns have values outside the training range"] if more > 0 else [])
@@ -109,6 +115,10 @@ def scale_of(
     best = int(np.argmin(distance))
     certain = distance[0] > FAR + 1 / np.sqrt(seen.n) and distance[best] < NEAR + 1 / np.sqrt(seen.n)
     return _FACTORS[best] if certain else 1.0
+
+
+def _gone(column: Column, seen: _Seen) -> str:
+    return f"{show(column.name)} has no value in any of these {seen.rows:,} rows, and had one in {1 - column.missing:.0%} of the rows of training"
 
 
 def _scaled(column: Column, seen: _Seen, factor: float) -> str:

@@ -79,6 +79,8 @@ def _text(value: Any) -> str | None:
         return value.encode("utf-8", "replace").decode("utf-8")
     if value is None or value is pd.NA or value is pd.NaT:
         return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")  # as a file with this text has it
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
     if isinstance(value, (float, np.floating, Decimal)):

@@ -38,7 +38,8 @@ class SavedModel:
     def conform(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         """The inputs of a table in their training types, and what a person should know about the reading."""
         known = [name for name in frame.columns if name in self.schema.columns or name in self.problem.inputs]
-        inputs, warnings = self.schema.conform(frame[known], self.problem.inputs)
+        whole = frame if set(self.problem.inputs) - set(known) else frame[known]  # a missing column may be there under another name
+        inputs, warnings = self.schema.conform(whole, self.problem.inputs)
         extra = [str(name) for name in frame.columns if name not in self.schema.columns]
         if extra:
             warnings.append(f"not known from training and not used: {', '.join(extra[:5])}")

@@ -25,8 +25,16 @@ def customers() -> pd.DataFrame:
     paperless = rng.integers(0, 2, N)
     joined = pd.Timestamp("2022-01-01") + pd.to_timedelta(rng.permutation(N), "D")
     left = charges / 20 + (plan == "basic") - paperless + rng.normal(0, 0.5, N) > 3
-    return pd.DataFrame({"charges": charges, "age": rng.integers(18, 90, N), "plan": plan, "paperless": paperless,
-                         "joined": joined.strftime("%Y-%m-%d"), "left": np.where(left, "yes", "no")})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "charges": charges,
+            "age": rng.integers(18, 90, N),
+            "plan": plan,
+            "paperless": paperless,
+            "joined": joined.strftime("%Y-%m-%d"),
+            "left": np.where(left, "yes", "no"),
+        }
+    )
 
 
 def numbers(n: int = N, columns: int = 3) -> pd.DataFrame:
@@ -102,12 +110,14 @@ _SHEET_PARTS = {
     'officeDocument/2006/relationships"><sheets><sheet name="S" sheetId="1" r:id="r1"/></sheets></workbook>',
     "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" '
     'Target="worksheets/sheet1.xml" Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/worksheet"/></Relationships>',
-}  # fmt: skip
+}
 
 
 def workbook(cells: dict[str, object], *, dimension: str = "A1:B3", padding_mb: int = 0) -> bytes:
     """A workbook of one sheet with these cells, the size that the sheet states, and zeros beside it."""
-    rows = "".join(f'<row r="{place.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}"><c r="{place}"><v>{value}</v></c></row>' for place, value in cells.items())
+    rows = "".join(
+        f'<row r="{place.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}"><c r="{place}"><v>{value}</v></c></row>' for place, value in cells.items()
+    )
     sheet = f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><dimension ref="{dimension}"/><sheetData>{rows}</sheetData></worksheet>'
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
@@ -163,14 +173,32 @@ def wav_header(rate: int, channels: int = 1, stated: int | None = None) -> bytes
     sound = struct.pack("<200h", *range(0, 20_000, 100)) * channels
     head = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2 % 2**32, channels * 2 % 2**16, 16)
     size = len(sound) if stated is None else stated
-    return b"RIFF" + struct.pack("<I", min(36 + size, 2**32 - 1)) + b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", size) + sound
+    return (
+        b"RIFF"
+        + struct.pack("<I", min(36 + size, 2**32 - 1))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + head
+        + b"data"
+        + struct.pack("<I", size)
+        + sound
+    )
 
 
 def float_recording(samples: np.ndarray) -> bytes:
     """A WAV file of 32-bit floating-point samples, which can be NaN."""
     sound = samples.astype("<f4").tobytes()
     head = struct.pack("<HHIIHH", 3, 1, 16_000, 64_000, 4, 32)
-    return b"RIFF" + struct.pack("<I", 36 + len(sound)) + b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", len(sound)) + sound
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(sound))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + head
+        + b"data"
+        + struct.pack("<I", len(sound))
+        + sound
+    )
 
 
 # -- model files -----------------------------------------------------------------------------------------------------

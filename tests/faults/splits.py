@@ -1,0 +1,126 @@
+"""Rows that belong together, and must not be on both sides of a split."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aimt.core.errors import AimtError, DataError
+from faults import inputs as bad
+from faults.case import Group
+
+splits = Group("splits")
+
+splits.refused(
+    "fewer groups than parts",
+    "train",
+    "The column and the number of its values are named.",
+    lambda p: (bad.numbers().assign(who=np.repeat(["a", "b"], bad.N // 2)), {"id": "who"}),
+    DataError,
+    "'who' has 2 different values",
+)
+splits.refused(
+    "every row at the same time",
+    "train",
+    "The error says so.",
+    lambda p: (bad.numbers().assign(day="2024-05-01"), {"time": "day"}),
+    AimtError,
+    "only 1 different times",
+)
+splits.recovered(
+    "times that are tied",
+    "run",
+    "Rows of the same time stay on the same side.",
+    lambda p: lambda: divided(tied(), time="day"),
+    lambda s, p: not set(tied()["day"][s.part == "test"]) & set(tied()["day"][s.part == "train"]),
+)
+splits.recovered(
+    "times in several zones",
+    "run",
+    "Ordered by the instant, not by the text.",
+    lambda p: lambda: divided(zoned(), time="at"),
+    lambda s, p: (
+        pd.to_datetime(zoned()["at"], utc=True)[s.part == "test"].min() >= pd.to_datetime(zoned()["at"], utc=True)[s.part == "train"].max()
+    ),
+)
+splits.recovered(
+    "rows that occur several times",
+    "audit",
+    "Counted, with rows to look at and what to do.",
+    lambda p: pd.concat([bad.customers(), bad.customers().iloc[20:60]], ignore_index=True),
+    lambda found, p: True,
+    "duplicate rows",
+)
+splits.recovered(
+    "copies of training rows in the test part",
+    "run",
+    "Counted, beyond what chance brings.",
+    lambda p: overlapping,
+    lambda found, p: found["n_twins"] > 20 and found["share"] > 0.5 and "have an exact copy in the training part" in found["text"],
+)
+splits.recovered(
+    "rows with slight changes across the split", "run", "Counted as near-duplicates.", lambda p: nearly, lambda share, p: share > 0.5
+)
+splits.recovered(
+    "persons with several rows, and an id",
+    "run",
+    "All rows of a person stay on the same side.",
+    lambda p: lambda: divided(bad.numbers().assign(who=np.arange(bad.N) % 60), id="who"),
+    lambda s, p: not set((np.arange(bad.N) % 60)[s.test]) & set((np.arange(bad.N) % 60)[s.train]),
+)
+splits.recovered(
+    "persons with several rows, and no id",
+    "audit",
+    "Reported, with the option that keeps them together.",
+    lambda p: bad.customers().assign(person_id=np.random.default_rng(0).integers(0, 60, bad.N)),
+    lambda found, p: True,
+    "repeated id: person_id",
+)
+splits.recovered(
+    "the same text or image for several examples",
+    "run",
+    "All examples with an input stay in the same part.",
+    lambda p: paired,
+    lambda parts, p: not set(parts["train"]["input"]) & set(parts["test"]["input"]),
+)
+
+
+def divided(frame: pd.DataFrame, **roles: str) -> Any:
+    from aimt.data.split.split import split_rows
+    from aimt.data.table.infer_problem import define_problem, encode_target
+
+    problem, _ = define_problem(frame, target="left", **roles)
+    return split_rows(frame, problem, encode_target(frame, problem)[0])
+
+
+def tied() -> pd.DataFrame:
+    return bad.numbers().assign(day=[f"2024-05-{1 + i * 12 // bad.N:02d}" for i in range(bad.N)])
+
+
+def zoned() -> pd.DataFrame:
+    hours = pd.date_range("2024-01-01", periods=bad.N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
+    return bad.numbers().assign(at=[h + ("+00:00", "+09:00", "-05:00")[i % 3] for i, h in enumerate(hours)])
+
+
+def overlapping() -> dict[str, Any]:
+    from aimt.data.split.split import overlap
+
+    frame = pd.concat([bad.customers()] * 2, ignore_index=True)
+    return overlap(frame, divided(frame), ["charges", "age", "plan", "paperless", "joined"])
+
+
+def nearly() -> float:
+    from aimt.data.checks.neighbours import near_twins
+    from aimt.data.table.schema import infer_schema
+
+    frame = bad.numbers(columns=6)
+    frame = pd.concat([frame, frame.assign(x0=frame["x0"] + 1e-4)], ignore_index=True)
+    split = divided(frame)
+    return near_twins(frame, infer_schema(frame), [f"x{i}" for i in range(6)], split.train, split.test, seed=0).to_dict()["share"]
+
+
+def paired() -> dict[str, pd.DataFrame]:
+    from aimt.jobs.families.base import split_pairs
+
+    texts = [f"The {('parcel', 'letter', 'box')[i % 3]} number {i // 4}" for i in range(80)]
+    return split_pairs(pd.DataFrame({"input": texts, "target": ["late", "lost"] * 40}), classes=True)
