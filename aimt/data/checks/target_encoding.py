@@ -79,12 +79,14 @@ def encoding_of(
     both = levels.mates & there[1:] & there[:-1]
     if both.sum() < 20 or np.ptp(x[there]) == 0:
         return None
-    mean, spread = x[there].mean(), x[there].std()
-    if not np.isfinite(spread):
-        return None  # beyond all numbers that a target can have
+    with np.errstate(all="ignore"):
+        mean, spread = x[there].mean(), x[there].std()
     unit = np.abs(mean - levels.total.sum(0) / levels.n.sum()) <= 0.25 * spread  # as large as the target, on average
     exact = 0.0 if whole else _EXACT  # so small a rest speaks for itself
-    z = (x - mean) / spread
+    with np.errstate(all="ignore"):
+        z = (x - mean) / spread
+    if not np.isfinite(z[there]).all():
+        return None  # too large or too small for any target
     if (np.abs(np.diff(z))[both] <= 1e-6).mean() < _CONSTANT:
         return None if levels.name is None else _left_out(levels, z, there, unit, exact)
     first = np.flatnonzero(np.r_[True, ~levels.mates])

@@ -181,16 +181,18 @@ def json_records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _lines(stream: Any, path: Path) -> Iterator[str]:
-    rest, line = b"", 0
+    parts: list[bytes] = []  # of a line that is longer than a block
+    line = 0
     while block := stream.read(1 << 20):
-        *whole, rest = (rest + block).split(b"\n")
+        *whole, last = block.split(b"\n")
         for text in whole:
-            yield text.decode("utf-8-sig")
-        line += len(whole)
-        if len(rest) > MOST_LINE:
+            yield b"".join([*parts, text]).decode("utf-8-sig")
+            parts = []
+        parts, line = [*parts, last], line + len(whole)
+        if sum(map(len, parts)) > MOST_LINE:
             raise long_line(path, line + 1)
-    if rest:
-        yield rest.decode("utf-8-sig")
+    if any(parts):
+        yield b"".join(parts).decode("utf-8-sig")
 
 
 def table_of(rows: list[dict[str, Any]], path: Path) -> pa.Table:
@@ -452,9 +454,9 @@ def _load_file(path: Path, sheet: str | int | None, how: dict[str, Any]) -> Tabl
     kind, warnings = file_format(path)
     table = Table(pd.DataFrame(), path.name.split(".")[0] or path.name, str(path), kind, warnings=warnings)
     with Unchanged(path), ThreadPoolExecutor(1) as pool:
+        layout = inspect_text(path, **how) if kind == "csv" else None  # what is no table is not hashed
         digest = pool.submit(sha256, path)
-        if kind == "csv":
-            layout = inspect_text(path, **how)
+        if layout is not None:
             table.encoding, table.delimiter = layout.encoding, layout.delimiter
             raw, table.number_formats, notes = parse_delimited(path, layout)
             more = [*layout.warnings, *notes]
