@@ -26,8 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from aimt.core.errors import AimtError, DataError, RunError
-from aimt.data.io import archive
+from aimt.core.errors import DataError, RunError
 from aimt.data.sources import parsers as corpora
 from aimt.data.sources import catalog as datasets
 from aimt.data.sources import download as fetch

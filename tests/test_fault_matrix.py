@@ -54,6 +54,8 @@ def limited(tmp_path_factory) -> dict[str, str]:
 def test_fault(case, shared, tmp_path, monkeypatch, request):
     if case.slow and not os.environ.get("AIMT_SLOW"):
         pytest.skip("takes minutes: set AIMT_SLOW=1")
+    if os.name != "posix" and (case.posix or case.limited):
+        pytest.skip("needs signals, links, or limits of POSIX systems")
     if case.limited:
         told = request.getfixturevalue("limited")
         assert case.id in told, f"the process ended before: {told['']}"

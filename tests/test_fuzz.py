@@ -13,7 +13,6 @@ import struct
 import sys
 import traceback
 import wave
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import time
 import warnings
 from pathlib import Path
 
@@ -16,8 +15,6 @@ import torch
 from torch import nn
 
 from aimt.core.errors import DataError, MissingExtraError, ModelFormatError, ProblemError, RunError
-from aimt.train.loop import checkpoint as checkpoint_module
-from aimt.train.loop import trainer as loop_module
 from aimt.train.loop.checkpoint import Checkpoints
 from aimt.train.loop.trainer import History, TrainConfig, Trainer
 
@@ -183,25 +180,6 @@ def test_compile_without_a_compiler_trains_all_the_same(monkeypatch):
 # ---- NaN, spikes, memory
 
 
-def test_nan_in_one_batch_goes_back_and_on():
-    batches = split(rows(), 64)
-    batches[40]["x"] = batches[40]["x"] * math.nan
-    t = trainer(batches=batches)
-    with pytest.warns(UserWarning, match="'x' is not finite in row 0"):
-        history = t.fit()
-    (event,) = history.events
-    assert (event["step"], event["back_to"], event["lr_factor"]) == (41, 40, 1.0)
-    assert [r["step"] for r in history.steps] == list(range(1, 61))
-    assert weights(t.model).isfinite().all()
-
-
-def test_nan_in_all_batches_is_the_data_s_fault():
-    told = "step 1: the data is not finite after 3 roll-backs: 'x'"
-    with warnings.catch_warnings(), pytest.raises(DataError, match=told):
-        warnings.simplefilter("ignore")
-        trainer(batches=[{"x": torch.full((4, 8), math.nan), "y": torch.zeros(4, dtype=torch.long)}]).fit()
-
-
 def test_divergence_gives_up_with_the_evidence():
     class Explodes(nn.Module):
         def __init__(self):
@@ -238,41 +216,7 @@ def test_without_tries_a_nan_ends_the_run_and_a_spike_does_not():
         trainer(loss=lambda m, b: loss_fn(m, b) * math.nan, max_retries=0).fit()
 
 
-def test_out_of_memory_says_what_to_do():
-    huge = lambda m, b: torch.empty(2**50) if len(b["x"]) == 16 else loss_fn(m, b)
-    match = "out of memory on cpu at step 1, with 16 rows.*batch_size=8.*accumulation.*checkpoint_blocks"
-    with pytest.raises(RunError, match=match):
-        trainer(loss=huge).fit()
-
-
-def test_clock_jump(monkeypatch, tmp_path):
-    """The clock of the wall is set back by ten years in the middle of the run."""
-    real = time.time
-    t = trainer(tmp_path)
-    monkeypatch.setattr(time, "time", lambda: real() - (3e8 if t.step > 25 else 0))
-    history = t.fit()
-    seconds = [r["seconds"] for r in history.steps]
-    assert seconds == sorted(seconds) and 0 < seconds[-1] < 60
-    assert Checkpoints(tmp_path).latest() == 60
-
-
 # ---- the directory of a run
-
-
-def test_two_runs_in_one_directory(tmp_path):
-    class Second:
-        error = None
-
-        def on_step(self, t, row):
-            if row["step"] == 5:
-                try:
-                    trainer(tmp_path).fit(resume=True)
-                except RunError as e:
-                    self.error = str(e)
-
-    second = Second()
-    assert trainer(tmp_path, hooks=[second]).fit().stopped == "steps"
-    assert f"another run is training in this directory (process {os.getpid()})" in second.error
 
 
 def test_a_directory_with_another_run_is_not_overwritten(tmp_path):
@@ -353,48 +297,7 @@ def test_from_another_model(saved):
         trainer(saved, optimizer="sgd").fit(resume=True)
 
 
-def test_from_a_newer_version(saved):
-    manifest = saved / "step-000000025" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"aimt_format": 99}))
-    with pytest.raises(ModelFormatError, match="format 99.*Update aimt"):
-        trainer(saved).fit(resume=True)
-
-
 # ---- a full disk
-
-
-def full_from(monkeypatch, first: int, last: int) -> None:
-    """Writes of the checkpoints number `first` to `last` fail as on a full disk."""
-    real, count = checkpoint_module._write_parts, iter(range(10**6))
-
-    def write(folder, *args):
-        if first <= next(count) <= last:
-            (folder / "tensors.safetensors").write_bytes(b"half a fi")
-            raise OSError(28, "No space left on device")
-        real(folder, *args)
-
-    monkeypatch.setattr(checkpoint_module, "_write_parts", write)
-
-
-def test_disk_full_for_a_while(monkeypatch, tmp_path):
-    full_from(monkeypatch, 2, 3)
-    with pytest.warns(UserWarning, match="the disk is full.*The training goes on"):
-        history = trainer(tmp_path).fit()
-    assert [e["kind"] for e in history.events] == ["checkpoint failed"] * 2
-    assert Checkpoints(tmp_path).steps() == [50, 60]
-
-
-def test_disk_full_to_the_end(monkeypatch, tmp_path):
-    full_from(monkeypatch, 3, 10**6)
-    with pytest.warns(UserWarning, match="The training goes on"), pytest.raises(RunError, match="the disk is full"):
-        trainer(tmp_path).fit()
-    assert Checkpoints(tmp_path).latest() == 20
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "step-000000010", "step-000000020"]
-    monkeypatch.undo()
-    again, alone = trainer(tmp_path), trainer()
-    again.fit(resume=True)
-    alone.fit()
-    assert torch.equal(weights(again.model), weights(alone.model))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no file-size limits")

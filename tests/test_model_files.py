@@ -11,7 +11,6 @@ import sys
 import zlib
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 import pytest
 
@@ -189,96 +188,11 @@ def wav(rate: int, channels: int = 1, width: int = 2) -> bytes:
     )
 
 
-@pytest.mark.parametrize("rate, channels", [(50_000_017, 1), (2**32 - 1, 1), (400_001, 1), (0, 1), (16_000, 65_535), (16_000, 0)])
-def test_an_absurd_recording_is_refused(tmp_path, rate, channels):
-    from aimt.data.audio.read import read_audio
-
-    (tmp_path / "x.wav").write_bytes(wav(rate, channels))
-    with pytest.raises(AimtError, match="x.wav"):
-        read_audio(tmp_path / "x.wav")
-
-
 def test_an_awkward_rate_is_read(tmp_path):
     from aimt.data.audio.read import read_audio
 
     (tmp_path / "x.wav").write_bytes(wav(44_101))
     assert len(read_audio(tmp_path / "x.wav")) == round(200 * 16_000 / 44_101)
-
-
-def workbook(path: Path, cells: str, dimension: str = "A1:B3") -> None:
-    """A workbook of one sheet with these cells (XML)."""
-    import zipfile
-
-    parts = {
-        "[Content_Types].xml": (
-            '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"><Default Extension="rels"'
-            ' ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Default Extension="xml"'
-            ' ContentType="application/xml"/><Override PartName="/xl/workbook.xml"'
-            ' ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/><Override'
-            ' PartName="/xl/worksheets/sheet1.xml"'
-            ' ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>'
-        ),
-        "_rels/.rels": (
-            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1"'
-            ' Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"'
-            ' Target="xl/workbook.xml"/></Relationships>'
-        ),
-        "xl/workbook.xml": (
-            '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" xmlns:r="http://schemas.openxmlformats.org/office'
-            'Document/2006/relationships"><sheets><sheet name="S" sheetId="1" r:id="r1"/></sheets></workbook>'
-        ),
-        "xl/_rels/workbook.xml.rels": (
-            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" Type="http://'
-            'schemas.openxmlformats.org/officeDocument/2006/relationships/worksheet" Target="worksheets/sheet1.xml"/></Relationships>'
-        ),
-        "xl/worksheets/sheet1.xml": (
-            f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><dimension ref="{dimension}"/>'
-            f"<sheetData>{cells}</sheetData></worksheet>"
-        ),
-    }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
-        for name, text in parts.items():
-            z.writestr(name, text)
-
-
-def cell(place: str) -> str:
-    return f'<row r="{re.sub("[A-Z]", "", place)}"><c r="{place}"><v>7</v></c></row>'
-
-
-@pytest.mark.parametrize(
-    "cells, dimension",
-    [
-        ("".join(cell(f"A{i}") for i in range(1, 3000)) + cell("XFD1048576"), "A1:XFD1048576"),
-        ("".join(cell(f"XFD{i}") for i in range(1, 3000)), "A1:B3"),
-        (cell("A1") + cell("A4000000000"), "A1:B3"),
-    ],
-)
-def test_a_stray_cell_far_away_is_said(tmp_path, cells, dimension):
-    from aimt.data.io.load import load_table
-
-    workbook(tmp_path / "x.xlsx", cells, dimension)
-    with pytest.raises(AimtError, match="too far apart"):
-        load_table(tmp_path / "x.xlsx")
-
-
-def test_a_stated_size_is_not_believed(tmp_path):
-    from aimt.data.io.load import load_table
-
-    workbook(tmp_path / "x.xlsx", "".join(cell(f"A{i}") for i in range(1, 30)), "A1:XFD1048576")
-    assert load_table(tmp_path / "x.xlsx").frame.shape == (28, 1)
-
-
-def test_a_workbook_that_unpacks_to_gigabytes_is_refused(tmp_path):
-    import zipfile
-
-    from aimt.data.io.load import load_table
-
-    workbook(tmp_path / "x.xlsx", cell("A1") + cell("A2"))
-    with zipfile.ZipFile(tmp_path / "x.xlsx", "a", zipfile.ZIP_DEFLATED) as z, z.open("xl/sharedStrings.xml", "w") as f:
-        for _ in range(500):
-            f.write(bytes(1 << 20))
-    with pytest.raises(AimtError, match="unpacks to"):
-        load_table(tmp_path / "x.xlsx")
 
 
 @pytest.mark.parametrize(
@@ -589,14 +503,3 @@ def test_a_million_layers_are_not_built(families, name, keys, monkeypatch):
     for size in (10**6, 2**24):
         with pytest.raises(ModelFormatError, match="asks for|should be|misstates|tensors|weights of another"):
             read[name](altered(place / name, tuple(keys), size))
-
-
-@pytest.mark.parametrize("head", [2**63, 10**9, 0, 8])
-def test_the_header_of_a_tensor_file_is_not_believed(tmp_path, head):
-    from aimt.models.layers.pretrained import load_weights
-
-    pytest.importorskip("torch")
-    header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
-    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", head if head != 8 else len(header)) + header)
-    with pytest.raises(ModelFormatError, match="safetensors"):
-        load_weights(tmp_path / "x.safetensors")

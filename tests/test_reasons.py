@@ -13,7 +13,6 @@ from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
 from aimt.core.run import Run
 from aimt.data.sources.catalog import load_dataset
-from aimt.data.table.schema import infer_schema
 from aimt.explain.counterfactuals import _Nearness, counterfactuals, offers
 from aimt.explain.permutation_importance import permutation_importance
 from aimt.explain.rule_conditions import rule_of

@@ -1,8 +1,6 @@
 """Writing with a model: bad prompts, text borders, ragged batches, rounding of weights, drafts."""
 
 import math
-import time
-import warnings
 
 import numpy as np
 import pytest
@@ -72,14 +70,6 @@ class Script(nn.Module):
 
 
 # ---- prompts ------------------------------------------------------------------------------------------------------
-
-
-def test_a_million_tokens_are_cut_to_the_context_with_a_warning(model, byte):
-    prompt, start = "word " * 200_000, time.process_time()
-    with pytest.warns(UserWarning, match="1,000,000 tokens.*last 32 of them"):
-        text = generate(model, byte, prompt, max_new_tokens=5, temperature=0)
-    assert time.process_time() - start < 20  # CPU seconds: it must not read the whole prompt with the model
-    assert text == generate(model, byte, prompt[-32:], max_new_tokens=5, temperature=0)
 
 
 def test_an_empty_prompt_starts_a_new_text(model, byte):

@@ -14,7 +14,6 @@ from aimt.core.errors import DataError, ModelFormatError, ProblemError, RunError
 from aimt.data.text.span_corruption import SpanBatches, TaskBatches, encode_pairs, pack_pairs, pad_pairs
 from aimt.data.text.tokenizer import train_tokenizer
 from aimt.generate.text.beam_search import answer_ids, beam_ids, beam_search, generate_beams, seq2seq_step
-from aimt.generate.text.sampling import Sampling, generate_ids
 from aimt.models.text.gpt import GPT, GPTConfig
 from aimt.models.text.t5 import PRESETS, T5, T5Config, config_to_json, memory_mask, shift_right, t5_loss
 from aimt.train.loop.trainer import TrainConfig, Trainer

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import aimt
-from aimt.core.errors import AimtError, DataError
+from aimt.core.errors import DataError
 from aimt.models.table import estimators as tabular
 
 rng = np.random.default_rng(0)
@@ -24,34 +24,6 @@ def train(frame, tmp_path, **options):
 
 def numbers(n, columns=3):
     return pd.DataFrame(rng.normal(size=(n, columns)), columns=[f"x{i}" for i in range(columns)])
-
-
-def test_a_handful_among_two_hundred_thousand(tmp_path):
-    frame = numbers(200_000, 2)
-    y = np.zeros(200_000, int)
-    y[np.argsort(-frame["x0"].to_numpy())[:8]] = 1
-    run, _ = train(frame.assign(y=y), tmp_path, time_limit=2)
-    metrics = run.read("metrics.json")
-    assert metrics["split"]["rows"]["test"] > 10_000
-    assert "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]}
-    assert metrics["verdict"]["gates"] and len(run.predict(frame.head(5))) == 5
-
-
-def test_ten_thousand_classes(tmp_path):
-    frame = numbers(20_000)
-    with pytest.raises(AimtError) as e:
-        train(frame.assign(y=[f"k{i % 10_000}" for i in range(20_000)]), tmp_path)
-    assert "10,000" in str(e.value) and "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize("task, classes", [("multiclass", {"0.5", "1.5", "2.5"}), (None, None)])
-def test_fractions_as_classes(tmp_path, task, classes):
-    frame = numbers(300)
-    run, _ = train(frame.assign(y=(frame["x0"] * 1.2).round().clip(-1, 1) + 1.5), tmp_path, task=task)
-    if classes:
-        assert set(run.problem.labels) == classes and set(run.predict(frame)["prediction"].astype(str)) <= classes
-    else:
-        assert run.problem.task == "regression"
 
 
 def test_text_in_a_number_to_predict(tmp_path):
@@ -72,47 +44,20 @@ def test_all_rows_the_same(tmp_path):
     assert run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
 
 
-@pytest.mark.parametrize("n", [4_000, pytest.param(20_000, marks=SLOW)])
-def test_thousands_of_columns(tmp_path, n):
+def test_thousands_of_columns(tmp_path):
+    n = 4_000
     frame = pd.DataFrame(rng.normal(size=(60, n)).astype("float32"), columns=[f"c{i}" for i in range(n)])
     y = (frame["c7"] > 0).astype(int)
     run, seconds = train(pd.concat([frame, y.rename("y")], axis=1), tmp_path, time_limit=3)
     assert len(run.predict(frame.head(3))) == 3 and seconds < 240
 
 
-def test_fewer_people_than_folds(tmp_path):
-    frame = numbers(200).assign(who=np.repeat(["a", "b"], 100))
-    frame["y"] = (frame["x0"] > 0).astype(int)
-    with pytest.raises(DataError, match="'who' has 2 different values"):
-        train(frame, tmp_path, entity="who")
-
-
-def test_every_row_at_the_same_time(tmp_path):
-    frame = numbers(200).assign(day="2024-05-01")
-    frame["y"] = (frame["x0"] > 0).astype(int)
-    with pytest.raises(AimtError, match="only 1 different times"):
-        train(frame, tmp_path, time="day")
-
-
-def test_times_of_several_zones(tmp_path):
-    zones = np.array(["+00:00", "+02:00", "-05:00"])[np.arange(300) % 3]
-    days = pd.date_range("2024-01-01", periods=300, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
-    frame = numbers(300).assign(at=[d + z for d, z in zip(days, zones, strict=True)])
-    frame["y"] = (frame["x0"] > 0).astype(int)
-    run, _ = train(frame, tmp_path, time="at")
-    made = pd.read_parquet(run.path / "splits.parquet")
-    utc = pd.to_datetime(frame["at"], utc=True)
-    part = made.set_index("row")["part"].reindex(range(300))
-    assert utc[part == "test"].min() >= utc[part == "train"].max()
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bad day")])
-def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch, error):
+def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch):
     real = tabular.cross_fit
 
     def fails(candidate, *args, **kwargs):
         if candidate.kind != "linear" and "31" in candidate.name:
-            raise error
+            raise RuntimeError("a bad day")
         return real(candidate, *args, **kwargs)
 
     monkeypatch.setattr(tabular, "cross_fit", fails)

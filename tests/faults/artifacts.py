@@ -15,6 +15,7 @@ from faults import inputs as bad
 from faults.case import Group, Place
 from faults.files import LARGE, READ
 from faults.run import trainer
+from faults.values import same
 
 artifacts = Group("artifacts")
 
@@ -106,9 +107,11 @@ def pickled(how: str) -> Callable[[Path, Place], None]:
 
 
 TAMPERED = "Refused before it is parsed."
-artifacts.refused("model file with a flipped bit", "open a run", TAMPERED, each_file(flip), RunError)
-artifacts.refused("model file that is missing", "open a run", "The file is named.", each_file(Path.unlink), RunError)
-artifacts.refused("model.json cut off at each tenth", "open a run", TAMPERED, deciles("model/model.json"), RunError)
+artifacts.refused("model file with a flipped bit", "open a run", TAMPERED, each_file(flip), RunError, "was changed")
+artifacts.refused("model file that is missing", "open a run", "The file is named.", each_file(Path.unlink), RunError, "has no model/")
+artifacts.refused(
+    "model.json cut off at each tenth", "open a run", TAMPERED, deciles("model/model.json"), RunError, "model.json", "was changed"
+)
 artifacts.refused("run.json cut off at each tenth", "open a run", "The file is named.", deciles("run.json"), RunError, "run.json")
 artifacts.refused(
     "run.json with a changed word",
@@ -116,6 +119,7 @@ artifacts.refused(
     TAMPERED,
     damaged_run(lambda r: (r / "run.json").write_text((r / "run.json").read_text().replace("yes", "no"))),
     RunError,
+    "changed after aimt wrote it",
 )
 artifacts.refused(
     "run of a newer version",
@@ -151,6 +155,13 @@ artifacts.refused(
     RunError,
     "run.json",
 )
+artifacts.recovered(
+    "new checksums and no other change",
+    "open a run",
+    "Opened: the cases below are refused for what was changed, not for their checksums.",
+    damaged_run(lambda r: None, sealed=True),
+    same,
+)
 for fault, change in {
     "an unknown key": lambda s: s.update(on_load="import os"),
     "a path out of the folder": lambda s: s["parts"][0].update(file="../../etc/passwd"),
@@ -163,10 +174,12 @@ for fault, change in {
         "open a run",
         "Refused by its structure.",
         damaged_run(lambda r, change=change: bad.edit_json(r / "model/model.json", change), sealed=True),
-        RunError,
+        ModelFormatError,
+        holds=lambda error, _: "changed" not in str(error),
     )
 for fault, key, value in (
     ("a column that does not exist", "split_feature", "9999"),
+    ("a threshold that is no number", "threshold", "x"),
     ("a child that does not exist", "left_child", "500"),
     ("a circle", "left_child", "0"),
     ("a negative leaf", "right_child", "-5000"),
@@ -177,26 +190,27 @@ for fault, key, value in (
         "open a run",
         "Refused by its structure; LightGBM never reads it.",
         damaged_run(in_trees(key, value), sealed=True),
-        RunError,
+        ModelFormatError,
+        holds=lambda error, _: "changed" not in str(error),
     )
 artifacts.refused(
     "checkpoints that are all damaged",
-    "run",
-    "The error says how many were skipped.",
+    "other",
+    "Each is skipped with a warning; then an error.",
     lambda p: spoilt(p, [20, 25]),
     ModelFormatError,
     "none of the checkpoints is good",
 )
 artifacts.recovered(
     "checkpoint cut off at each tenth",
-    "run",
+    "other",
     "Skipped with a warning; the one before is used.",
     lambda p: [spoilt(p, [25], tenth) for tenth in range(10)],
     lambda h, p: next(e["step"] for e in h.events if e["kind"] == "resumed") == 20,
     "damaged",
 )
 artifacts.refused(
-    "checkpoint of a newer version", "run", "The remedy is an update.", lambda p: newer(p), ModelFormatError, "format 99", "Update aimt"
+    "checkpoint of a newer version", "other", "The remedy is an update.", lambda p: newer(p), ModelFormatError, "format 99", "Update aimt"
 )
 CANARY = "Refused by the names in it; nothing is executed."
 for kind in ("zip", "old", "pickle"):
@@ -233,7 +247,13 @@ artifacts.refused(
     lambda p: [
         network(lambda f, _, c=content: (f / "model.safetensors").write_bytes(c))(sub(p, i))
         for i, content in enumerate(
-            [bad.safetensors([2**40]), bad.safetensors([4], head=2**63), bad.safetensors([4], head=10**9), bad.safetensors([2**40, 2**40])]
+            [
+                bad.safetensors([2**40]),
+                bad.safetensors([4], head=2**63),
+                bad.safetensors([4], head=10**9),
+                bad.safetensors([4], head=0),
+                bad.safetensors([2**40, 2**40]),
+            ]
         )
     ],
     ModelFormatError,

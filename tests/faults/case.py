@@ -97,9 +97,10 @@ class Fault:
     make: Make
     error: type[AimtError] | None = None  # Class of the error; None where the input is recovered
     says: tuple[str, ...] = ()  # What the error, or else the warnings, must say
-    holds: Holds | None = None  # None where an error is required
+    holds: Holds | None = None  # Whether the result is as promised; of a refused one, what must be so afterwards
     limited: bool = False  # Runs in a process of its own, under a limit of memory
     slow: bool = False  # Takes minutes
+    posix: bool = False  # Needs signals, links, or limits of the system
 
     @property
     def id(self) -> str:
@@ -113,7 +114,7 @@ class Group:
         self.name, self.cases = name, []
 
     def refused(self, fault: str, verb: str, required: str, make: Make, error: type[AimtError], *says: str, **more: Any) -> None:
-        """The input must be refused with such an error."""
+        """The input must be refused with such an error; `holds` may look at what is left."""
         self.cases.append(Fault(self.name, fault, verb, required, make, error, says, **more))
 
     def recovered(self, fault: str, verb: str, required: str, make: Make, holds: Holds, *says: str, **more: Any) -> None:
@@ -245,7 +246,7 @@ VERBS: dict[str, tuple[Callable[[Place, Any], Outcome], ...]] = {
     "predict": (score,),
     "audit": (audit,),
     "evaluate": (evaluate,),
-    "run": (call,),
+    "other": (call,),
     "open a run": (open_run,),
     "open a network": (open_network,),
     "read an image": (look,),
@@ -269,6 +270,7 @@ def _fulfil_one(case: Fault, run: Callable[[Place, Any], Outcome], place: Place,
         outcome = run(place, source)
     except AimtError as error:
         _check_error(case, error)
+        assert case.holds is None or case.holds(error, place), f"refused as it should, but something is not as promised: {error}"
         return Outcome(error, [str(error)])
     assert case.error is None, f"accepted: {str(outcome.value)[:300]}; {outcome.said}"
     assert case.holds is not None and case.holds(outcome.value, place), f"not as promised: {str(outcome.value)[:300]}; {outcome.said}"

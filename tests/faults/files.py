@@ -39,7 +39,14 @@ for name, verb in {
         f"0 bytes ({name})", verb, "An error says that the file is empty.", put(b"", f"x.{name}"), DataError, f"x.{name}", "empty"
     )
 files.refused("blank lines only", READ, "An error says that there is no table.", put("\n\n   \n"), DataError, "no table")
-files.refused("a header without rows", READ, "An error says that there are no rows.", put("a,b,c\n"), DataError, "header but no rows")
+files.refused(
+    "a header without rows",
+    READ,
+    "An error says that there are no rows.",
+    put([b"a,b,c", b"a,b,c\n", b"a,b,c\r\n"]),
+    DataError,
+    "header but no rows",
+)
 files.refused(
     "gzip cut off",
     READ,
@@ -81,10 +88,12 @@ files.refused(
     "line 4 has 1 field, the header has 2",
 )
 files.refused(
-    "image cut off (PNG, JPEG, GIF, TIFF, WebP)",
+    "image cut off (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM)",
     "read an image",
     "The file is named.",
-    put([part for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP") for part in bad.cut(bad.picture(kind), 0.05, 0.4)], "x"),
+    put(
+        [part for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM") for part in bad.cut(bad.picture(kind), 0.02, 0.3, 0.6)], "x"
+    ),
     DataError,
     "-x",
 )
@@ -181,9 +190,9 @@ files.refused(
     "rows with too few or too many fields",
     READ,
     "The first line is named, with its fields.",
-    put([b"a,b\n" + b"1,2\n" * 4 + row + b"3,4\n" for row in (b"9\n", b"9,9,9\n")]),
+    put([b"a,b\n" + b"1,2\n" * 100_000 + row + b"3,4\n" * n for row in (b"9\n", b"9,9,9\n") for n in (1, 100_000)]),
     DataError,
-    "line 6 has",
+    "line 100002 has",
     "the header has 2",
 )
 files.recovered(
@@ -296,13 +305,22 @@ def _misspelt(place: Place) -> Path:
 files.refused(
     "no such file", READ, "The file with the closest name is named.", _misspelt, DataError, "no such file", "Did you mean 'customers.csv'?"
 )
+files.refused(
+    "no such directory",
+    READ,
+    "The error says so.",
+    lambda p: p.path / "nowhere" / "x.csv",
+    DataError,
+    "no such file",
+    "There is no such directory",
+)
 files.refused("a directory", READ, "The tables in it are named.", lambda p: put(TABLE)(p).parent, DataError, "directory", "shop.csv")
-files.refused("a link to itself", READ, "The link is named.", _loop, DataError, "loop.csv")
-files.refused("a named pipe", READ, "Refused; reading does not hang.", _pipe, DataError, "not a regular file")
+files.refused("a link to itself", READ, "The link is named.", _loop, DataError, "loop.csv", posix=True)
+files.refused("a named pipe", READ, "Refused; reading does not hang.", _pipe, DataError, "not a regular file", posix=True)
 files.refused("no permission", READ, "The file is named.", _forbidden, DataError, "Permission denied", "Check its permissions")
 files.refused(
     "cut off while it is read",
-    "run",
+    "other",
     "The error says so; no rows are lost silently.",
     lambda p: _changing(p, lambda f: f.truncate(3_000_000)),
     DataError,
@@ -311,7 +329,7 @@ files.refused(
 )
 files.refused(
     "replaced while it is read",
-    "run",
+    "other",
     "The error says so; rows of two files are never mixed.",
     lambda p: _changing(p, lambda f: (f.seek(0), f.write(b"9" * 4_000_000))),
     DataError,
@@ -341,7 +359,7 @@ files.refused(
     "Excel: one cell far away",
     READ,
     LARGE,
-    put(bad.workbook(bad.column_of_cells(1000) | {"XFD1048576": 7}), "x.xlsx"),
+    put([bad.workbook(cells) for cells in (bad.column_of_cells(1000) | {"XFD1048576": 7}, {"A1": 1, "A4000000000": 7})], "x.xlsx"),
     DataError,
     "too far apart",
     "stray cell",
@@ -377,7 +395,7 @@ files.refused(
     "WAV: states an absurd rate or number of channels",
     "read a recording",
     LARGE,
-    put([bad.wav_header(2**32 - 1), bad.wav_header(0), bad.wav_header(50_000_017), bad.wav_header(16_000, 65_535)], "x.wav"),
+    put([bad.wav_header(r, c) for r, c in ((2**32 - 1, 1), (0, 1), (50_000_017, 1), (400_001, 1), (16_000, 65_535), (16_000, 0))], "x.wav"),
     DataError,
     "x.wav",
     limited=True,

@@ -65,14 +65,14 @@ def resumed_equals_alone(history: Any, place: Place) -> bool:
     return bool((weights(again) == weights(alone)).all())
 
 
-def full_disk(place: Place, last: int) -> Callable[[], Any]:
-    """The checkpoints from the third to number `last` are written to a full disk."""
+def full_disk(place: Place, first: int, last: int) -> Callable[[], Any]:
+    """Checkpoints number `first` to `last` are written to a full disk."""
     from aimt.train.loop import checkpoint
 
     real, count = checkpoint._write_parts, iter(range(10**6))
 
     def write(folder: Path, *args: Any) -> None:
-        if 2 <= next(count) <= last:
+        if first <= next(count) <= last:
             (folder / "tensors.safetensors").write_bytes(b"half a fi")
             raise OSError(28, "No space left on device")
         real(folder, *args)
@@ -84,77 +84,95 @@ def full_disk(place: Place, last: int) -> Callable[[], Any]:
 STOPPED = "Saved and stopped; resumed, it ends with the same bits as a run that nobody stopped."
 running.recovered(
     "SIGTERM",
-    "run",
+    "other",
     STOPPED,
     lambda p: lambda: trainer(p.path / "run", hook=at_step(25, lambda: os.kill(os.getpid(), signal.SIGTERM))).fit(),
     lambda h, p: h.stopped == "SIGTERM" and resumed_equals_alone(h, p),
+    posix=True,
 )
 running.recovered(
     "Ctrl-C",
-    "run",
+    "other",
     STOPPED,
     lambda p: lambda: trainer(p.path / "run", hook=at_step(25, lambda: os.kill(os.getpid(), signal.SIGINT))).fit(),
     lambda h, p: h.stopped == "SIGINT" and resumed_equals_alone(h, p),
+    posix=True,
 )
 running.recovered(
     "SIGKILL",
-    "run",
+    "other",
     "Resumed from the last checkpoint, it ends with the same bits as a run that nobody stopped.",
     lambda p: lambda: killed(p),
     lambda runs, p: runs["killed"] != 0 and runs["again"] == runs["alone"],
+    posix=True,
 )
-running.recovered(
-    "SIGKILL of the training on a table",
-    "run",
-    "The run says that it was interrupted, and how to go on.",
-    lambda p: lambda: killed_table(p),
-    lambda line, p: "interrupted" in line and ("--overwrite" in line or "--resume" in line),
+running.refused(
+    "SIGKILL of the process that writes a run",
+    "other",
+    "Opened, it says where it was interrupted, and how to go on.",
+    lambda p: lambda: killed_writer(p),
+    RunError,
+    "interrupted at stage 'Train'",
+    "--overwrite",
+    posix=True,
 )
 running.recovered(
     "a disk that is full for a while",
-    "run",
+    "other",
     "The training goes on, with a warning; later checkpoints are written.",
-    lambda p: full_disk(p, 3),
+    lambda p: full_disk(p, 2, 3),
     lambda h, p: [e["kind"] for e in h.events] == ["checkpoint failed"] * 2 and (p.path / "run/step-000000060").is_dir(),
     "the disk is full",
 )
 running.refused(
     "a disk that is full to the end",
-    "run",
+    "other",
     "The error says so; the last good checkpoint stays, and the run can be resumed.",
-    lambda p: full_disk(p, 10**6),
+    lambda p: full_disk(p, 3, 10**6),
     RunError,
     "the disk is full",
+    holds=lambda _, p: sorted(f.name for f in (p.path / "run").glob("step-*")) == ["step-000000010", "step-000000020"],
 )
 running.refused(
     "a full disk while a table is trained",
-    "run",
+    "other",
     "The error says so; the run says that it failed, and nothing half-written is left.",
     lambda p: lambda: limited_size(p, lambda: aimt.train(bad.customers(), target="left", time_limit=1, out=p.path / "run", quiet=True)),
     AimtError,
     "disk is full",
+    posix=True,
 )
 running.refused(
     "a full disk while predictions are written",
-    "run",
+    "other",
     "The error says so; no half file is left.",
     lambda p: lambda: limited_size(p, lambda: p.shared.run.predict(pd.concat([bad.customers()] * 20), out=p.path / "out.csv", quiet=True)),
     AimtError,
     "disk is full",
+    posix=True,
 )
 running.refused(
     "a directory that cannot be written",
-    "run",
+    "other",
     "The place is named.",
     lambda p: lambda: aimt.train(bad.customers(), target="left", time_limit=1, out="/sys/run", quiet=True),
     RunError,
     "/sys",
     "cannot be written",
+    posix=True,
 )
-running.refused("a directory with files of somebody else", "run", "Nothing is overwritten.", lambda p: taken(p), RunError, "photos")
+running.refused(
+    "a directory with files of somebody else",
+    "other",
+    "Nothing is overwritten.",
+    lambda p: taken(p),
+    RunError,
+    "photos",
+    holds=lambda _, p: (p.path / "photos/beach.jpg").read_bytes() == b"mine",
+)
 running.refused(
     "out of memory in the training loop",
-    "run",
+    "other",
     "The error names the batch size and three remedies.",
     lambda p: trainer(loss=lambda m, b: __import__("torch").empty(2**50)).fit,
     RunError,
@@ -173,7 +191,7 @@ running.recovered(
 )
 running.recovered(
     "a loss of NaN in one batch",
-    "run",
+    "other",
     "Rolled back to the last good state, with the reason; the batch is left out.",
     lambda p: lambda: trainer(bad_step=41).fit(),
     lambda h, p: (h.events[0]["step"], h.events[0]["back_to"]) == (41, 40) and [r["step"] for r in h.steps] == list(range(1, 61)),
@@ -181,7 +199,7 @@ running.recovered(
 )
 running.refused(
     "data of NaN in all batches",
-    "run",
+    "other",
     "Three roll-backs, then an error that names the input.",
     lambda p: trainer(bad_step=-1).fit,
     DataError,
@@ -189,7 +207,7 @@ running.refused(
 )
 running.refused(
     "a learning rate far too high",
-    "run",
+    "other",
     "Three roll-backs with half the rate each, then an error with the evidence.",
     lambda p: trainer(lr=1e30, optimizer="sgd", clip=0, schedule="constant", warmup=0).fit,
     RunError,
@@ -197,14 +215,14 @@ running.refused(
 )
 running.recovered(
     "the clock is set back by ten years",
-    "run",
+    "other",
     "The training goes on, and its times stay in order.",
     lambda p: lambda: clock_jump(p).fit(),
     lambda h, p: h.stopped == "steps" and [r["seconds"] for r in h.steps] == sorted(r["seconds"] for r in h.steps),
 )
 running.refused(
     "two trainings in one directory",
-    "run",
+    "other",
     "The second is refused; the first goes on.",
     lambda p: lambda: twice(p),
     RunError,
@@ -213,7 +231,7 @@ running.refused(
 )
 running.refused(
     "an unfinished run is opened",
-    "run",
+    "other",
     "The error says why it ended and how to go on.",
     lambda p: lambda: unfinished(p),
     RunError,
@@ -222,10 +240,11 @@ running.refused(
 )
 running.recovered(
     "a process forked after threads were started",
-    "run",
+    "other",
     "The child reads, trains and predicts; it does not hang.",
     lambda p: lambda: forked(p),
     lambda code, p: code == 0,
+    posix=True,
 )
 
 
@@ -241,19 +260,17 @@ def killed(place: Place) -> dict[str, Any]:
     }
 
 
-def killed_table(place: Place) -> str:
-    bad.customers().to_csv(place.path / "t.csv", index=False)
-    words = [sys.executable, "-m", "aimt", "train", "t.csv", "--target", "left", "--time-limit", "30", "--out", "run"]
-    process = subprocess.Popen(words, cwd=place.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    events, deadline = place.path / "run/events.jsonl", time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and not (events.exists() and '"stage": "Train"' in events.read_text()):
-        time.sleep(0.01)
+def killed_writer(place: Place) -> Run:
+    """Open a run whose process was killed in the stage of training."""
+    code = (
+        "import sys, time\nfrom aimt.core.run import Run\nRun.create(sys.argv[1]).enter('Train')\n"
+        "print('ready', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(place.path / "run")], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline().strip() == b"ready"
     process.kill()
-    process.wait()
-    try:
-        return str(Run.open(place.path / "run").status)
-    except RunError as error:
-        return str(error)
+    process.communicate()
+    return Run.open(place.path / "run")
 
 
 def limited_size(place: Place, act: Callable[[], Any]) -> Any:

@@ -29,14 +29,14 @@ splits.refused(
 )
 splits.recovered(
     "times that are tied",
-    "run",
+    "other",
     "Rows of the same time stay on the same side.",
     lambda p: lambda: divided(tied(), time="day"),
     lambda s, p: not set(tied()["day"][s.part == "test"]) & set(tied()["day"][s.part == "train"]),
 )
 splits.recovered(
     "times in several zones",
-    "run",
+    "other",
     "Ordered by the instant, not by the text.",
     lambda p: lambda: divided(zoned(), time="at"),
     lambda s, p: (
@@ -53,17 +53,17 @@ splits.recovered(
 )
 splits.recovered(
     "copies of training rows in the test part",
-    "run",
+    "other",
     "Counted, beyond what chance brings.",
     lambda p: overlapping,
     lambda found, p: found["n_twins"] > 20 and found["share"] > 0.5 and "have an exact copy in the training part" in found["text"],
 )
 splits.recovered(
-    "rows with slight changes across the split", "run", "Counted as near-duplicates.", lambda p: nearly, lambda share, p: share > 0.5
+    "rows with slight changes across the split", "other", "Counted as near-duplicates.", lambda p: nearly, lambda share, p: share > 0.5
 )
 splits.recovered(
     "persons with several rows, and an id",
-    "run",
+    "other",
     "All rows of a person stay on the same side.",
     lambda p: lambda: divided(bad.numbers().assign(who=np.arange(bad.N) % 60), id="who"),
     lambda s, p: not set((np.arange(bad.N) % 60)[s.test]) & set((np.arange(bad.N) % 60)[s.train]),
@@ -78,7 +78,7 @@ splits.recovered(
 )
 splits.recovered(
     "the same text or image for several examples",
-    "run",
+    "other",
     "All examples with an input stay in the same part.",
     lambda p: paired,
     lambda parts, p: not set(parts["train"]["input"]) & set(parts["test"]["input"]),

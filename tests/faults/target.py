@@ -72,7 +72,7 @@ target.refused(
 )
 target.refused("a date", "train", "An error says so.", lambda p: (bad.customers(), {"target": "joined"}), ProblemError, "is a date")
 target.recovered(
-    "8 positive rows of 10,000",
+    "8 positive rows of 3,000",
     "train",
     "Trained; the audit reports that the class is rare.",
     lambda p: rare(),
@@ -132,9 +132,9 @@ target.refused(
 
 
 def rare() -> pd.DataFrame:
-    frame = bad.numbers(10_000, 2)
+    frame = bad.numbers(3_000, 2)
     positive = np.argsort(-frame["x0"].to_numpy())[:8]
-    return frame.assign(left=np.where(np.isin(np.arange(10_000), positive), "yes", "no"))
+    return frame.assign(left=np.where(np.isin(np.arange(3_000), positive), "yes", "no"))
 
 
 def contradictory() -> pd.DataFrame:

@@ -213,6 +213,7 @@ def odd_types() -> pd.DataFrame:
             "decimal": [Decimal("1.5"), None],
         }
     )
+    frame[7] = [1, 2]
     return frame.set_index(pd.Index(["r", "s"], name="key"))
 
 
@@ -222,6 +223,7 @@ def plain_types(frame: pd.DataFrame) -> bool:
         kinds <= {"float64", "int64", "str", "boolean", "datetime64[us]", "datetime64[ns]"}
         and "bytes" not in frame
         and frame["decimal"][0] == 1.5
+        and list(frame)[-1] == "7"
     )
 
 
