@@ -30,7 +30,7 @@ class Shared:
     @cached_property
     def run(self) -> Run:
         """A run on the table of customers."""
-        return aimt.train(bad.customers(), target="left", groups="none", time_limit=1, out=self.folder / "run", quiet=True)
+        return aimt.train(bad.customers(), target="left", sensitive_features="none", time_limit=1, out=self.folder / "run", quiet=True)
 
     @cached_property
     def expected(self) -> pd.DataFrame:
@@ -161,7 +161,7 @@ def with_options(source: Any) -> tuple[Any, dict[str, Any]]:
 def train(place: Place, source: Any) -> Outcome:
     """Train for a second; options may stand beside the table."""
     source, options = with_options(source)
-    options = {"target": "left", "groups": "none", "time_limit": 1, "out": place.path / "trained", "quiet": True} | options
+    options = {"target": "left", "sensitive_features": "none", "time_limit": 1, "out": place.path / "trained", "quiet": True} | options
     run = aimt.train(source, **options)
     return Outcome(run, run.info["notes"])
 

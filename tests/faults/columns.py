@@ -155,7 +155,7 @@ columns.refused(
     "an option names no column",
     "train",
     "The closest name is named.",
-    lambda p: (bad.customers(), {"id": "plann"}),
+    lambda p: (bad.customers(), {"entity": "plann"}),
     ProblemError,
     "Did you mean 'plan'?",
 )

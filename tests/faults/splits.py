@@ -15,7 +15,7 @@ splits.refused(
     "fewer groups than parts",
     "train",
     "The column and the number of its values are named.",
-    lambda p: (bad.numbers().assign(who=np.repeat(["a", "b"], bad.N // 2)), {"id": "who"}),
+    lambda p: (bad.numbers().assign(who=np.repeat(["a", "b"], bad.N // 2)), {"entity": "who"}),
     DataError,
     "'who' has 2 different values",
 )
@@ -65,7 +65,7 @@ splits.recovered(
     "persons with several rows, and an id",
     "other",
     "All rows of a person stay on the same side.",
-    lambda p: lambda: divided(bad.numbers().assign(who=np.arange(bad.N) % 60), id="who"),
+    lambda p: lambda: divided(bad.numbers().assign(who=np.arange(bad.N) % 60), entity="who"),
     lambda s, p: not set((np.arange(bad.N) % 60)[s.test]) & set((np.arange(bad.N) % 60)[s.train]),
 )
 splits.recovered(
