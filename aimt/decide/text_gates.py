@@ -99,7 +99,7 @@ def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLi
 def harm_gate(
     scores: Mapping[str, Any], train_scores: Mapping[str, Any] | None, kept: float | None, evals: Sequence[float], limits: TextLimits
 ) -> GateResult:
-    """Fault: the share by which the kept weights are worse on the validation text than the best ones; the gap to the training text is told."""
+    """Fault: the share by which the kept weights are worse on the validation text than the best; the gap to the training text is told."""
     gap = ""
     if train_scores:
         new, old = scores["bits_per_character"], train_scores["bits_per_character"]

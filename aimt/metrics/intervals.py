@@ -11,7 +11,7 @@ __all__ = ['ROWS', 'bootstrap_weights', 'weighted_scores', 'deal_blocks', 'jackk
 
 # %% ../../nbs/metrics/12_intervals.ipynb #47160e91
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -359,7 +359,7 @@ def bonferroni_factor(
 
 
 def widen(
-    found: dict[str, Any],  # value, low, high: a 95 % interval of its own
+    found: Mapping[str, Any],  # value, low, high: a 95 % interval of its own
     n: int,  # Intervals that are to hold together
 ) -> dict[str, Any]:  # The same with other ends
     """The interval with Bonferroni's correction for n of them; None and NaN stay as they are."""

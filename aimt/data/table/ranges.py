@@ -118,7 +118,10 @@ def scale_of(
 
 
 def _gone(column: Column, seen: _Seen) -> str:
-    return f"{show(column.name)} has no value in any of these {seen.rows:,} rows, and had one in {1 - column.missing:.0%} of the rows of training"
+    return (
+        f"{show(column.name)} has no value in any of these {seen.rows:,} rows, and had one in {1 - column.missing:.0%} of the rows of"
+        " training"
+    )
 
 
 def _scaled(column: Column, seen: _Seen, factor: float) -> str:

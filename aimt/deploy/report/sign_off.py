@@ -66,7 +66,9 @@ def _optimism(run: RunParts, n: int) -> list[str]:
     """By how much the best of n scores is expected to be too good."""
     if n == 1:
         return ["Only one model was scored, so its score is not the best of several."]
-    main = next((r for r in run.scores.get("table") or [] if r.get("model") == "model" and r.get("metric") == run.scores.get("metric")), {})
+    main: dict[str, Any] = next(
+        (r for r in run.scores.get("table") or [] if r.get("model") == "model" and r.get("metric") == run.scores.get("metric")), {}
+    )
     errors = f"{expected_optimism(n, 1.0):.1f} standard errors of the score"
     if main.get("low") is not None and main.get("high") is not None:
         errors += f", here {number(expected_optimism(n, (main['high'] - main['low']) / 3.92))} {main.get('label')}"

@@ -157,4 +157,4 @@ def note_scoring(
         warnings = []
     except AimtError as e:
         warnings = [f"this look could not be written into the ledger: {e.what}"]
-    return count_looks(run.path, **look), warnings
+    return count_looks(run.path, rows=look["rows"], data=look["data"]), warnings

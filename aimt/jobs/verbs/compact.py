@@ -170,7 +170,7 @@ def _looked(new: Run, saved: SavedModel) -> dict[str, Any]:
     fingerprint = str((saved.run.info.get("data") or {}).get("fingerprint") or "")
     look = {"rows": outcome_rows(problem, kept.rows, kept.y), "data": fingerprint_of(fingerprint, problem.target)}
     new.note_look("compact", **look, n=len(kept.rows))
-    found = count_looks(new.path, **look)
+    found = count_looks(new.path, rows=look["rows"], data=look["data"])
     return look | {"n": len(kept.rows)} | {k: v for k, v in asdict(found).items() if k != "entries"} | {"choices": found.choices}
 
 
