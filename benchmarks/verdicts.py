@@ -7,7 +7,7 @@
 Twenty tables (`TABLES`) x the scenarios (`SCENARIOS`) that fit the table x three seeds; a trial takes five to eight seconds on one core and
 becomes one JSON line: the verdict, the answer of each gate, and each interval with the figure that it should contain. The rows of a table are
 shuffled first, so that they are honest by construction. Faults get no groups and no costs, unless they are about them, so that no further gate
-can stop them by chance; honest tables get both, so that each gate can hold them wrongly. A planted column that was set aside is no fault any more.
+can stop them by chance; honest tables get costs, and where nothing else is given groups as well, so that each gate can hold them wrongly. A planted column that was set aside is no fault any more.
 
 Only `--rows` of a table are given to aimt. The others are a reserve that no choice has seen, at least four times the test; of it come the true
 figures. The reserve is a sample too, of m rows where the test has n. If a 95 % interval is right, the difference between both estimates has
@@ -101,13 +101,18 @@ def parts(pool: Pool, frame: pd.DataFrame, planted: str | None = None, **options
     return Trial(frame.iloc[: pool.size], rest if len(rest) >= pool.size else None, {"groups": "none"} | options, planted)
 
 
+def priced(pool: Pool) -> dict[str, Any]:
+    """For a decision, costs that make a miss as dear as its class is rare."""
+    if pool.problem.task != "binary":
+        return {}
+    positives = pool.y.mean()
+    return {"cost": {"fn": round(float((1 - positives) / positives), 2), "fp": 1.0}}
+
+
 def honest(pool: Pool) -> Trial:
-    """The table as it is, with two random groups and, for a decision, costs that make a miss as dear as its class is rare."""
-    options = {"groups": "branch", "fairness": FAIRNESS[pool.problem.task][0], "drop": "branch"}
-    if pool.problem.task == "binary":
-        share = pool.y.mean()
-        options["cost"] = {"fn": round(float((1 - share) / share), 2), "fp": 1.0}
-    return parts(pool, pool.planted(branch=pool.rng.choice(["north", "south"], len(pool.frame))), **options)
+    """The table as it is, with two random groups."""
+    frame = pool.planted(branch=pool.rng.choice(["north", "south"], len(pool.frame)))
+    return parts(pool, frame, groups="branch", drop="branch", fairness=FAIRNESS[pool.problem.task][0], **priced(pool))
 
 
 def shuffled(pool: Pool) -> Trial:
@@ -153,7 +158,7 @@ def given_time(pool: Pool) -> Trial:
     when[: pool.size - late] = pool.rng.uniform(0, 0.75, pool.size - late)
     lost = pool.rng.random(n) < 0.3 * when
     target = np.where(lost, pool.rng.permutation(pool.labels), pool.labels)
-    return parts(pool, pool.planted(target, when=1000 * when), time="when")
+    return parts(pool, pool.planted(target, when=1000 * when), time="when", **priced(pool))
 
 
 def entities(pool: Pool, given: bool) -> Trial | None:
@@ -169,7 +174,7 @@ def entities(pool: Pool, given: bool) -> Trial | None:
     known = known.iloc[pool.rng.permutation(len(known))]
     if not given:
         return Trial(known.drop(columns="person"), options={"groups": "none"})
-    return Trial(known, rest, {"groups": "none", "id": "person"})
+    return Trial(known, rest, {"groups": "none", "id": "person"} | priced(pool))
 
 
 def group_gap(pool: Pool) -> Trial:
@@ -197,13 +202,17 @@ def flipped_labels(pool: Pool) -> Trial:
 
 def rare_class(pool: Pool) -> Trial | None:
     """Two rows of a hundred: of the rarest class, or the highest numbers."""
+    cost = {"fn": 49.0, "fp": 1.0}
     if not pool.problem.classification:
         rare = pool.labels > np.quantile(pool.labels, 0.98)
-        return parts(pool, pool.planted(np.where(rare, "top", "other"))) if 0.01 < rare.mean() < 0.03 else None
+        made = pool.planted(np.where(rare, "top", "other"))
+        return parts(pool, made, positive="top", cost=cost) if 0.01 < rare.mean() < 0.03 else None
     rare = pool.y == np.bincount(pool.y).argmin()
     few = np.flatnonzero(rare)[: round(0.02 / 0.98 * (~rare).sum())]
-    kept = np.sort(np.concatenate([few, np.flatnonzero(~rare)]))
-    return parts(pool, pool.frame.iloc[kept])
+    frame = pool.frame.iloc[np.sort(np.concatenate([few, np.flatnonzero(~rare)]))]
+    if pool.problem.task == "multiclass":
+        return parts(pool, frame)
+    return parts(pool, frame, positive=str(pool.labels[few[0]]), cost=cost)
 
 
 SCENARIOS: dict[str, tuple[str, Callable[[Pool], Trial | None]]] = {
