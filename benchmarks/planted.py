@@ -1,8 +1,8 @@
-"""Scenarios of the verdict benchmark: a real table as it is, or with a fault planted in it, and the rows that are kept back to judge the run.
+"""Scenarios of the verdict benchmark: a real table as it is, or with a planted fault, and the rows that are kept back to judge the run.
 
-`SCENARIOS` names them. Each takes a `Pool`, a table whose rows are in random order, and makes a `Trial`; or none, when it does not fit the
-table. Faults get no groups and no costs, unless they are about them, so that no further gate can stop them by chance; honest tables get costs,
-and where nothing else is given groups as well, so that each gate can hold them wrongly.
+`SCENARIOS` names them. Each takes a `Pool`, a table whose rows are in random order, and makes a `Trial`; or none, when it does not fit
+the table. Faults get no groups and no costs, unless they are about them, so that no further gate can stop them by chance; honest tables
+get costs, and where nothing else is given groups as well, so that each gate can hold them wrongly.
 """
 
 import zlib
@@ -147,7 +147,7 @@ def entities(pool: Pool, given: bool) -> Trial | None:
 
 
 def group_gap(pool: Pool) -> Trial:
-    """In three of ten rows targets are wrong: half of the commonest class bear the name of the rarest, or numbers are a deviation higher."""
+    """In three of ten rows targets are wrong: half of the commonest class are named as the rarest, or numbers are a deviation higher."""
     south, labels = pool.rng.random(len(pool.frame)) < 0.3, pool.labels
     if pool.problem.classification:
         names, counts = np.unique(labels, return_counts=True)

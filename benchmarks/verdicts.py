@@ -4,17 +4,18 @@
     python benchmarks/verdicts.py TABLES/x* --out verdicts.jsonl      # resumes: trials that are in the file are not run again
     python benchmarks/verdicts.py --out verdicts.jsonl --summary
 
-Twenty tables (`TABLES`) x the scenarios of `planted.py` that fit the table x three seeds; a trial takes five to eight seconds on a core and
-becomes one JSON line: the verdict, the answer of each gate, and each interval with the figure that it should contain. The rows of a table are
-shuffled first, so that they are honest by construction. A planted column that was set aside is no fault any more: its run may SHIP.
+Twenty tables (`TABLES`) x the scenarios of `planted.py` that fit the table x three seeds; a trial takes five to eight seconds on a core
+and becomes one JSON line: the verdict, the answer of each gate, and each interval with the figure that it should contain. The rows of a
+table are shuffled first, so that they are honest by construction. A planted column that was set aside is no fault any more: its run may
+SHIP.
 
-Only `--rows` of a table are given to aimt. The others are a reserve that no choice has seen, at least four times the test; of it come the true
-figures. The reserve is a sample too, of m rows where the test has n. If a 95 % interval is right, the difference between both estimates has
-1 + n/m times the variance that the interval allows for, so the interval is widened about its estimate by sqrt(1 + n/m) before it is asked whether
-it contains the reserve's figure; the share without this correction is printed beside it. With entities, n and m count entities, and those of
-the reserve are others; with a time, the reserve is of the later period that the test is of. Trials of one table are not independent: the
-intervals of the shares are somewhat too narrow. Training is limited by time, so that another machine may give a slightly different model; the
-tables are the same for each seed.
+Only `--rows` of a table are given to aimt. The others are a reserve that no choice has seen, at least four times the test; of it come
+the true figures. The reserve is a sample too, of m rows where the test has n. If a 95 % interval is right, the difference between both
+estimates has 1 + n/m times the variance that the interval allows for, so the interval is widened about its estimate by sqrt(1 + n/m)
+before it is asked whether it contains the reserve's figure; the share without this correction is printed beside it. With entities, n
+and m count entities, and those of the reserve are others; with a time, the reserve is of the later period that the test is of. Trials
+of one table are not independent: the intervals of the shares are somewhat too narrow. Training is limited by time, so that another
+machine may give a slightly different model; the tables are the same for each seed.
 """
 
 import argparse
@@ -259,7 +260,7 @@ def tell_coverage(lines: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[in
         sets = np.array([line["conformal"] for line in lines if "conformal" in line and situation(line) == where])
         if len(sets) > 1:
             error = 1.96 * sets.std(ddof=1) / np.sqrt(len(sets))
-            print(f"{where:17} conformal, {CONFORMAL:.0%} asked: {sets.mean():.1%} +- {error:.1%} on average, {np.quantile(sets, 0.1):.1%} in the tenth of lowest")
+            print(f"{where:17} conformal, {CONFORMAL:.0%} asked: {sets.mean():.1%} +- {error:.1%} on average of {len(sets)} runs")
     return counts
 
 
