@@ -44,14 +44,14 @@ class Pool:
 
 
 def pool_of(name: str, frame: pd.DataFrame, target: str, rows: int, seed: int, scenario: str) -> Pool:
-    """The rows of a table in an order that depends on table and seed; what is planted depends on the scenario as well."""
-    order = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(frame))
+    """The rows of a table in an order of their own for each scenario and seed, so that trials share no split."""
+    rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{scenario}".encode())])
     size = min(rows, len(frame) // 2) if len(frame) >= 1.5 * rows else min(rows, len(frame))
-    frame = frame.iloc[order[: size + MOST_RESERVE]].reset_index(drop=True)
+    frame = frame.iloc[rng.permutation(len(frame))[: size + MOST_RESERVE]].reset_index(drop=True)
     schema = infer_schema(frame)
     problem, _ = define_problem(frame, schema, target=target, groups="none")
     y, _ = encode_target(frame, problem, schema)
-    return Pool(frame, target, size, problem, y, np.random.default_rng([seed, zlib.crc32(f"{name}/{scenario}".encode())]))
+    return Pool(frame, target, size, problem, y, rng)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def rare_class(pool: Pool) -> Trial | None:
         made = pool.planted(np.where(rare, "top", "other"))
         return parts(pool, made, positive="top", cost=cost) if 0.01 < rare.mean() < 0.03 else None
     rare = pool.y == np.bincount(pool.y).argmin()
-    few = np.flatnonzero(rare)[: round(0.02 / 0.98 * (~rare).sum())]
+    few = pool.rng.permutation(np.flatnonzero(rare))[: round(0.02 / 0.98 * (~rare).sum())]
     frame = pool.frame.iloc[np.sort(np.concatenate([few, np.flatnonzero(~rare)]))]
     if pool.problem.task == "multiclass":
         return parts(pool, frame)

@@ -50,8 +50,8 @@ def test_scenarios_plant_what_they_say(verdicts):
     assert "person" not in trials["entity not given"].given
     timed = trials["honest, time given"]
     assert (timed.given["when"] >= 750).sum() == 100 and timed.reserve["when"].min() >= 750
-    rare = trials["honest, rare class"].given[target].value_counts(normalize=True)
-    assert 0.005 < rare.min() < 0.04
+    rare = SCENARIOS["honest, rare class"].plant(pool_of(name, frame, target, 300, 0, "honest, rare class"))
+    assert all(0.005 < part[target].value_counts(normalize=True).min() < 0.045 for part in (rare.given, rare.reserve))
 
 
 def test_an_interval_is_widened_for_the_reserve(verdicts):
