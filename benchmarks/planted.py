@@ -49,7 +49,7 @@ def pool_of(name: str, frame: pd.DataFrame, target: str, rows: int, seed: int, s
     size = min(rows, len(frame) // 2) if len(frame) >= 1.5 * rows else min(rows, len(frame))
     frame = frame.iloc[rng.permutation(len(frame))[: size + MOST_RESERVE]].reset_index(drop=True)
     schema = infer_schema(frame)
-    problem, _ = define_problem(frame, schema, target=target, groups="none")
+    problem, _ = define_problem(frame, schema, target=target, sensitive_features="none")
     y, _ = encode_target(frame, problem, schema)
     return Pool(frame, target, size, problem, y, rng)
 
@@ -67,7 +67,7 @@ class Trial:
 def parts(pool: Pool, frame: pd.DataFrame, planted: str | None = None, **options: Any) -> Trial:
     """The first rows, and the rest as a reserve where it is large enough."""
     rest = frame.iloc[pool.size : pool.size + MOST_RESERVE]
-    return Trial(frame.iloc[: pool.size], rest if len(rest) >= pool.size else None, {"groups": "none"} | options, planted)
+    return Trial(frame.iloc[: pool.size], rest if len(rest) >= pool.size else None, {"sensitive_features": "none"} | options, planted)
 
 
 def priced(pool: Pool) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def priced(pool: Pool) -> dict[str, Any]:
 def honest(pool: Pool) -> Trial:
     """The table as it is, with two random groups."""
     frame = pool.planted(branch=pool.rng.choice(["north", "south"], len(pool.frame)))
-    return parts(pool, frame, groups="branch", drop="branch", fairness=FAIRNESS[pool.problem.task][0], **priced(pool))
+    return parts(pool, frame, sensitive_features="branch", drop="branch", fairness=FAIRNESS[pool.problem.task][0], **priced(pool))
 
 
 def shuffled(pool: Pool) -> Trial:
@@ -111,13 +111,15 @@ def leak_mean(pool: Pool) -> Trial | None:
 
 def near_duplicates(pool: Pool) -> Trial:
     """A sixth of the rows repeats another one with 1 % noise."""
-    return Trial(near_copies(pool.frame.iloc[: pool.size * 5 // 6], pool.target, pool.rng, cell=False), options={"groups": "none"})
+    return Trial(
+        near_copies(pool.frame.iloc[: pool.size * 5 // 6], pool.target, pool.rng, cell=False), options={"sensitive_features": "none"}
+    )
 
 
 def hidden_order(pool: Pool) -> Trial | None:
     """The rule turns from the first row to the last, and nobody says that the rows are in the order of time."""
     made = drifting(pool.frame.iloc[: pool.size], pool.target, pool.rng, betrayed=False)
-    return None if made is None else Trial(made, options={"groups": "none"})
+    return None if made is None else Trial(made, options={"sensitive_features": "none"})
 
 
 def given_time(pool: Pool) -> Trial:
@@ -142,8 +144,8 @@ def entities(pool: Pool, given: bool) -> Trial | None:
     known, rest = frame[rows < k], frame[rows >= k]
     known = known.iloc[pool.rng.permutation(len(known))]
     if not given:
-        return Trial(known.drop(columns="person"), options={"groups": "none"})
-    return Trial(known, rest, {"groups": "none", "id": "person"} | priced(pool))
+        return Trial(known.drop(columns="person"), options={"sensitive_features": "none"})
+    return Trial(known, rest, {"sensitive_features": "none", "entity": "person"} | priced(pool))
 
 
 def group_gap(pool: Pool) -> Trial:
@@ -156,7 +158,7 @@ def group_gap(pool: Pool) -> Trial:
     else:
         target = labels + south * np.std(labels)
     frame = pool.planted(target, branch=np.where(south, "south", "north"))
-    return parts(pool, frame, groups="branch", drop="branch", fairness=FAIRNESS[pool.problem.task][0])
+    return parts(pool, frame, sensitive_features="branch", drop="branch", fairness=FAIRNESS[pool.problem.task][0])
 
 
 def flipped_labels(pool: Pool) -> Trial:
@@ -175,13 +177,13 @@ def rare_class(pool: Pool) -> Trial | None:
     if not pool.problem.classification:
         rare = pool.labels > np.quantile(pool.labels, 0.98)
         made = pool.planted(np.where(rare, "top", "other"))
-        return parts(pool, made, positive="top", cost=cost) if 0.01 < rare.mean() < 0.03 else None
+        return parts(pool, made, positive_label="top", cost=cost) if 0.01 < rare.mean() < 0.03 else None
     rare = pool.y == np.bincount(pool.y).argmin()
     few = pool.rng.permutation(np.flatnonzero(rare))[: round(0.02 / 0.98 * (~rare).sum())]
     frame = pool.frame.iloc[np.sort(np.concatenate([few, np.flatnonzero(~rare)]))]
     if pool.problem.task == "multiclass":
         return parts(pool, frame)
-    return parts(pool, frame, positive=str(pool.labels[few[0]]), cost=cost)
+    return parts(pool, frame, positive_label=str(pool.labels[few[0]]), cost=cost)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Reserve:
 def intervals(said: dict[str, Any], test: pd.DataFrame, given: pd.DataFrame, reserve: Reserve) -> Iterator[Interval]:
     """Every interval of a run that the reserve can judge."""
     problem, y, pred = reserve.model.problem, reserve.y, reserve.pred
-    units = lambda rows: rows[problem.id].nunique() if problem.id else len(rows)
+    units = lambda rows: rows[problem.entity].nunique() if problem.entity else len(rows)
     ratio = units(given.iloc[test["row"]]) / units(reserve.table)
 
     metric, scores = get_metric(problem.metric, problem.task), said["scores"]
@@ -151,7 +151,7 @@ def value_intervals(decision: dict[str, Any], reserve: Reserve, ratio: float) ->
 def group_intervals(said: dict[str, Any], reserve: Reserve) -> Iterator[Interval]:
     """Faults in a group, which a run measures on out-of-fold rows as well as on the test."""
     problem = reserve.model.problem
-    found = group_report(problem, reserve.table[problem.groups], reserve.y, reserve.pred, reserve.model.threshold)
+    found = group_report(problem, reserve.table[problem.sensitive_features], reserve.y, reserve.pred, reserve.model.threshold)
     truth = {(c["measure"], c["group"], c["other"]): c["value"] for c in found["comparisons"]}
     rows = sum(group["n"] for group in said["columns"][0]["groups"])
     for c in said["comparisons"]:
