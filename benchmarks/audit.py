@@ -55,7 +55,7 @@ if what == "read_csv":
 else:
     frame = lap("load", lambda: load_table(path)).frame
     schema = lap("schema", lambda: infer_schema(frame))
-    problem = lap("define", lambda: define_problem(frame, schema, target="churn", groups="kind1"))[0]
+    problem = lap("define", lambda: define_problem(frame, schema, target="churn", sensitive_features="kind1"))[0]
     result = lap("audit", lambda: audit(frame, schema, problem))
 print(json.dumps({"times": times, "memory": peak_memory_mb() - idle}))
 """

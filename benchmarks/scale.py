@@ -30,7 +30,7 @@ TabularClassifier(effort="fast", n_threads=1).fit(frame, y)
 """
 JOB = """
 import sys, aimt
-aimt.train(sys.argv[1], target="y", out=sys.argv[2], time_limit=float(sys.argv[3]), groups="none", quiet=True)
+aimt.train(sys.argv[1], target="y", out=sys.argv[2], time_limit=float(sys.argv[3]), sensitive_features="none", quiet=True)
 """
 
 

@@ -1,4 +1,5 @@
 """The verdict benchmark runs, resumes and tells: an honest table beside one whose target is shuffled."""
+
 import json
 import sys
 from pathlib import Path

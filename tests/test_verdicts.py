@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from aimt.data.series.panel import Panel, TimeStep, airline_passengers
+from aimt.core.problem import Problem
 from aimt.decide.series_gates import ForecastLimits, baseline_gate, coverage_gate, forecast_verdict, width_gate
+from aimt.decide.table_gates import table_gates
 from aimt.decide.text_gates import text_verdict
 from aimt.decide.finetune_gates import Figure, TunedLimits, pretraining_gate, tuned_verdict
 from aimt.evaluate.text.language_model import block_gain, copied, near_copies, seen_share, text_sketch
@@ -379,3 +381,19 @@ def test_near_copies_are_found_and_short_texts_are_not():
     text = "the parcel that was ordered on monday has not arrived at our door, and nobody answers the telephone"
     asked = [text + "!", "Dear all, " + text, "another sentence about something that is entirely different from the rest", "yes"]
     assert near_copies(asked, [text, "yes"]).tolist() == [True, True, False, True]
+
+
+def test_too_few_events_do_not_prove_that_there_is_no_gain():
+    """Six events: the test is called too small, so a gain of -0.002 [-0.015, 0.011] is undecided, and a proven loss still holds."""
+    problem = Problem("binary", "ill", ["x"], "log_loss", ["no", "yes"])
+    decision = {"threshold": 0.5, "confusion": {"tp": 2, "fn": 4, "fp": 9, "tn": 385}}
+    for high, expected in ((0.011, "not yet"), (-0.001, "hold")):
+        gain = {"value": -0.002, "low": -0.015, "high": high}
+        scores = {"metric": "log_loss", "n_rows": 400, "difference_to_prior": gain}
+        found = {
+            g.gate: g for g in table_gates(problem, {"findings": []}, scores, decision=decision | {"gain": gain | {"against": "none"}})
+        }
+        assert found["data"].status == "not yet" and "only 6 rows" in found["data"].text
+        assert (found["score"].status, found["value"].status) == (expected, expected)
+    enough = decision | {"confusion": {"tp": 40, "fn": 40, "fp": 9, "tn": 311}}
+    assert {g.gate: g for g in table_gates(problem, {"findings": []}, scores, decision=enough)}["score"].status == "hold"

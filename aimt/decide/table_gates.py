@@ -10,7 +10,7 @@ __all__ = ['GATES', 'ATTESTABLE', 'Limits', 'data_gate', 'leakage_gate', 'score_
 
 # %% ../../nbs/decide/10_table_gates.ipynb #47ec1c5a
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import exp, hypot, log
 from typing import Any
 
@@ -419,8 +419,9 @@ def table_gates(
 ) -> list[GateResult]:
     """The answers of the gates of a table. A step that is None makes its gate 'not checked'."""
     limits = limits or Limits()
-    return [
-        data_gate(problem, audit, scores, decision, limits, labels),
+    data = data_gate(problem, audit, scores, decision, limits, labels)
+    answers = [
+        data,
         leakage_gate(problem, audit, overlap, limits, twins),
         score_gate(scores, limits),
         calibration_gate(calibration, scores, limits),
@@ -428,6 +429,15 @@ def table_gates(
         groups_gate(problem, groups, limits.groups),
         value_gate(decision),
     ]
+    few = data.status == "not yet" and data.measure.startswith("test rows")
+    return [_undecided(answer) for answer in answers] if few else answers
+
+
+def _undecided(answer: GateResult) -> GateResult:
+    """With too few test rows, a gain that was not seen is not proven to be absent."""
+    if answer.gate not in ("score", "value") or answer.status != "hold" or answer.high is None or not answer.high > (answer.limit or 0.0):
+        return answer
+    return replace(answer, status="not yet", text=f"{answer.text} The test is too small to deny a gain.", advice="Gather more test rows.")
 
 
 def verdict(

@@ -313,7 +313,9 @@ def define_problem(
     if sensitive_features is None:
         sensitive_features = [n for n in personal_columns(schema, name) if n not in (time, entity)]
         if sensitive_features:
-            notes.append(f"Groups: {', '.join(map(show, sensitive_features))}, by their names. Say groups='none' to compare none")
+            notes.append(
+                f"Groups: {', '.join(map(show, sensitive_features))}, by their names. Say sensitive_features='none' to compare none"
+            )
     roles = _roles(schema, name, [] if sensitive_features == "none" else sensitive_features, time, entity, drop)
     if missing_labels not in (None, *_MISSING_LABELS):
         raise ProblemError(f"{show(missing_labels)} is not what a missing label can be", hint=closest(missing_labels, _MISSING_LABELS))
