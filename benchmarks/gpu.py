@@ -26,7 +26,8 @@ import torch
 from aimt.data.text.token_files import TokenBatches, Tokens
 from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
 from aimt.train.loop.trainer import TrainConfig, Trainer
-from aimt.train.networks.resource_estimate import GPUS, flops_per_token, measure_peak
+from aimt.train.networks.resource_estimate import GPUS, flops_per_token
+from aimt.train.networks.step_time import measure_peak
 
 VOCABULARY = 50304  # GPT-2's 50257, rounded up
 
