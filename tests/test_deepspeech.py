@@ -22,21 +22,9 @@ from aimt.data.audio.augment import AudioAugment  # noqa: E402
 from aimt.data.audio.read import Resampler, check_audio, pcm_to_float, read_audio, stream_audio, write_wav  # noqa: E402
 from aimt.generate.audio.ctc_decoding import LMScorer, beam_search, greedy, read_arpa, train_lm, tune_lm, word_times, write_arpa  # noqa: E402
 from aimt.metrics.speech import align, char_error_rate, compare_transcripts, edit_distance, word_error_rate  # noqa: E402
-from aimt.models.audio.deepspeech import (  # noqa: E402
-    LAYERS,
-    Alphabet,
-    DeepSpeech,
-    DeepSpeechConfig,
-    ctc_loss,
-    export_graph,
-    from_checkpoint,
-    from_graph,
-    from_tensorflow,
-    mfcc,
-    speech_batch,
-    speech_loss,
-    to_tensorflow,
-)
+from aimt.models.audio.deepspeech import LAYERS, DeepSpeech, ctc_loss, from_checkpoint, from_graph, speech_batch, speech_loss  # noqa: E402
+from aimt.models.audio.mozilla_files import export_graph, from_tensorflow, to_tensorflow  # noqa: E402
+from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig, mfcc  # noqa: E402
 from aimt.models.audio.tf_files import read_checkpoint, read_nodes, read_pb, write_checkpoint  # noqa: E402
 
 FIXTURES = Path(__file__).parent / "fixtures" / "deepspeech"

@@ -27,7 +27,8 @@ from aimt.jobs.families.deepspeech import (  # noqa: E402
     recordings_in,
 )
 from aimt.metrics.speech import char_error_rate, word_error_rate  # noqa: E402
-from aimt.models.audio.deepspeech import Alphabet, DeepSpeech, DeepSpeechConfig  # noqa: E402
+from aimt.models.audio.deepspeech import DeepSpeech  # noqa: E402
+from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig  # noqa: E402
 
 torch.set_num_threads(1)
 CHARACTERS, WORDS = "abcdeghilmnorst", "the cat sat on red moon".split()

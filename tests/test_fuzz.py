@@ -502,7 +502,8 @@ def network(made: Path, kind: str) -> Path:
     if folder.exists():
         return folder
     if kind == "deepspeech":
-        from aimt.models.audio.deepspeech import DeepSpeech, DeepSpeechConfig
+        from aimt.models.audio.deepspeech import DeepSpeech
+        from aimt.models.audio.speech_features import DeepSpeechConfig
 
         DeepSpeech(DeepSpeechConfig(n_hidden=8, n_context=1)).save_pretrained(folder)
         return folder

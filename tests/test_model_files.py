@@ -431,7 +431,8 @@ def families(tmp_path_factory):
     pytest.importorskip("torch")
     from aimt.models.text.bert import BERT, BERTConfig
     from aimt.models.image.clip import CLIP, CLIPConfig
-    from aimt.models.audio.deepspeech import DeepSpeech, DeepSpeechConfig
+    from aimt.models.audio.deepspeech import DeepSpeech
+    from aimt.models.audio.speech_features import DeepSpeechConfig
     from aimt.models.text.gpt import GPT, GPTConfig
     from aimt.models.text.t5 import T5, T5Config
 

@@ -24,7 +24,7 @@ import numpy as np
 from ...core.errors import DataError, ModelFormatError
 from ...core.files import write_text
 from ...metrics.speech import edit_distance
-from ...models.audio.deepspeech import Alphabet
+from ...models.audio.speech_features import Alphabet
 
 # %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #41d4a505
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from ...data.audio.read import Resampler, read_audio, stream_audio
 from ...generate.audio.ctc_decoding import LMScorer, Transcript, beam_search, greedy, read_arpa, train_lm, word_times, write_arpa
 from .base import ExampleBatches, FinetuneTask, load_frame, read_pairs
 from ...metrics.speech import edit_distance, plain_text
-from ...models.audio.deepspeech import Alphabet, DeepSpeech, DeepSpeechConfig, ctc_loss, mfcc, speech_loss
+from ...models.audio.deepspeech import DeepSpeech, ctc_loss, speech_loss
+from ...models.audio.speech_features import Alphabet, DeepSpeechConfig, mfcc
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #3015105c
 SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())
