@@ -33,6 +33,8 @@ Modules:
 - `aimt.train.networks.contrastive`: The symmetric InfoNCE loss with several positives, gradient caching for large batches in little memory, and weight averaging (WiSE-FT) against forgetting in fine-tuning.
 - `aimt.train.networks.doctor`: A hook records gradients, updates, activations and input waiting times during training; rules turn them into findings with evidence and advice: learning rate, exploding or vanishing signals, dead units, overfitting, label noise, slow input.
 - `aimt.train.networks.finetune`: Fine-tunes a pre-trained network on few examples with the defaults of its family, and measures both the gain on the new task and the loss on the original one (catastrophic forgetting).
+- `aimt.train.networks.instruction_tuning`: Conversations as token ids and targets for a language model: a template for the roles, targets on the assistant's words alone, and packed batches.
+- `aimt.train.networks.layer_rates`: Which weights of a pre-trained network are trained, from which step on, and at which rate: by patterns of names and by the distance of a layer from the output.
 - `aimt.train.networks.pretrain`: `train_text` takes tokens and a time limit. It chooses the architecture and hyperparameters, trains a GPT, stops in time, and returns the best weights on the validation text.
 - `aimt.train.networks.resource_estimate`: Forecasts parameters, FLOPs, peak memory, time and cost before the first step, corrects itself after measured steps, and reports its error at the end.
 - `aimt.train.networks.training_memory`: Forecasts the peak memory of a training before the first step, by a dry run without data and a replay of the allocator, and finds the largest batch that fits."""

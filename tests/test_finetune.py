@@ -20,6 +20,7 @@ from aimt.models.text.gpt import GPT, GPT2_RULES, GPTConfig, gpt_loss  # noqa: E
 from aimt.models.layers.transformer import Block, BlockConfig, LayerNorm  # noqa: E402
 from aimt.models.layers.pretrained import KeyRule, load_weights, save_weights  # noqa: E402
 from aimt.train.networks import finetune as ft  # noqa: E402
+from aimt.train.networks import instruction_tuning, layer_rates  # noqa: E402
 from aimt.train.loop.trainer import TrainConfig, Trainer  # noqa: E402
 
 torch.set_num_threads(1)
@@ -371,10 +372,10 @@ def accuracy(model):
 def test_snapshot_of_the_groups():
     """Which parameters learn how fast and are pulled to zero how strongly. Changes here change every fine-tuning."""
     model = Encoder()
-    ft.set_layer_lr(model, decay=0.9, head=["classifier"], head_scale=25)
+    layer_rates.set_layer_lr(model, decay=0.9, head=["classifier"], head_scale=25)
     rows = [
         (round(r["lr"] / 4e-5, 4), r["weight_decay"], r["weights"], len(r["parameters"]))
-        for r in ft.group_table(model, lr=4e-5, weight_decay=0.01)
+        for r in layer_rates.group_table(model, lr=4e-5, weight_decay=0.01)
     ]
     block = 16 * 48 + 16 * 16 + 2 * 16 * 64, 48 + 16 + 64 + 16 + 4 * 16
     assert rows == [
@@ -389,7 +390,7 @@ def test_snapshot_of_the_groups():
         (0.729, 0.0, 16, 1),
     ]
     lora.add_lora(model, 2, train=["classifier"])
-    named = [n for r in ft.group_table(model, lr=1.0) for n in r["parameters"]]
+    named = [n for r in layer_rates.group_table(model, lr=1.0) for n in r["parameters"]]
     assert sorted(named) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
 
 
@@ -413,10 +414,10 @@ def test_heights_of_towers():
 
     model = nn.ModuleDict({"image": Tower(3), "text": Tower(2)})
     model.register_parameter("logit_scale", nn.Parameter(torch.tensor(2.6)))
-    far = ft.layer_depths(model)
+    far = layer_rates.layer_depths(model)
     names = ("logit_scale", "image.places", "image.blocks.0.mlp.up.weight", "text.places", "text.project.weight", "image.norm.bias")
     assert [far[n] for n in names] == [0, 4, 3, 3, 0, 0]
-    assert set(ft.stacks(model)) == {"image.blocks", "text.blocks"}
+    assert set(layer_rates.stacks(model)) == {"image.blocks", "text.blocks"}
 
 
 @pytest.mark.parametrize("options", [{}, {"lora": 2}, {"freeze": ["embed", "blocks.0"]}, {"unfreeze_every": 2}])
@@ -661,24 +662,24 @@ def conversation(i: int) -> list:
 
 def test_answers_only():
     template = {"system": ("<s>", ""), "user": ("<u>", ""), "assistant": ("<a>", "!")}
-    e = ft.encode_chat(conversation(4), TOKENIZER, template)
+    e = instruction_tuning.encode_chat(conversation(4), TOKENIZER, template)
     text = TOKENIZER.decode([*e["ids"].tolist()])
     learned = [t for t in e["targets"].tolist() if t != -100]
     assert text == "<s>s<u>q4<a>a4a4!<u>more<a>b4!" and learned[-1] == TOKENIZER.eot_id
     assert TOKENIZER.decode(learned[:-1]) == "a4a4!b4!"
     assert all(t in (-100, n) for t, n in zip(e["targets"][:-1].tolist(), e["ids"][1:].tolist(), strict=True))
-    start = ft.chat_prompt(conversation(4)[:2], template)
+    start = instruction_tuning.chat_prompt(conversation(4)[:2], template)
     assert TOKENIZER.encode(start) == e["ids"][: len(start)].tolist()  # the prompt is what training has seen
 
 
 def test_every_conversation_once_an_epoch():
-    packed = ft.ChatBatches([conversation(i) for i in range(50)], TOKENIZER, 1, 160, seed=3)
+    packed = instruction_tuning.ChatBatches([conversation(i) for i in range(50)], TOKENIZER, 1, 160, seed=3)
     found = []
     for _ in range(len(packed.rows)):
         batch = next(packed)
         for n in range(int(batch["documents"].max()) + 1):
             found.append(tuple(batch["ids"][batch["documents"] == n].tolist()))
-    assert sorted(found) == sorted(tuple(ft.encode_chat(conversation(i), TOKENIZER)["ids"].tolist()) for i in range(50))
+    assert sorted(found) == sorted(tuple(instruction_tuning.encode_chat(conversation(i), TOKENIZER)["ids"].tolist()) for i in range(50))
     assert (batch["targets"][batch["documents"] == -1] == -100).all()
 
 
@@ -690,11 +691,11 @@ def test_bad_conversations():
         ([], "nothing to learn"),
     ):
         with pytest.raises(DataError, match=message):
-            ft.encode_chat(bad, TOKENIZER)
+            instruction_tuning.encode_chat(bad, TOKENIZER)
     with pytest.raises(DataError, match="conversation 1"):
-        ft.ChatBatches([conversation(0), [{"role": "user", "content": "x"}]], TOKENIZER, 1, 99)
+        instruction_tuning.ChatBatches([conversation(0), [{"role": "user", "content": "x"}]], TOKENIZER, 1, 99)
     with pytest.raises(DataError, match="no conversations"):
-        ft.ChatBatches([], TOKENIZER, 1, 99)
+        instruction_tuning.ChatBatches([], TOKENIZER, 1, 99)
 
 
 def test_class_weights_of_numpy_and_lists():

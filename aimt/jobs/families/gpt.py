@@ -35,7 +35,7 @@ from ...generate.text.sampling import generate_ids, make_sampling, write_texts
 from .base import ExampleBatches, FinetuneTask
 from ...models.text.gpt import GPT, gpt_loss
 from ...models.layers.hub import find_model
-from ...train.networks.finetune import CHAT, chat_prompt, encode_chat
+from ...train.networks.instruction_tuning import CHAT, chat_prompt, encode_chat
 
 # %% ../../../nbs/jobs/families/10_gpt.ipynb #36bb7395
 _USER, _ASSISTANT = CHAT["user"][0], CHAT["assistant"][0]
