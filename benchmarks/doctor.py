@@ -31,7 +31,8 @@ from aimt.data.text.token_files import TokenBatches
 from aimt.metrics.intervals import wilson
 from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
 from aimt.models.text.ngram import NGram
-from aimt.train.networks.doctor import TrainingMonitor, diagnose_network, tokenizer_fit
+from aimt.train.networks.doctor import diagnose_network, tokenizer_fit
+from aimt.train.networks.training_monitor import TrainingMonitor
 from aimt.train.loop.trainer import TrainConfig, Trainer
 from aimt.train.loop.state import History
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from aimt.train.networks.doctor import DoctorLimits, TrainingMonitor, diagnose_network, look_at_targets, symptoms
+from aimt.train.networks.doctor import DoctorLimits, diagnose_network
+from aimt.train.networks.training_monitor import TrainingMonitor, look_at_targets, symptoms
 from aimt.train.loop.trainer import TrainConfig, Trainer
 from aimt.train.loop.state import History
 

@@ -38,7 +38,8 @@ from ..shared.pipeline import Work
 from ...metrics.intervals import mean_interval
 from ...models.layers.hub import find_model, hub_commit, is_hub_id
 from ...models.layers.lora import lora_layers, remove_lora, save_adapters
-from ...train.networks.doctor import TrainingMonitor, diagnose_network
+from ...train.networks.doctor import diagnose_network
+from ...train.networks.training_monitor import TrainingMonitor
 from ...train.networks.finetune import FINETUNE, FineTuned
 from ...train.networks.finetune import finetune as fine_tune
 

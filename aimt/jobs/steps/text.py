@@ -37,7 +37,8 @@ from ..shared.pipeline import Work
 from ..shared.run_lifecycle import find_interrupted
 from ...models.text.gpt import GPT, PRESETS, GPTConfig
 from ...models.text.ngram import NGram
-from ...train.networks.doctor import TrainingMonitor, diagnose_network
+from ...train.networks.doctor import diagnose_network
+from ...train.networks.training_monitor import TrainingMonitor
 from ...train.loop.distributed import Parallel, silence_other_ranks
 from ...train.networks.pretrain import Evaluate, TrainedText, choose_tokenizer, train_text
 
