@@ -152,7 +152,8 @@ def compare(family: str, size: str, rounds: int, steps: int) -> None:
 
 def other_families(steps: int) -> None:
     """Training steps of small CLIP and DeepSpeech networks on random examples: how many per second."""
-    from aimt.models.image.clip import CLIP, CLIPConfig, Tower
+    from aimt.models.image.clip import CLIP
+    from aimt.models.image.clip_towers import CLIPConfig, Tower
     from aimt.models.audio.deepspeech import DeepSpeech, speech_loss
     from aimt.models.audio.speech_features import DeepSpeechConfig
     from aimt.train.networks.contrastive import clip_loss

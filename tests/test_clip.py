@@ -17,17 +17,15 @@ from aimt.core.errors import DataError, ModelFormatError, RunError  # noqa: E402
 from aimt.data.image.read import CLIPImages  # noqa: E402
 from aimt.data.image.synthetic_shapes import draw_shapes  # noqa: E402
 from aimt.models.image import clip as module  # noqa: E402
-from aimt.models.image.clip import (  # noqa: E402
-    CLIP,
-    CLIPConfig,
-    CLIPTokenizer,
-    Tower,
+from aimt.models.image.clip import CLIP, resized  # noqa: E402
+from aimt.models.image.clip_towers import CLIPConfig, Tower  # noqa: E402
+from aimt.models.image.clip_tokenizer import EOT, SOT, CLIPTokenizer  # noqa: E402
+from aimt.models.image.zero_shot import (  # noqa: E402
     embed_images,
     embed_texts,
     linear_probe,
     nearest,
     recall_at_k,
-    resized,
     zero_shot,
     zero_shot_head,
 )
@@ -424,7 +422,7 @@ def test_tokenizer_equals_transformers(transformers, tmp_path):
     assert torch.equal(back(texts), ours(texts)) and back.context == 16
     vocab = json.loads((tmp_path / "a/tokenizer.json").read_text())["model"]["vocab"]
     (tmp_path / "b").mkdir()
-    (tmp_path / "b/vocab.json").write_text(json.dumps(vocab | {module.SOT: 518, module.EOT: 519}))
+    (tmp_path / "b/vocab.json").write_text(json.dumps(vocab | {SOT: 518, EOT: 519}))
     (tmp_path / "b/merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in MERGES) + "\n")
     assert torch.equal(CLIPTokenizer.load(tmp_path / "b", context=16)(texts), ours(texts))
     theirs.save_pretrained(tmp_path / "c")

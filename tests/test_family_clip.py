@@ -25,7 +25,9 @@ from aimt.explain.occlusion import plot_squares  # noqa: E402
 from aimt.jobs.families import clip as family_clip  # noqa: E402
 from aimt.jobs.families.base import split_pairs  # noqa: E402
 from aimt.jobs.families.clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved  # noqa: E402
-from aimt.models.image.clip import TEMPLATES, CLIPConfig, CLIPTokenizer, Tower, recall_at_k, zero_shot, zero_shot_head  # noqa: E402
+from aimt.models.image.clip_towers import CLIPConfig, Tower  # noqa: E402
+from aimt.models.image.clip_tokenizer import CLIPTokenizer  # noqa: E402
+from aimt.models.image.zero_shot import TEMPLATES, recall_at_k, zero_shot, zero_shot_head  # noqa: E402
 from aimt.train.networks.contrastive import clip_loss, contrastive_loss, same_group  # noqa: E402
 
 torch.set_num_threads(1)

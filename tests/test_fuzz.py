@@ -508,7 +508,9 @@ def network(made: Path, kind: str) -> Path:
         DeepSpeech(DeepSpeechConfig(n_hidden=8, n_context=1)).save_pretrained(folder)
         return folder
     from aimt.data.image.read import CLIPImages
-    from aimt.models.image.clip import CLIP, CLIPConfig, CLIPTokenizer
+    from aimt.models.image.clip import CLIP
+    from aimt.models.image.clip_towers import CLIPConfig
+    from aimt.models.image.clip_tokenizer import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.train(["a cat", "a dog"], vocab_size=520, context=16)
     CLIP(CLIPConfig.preset("tiny", vocab_size=tokenizer.vocab_size)).save_pretrained(folder)

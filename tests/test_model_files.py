@@ -430,7 +430,8 @@ def families(tmp_path_factory):
     """A folder of a tiny network of each family, and the function that reads it."""
     pytest.importorskip("torch")
     from aimt.models.text.bert import BERT, BERTConfig
-    from aimt.models.image.clip import CLIP, CLIPConfig
+    from aimt.models.image.clip import CLIP
+    from aimt.models.image.clip_towers import CLIPConfig
     from aimt.models.audio.deepspeech import DeepSpeech
     from aimt.models.audio.speech_features import DeepSpeechConfig
     from aimt.models.text.gpt import GPT, GPTConfig

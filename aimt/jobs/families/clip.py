@@ -32,7 +32,10 @@ from ...core.foreign import foreign_file
 from ...data.image.read import CLIPImages, read_image
 from ...explain.occlusion import square_edges
 from .base import FinetuneTask, load_frame
-from ...models.image.clip import CLIP, TEMPLATES, CLIPConfig, CLIPTokenizer, embed_images, embed_texts, linear_probe, zero_shot_head
+from ...models.image.clip import CLIP
+from ...models.image.clip_towers import CLIPConfig
+from ...models.image.clip_tokenizer import CLIPTokenizer
+from ...models.image.zero_shot import TEMPLATES, embed_images, embed_texts, linear_probe, zero_shot_head
 from ...models.layers.hub import find_model
 from ...models.layers.pretrained import load_weights, save_weights
 from ...train.networks.contrastive import PairBatches, clip_loss, same_group
