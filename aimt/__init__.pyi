@@ -19,7 +19,7 @@ from aimt.data.text.tokenizer import Tokenizer as Tokenizer
 from aimt.data.text.tokenizer import train_tokenizer as train_tokenizer
 from aimt.models.text.gpt import GPT as GPT
 from aimt.models.text.gpt import GPTConfig as GPTConfig
-from aimt.models.text.bert import BERTForClassification as BERTForClassification
+from aimt.models.text.text_classification import BERTForClassification as BERTForClassification
 from aimt.models.text.sentence_embeddings import BERTForSentences as BERTForSentences
 from aimt.models.text.t5 import T5 as T5
 from aimt.models.text.t5 import T5Config as T5Config

@@ -23,7 +23,7 @@ import transformers
 from aimt.data.text.span_corruption import pad_pairs
 from aimt.jobs.families.bert import BERT_FAMILY, TextBatches
 from aimt.jobs.families.t5 import T5_FAMILY, TextPairBatches
-from aimt.models.text import bert
+from aimt.models.text import bert, text_classification
 from aimt.models.text import t5
 from aimt.train.networks.finetune import finetune
 
@@ -109,7 +109,7 @@ def bert_ways(size: str, n: int, steps: int, bf16: bool) -> tuple[dict[str, Call
         return their_run(model, list(zip(rows, targets, strict=True)), collate, steps, bf16)
 
     def ours() -> float:
-        model = bert.BERTForClassification(config)
+        model = text_classification.BERTForClassification(config)
         return our_run(model, TextBatches(rows, targets, BATCH), BERT_FAMILY.loss, "bert", steps, bf16)
 
     return {"transformers": theirs, "aimt": ours}, sum(map(len, rows))

@@ -18,17 +18,9 @@ torch = pytest.importorskip("torch")
 from aimt.core.errors import MissingExtraError, ModelFormatError, RunError  # noqa: E402
 from aimt.data.text.tokenizer import Tokenizer  # noqa: E402
 from aimt.models.text.question_answering import BERTForQuestions, best_spans, encode_questions  # noqa: E402
-from aimt.models.text.bert import (  # noqa: E402
-    BERT,
-    BERTConfig,
-    BERTForClassification,
-    BERTForMaskedLM,
-    BERTForTagging,
-    encode_words,
-    mask_tokens,
-    sentence_pairs,
-    text_batches,
-)
+from aimt.models.text.bert import BERT, BERTConfig, text_batches  # noqa: E402
+from aimt.models.text.masked_language_model import BERTForMaskedLM, mask_tokens, sentence_pairs  # noqa: E402
+from aimt.models.text.text_classification import BERTForClassification, BERTForTagging, encode_words  # noqa: E402
 from aimt.models.layers.hub import find_model  # noqa: E402
 from aimt.models.text.sentence_embeddings import BERTForSentences, info_nce, semantic_search  # noqa: E402
 from aimt.models.layers.pretrained import load_folder, load_weights, save_weights  # noqa: E402

@@ -20,7 +20,8 @@ from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemErro
 from aimt.data.text.tokenizer import train_wordpiece  # noqa: E402
 from aimt.jobs.families.bert import BERT_FAMILY, TextBatches, fit_head  # noqa: E402
 from aimt.jobs.families.t5 import T5_FAMILY  # noqa: E402
-from aimt.models.text.bert import BERT, BERTConfig, BERTForClassification  # noqa: E402
+from aimt.models.text.bert import BERT, BERTConfig  # noqa: E402
+from aimt.models.text.text_classification import BERTForClassification  # noqa: E402
 from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
 
 torch.set_num_threads(1)

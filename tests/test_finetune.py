@@ -577,7 +577,8 @@ def test_time_limit_decides_the_steps():
 
 def test_the_rate_of_bert_goes_with_the_width():
     """Twice as narrow, twice the rate; a model without a width, and families without one, take the rate as it is."""
-    from aimt.models.text.bert import BERTConfig, BERTForClassification
+    from aimt.models.text.bert import BERTConfig
+    from aimt.models.text.text_classification import BERTForClassification
 
     def rate(width, **options):
         model = BERTForClassification(BERTConfig(20, 1, 2, width, context=8, labels=("a", "b")))

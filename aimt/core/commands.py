@@ -44,7 +44,7 @@ NAMES: dict[str, str] = {
     "train_tokenizer": "aimt.data.text.tokenizer:train_tokenizer",
     "GPT": "aimt.models.text.gpt:GPT",
     "GPTConfig": "aimt.models.text.gpt:GPTConfig",
-    "BERTForClassification": "aimt.models.text.bert:BERTForClassification",
+    "BERTForClassification": "aimt.models.text.text_classification:BERTForClassification",
     "BERTForSentences": "aimt.models.text.sentence_embeddings:BERTForSentences",
     "T5": "aimt.models.text.t5:T5",
     "T5Config": "aimt.models.text.t5:T5Config",

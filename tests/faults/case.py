@@ -55,7 +55,8 @@ class Shared:
         import torch
 
         from aimt.data.text.tokenizer import train_wordpiece
-        from aimt.models.text.bert import BERTConfig, BERTForClassification
+        from aimt.models.text.bert import BERTConfig
+        from aimt.models.text.text_classification import BERTForClassification
 
         torch.manual_seed(0)
         tokenizer = train_wordpiece(["a cat sat", "a dog ran"], 60)
@@ -208,7 +209,7 @@ def open_run(place: Place, run: Path) -> Outcome:
 
 
 def open_network(place: Place, folder: Path) -> Outcome:
-    from aimt.models.text.bert import BERTForClassification
+    from aimt.models.text.text_classification import BERTForClassification
 
     return Outcome(BERTForClassification.from_pretrained(folder), [])
 

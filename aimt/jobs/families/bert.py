@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from ...core.errors import DataError
 from ...data.text.token_files import pack
 from .base import ExampleBatches, FinetuneTask
-from ...models.text.bert import BERTForClassification, reading, text_batches
+from ...models.text.bert import reading, text_batches
+from ...models.text.text_classification import BERTForClassification
 from ...models.text.sentence_embeddings import mean_vectors
 from ...train.networks.finetune import class_weights
 

@@ -1,4 +1,4 @@
-"""Sentences become rows of token ids of one length: lower case, byte-pair encoding with a mark at the end of a word, a start token and an end token.
+"""Captions become rows of token ids: lower case, byte-pair encoding with a mark at the end of a word, a start and an end token.
 
 Docs: https://aimt-dev.github.io/aimt/models/image/clip_tokenizer.html.md"""
 

@@ -1,4 +1,4 @@
-"""A vision transformer cuts a picture into patches and reads them as a sequence; a causal text transformer reads a caption up to its end token. Both give one vector.
+"""A vision transformer reads a picture as a sequence of patches, a causal text transformer reads a caption; each gives one vector.
 
 Docs: https://aimt-dev.github.io/aimt/models/image/clip_towers.html.md"""
 

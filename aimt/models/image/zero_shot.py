@@ -1,4 +1,4 @@
-"""Classes described in words become a classifier without training, a search is one matrix product, and logistic regression on frozen embeddings needs few labels.
+"""Classes described in words make a classifier without training; search is one matrix product, and a linear probe needs few labels.
 
 Docs: https://aimt-dev.github.io/aimt/models/image/zero_shot.html.md"""
 
