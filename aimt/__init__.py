@@ -8,7 +8,6 @@ Modules:
 - `aimt.generate.text.speculative`: A small draft model proposes several tokens, the large model verifies them in one pass, and the distribution of the text is exactly that of the large model.
 - `aimt.models.audio.deepspeech`: MFCC features in, characters out: dense layers, one LSTM, and the CTC loss, which needs no alignment between sound and text. Compatible with Mozilla's files.
 - `aimt.models.audio.mozilla_files`: The checkpoints and frozen graphs of Mozilla's DeepSpeech as settings and state of our network, and our network as a graph for the original's client.
-- `aimt.models.audio.tf_files`: Weights of old models from frozen graphs (`.pb`, `.pbmm`) and checkpoints, read and written with numpy alone.
 - `aimt.models.image.clip`: A vision transformer and a text transformer are trained so that a picture and its caption have similar embeddings. This gives zero-shot classification and image-text retrieval.
 - `aimt.models.layers.hub`: `find_model` accepts a folder or a name on the Hugging Face hub and returns a local folder, downloading it once if needed.
 - `aimt.models.layers.lora`: Low-rank adaptation fine-tunes a network by training a small correction beside its frozen weights; QLoRA stores the frozen weights in four bits (NF4).

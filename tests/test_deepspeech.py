@@ -25,7 +25,8 @@ from aimt.metrics.speech import align, char_error_rate, compare_transcripts, edi
 from aimt.models.audio.deepspeech import LAYERS, DeepSpeech, ctc_loss, from_checkpoint, from_graph, speech_batch, speech_loss  # noqa: E402
 from aimt.models.audio.mozilla_files import export_graph, from_tensorflow, to_tensorflow  # noqa: E402
 from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig, mfcc  # noqa: E402
-from aimt.models.audio.tf_files import read_checkpoint, read_nodes, read_pb, write_checkpoint  # noqa: E402
+from aimt.models.audio.tf_checkpoints import read_checkpoint, write_checkpoint  # noqa: E402
+from aimt.models.audio.tf_files import read_nodes, read_pb  # noqa: E402
 
 FIXTURES = Path(__file__).parent / "fixtures" / "deepspeech"
 sys.path.insert(0, str(FIXTURES))

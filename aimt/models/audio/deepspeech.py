@@ -25,7 +25,7 @@ from ...core.foreign import foreign_file
 from ..layers.hub import find_model
 from .mozilla_files import checkpoint_parts, graph_parts
 from .speech_features import Alphabet, DeepSpeechConfig, count_frames, mfcc
-from .tf_files import checkpoint_prefix
+from .tf_checkpoints import checkpoint_prefix
 from ..layers.pretrained import FORMAT, load_folder, load_into, read_config, save_weights, unfilled
 
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #ead01913
@@ -280,7 +280,7 @@ def from_graph(
 
 
 def from_checkpoint(
-    path: str | Path,  # See `aimt.models.audio.tf_files.checkpoint_prefix`
+    path: str | Path,  # See `aimt.models.audio.tf_checkpoints.checkpoint_prefix`
     alphabet: Sequence[str] | None = None,  # By default ``alphabet.txt`` beside it, else English
 ) -> "DeepSpeech":
     """A model from a training checkpoint of the original, which does not know its alphabet. Raises `ModelFormatError`."""

@@ -20,7 +20,8 @@ from torch import Tensor
 from ...core.errors import ModelFormatError
 from ..layers.pretrained import KeyRule, from_hf, to_hf
 from .speech_features import ENGLISH, Alphabet, DeepSpeechConfig
-from .tf_files import DType, Node, read_checkpoint, read_nodes, write_pb, write_pbmm
+from .tf_checkpoints import read_checkpoint
+from .tf_files import DType, Node, read_nodes, write_pb, write_pbmm
 
 # %% ../../../nbs/models/audio/03_mozilla_files.ipynb #a40938e4
 _CELL = "cudnn_lstm/rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell"
