@@ -23,7 +23,8 @@ from aimt.data.checks.audit import audit
 from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.table.features import FeatureEncoder
 from aimt.data.io.load import load_table
-from aimt.data.table.schema import Schema, infer_schema
+from aimt.data.table.infer_schema import infer_schema
+from aimt.data.table.schema import Schema
 from aimt.data.split.split import Split, split_rows
 from aimt.metrics.classification import log_loss, roc_auc
 from aimt.metrics.regression import rmse

@@ -40,7 +40,7 @@ import json, resource, sys, time
 import pandas as pd, pyarrow.csv
 from aimt.core.hardware import peak_memory_mb
 from aimt.data.io.load import load_table
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.table.infer_problem import define_problem
 from aimt.data.checks.audit import audit
 what, path = sys.argv[1:]

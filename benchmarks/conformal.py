@@ -31,7 +31,8 @@ from aimt.data.checks.audit import audit
 from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.table.features import FeatureEncoder, dense
 from aimt.data.io.load import load_table
-from aimt.data.table.schema import Schema, infer_schema
+from aimt.data.table.infer_schema import infer_schema
+from aimt.data.table.schema import Schema
 from aimt.metrics.fairness import make_groups
 from aimt.models.table.conformal import (
     cell_quantiles,

@@ -31,7 +31,8 @@ from aimt.core.problem import Problem
 from aimt.data.checks.audit import audit
 from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.checks.neighbours import near_twins
-from aimt.data.table.schema import Schema, infer_schema
+from aimt.data.table.infer_schema import infer_schema
+from aimt.data.table.schema import Schema
 from aimt.data.split.split import Split, overlap, split_rows
 from aimt.decide.table_gates import ATTESTABLE, verdict
 from aimt.evaluate.table.order import check_forward

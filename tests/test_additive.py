@@ -11,7 +11,7 @@ from aimt.core.errors import ModelFormatError
 from aimt.core.problem import Problem
 from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.infer_problem import define_problem, encode_target
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import split_rows
 from aimt.deploy.report.page import render_report, report_data
 from aimt.deploy.report.table import REPORT

@@ -9,7 +9,7 @@ from aimt.core.problem import Problem
 from aimt.data.checks.audit import audit, plot_audit
 from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.infer_problem import define_problem, encode_target
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import overlap, split_rows
 
 

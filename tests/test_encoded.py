@@ -6,7 +6,7 @@ import pytest
 
 from aimt.data.checks.audit import audit
 from aimt.data.table.infer_problem import define_problem
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.evaluate.table.leak_impact import measure_leak_impact
 
 KINDS = ("coin", "numbers", "long tail", "three classes")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import aimt
-import aimt.data.table.schema
+import aimt.data.table.infer_schema
 import aimt.data.split.split
 from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
@@ -365,7 +365,7 @@ def test_thresholds_of_a_run_do_not_come_from_test_rows(tmp_path):
     frame, y, p = bank(3000, 6, gap=1.5)
     work = Work()
     work.frame, work.problem = frame, BANK.replace(cost={"fn": 2.0, "fp": 1.0})
-    work.schema, work.y = aimt.data.table.schema.infer_schema(frame), y
+    work.schema, work.y = aimt.data.table.infer_schema.infer_schema(frame), y
     work.split = aimt.data.split.split.Split(np.where(np.arange(3000) % 4 == 0, -1, np.arange(3000) % 5).astype(np.int16), "stratified")
     both = np.column_stack([1 - p, p])
     ours = {"oof": both[work.split.train], "test": both[work.split.test]}

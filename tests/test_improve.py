@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from aimt.core.errors import DataError, ProblemError
 from aimt.core.problem import Problem
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import split_rows
 from aimt.evaluate.table.what_if import plot_helps, what_helps
 from aimt.metrics.classification import log_loss

@@ -11,7 +11,7 @@ import aimt
 from aimt.data.checks.audit import audit
 from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.infer_problem import define_problem, encode_target
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import split_rows
 from aimt.decide.table_gates import verdict
 

@@ -18,7 +18,7 @@ from aimt.core.errors import DataError, ProblemError
 from aimt.core.progress import Progress
 from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.io.load import load_table
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.series.panel import read_panel
 from aimt.data.split.split import split_rows, time_values
 from aimt.jobs.verbs.evaluate import score_lines

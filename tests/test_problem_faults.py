@@ -9,7 +9,8 @@ import pytest
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError
 from aimt.data.table.infer_problem import define_problem, encode_target, parse_cost
 from aimt.data.table.features import DenseEncoder, FeatureEncoder, dense
-from aimt.data.table.schema import Schema, infer_schema
+from aimt.data.table.infer_schema import infer_schema
+from aimt.data.table.schema import Schema
 
 N = 200
 

@@ -17,7 +17,7 @@ from aimt.core.problem import Problem
 from aimt.core.run import Run
 from aimt.core.typed import check_type
 from aimt.data.checks.audit import audit
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.decide.threshold import decision_report
 from aimt.decide.gate import Gate, judge
 from aimt.decide.table_gates import verdict

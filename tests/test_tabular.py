@@ -15,7 +15,7 @@ from aimt.core.files import sha256
 from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.table.features import FeatureEncoder, dense
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import split_rows
 from aimt.models.table import estimators as tabular
 from aimt.models.table.bagging import Candidate, Encoded, cross_fit

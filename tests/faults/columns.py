@@ -171,7 +171,7 @@ columns.refused(
 
 def encode_levels(n: int) -> dict[str, Any]:
     from aimt.data.table.features import FeatureEncoder
-    from aimt.data.table.schema import infer_schema
+    from aimt.data.table.infer_schema import infer_schema
 
     start = time.process_time()
     frame = pd.DataFrame({"user": pd.Series([f"user {k}" for k in range(n)], dtype="str"), "x": np.arange(n) % 17})
@@ -191,7 +191,7 @@ def wide(n: int) -> pd.DataFrame:
 def encode_columns(n: int) -> dict[str, Any]:
     from aimt.data.table.features import FeatureEncoder, dense
     from aimt.data.table.infer_problem import define_problem
-    from aimt.data.table.schema import infer_schema
+    from aimt.data.table.infer_schema import infer_schema
 
     start, frame = time.process_time(), wide(n)
     problem, _ = define_problem(frame, target="left")

@@ -111,7 +111,7 @@ def overlapping() -> dict[str, Any]:
 
 def nearly() -> float:
     from aimt.data.checks.neighbours import near_twins
-    from aimt.data.table.schema import infer_schema
+    from aimt.data.table.infer_schema import infer_schema
 
     frame = bad.numbers(columns=6)
     frame = pd.concat([frame, frame.assign(x0=frame["x0"] + 1e-4)], ignore_index=True)

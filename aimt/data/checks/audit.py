@@ -29,7 +29,8 @@ from .near_duplicates import RowKeys, check_near_rows
 from .drift import check_parts
 from .column_checks import SAMPLE, SEVERITIES, Cells, check_table, finding, merge, mix, read_cells
 from .entities import check_related, may_group, value_codes
-from ..table.schema import Schema, infer_schema, show
+from ..table.infer_schema import infer_schema
+from ..table.schema import Schema, show
 from .target_copies import CopyDetector, TargetCopy, check_copies_of_target
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #c3b97236

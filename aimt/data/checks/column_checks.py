@@ -26,7 +26,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..table.schema import HUGE, Column, Schema, infer_schema, show, text_codes
+from ..table.infer_schema import infer_schema
+from ..table.parse import text_codes
+from ..table.schema import HUGE, Column, Schema, show
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #5e82f170
 SEVERITIES = ("critical", "warning", "note")

@@ -18,7 +18,8 @@ import pandas as pd
 
 from .target_encoding import ALIKE, LEFT, LEFT_ROW, EncodingWatch
 from .column_checks import SAMPLE, Cells, canonical, digest, finding, read_cells, repeated
-from ..table.schema import Column, Schema, infer_schema, show
+from ..table.infer_schema import infer_schema
+from ..table.schema import Column, Schema, show
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #d753b0f9
 FOLDS = 5

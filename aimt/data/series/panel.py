@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import DataError, ModelFormatError, ProblemError, closest
-from ..table.schema import Column, Schema, as_text, conform, infer_schema, named, show, storage, swap_day_month
+from ..table.infer_schema import infer_schema
+from ..table.parse import as_text, storage, swap_day_month
+from ..table.schema import Column, Schema, conform, named, show
 
 # %% ../../../nbs/data/series/00_panel.ipynb #4c44d4e6
 _DAY = 86_400_000_000  # microseconds

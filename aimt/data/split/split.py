@@ -17,7 +17,8 @@ import pandas as pd
 from ...core.errors import DataError, ModelFormatError, ProblemError
 from ...core.problem import Problem
 from ..checks.column_checks import hash_column, hash_rows
-from ..table.schema import Column, Schema, infer_schema, show
+from ..table.infer_schema import infer_schema
+from ..table.schema import Column, Schema, show
 
 # %% ../../../nbs/data/split/00_split.ipynb #14f03bdb
 _PARTS = ("train", "test")

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...core.errors import ModelFormatError
-from .schema import Schema, named, text_codes
+from .parse import text_codes
+from .schema import Schema, named
 
 # %% ../../../nbs/data/table/10_features.ipynb #ca46c80a
 @dataclass

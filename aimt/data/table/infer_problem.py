@@ -20,7 +20,9 @@ import pandas as pd
 from ...core.errors import DataError, ProblemError, closest
 from ...core.problem import OUTCOMES, TASKS, Problem
 from ..io.text_format import MISSING
-from .schema import HUGE, Column, Schema, as_text, infer_schema, show, text_codes
+from .infer_schema import infer_schema
+from .parse import as_text, text_codes
+from .schema import HUGE, Column, Schema, show
 
 # %% ../../../nbs/data/table/05_infer_problem.ipynb #a86f704e
 _MAX_CODES = 10  # More distinct whole numbers than this are amounts

@@ -20,7 +20,9 @@ import pandas as pd
 
 from ...core.errors import DataError, closest
 from ...data.io.memory import as_source
-from ...data.table.schema import as_text, infer_schema, show
+from ...data.table.infer_schema import infer_schema
+from ...data.table.parse import as_text
+from ...data.table.schema import show
 
 # %% ../../../nbs/evaluate/table/28_population_weights.ipynb #718b5bae
 _HEAD, _LIKE = ("column", "value", "share"), 'Write {"sex": {"female": 0.51, "male": 0.49}}'

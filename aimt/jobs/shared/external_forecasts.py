@@ -18,7 +18,8 @@ import pandas as pd
 
 from ...core.errors import DataError, ProblemError, closest
 from ...data.series.panel import Panel, read_numbers, read_panel, read_times, time_format
-from ...data.table.schema import as_text, named, show, storage
+from ...data.table.parse import as_text, storage
+from ...data.table.schema import named, show
 from ...models.series.given_forecasts import Forecasts
 
 # %% ../../../nbs/jobs/shared/37_external_forecasts.ipynb #ea8d5f8f

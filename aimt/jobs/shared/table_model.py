@@ -21,7 +21,8 @@ from ...core.run import Run
 from ...data.io.text_format import MISSING
 from ...data.io.load import Table, load_table
 from ...data.table.ranges import RangeCheck
-from ...data.table.schema import Schema, storage
+from ...data.table.parse import storage
+from ...data.table.schema import Schema
 from ...models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
 # %% ../../../nbs/jobs/shared/10_table_model.ipynb #e92c361f

@@ -23,7 +23,8 @@ from ...data.checks.column_checks import merge
 from ...data.checks.neighbours import near_twins
 from ...data.split.split import Split, dependent_rows, overlap, time_values
 from ...data.table.infer_problem import column_names
-from ...data.table.schema import as_text, infer_schema
+from ...data.table.infer_schema import infer_schema
+from ...data.table.parse import as_text
 from ...decide.gate import GateResult
 from ...decide.table_gates import GATES, table_gates
 from ...decide.threshold import decision_at_threshold

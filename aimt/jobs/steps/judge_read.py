@@ -22,7 +22,8 @@ from ...core.problem import FAIRNESS, Problem
 from ...core.progress import Progress
 from ...data.io.load import Table
 from ...data.table.infer_problem import column_names, define_problem, encode_target, parse_cost
-from ...data.table.schema import Schema, infer_schema
+from ...data.table.infer_schema import infer_schema
+from ...data.table.schema import Schema
 from ...decide.table_gates import ATTESTABLE
 from ..shared.external_model import ExternalModel, Predictions, class_predictions, number_predictions, open_external
 from ..shared.external_model import probability_predictions, read_answers

@@ -22,7 +22,8 @@ from ...core.files import atomic_path
 from ...core.ledger import rows_fingerprint
 from ...core.progress import Progress
 from ...core.run import Run
-from ...data.table.schema import as_text, named, show
+from ...data.table.parse import as_text
+from ...data.table.schema import named, show
 from ...data.series.panel import Panel, known_columns, read_panel, read_times
 from ...data.io.load import Table, load_table
 from ...data.io.memory import TableSource, as_source

@@ -39,7 +39,8 @@ from aimt.data.table.infer_problem import (
     parse_cost,
 )
 from ...data.io.load import Table, word_column
-from ...data.table.schema import Schema, infer_column, infer_schema
+from ...data.table.infer_schema import infer_column, infer_schema
+from ...data.table.schema import Schema
 from ...data.split.split import Split, dependent_rows, latest_rows, overlap, split_rows
 from ...decide.threshold import decision_report
 from ...decide.gate import GateResult

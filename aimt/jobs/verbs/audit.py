@@ -20,7 +20,8 @@ from ...data.checks.audit import audit as audit_table
 from ...data.checks.column_checks import merge
 from ...data.io.memory import TableSource
 from ...data.table.infer_problem import define_problem, encode_target
-from ...data.table.schema import Schema, infer_schema
+from ...data.table.infer_schema import infer_schema
+from ...data.table.schema import Schema
 from ...evaluate.table.order import check_forward
 from ...evaluate.table.population_weights import read_population
 from ...evaluate.table.representativeness import against_population, population_lines

@@ -24,7 +24,8 @@ from sklearn.base import BaseEstimator
 from ...core.errors import AimtError, DataError, ModelFormatError, ProblemError, closest
 from ...core.files import read_json, sha256, write_json, write_text
 from ...core.plot_style import COLORS, new_figure
-from ...data.table.schema import as_text, named, show
+from ...data.table.parse import as_text
+from ...data.table.schema import named, show
 from ...data.series.panel import Panel, known_columns, read_panel, read_times
 from ...metrics.forecast import coverage, mase, pinball, seasonal_error
 from .lag_features import LagModel, fit_lags, known_ahead

@@ -28,7 +28,8 @@ from ...core.errors import ModelFormatError
 from ...core.hardware import threads_for
 from ...data.io.memory import as_frame
 from ...data.table.features import MOST_TEXTS, FeatureEncoder, dense
-from ...data.table.schema import Schema, infer_schema
+from ...data.table.infer_schema import infer_schema
+from ...data.table.schema import Schema
 from ...data.split.split import latest_rows
 from ...metrics.registry import get_metric
 from .bagging import MANY_ROWS, FoldEnsemble, Candidate, Encoded, cross_fit, grow_whole

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ...core.errors import DataError
-from ...data.table.schema import infer_schema
+from ...data.table.infer_schema import infer_schema
 from .sentence_embeddings import BERTForSentences
 
 # %% ../../../nbs/models/text/30_text_features.ipynb #9fffb51e
