@@ -27,7 +27,8 @@ from .missingness import Sketch, check_gaps
 from .leakage import LEAK, LEAK_R2, Scorer, check_contradictions, check_leakage, check_order
 from .near_duplicates import RowKeys, check_near_rows
 from .drift import check_parts
-from .column_checks import SAMPLE, SEVERITIES, Cells, check_table, finding, merge, mix, read_cells
+from .column_checks import SAMPLE, SEVERITIES, Cells, finding, merge, read_cells
+from .table_checks import check_table, mix
 from .entities import check_related, may_group, value_codes
 from ..table.infer_schema import infer_schema
 from ..table.schema import Schema, show

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .target_encoding import ALIKE, LEFT, LEFT_ROW, EncodingWatch
-from .column_checks import SAMPLE, Cells, canonical, digest, finding, read_cells, repeated
+from .column_checks import SAMPLE, Cells, finding, read_cells
+from .table_checks import canonical, digest, repeated
 from ..table.infer_schema import infer_schema
 from ..table.schema import Column, Schema, show
 

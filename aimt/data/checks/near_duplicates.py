@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .column_checks import Cells, finding, hash_cells, hash_column, read_cells, repeated, sample_rows
+from .column_checks import Cells, finding, read_cells, sample_rows
+from .table_checks import hash_cells, hash_column, repeated
 from ..table.schema import Schema, show
 
 # %% ../../../nbs/data/checks/20_near_duplicates.ipynb #03a1f8ff

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ...core.errors import DataError, ModelFormatError, ProblemError
 from ...core.problem import Problem
-from ..checks.column_checks import hash_column, hash_rows
+from ..checks.table_checks import hash_column, hash_rows
 from ..table.infer_schema import infer_schema
 from ..table.schema import Column, Schema, show
 

@@ -23,7 +23,7 @@ from ...core.errors import DataError, ProblemError, closest
 from ...core.commands import resolve
 from ...data.sources.catalog import list_datasets, load_dataset
 from ...data.io.load import Table, load_table
-from ...data.checks.column_checks import hash_column
+from ...data.checks.table_checks import hash_column
 from ...explain.occlusion import occlude
 from ...metrics.intervals import mean_interval, wilson
 

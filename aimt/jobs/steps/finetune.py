@@ -31,7 +31,7 @@ from ...decide.finetune_gates import Figure, tuned_gates
 from ...decide.gate import GateResult
 from ...evaluate.text.language_model import near_copies, seen_share, smooth, text_sketch
 from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
-from ...data.checks.column_checks import hash_column
+from ...data.checks.table_checks import hash_column
 from ...data.io.memory import as_source
 from ..shared.options import shown_source
 from ..shared.pipeline import Work
