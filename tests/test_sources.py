@@ -15,7 +15,8 @@ import pytest
 import aimt
 from aimt.core.errors import AimtError, DataError
 from aimt.core.run import Run
-from aimt.data.io.chunks import extend_table, read_chunks
+from aimt.data.io.append_columns import extend_table
+from aimt.data.io.chunks import read_chunks
 from aimt.data.io.load import load_table
 from aimt.data.io.memory import as_frame
 from aimt.evaluate.table.population_weights import read_population

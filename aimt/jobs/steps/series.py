@@ -27,7 +27,8 @@ from ...data.table.schema import named, show
 from ...data.series.panel import Panel, known_columns, read_panel, read_times
 from ...data.io.load import Table, load_table
 from ...data.io.memory import TableSource, as_source
-from ...data.io.chunks import add_columns, extend_table, open_writer
+from ...data.io.append_columns import extend_table
+from ...data.io.chunks import add_columns, open_writer
 from ...decide.series_gates import forecast_gates
 from ...decide.gate import GateResult, number
 from ..shared.pipeline import Work

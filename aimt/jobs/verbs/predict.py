@@ -20,7 +20,8 @@ from ...core.problem import Problem
 from ...core.progress import Progress
 from ...core.run import Run
 from ...data.table.ranges import RangeCheck
-from ...data.io.chunks import add_columns, extend_table
+from ...data.io.append_columns import extend_table
+from ...data.io.chunks import add_columns
 from ...data.io.memory import TableSource, as_source
 from ..shared.pipeline import do_verb
 from ..shared.table_model import SavedModel, open_model
