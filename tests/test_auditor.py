@@ -106,7 +106,7 @@ def test_training_again_in_the_same_place_does_not_make_the_test_new(tmp_path):
 
 def test_a_resumed_training_is_another_look_of_the_same_model(tmp_path, monkeypatch):
     frame = table(seed=4)
-    monkeypatch.setattr("aimt.jobs.steps.table.more_data", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("aimt.jobs.steps.table_evaluate.more_data", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         trained(frame, tmp_path / "run")
     assert len(read_ledger(tmp_path / "run")[0]) == 1  # the scores were shown before it stopped

@@ -104,7 +104,7 @@ def test_each_step_is_one_plain_line(aimt, tmp_path, loans):
 def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
     """The whole run stays, with a compact one beside it; that no model is as fast as asked is said when the run is there."""
     options = {"target": "credit_risk", "sensitive_features": "none", "time_limit": 1, "quiet": True}
-    monkeypatch.setattr("aimt.jobs.steps.table.latency_ms", lambda model, rows: 2e6)
+    monkeypatch.setattr("aimt.jobs.steps.table_evaluate.latency_ms", lambda model, rows: 2e6)
     small = aimt_train(loans.head(300), out=tmp_path / "run", max_latency_ms=1e6, **options)
     whole = Run.open(tmp_path / "run")
     assert small.path == tmp_path / "run-compact" and small.info["settings"]["compact"]["max_latency_ms"] == 1e6

@@ -357,7 +357,7 @@ def test_bins_hold_what_their_names_say(values):
 
 def test_thresholds_of_a_run_do_not_come_from_test_rows(tmp_path):
     """The run is told another truth about its test rows: the thresholds that it proposes stay the same."""
-    from aimt.jobs.steps.table import _mitigation
+    from aimt.jobs.steps.table_evaluate import _mitigation
 
     class Work:
         pass

@@ -53,7 +53,8 @@ def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
     return True  # whatever no other kind takes
 
 # %% ../../../nbs/jobs/kinds/00_table.ipynb #e22499d0
-_STEPS, _SENSITIVITY = "aimt.jobs.steps.table", "aimt.jobs.steps.table_sensitivity"
+_STEPS, _EVALUATE = "aimt.jobs.steps.table", "aimt.jobs.steps.table_evaluate"
+_SENSITIVITY = "aimt.jobs.steps.table_sensitivity"
 
 TABLE = Kind(
     name="table",
@@ -66,17 +67,17 @@ TABLE = Kind(
         Step("Plan", f"{_STEPS}:plan_resources"),
         Step("Split", f"{_STEPS}:split"),
         Step("Audit", f"{_STEPS}:check_data", share=0.06),
-        Step("Train", f"{_STEPS}:train_models", share=0.64),
-        Step("Evaluate", f"{_STEPS}:evaluate", share=0.06),
-        Step("More data", f"{_STEPS}:more_data", share=0.16),
-        Step("Why", f"{_STEPS}:explain", share=0.06),
+        Step("Train", f"{_EVALUATE}:train_models", share=0.64),
+        Step("Evaluate", f"{_EVALUATE}:evaluate", share=0.06),
+        Step("More data", f"{_EVALUATE}:more_data", share=0.16),
+        Step("Why", f"{_EVALUATE}:explain", share=0.06),
         Step("Robustness", f"{_SENSITIVITY}:measure_robustness", share=0.02),
         Step("Decide", f"{_SENSITIVITY}:decide"),
     ),
-    gates=f"{_STEPS}:gates",
+    gates=f"{_EVALUATE}:gates",
     report="aimt.deploy.report.table:REPORT",
     open="aimt.jobs.shared.table_model:open_model",
-    after=f"{_STEPS}:make_fast",
+    after=f"{_EVALUATE}:make_fast",
     verbs={
         "predict": "aimt.jobs.verbs.predict:predict_table",
         "evaluate": "aimt.jobs.verbs.evaluate:evaluate_table",
