@@ -16,7 +16,7 @@ from leaks import CLASSES, NUMBERS, drifting, near_copies, target_means
 
 from aimt.core.problem import FAIRNESS, Problem
 from aimt.data.table.infer_problem import define_problem, encode_target
-from aimt.data.table.schema import infer_schema
+from aimt.data.table.infer_schema import infer_schema
 
 REPEATS, MOST_RESERVE = 4, 4_000  # Rows of an entity; rows of a reserve
 

@@ -9,7 +9,7 @@ import pytest
 
 import aimt
 from aimt.core.errors import DataError
-from aimt.models.table import estimators as tabular
+from aimt.models.table import recipe_search
 
 rng = np.random.default_rng(0)
 SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="minutes: set AIMT_SLOW=1")
@@ -53,14 +53,14 @@ def test_thousands_of_columns(tmp_path):
 
 
 def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch):
-    real = tabular.cross_fit
+    real = recipe_search.cross_fit
 
     def fails(candidate, *args, **kwargs):
         if candidate.kind != "linear" and "31" in candidate.name:
             raise RuntimeError("a bad day")
         return real(candidate, *args, **kwargs)
 
-    monkeypatch.setattr(tabular, "cross_fit", fails)
+    monkeypatch.setattr(recipe_search, "cross_fit", fails)
     frame = numbers(400)
     frame["y"] = (frame["x0"] + frame["x1"] > 0).astype(int)
     run, _ = train(frame, tmp_path, time_limit=3)

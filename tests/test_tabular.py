@@ -17,23 +17,14 @@ from aimt.data.table.infer_problem import define_problem, encode_target
 from aimt.data.table.features import FeatureEncoder, dense
 from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import split_rows
-from aimt.models.table import estimators as tabular
+from aimt.models.table import recipe_search
 from aimt.models.table.bagging import Candidate, Encoded, cross_fit
 from aimt.models.table.baselines import fold_pairs
 from aimt.models.trees.boosting import Member
 from aimt.models.table.ensemble import FORMAT
-from aimt.models.table.estimators import (
-    TabularClassifier,
-    TabularRegressor,
-    _in_part,
-    _Maker,
-    _race,
-    _regrow,
-    _short,
-    affordable_rows,
-    affordable_texts,
-    load_model,
-)
+from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
+from aimt.models.table.recipe_search import _in_part, _Maker, _race, _regrow, _short
+from aimt.models.table.search_budget import affordable_rows, affordable_texts
 from aimt.train.table.fit import train_table
 
 
@@ -501,7 +492,7 @@ def test_memory_that_ends_while_trees_grow_once_more(monkeypatch):
     def fails(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(tabular, "grow_whole", fails)
+    monkeypatch.setattr(recipe_search, "grow_whole", fails)
     frame, y = bigger(300, 3)
     model = TabularRegressor(n_threads=1, n_repeats=1).fit(frame, y, time_limit=3)
     assert np.isfinite(model.predict(frame)).all()

@@ -24,7 +24,7 @@ from ...core.plot_style import COLORS, new_figure
 from ...metrics.intervals import bootstrap_weights, corrected_difference, weighted_scores
 from ...metrics.registry import get_metric
 from ...models.table.baselines import fold_pairs
-from ...models.table.estimators import make_folds
+from ...models.table.recipe_search import make_folds
 
 # %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #3bbafd15
 Learn = Callable[[pd.DataFrame, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]  # Rows and answers -> what predicts

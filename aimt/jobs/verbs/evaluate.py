@@ -37,7 +37,7 @@ from ...models.table.baselines import LinearModel, fold_pairs, to_prediction
 from ...models.trees.boosting import fit_member
 from ...models.table.conformal import check_asked
 from ...models.table.ensemble import encode
-from ...models.table.estimators import make_folds
+from ...models.table.recipe_search import make_folds
 from ...train.table.fit import encode_rows
 
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #217cd0d5

@@ -20,7 +20,8 @@ from .bagging import GROWN, Candidate, Encoded, grow_whole, member_cost_ns
 from .mlp import Network
 from ..trees.oblivious_trees import SymmetricTrees
 from .ensemble import Ensemble, WeightedMember, encode
-from .estimators import TabularClassifier, TabularRegressor, recipes_for
+from .estimators import TabularClassifier, TabularRegressor
+from .search_budget import recipes_for
 
 # %% ../../../nbs/models/table/75_compact.ipynb #6d000d14
 _NETWORKS = 5  # Of ten, where a bag of them was repeated

@@ -28,7 +28,9 @@ from ...models.table.gam import AdditiveModel
 from ...models.table.baselines import LinearModel, PriorModel, fold_pairs, to_prediction
 from ...models.trees.boosting import Member, fit_member
 from ...models.table.ensemble import encode
-from ...models.table.estimators import LARGE_ROWS, TabularClassifier, TabularRegressor, affordable_texts, make_folds, prediction_budget_ns
+from ...models.table.estimators import TabularClassifier, TabularRegressor
+from ...models.table.recipe_search import make_folds
+from ...models.table.search_budget import LARGE_ROWS, affordable_texts, prediction_budget_ns
 
 # %% ../../../nbs/train/table/05_fit.ipynb #153eb171
 def encode_rows(

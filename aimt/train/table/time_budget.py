@@ -21,7 +21,7 @@ from ...models.trees.boosting import tree_cost_ns
 from ...models.table.mlp import epoch_seconds
 from ...models.trees.extra_trees import can_grow_forest, forest_seconds
 from ...models.trees.oblivious_trees import can_grow_symmetric, symmetric_round_seconds
-from ...models.table.estimators import LARGE_ROWS, max_rounds, prediction_budget_ns
+from ...models.table.search_budget import LARGE_ROWS, max_rounds, prediction_budget_ns
 
 # %% ../../../nbs/train/table/00_time_budget.ipynb #a2100101
 def round_seconds(
