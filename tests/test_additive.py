@@ -17,7 +17,9 @@ from aimt.deploy.report.page import render_report, report_data
 from aimt.deploy.report.table import REPORT
 from aimt.evaluate.table.scores import score_models
 from aimt.metrics.classification import roc_auc
-from aimt.models.table.gam import Additive, AdditiveModel, Axis, additive_report, fit_additive, plot_term, purify, rank_pairs
+from aimt.models.table.gam import AdditiveModel, fit_additive, purify, rank_pairs
+from aimt.models.table.gam_plots import additive_report, plot_term
+from aimt.models.table.gam_tables import Additive, Axis
 from aimt.models.table.baselines import fold_pairs, to_prediction
 from aimt.train.table.fit import train_table
 

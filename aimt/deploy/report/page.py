@@ -142,7 +142,7 @@ PLOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rules": ("aimt.explain.surrogate_rules:plot_rules", ("metrics", "rules")),
     "importance": ("aimt.explain.permutation_importance:plot_importance", ("metrics", "importance")),
     "effect": ("aimt.explain.partial_dependence:plot_effect", ("metrics", "effects")),
-    "reading": ("aimt.models.table.gam:plot_term", ("metrics", "additive", "terms")),
+    "reading": ("aimt.models.table.gam_plots:plot_term", ("metrics", "additive", "terms")),
     "row": ("aimt.explain.shap_values:plot_row", ("metrics", "examples")),
     "robustness": ("aimt.explain.robustness:plot_robustness", ("metrics", "robustness")),
     "decision": ("aimt.decide.threshold:plot_decision", ("metrics", "decision")),

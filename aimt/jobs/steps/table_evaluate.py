@@ -35,7 +35,7 @@ from ...explain.permutation_importance import permutation_importance
 from ...explain.shap_values import explain_rows
 from ...explain.surrogate_rules import rule_set
 from ..shared.run_rows import outcome_rows
-from ...models.table.gam import additive_report
+from ...models.table.gam_plots import additive_report
 from ...models.table.compact import latency_ms
 from ...models.table.conformal import group_codes, group_rule
 from ...train.table.mitigate import mitigation_report
