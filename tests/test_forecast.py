@@ -14,7 +14,8 @@ from aimt.data.series.panel import Panel, airline_passengers, read_panel
 from aimt.jobs.steps.series import forecast_ahead
 from aimt.jobs.verbs.train import train
 from aimt.metrics.forecast import coverage, mase, seasonal_error, smape, wql
-from aimt.models.series.forecaster import Forecaster, backtest, member_weights, quantile_name, summarise, weighted_midmean
+from aimt.models.series.backtest import backtest, summarise
+from aimt.models.series.forecaster import Forecaster, member_weights, quantile_name, weighted_midmean
 from aimt.models.series.lag_features import fit_lags, known_ahead, lag_rows
 from aimt.models.series.exponential_smoothing import local_forecasts, seasonal_naive
 

@@ -16,7 +16,8 @@ from aimt.evaluate.text.language_model import block_gain, copied, near_copies, s
 from aimt.jobs.verbs.train import train
 from aimt.metrics.intervals import clustered_interval, mean_interval
 from aimt.models.table.baselines import PriorModel, smoothed_shares
-from aimt.models.series.forecaster import SIMPLE, Forecaster, backtest, simple_forecasts, told_ahead
+from aimt.models.series.backtest import SIMPLE, backtest, simple_forecasts, told_ahead
+from aimt.models.series.forecaster import Forecaster
 from aimt.models.text.ngram import NGram
 
 DAY, MONTH = TimeStep("tick", 86_400_000_000), TimeStep("month")

@@ -16,7 +16,7 @@ import pandas as pd
 from .gate import Gate, GateResult, number
 from .series_gates import GATES as SERIES_GATES
 from .series_gates import ForecastLimits, baseline_gate, coverage_gate, width_gate
-from ..models.series.forecaster import SIMPLE
+from ..models.series.backtest import SIMPLE
 from ..models.series.given_forecasts import Forecasts
 
 # %% ../../nbs/decide/27_given_forecast_gates.ipynb #a691a219

@@ -18,7 +18,7 @@ import pandas as pd
 from ..data.series.panel import Panel
 from .gate import Gate, GateResult, fault_status, judge, merit_status, number, rows_needed, smallest_detectable, span
 from ..metrics.intervals import clustered_interval, wilson
-from ..models.series.forecaster import SIMPLE, told_ahead
+from ..models.series.backtest import SIMPLE, told_ahead
 
 # %% ../../nbs/decide/25_series_gates.ipynb #86535337
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ..shared.pipeline import Work
 from ..shared.source import read_source
 from .judge_read import repeat_command
 from .series import count_origins
-from ...models.series.forecaster import summarise
+from ...models.series.backtest import summarise
 from ...models.series.given_forecasts import Forecasts, look_ahead, reference_forecasts, score_forecasts, shown_forecasts
 
 # %% ../../../nbs/jobs/steps/22_judge_series.ipynb #360b8070

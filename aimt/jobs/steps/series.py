@@ -35,7 +35,8 @@ from ..shared.pipeline import Work
 from ..shared.source import read_source
 from ...metrics.forecast import mase
 from ...models.table.conformal import check_coverage
-from ...models.series.forecaster import Forecaster, backtest, quantile_name, summarise
+from ...models.series.backtest import backtest, summarise
+from ...models.series.forecaster import Forecaster, quantile_name
 from ...models.series.exponential_smoothing import BATCH, align, smooth_forecast
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5608af97

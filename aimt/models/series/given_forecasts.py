@@ -21,7 +21,7 @@ from ...data.series.panel import Panel
 from ...metrics.forecast import seasonal_error
 from ...metrics.look_ahead import surprise_explained
 from .exponential_smoothing import BATCH, align, smooth_forecast
-from .forecaster import SIMPLE, simple_forecasts
+from .backtest import SIMPLE, simple_forecasts
 
 # %% ../../../nbs/models/series/15_given_forecasts.ipynb #b82d30a3
 @dataclass(frozen=True)
