@@ -97,7 +97,7 @@ def test_each_step_is_one_plain_line(aimt, tmp_path, loans):
     done = aimt("train", "loans.csv", "--time-limit", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [line for line in done.stderr.splitlines() if line.startswith("[")]
-    assert [s.split("]")[0] for s in steps] == [f"[{i:2d}/10" for i in range(1, 11)]
+    assert [s.split("]")[0] for s in steps] == [f"[{i:2d}/{len(STEPS)}" for i in range(1, len(STEPS) + 1)]
     assert "\x1b" not in done.stderr and "\r" not in done.stderr
 
 

@@ -143,7 +143,7 @@ def exported() -> set[str]:
     for file in (ROOT / "aimt").rglob("*.py"):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" and module != "aimt":
                 found |= {f"{module}.{name}" for name in ast.literal_eval(node.value)}
     return found
 

@@ -5,6 +5,7 @@ pytest tests/test_guides.py -k first_verdict    one guide
 """
 
 import builtins
+import os
 import re
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def run(code: str, folder: Path) -> None:
         encoding="utf-8",
         errors="replace",
         timeout=TIMEOUT,
+        env=os.environ | {"AIMT_ROOT": str(ROOT)},  # for the guide that reads the tests of a clone
         stdin=subprocess.DEVNULL,
     )
     assert not done.returncode, done.stderr[-4000:]

@@ -284,6 +284,7 @@ def test_nothing_of_the_model_is_stored(judged):
     assert names <= {
         "run.json",
         "events.jsonl",
+        "ledger.jsonl",
         "metrics.json",
         "audit.json",
         "schema.json",
@@ -338,7 +339,20 @@ def test_report_and_card_say_nothing_that_only_a_training_could(judged, given):
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
     told = " ".join([*sections.values(), (run.path / "card.md").read_text(encoding="utf-8")])
     assert not [phrase for phrase in UNTRUE if phrase in told]
-    assert set(sections) == {"define", "audit", "split", "scores", "calibration", "overfitting", "groups", "decide", "plan", "reproduce"}
+    assert set(sections) == {
+        "define",
+        "audit",
+        "split",
+        "scores",
+        "reuse",
+        "calibration",
+        "overfitting",
+        "groups",
+        "decide",
+        "plan",
+        "reproduce",
+        "sign-off",
+    }
     assert "could not be drawn" not in (run.path / "report.html").read_text(encoding="utf-8")
     assert "0.4" in sections["decide"] if "threshold" in given else "--cost" in sections["decide"] or "costs" in sections["decide"]
     if "prediction" in given:

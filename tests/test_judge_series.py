@@ -65,7 +65,7 @@ def test_honest_forecasts_ship_in_any_order_and_open_again(judged):
     again = Run.open(run.path)
     assert again.kind == "judge-series" and again.read("metrics.json")["scores"]["n_origins"] == 10
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
-    assert set(sections) == {"scores", "made", "task", "plan", "reproduce"}
+    assert set(sections) == {"scores", "reuse", "made", "task", "plan", "reproduce", "sign-off"}
     assert "could not be" not in (run.path / "report.html").read_text(encoding="utf-8")
     assert "1 to 6 steps ahead" in sections["made"] and "made elsewhere" in (run.path / "card.md").read_text(encoding="utf-8").lower()
     with pytest.raises(ProblemError, match="cannot predict"):

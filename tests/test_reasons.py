@@ -358,7 +358,11 @@ def test_explain_tells_how_stable_the_reasons_of_a_run_are(run, loans):
 
 
 def test_questions_that_do_not_go_together(run, loans):
-    for wrong in ({"rules": True, "stability": True}, {"columns": "age", "rules": True}, {"change": True, "stability": True}):
+    for wrong in (
+        {"surrogate_rules": True, "stability": True},
+        {"columns": "age", "surrogate_rules": True},
+        {"change": True, "stability": True},
+    ):
         with pytest.raises(ProblemError, match="are two questions"):
             run.explain(loans.tail(300), **wrong)
     with pytest.raises(ProblemError, match="--time-limit is for --stability"):
@@ -380,8 +384,9 @@ def test_questions_that_do_not_go_together(run, loans):
 def test_networks_are_refused_before_anything_is_read(tmp_path):
     network = Run.create(tmp_path / "run", settings={"job": "finetune"})
     network.finish()
-    for question in ("rules", "stability"):
-        with pytest.raises(ProblemError, match=f"--{question} is not for runs of --kind finetune"):
+    for question in ("surrogate_rules", "stability"):
+        flag = question.replace("_", "-")
+        with pytest.raises(ProblemError, match=f"--{flag} is not for runs of --kind finetune"):
             explain(network, "there is no such file.csv", **{question: True})
 
 

@@ -319,5 +319,5 @@ REPORT = ReportSpec(
     arguments=("family",),
     use=("aimt predict RUN NEW -o answers.csv",),
     exact=_by_steps,
-    remedies={"collapse": {"lora": 8}, "forgotten": {"lora": 8, "original": "EXAMPLES"}, "training": "aimt doctor RUN"},
+    remedies={"collapse": {"lora": 8}, "forgotten": {"lora": 8, "retention_data": "EXAMPLES"}, "training": "aimt doctor RUN"},
 )

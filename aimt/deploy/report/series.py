@@ -77,7 +77,7 @@ def _task(run: RunParts) -> SectionContent:
         ["Step", m["step"]],
         ["Steps in a season", str(m["season"])],
         ["Values", f"{m['n_values']:,}"],
-        ["Known ahead", _names(settings.get("known")) or "nothing"],
+        ["Known ahead", _names(settings.get("known_covariates")) or "nothing"],
     ]
     rows += [[f"Attested: {name}", reason] for name, reason in (settings.get("attest") or {}).items()]
     return SectionContent(notes=m["notes"], tables=[section_table("What went in", [], rows)])

@@ -53,7 +53,7 @@ class ReportSpec:
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #09723f03
 _NOT_ASKED = {"kind", "source", "file", "out", "json", "quiet", "job", "compact"}
-_FOLDERS = {"model", "original", "population"}  # of these, as of the source, the folders of somebody's machine are left out
+_FOLDERS = {"model", "retention_data", "population"}  # of these, as of the source, the folders of somebody's machine are left out
 
 
 def command(
