@@ -1,4 +1,4 @@
-"""A test set is spent a little each time it is scored. Every scoring is written down with its date, so that the next one can say how often these rows were used, and for how many models.
+"""Each time a test set is scored, it becomes a little less independent of the models that it tests. Every scoring is therefore logged with its date, so that a later one can report how often these rows were used, and for how many models.
 
 Docs: https://aimt-dev.github.io/aimt/core/ledger.html.md"""
 
@@ -32,15 +32,15 @@ def rows_fingerprint(
     rows: Iterable[Any],  # Row numbers in the table, or other names of the rows
     outcomes: Iterable[Any],  # Their true classes (as words) or values
 ) -> str:  # 64 hexadecimal digits
-    """A fingerprint of held-out rows: the same for any order of the rows, and for any inputs."""
+    """A fingerprint of held-out rows that depends neither on their order nor on the inputs."""
     pairs = sorted(zip(map(str, np.asarray(rows).tolist()), map(str, np.asarray(outcomes).tolist()), strict=True))
     return fingerprint_of(target, *(text for pair in pairs for text in pair))
 
 
 def fingerprint_of(
-    *texts: str,  # What is to be told apart
+    *texts: str,  # Texts to hash, in order
 ) -> str:  # 64 hexadecimal digits
-    """The SHA-256 of some texts, each with its length, so that no two lists of texts share one by accident."""
+    """The SHA-256 of some texts, each prefixed with its length: ("ab", "c") and ("a", "bc") differ."""
     return hashlib.sha256(b"".join(b"%d:%s" % (len(raw), raw) for raw in (t.encode("utf-8", "replace") for t in texts))).hexdigest()
 
 # %% ../../nbs/core/38_ledger.ipynb #4fa5a228
@@ -51,7 +51,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Look:
-    """One scoring of held-out rows: a line of the ledger. Raises `ValueError` for a field of another form."""
+    """One scoring of held-out rows: a line of the ledger. Raises `ValueError` for a field in another format."""
 
     time: str  # In UTC, ISO 8601
     verb: str  # What scored them
@@ -91,8 +91,8 @@ _MOST_SIBLINGS = 1000  # Runs in the same folder whose ledgers are read
 
 def read_ledger(
     run: str | Path,  # Directory of a run
-) -> tuple[list[Look], int]:  # The looks in order, and how many lines were left out
-    """The looks that a run has written down; none when it has no ledger that can be read."""
+) -> tuple[list[Look], int]:  # The looks in order, and the number of skipped lines
+    """The looks that a run has recorded; an empty list when it has no readable ledger."""
     path = Path(run) / LEDGER
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -116,9 +116,9 @@ def _look_of(line: bytes) -> Look | None:
 
 def siblings(
     run: str | Path,  # Directory of a run
-    most: int = _MOST_SIBLINGS,  # At most so many
+    most: int = _MOST_SIBLINGS,  # Maximum number of folders
 ) -> Iterator[Path]:
-    """The other folders beside a run that hold a ledger, links left out. Nothing above or below them is looked at."""
+    """The sibling folders of a run that hold a ledger. Links are skipped; folders above and below are not read."""
     here, found = Path(os.path.abspath(run)), 0
     try:
         names = sorted(entry.name for entry in os.scandir(here.parent) if entry.is_dir(follow_symlinks=False) and entry.name != here.name)
@@ -133,7 +133,7 @@ def siblings(
 # %% ../../nbs/core/38_ledger.ipynb #103f5411
 @dataclass(frozen=True)
 class Reuse:
-    """How often held-out rows were scored, by the ledgers of a run and its siblings."""
+    """How often held-out rows were scored, according to the ledgers of a run and its siblings."""
 
     looks: int = 0  # Scorings of these rows
     models: int = 0  # Different trained models that were scored on them
@@ -142,11 +142,11 @@ class Reuse:
     last: str = ""
     verbs: dict[str, int] | None = None  # Looks at these rows by verb
     entries: tuple[dict[str, Any], ...] = ()  # The latest looks at these rows: run, time, verb, model, n
-    left_out: int = 0  # Lines of the ledgers that are not those of a look
+    left_out: int = 0  # Lines of the ledgers that are not valid looks
 
     @property
     def choices(self) -> int:
-        """Among how many models somebody may have chosen."""
+        """The number of models among which somebody may have chosen."""
         return max(1, self.models + self.other_models)
 
 
@@ -155,7 +155,7 @@ def count_looks(
     rows: str,  # Fingerprint of its test rows
     data: str,  # Fingerprint of its table and question
     *,
-    most: int = 30,  # Entries that are kept
+    most: int = 30,  # Maximum number of entries in the result
 ) -> Reuse:
     """How often these rows were scored: by this run, and by those in the same folder."""
     known: dict[Look, str] = {}

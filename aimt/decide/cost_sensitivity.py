@@ -1,4 +1,4 @@
-"""Costs are estimates. What a decision is worth, and at which cost the verdict on it would flip: each cost halved and doubled, both together, and searched for the point where the answer changes.
+"""Costs are estimates. Each cost is halved and doubled, alone and together with the other, to see how the value of a decision changes; a search then finds the cost at which the verdict flips.
 
 Docs: https://aimt-dev.github.io/aimt/decide/cost_sensitivity.html.md"""
 
@@ -34,7 +34,7 @@ MOST_ROWS = 50_000  # Out-of-fold rows that the empirical threshold is chosen on
 
 @dataclass(frozen=True)
 class Scenario:
-    """What deciding by the model is worth at certain costs, per 1,000 decisions."""
+    """The value of deciding by the model at certain costs, per 1,000 decisions."""
 
     cost: dict[str, float]
     threshold: float
@@ -46,7 +46,7 @@ class Scenario:
 
     @property
     def status(self) -> Status:
-        """The answer of the gate of value."""
+        """The status of the value gate."""
         return merit_status(self.value, self.low)
 
 
@@ -60,7 +60,7 @@ def scenarios(
     clusters: NDArray[Any] | None = None,  # As for `value_intervals`
     seed: int = 0,
 ) -> Callable[[dict[str, float]], Scenario]:
-    """A function from costs to what decisions are worth at them."""
+    """A function that maps costs to the value of decisions at these costs."""
     seen = np.flatnonzero(np.isfinite(p_oof))
     known, y, p = np.asarray(y_oof)[seen].astype(int), np.asarray(y).astype(int), np.asarray(p, float)
     some = np.random.default_rng(seed).permutation(len(seen))[:MOST_ROWS]
@@ -80,13 +80,13 @@ def scenarios(
 # %% ../../nbs/decide/08_cost_sensitivity.ipynb #35592c64
 @dataclass(frozen=True)
 class Region:
-    """The values of one cost, the others unchanged, for which the verdict on value stays."""
+    """The range of one cost, the others unchanged, in which the verdict on value stays the same."""
 
     outcome: str  # fn, fp, tp or tn
     now: float
-    below: float | None  # The verdict flips when the cost is less than this; None when it was not seen to
-    above: float | None  # The verdict flips when the cost is more than this
-    below_status: Status | None  # To what it flips
+    below: float | None  # The verdict flips when the cost is less than this; None when no flip was found
+    above: float | None  # The verdict flips when the cost is more than this; None as above
+    below_status: Status | None  # The status after the flip
     above_status: Status | None
 
 
@@ -94,7 +94,7 @@ _Measure = Callable[[dict[str, float]], Scenario]
 
 
 def _flip(measure: _Measure, now: Scenario, name: str, up: bool, left: Callable[[], bool]) -> tuple[float, Status] | None:
-    """The nearest factor at which the status changes, and to what; None when it does not up to `WIDEST`, or time is over."""
+    """The nearest factor at which the status changes, and the new status; None when none is found up to `WIDEST` or in time."""
     scaled = lambda f: measure(now.cost | {name: f * now.cost[name]})
     base, step = now.status, STEP if up else 1 / STEP
     inside, outside = 1.0, step
@@ -124,7 +124,7 @@ def cost_sensitivity(
     p_test: NDArray[Any],
     *,
     clusters: NDArray[Any] | None = None,  # As for `decision_report`
-    seconds: float = math.inf,  # Time that it may take; the tables come before the search
+    seconds: float = math.inf,  # Time limit; the tables are computed before the search
     seed: int = 0,
 ) -> dict[str, Any]:  # base, single, grid, regions, complete, message; only a message when there is no value to vary
     """How the value of a decision, its threshold and the verdict on it change with the costs; JSON-ready."""
@@ -176,7 +176,7 @@ def _message(base: Scenario, single: list[dict[str, Any]], regions: list[Region]
 
 
 def _flips(r: Region) -> str:
-    """Where the verdict flips, as a part of a sentence; empty when it was not seen to."""
+    """Where the verdict flips, as a part of a sentence; empty when no flip was found."""
     ends = [("less", r.below, r.below_status), ("more", r.above, r.above_status)]
     said = " or ".join(f"{way} than {number(at)} (to {status!r})" for way, at, status in ends if at is not None)
     return f"when {OUTCOMES[r.outcome]}, now {number(r.now)}, costs {said}" if said else ""
@@ -185,7 +185,7 @@ def _flips(r: Region) -> str:
 def plot_costs(
     found: dict[str, Any],  # From `cost_sensitivity`
 ) -> Figure | None:  # None when nothing was varied
-    """The gain per 1,000 decisions with each cost halved and doubled, with 95 % intervals, beside that at the stated costs."""
+    """The gain per 1,000 decisions with each cost halved and doubled, with 95 % intervals, beside the gain at the stated costs."""
     rows = (
         [
             ("as stated", found["base"]),

@@ -1,4 +1,4 @@
-"""The gates of our own forecasts, and one more: were the forecasts made before the values were known?
+"""Forecasts that were made elsewhere pass through the gates of our own forecasts, and one more: were they made before the values were known?
 
 Docs: https://aimt-dev.github.io/aimt/decide/given_forecast_gates.html.md"""
 
@@ -22,7 +22,7 @@ from ..models.series.given_forecasts import Forecasts
 # %% ../../nbs/decide/27_given_forecast_gates.ipynb #a691a219
 @dataclass(frozen=True)
 class ForecastEvidence:
-    """What was found about forecasts made elsewhere."""
+    """The evidence about forecasts made elsewhere, on which the gates decide."""
 
     forecasts: Forecasts
     judged: pd.DataFrame  # From `score_forecasts`
@@ -42,12 +42,12 @@ def given_forecast_gates(
     *,
     limits: ForecastLimits = ForecastLimits(),  # noqa: B008  frozen
 ) -> list[GateResult]:
-    """The answers of the gates."""
+    """The answers of all gates for external forecasts."""
     return [_merit(evidence, limits), *_intervals(evidence, limits), _gaps(evidence, limits), origin_gate(evidence, limits)]
 
 
 def _merit(found: ForecastEvidence, limits: ForecastLimits) -> GateResult:
-    """The baseline gate over the rivals that there are; what the references lack is said."""
+    """The baseline gate over the available baselines; its text names those that are missing."""
     judged, no_past = found.judged, found.judged[SIMPLE[0]].isna()
     simple = () if no_past.all() else SIMPLE
     if not simple and not found.baselines:
@@ -107,15 +107,15 @@ def _gaps(found: ForecastEvidence, limits: ForecastLimits) -> GateResult:
 
 _DATED = {
     "column": "The column of origins says when each was made.",
-    "horizon": "Each was made a fixed number of steps before its time, it was said.",
-    "history": "They were made at the end of the given history, it was assumed.",
+    "horizon": "According to --horizon, each was made a fixed number of steps before its time.",
+    "history": "They were assumed to be made at the end of the given history.",
     "model": "The model was given the values up to each origin alone.",
     "assumed": "It is not known when they were made; those of a series were taken to be made at once, before the first of them.",
 }
 
 
 def origin_gate(found: ForecastEvidence, limits: ForecastLimits) -> GateResult:
-    """Fault: forecasts that were made when the values were known. A person has to attest what no figure can show."""
+    """Fault gate: forecasts made after the values were known. In doubt, a person has to attest when they were made."""
     gate, explained = GATES["origin"], found.explained
     doubts = list(_doubts(found, limits))
     told = (
@@ -135,7 +135,7 @@ def origin_gate(found: ForecastEvidence, limits: ForecastLimits) -> GateResult:
 
 
 def _doubts(found: ForecastEvidence, limits: ForecastLimits) -> Iterator[tuple[str, str]]:
-    """What speaks against forecasts made in time: a sentence, and what to do."""
+    """Reasons to doubt that the forecasts were made in time: a sentence, and what to do about it."""
     if found.dated == "assumed":
         yield "", "Give --origin COLUMN, --horizon STEPS, or the history up to the origin with --history TABLE."
     if found.perfect:

@@ -1,4 +1,4 @@
-"""Whoever trains ten times and keeps the best test score has chosen by the test. The intervals of the gates that ask for merit are widened for the number of trainings, so that SHIP keeps its meaning.
+"""Whoever trains ten times and keeps the best test score has chosen by the test set. The intervals of the merit gates are widened for the number of trainings (Bonferroni's correction), so that SHIP keeps its meaning.
 
 Docs: https://aimt-dev.github.io/aimt/decide/holdout_reuse.html.md"""
 
@@ -21,7 +21,7 @@ def expected_optimism(
     n: int,  # Models among which somebody may have chosen
     error: float,  # Standard error of a test score
 ) -> float:  # In units of the score; 0 for one model
-    """By how much the best of n test scores is expected to be too good, at most (Gaussian maximal inequality)."""
+    """Upper bound on how much too good the best of n test scores is expected to be (Gaussian maximal inequality)."""
     return error * sqrt(2 * log(max(n, 1)))
 
 
@@ -29,7 +29,7 @@ def allow_for_choices(
     results: Sequence[GateResult],  # Answers of the gates, each as if its model were the only one
     n: int,  # Models among which somebody may have chosen
 ) -> list[GateResult]:
-    """The answers with the intervals of merit widened for n models; those about faults as they were."""
+    """The answers, with the intervals of merit gates widened for n models. Fault gates are unchanged."""
     return [_widened(result, n) for result in results]
 
 
@@ -50,10 +50,10 @@ def _widened(result: GateResult, n: int) -> GateResult:
 # %% ../../nbs/decide/06_holdout_reuse.ipynb #b2883ad2
 def widen_again(
     gate: Mapping[str, Any],  # A gate of the verdict, as stored
-    before: int,  # Models that its interval is corrected for
-    now: int,  # Models that are known now
+    before: int,  # Number of models for which its interval is corrected
+    now: int,  # Number of models known now
 ) -> dict[str, Any] | None:  # value, low, high; None for a gate that is not about merit, or has no interval
-    """The interval of a merit gate with the correction for the models that are known now."""
+    """The interval of a merit gate, corrected for the number of models known now."""
     if gate.get("better") != "higher" or gate.get("limit") is None or not known(gate):
         return None
     factor, value = bonferroni_factor(now) / bonferroni_factor(before), gate["value"]

@@ -1,4 +1,4 @@
-"""A clean test says nothing about the day when a column arrives empty, in cents instead of euros, or with a category nobody has seen. So values are damaged on purpose, and the loss is measured on the same test rows.
+"""A score on clean test rows says nothing about the day when a column arrives empty, in cents instead of euros, or with a category that training did not contain. Here values are corrupted on purpose, and the loss of the score is measured on the same test rows.
 
 Docs: https://aimt-dev.github.io/aimt/explain/robustness.html.md"""
 
@@ -29,22 +29,22 @@ from ..metrics.registry import Metric, get_metric
 # %% ../../nbs/explain/02_robustness.ipynb #b5d6f51b
 _MISSING_SHARES = (0.05, 0.10, 0.30)  # Of the values of a column
 _CORRUPTED = 0.10  # Share of the values for every other fault
-_FRAGILE = 0.5  # Share of the skill on the rows that are hit whose loss makes a column fragile
-_MOST_FEW = 20  # Rows that must be hit for that: an interval of fewer says little
+_FRAGILE = 0.5  # A column is fragile when more than this share of the skill is lost on the rows that are hit
+_MOST_FEW = 20  # Minimum number of rows that are hit: the interval of fewer is unreliable
 UNSEEN = "a value that was not seen in training"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that happens to values."""
+    """A corruption of values."""
 
     name: str
     share: float  # Of the values of a column that are hit
-    kinds: tuple[str, ...]  # Kinds of columns that it can happen to; any when empty
+    kinds: tuple[str, ...]  # Kinds of columns that it applies to; any when empty
     change: Callable[[pd.Series, np.ndarray], pd.Series]  # (column, which rows are hit) -> the damaged column
 
     def fits(self, kind: str) -> bool:
-        """Whether it can happen to a column of this kind."""
+        """Whether it applies to a column of this kind."""
         return not self.kinds or kind in self.kinds
 
 
@@ -53,7 +53,7 @@ def _times(factor: float) -> Callable[[pd.Series, np.ndarray], pd.Series]:
 
 
 def _outlier(column: pd.Series, hit: np.ndarray) -> pd.Series:
-    """Beyond the range, alternately above and below."""
+    """Values beyond the range, alternately above and below."""
     values = column.astype(float)
     low, high = values.min(), values.max()
     apart = 10 * float(values.quantile(0.75) - values.quantile(0.25)) or float(high - low) or 1.0
@@ -84,11 +84,11 @@ def hit_rows(
 def damage(
     frame: pd.DataFrame,  # Rows
     fault: Fault,
-    columns: Sequence[str],  # Those that are hit, as far as the fault fits their kind
+    columns: Sequence[str],  # Columns that are hit, if the fault applies to their kind
     kinds: Mapping[str, str],  # Column -> kind, in the order of the inputs
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The rows with a fault in some columns; the frame itself stays as it is."""
+    """A copy of the rows with a fault in some columns."""
     numbers = {name: j for j, name in enumerate(kinds)}
     changed = {c: fault.change(frame[c], hit_rows(len(frame), fault.share, numbers[c], seed)) for c in columns if fault.fits(kinds[c])}
     return frame.assign(**changed)
@@ -112,7 +112,7 @@ def _single(
     kinds: Mapping[str, str],
     seed: int,
 ) -> list[_Trial]:
-    """Every fault in one column after another, predicted in one call."""
+    """Every fault in each column separately, predicted in one call."""
     plans = [
         (fault, c, np.flatnonzero(hit_rows(len(frame), fault.share, list(kinds).index(c), seed)))
         for c in columns
@@ -143,12 +143,12 @@ def robustness(
     y: np.ndarray,  # Their true codes or values, shape (n,)
     problem: Problem,
     kinds: Mapping[str, str],  # Input -> kind: number, category, text, date, boolean
-    columns: Sequence[str],  # Inputs that are damaged one at a time, the most important first
+    columns: Sequence[str],  # Inputs that are corrupted one at a time, the most important first
     *,
     clusters: np.ndarray | None = None,  # Entity of each row
     max_rows: int = 1000,
     seconds: float = math.inf,  # Fewer rows are used when this is short
-    seed: int = 0,  # Same seed, same damage
+    seed: int = 0,  # Same seed, same corruption
 ) -> dict[str, Any]:  # metric, label, score, rows, trials, columns, fragile, complete, message
     """How much of the score is lost when inputs are missing, unseen or corrupted; JSON-ready."""
     start, metric = time.monotonic(), get_metric(problem.metric, problem.task)
@@ -174,7 +174,7 @@ def robustness(
 
 
 def _affordable(n: int, speed: float, seconds: float, columns: Sequence[str], kinds: Mapping[str, str]) -> int:
-    """Rows with which every fault can be tried in the time that there is, 100 at least."""
+    """The number of rows for which every fault can be tried in the given time, at least 100."""
     each = 1 + len(FAULTS) + sum(fault.share for c in columns for fault in FAULTS if fault.fits(kinds[c]))  # predictions of each row
     return int(np.clip(seconds / max(speed * each, 1e-12), min(n, 100), n))
 
@@ -203,7 +203,7 @@ def squared_errors(
     y: np.ndarray,  # Codes or values, shape (n,)
     pred: np.ndarray,  # Probabilities (n, K), or values (n,)
 ) -> np.ndarray:  # Shape (n,)
-    """The squared error of each row; for classes that of its probabilities, the Brier score."""
+    """The squared error of each row; for classes, that of the probabilities (Brier score)."""
     return (y - pred) ** 2 if pred.ndim == 1 else ((pred - np.eye(pred.shape[1])[y.astype(int)]) ** 2).sum(axis=1)
 
 
@@ -215,8 +215,8 @@ def fragility(
     clusters: np.ndarray | None = None,  # Entity of each row
     *,
     level: float = 0.95,  # Coverage of the interval
-) -> dict[str, float | None]:  # value, low, high; None when the model knows nothing that could be lost
-    """The share of what the model knows about the rows that were hit which is lost, with its interval."""
+) -> dict[str, float | None]:  # value, low, high; None when the model has no skill that could be lost
+    """The share of the model's skill that is lost on the rows that were hit, with its interval."""
     trivial = np.broadcast_to(
         y.mean() if before.ndim == 1 else np.bincount(y.astype(int), minlength=before.shape[1]) / len(y), before.shape
     )

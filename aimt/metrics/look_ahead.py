@@ -1,4 +1,4 @@
-"""The partial R² of a forecast, given what was known when it was made: a forecast from the past explains next to nothing of the surprises, one that has seen the values explains them.
+"""The partial R² of a forecast, given what was known when it was made. A forecast made from past values explains almost none of the surprises; a forecast that has seen the future values does.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/look_ahead.html.md"""
 
@@ -14,8 +14,8 @@ from ..core.errors import DataError
 
 # %% ../../nbs/metrics/27_look_ahead.ipynb #c1a1b4ea
 def surprise_explained(
-    y: np.ndarray,  # Values that came, shape (n,)
-    forecast: np.ndarray,  # What was forecast for them, shape (n,)
+    y: np.ndarray,  # Observed values, shape (n,)
+    forecast: np.ndarray,  # Forecasts of them, shape (n,)
     past: np.ndarray,  # What was known when the forecasts were made, shape (n, p)
 ) -> float:  # In [0, 1]; NaN when there are too few rows for so many regressors
     """Adjusted partial R squared of the forecasts, given the past. Rows with a missing value are left out."""

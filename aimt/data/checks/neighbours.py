@@ -1,4 +1,4 @@
-"""A test row with a near-duplicate in training does not test the model. How many test rows have one, even when every number differs a little.
+"""A test row that has a near-duplicate in the training set does not test the model. This check estimates how many test rows have one, even when every number differs a little.
 
 Docs: https://aimt-dev.github.io/aimt/data/checks/neighbours.html.md"""
 
@@ -58,10 +58,10 @@ def _nearest(test: np.ndarray, train: np.ndarray, k: int = _MOST_TWINS + 2, step
 # %% ../../../nbs/data/checks/17_neighbours.ipynb #6ab39142
 @dataclass(frozen=True)
 class NearTwins:
-    """Test rows with a training row that is much nearer than chance brings one."""
+    """Test rows with a training row that is much nearer than expected by chance."""
 
     n_test: int  # Test rows looked at
-    share: float  # Of them, beyond chance: about so many have a near twin
+    share: float  # Estimated share of them with a near-duplicate, beyond chance
     low: float  # Lower end of its 95 % interval
     example: tuple[int, int] | None  # A test row and its twin, by row number
 
@@ -79,7 +79,7 @@ class NearTwins:
 def near_twins(
     frame: pd.DataFrame,  # The table
     schema: Schema,  # Its schema
-    inputs: Sequence[str],  # Columns that make a row: the inputs of the problem
+    inputs: Sequence[str],  # Columns that are compared: the inputs of the problem
     train: np.ndarray,  # Row numbers of the training part
     test: np.ndarray,  # Row numbers of the test part
     *,
@@ -103,10 +103,10 @@ def near_twins(
 
 
 def _excess(
-    large: np.ndarray,  # Whether each step of each test row is a large one, shape (T, steps)
-    k: int,  # The step that is looked at; the next one says what chance does
+    large: np.ndarray,  # Whether each step of each test row is large (its ratio of distances small), shape (T, steps)
+    k: int,  # The step that is tested; the next one says how often it is large by chance
 ) -> tuple[float, float]:
-    """Share of test rows whose k-th step is large, beyond chance, and the lower end of its interval."""
+    """Share of test rows whose k-th step is large beyond chance, and the lower end of its interval."""
     n, power = len(large), (k + 1) / (k + 2)
     one, two = large[:, k].mean(), large[:, k + 1].mean()
     chance = (two + 1 / n) ** power

@@ -1,4 +1,4 @@
-"""One function gives a pandas DataFrame for every table that a Python program may hold. Each verb reads its source through it.
+"""One function turns every kind of table that a Python program may hold into a pandas DataFrame. Each verb reads its source through it.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/memory.html.md"""
 
@@ -46,7 +46,7 @@ TableSource: TypeAlias = str | Path | MemoryTable  # What a verb reads: the name
 def as_frame(
     table: MemoryTable,  # A DataFrame, an Arrow or polars table, a dict of columns, or a list of dicts
 ) -> pd.DataFrame:  # The same DataFrame, or a new one
-    """A table in memory as a DataFrame. Raises `DataError`, with the type that was given, when it is none."""
+    """A table in memory as a DataFrame. Raises `DataError`, with the type that was given, for anything else."""
     if isinstance(table, pd.DataFrame):
         return table
     try:
@@ -88,7 +88,7 @@ def type_name(value: Any) -> str:
 
 # %% ../../../nbs/data/io/22_memory.ipynb #01414ce8
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
-    """Plain columns; one that cannot be plain stays as Python objects, for `tidy_frame` to report."""
+    """Plain columns. A column without a plain type is kept as Python objects, which `tidy_frame` reports."""
     columns = [_plain_series(column) for column in table.itercolumns()]
     frame = pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(table.num_rows))
     return frame.set_axis(table.column_names, axis=1)

@@ -1,4 +1,4 @@
-"""How the forecasts did beside simple ones, when they were made, and what they were judged by.
+"""How accurate the forecasts were compared with simple ones, when they were made, and what data they were judged on.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/judge_series.html.md"""
 
@@ -55,7 +55,7 @@ def _scores(run: RunParts) -> SectionContent:
 
 _DATED = {
     "column": "A column says for each forecast which was the last value known.",
-    "horizon": "Each forecast was made a fixed number of steps before its time, as was said.",
+    "horizon": "According to --horizon, each forecast was made a fixed number of steps before its time.",
     "history": "The forecasts were taken to be made at the end of the history that was given.",
     "model": "The forecaster was asked at origins of the past. It was given the values up to each origin, and nothing later.",
     "assumed": "Nothing says when the forecasts were made. Those of a series were taken to be made at once, before the first of them.",

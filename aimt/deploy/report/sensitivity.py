@@ -1,4 +1,4 @@
-"""What damaged inputs cost, which columns the model depends on most fragilely, and at which costs the verdict on value would be another.
+"""How much of the score is lost when inputs are corrupted, which columns are fragile, and at which costs the verdict on value would change.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/sensitivity.html.md"""
 
@@ -16,7 +16,7 @@ from .sections import RunParts, SectionContent, as_dict, counted, lookup, percen
 
 # %% ../../../nbs/deploy/report/07_sensitivity.ipynb #004499e4
 def robustness_section(run: RunParts) -> SectionContent:
-    """What missing, unseen and corrupted values cost, and the columns that are fragile."""
+    """The loss due to missing, unseen and corrupted values, and the fragile columns."""
     found = as_dict(run.metrics.get("robustness"))
     trials = found.get("trials") or []
     if not trials:
@@ -65,7 +65,7 @@ def _share(found: Any) -> str:
 
 
 def costs_section(run: RunParts) -> SectionContent:
-    """What the decision is worth when the costs are others, and where the verdict on value flips."""
+    """The value of the decision at other costs, and where the verdict on value flips."""
     found = as_dict(run.metrics.get("cost_sensitivity"))
     if not found.get("single"):
         return SectionContent(text=[found.get("message") or "The sensitivity to the costs was not measured."])
@@ -78,7 +78,7 @@ def costs_section(run: RunParts) -> SectionContent:
     if models > 1:
         text.append(f"These intervals are those of one model; the gate 'value' widens them for {models} models.")
     if not found.get("complete", True):
-        text.append("Time ran out before every cost was varied as far as planned; a higher --time-limit goes on.")
+        text.append("Time ran out before every cost was varied as far as planned; a higher --time-limit continues the search.")
     rows = [["as stated", *_figures(found["base"])]]
     rows += [
         [
@@ -121,7 +121,7 @@ def _end(region: dict[str, Any], end: str) -> str:
 
 # %% ../../../nbs/deploy/report/07_sensitivity.ipynb #bda3e800
 def sensitivity_findings(run: RunParts) -> list[tuple[str, str]]:  # Severity and name, and what was found
-    """Columns that are fragile, and costs near which the decision flips."""
+    """Fragile columns, and costs near which the verdict on value flips."""
     robust, costs = as_dict(run.metrics.get("robustness")), as_dict(run.metrics.get("cost_sensitivity"))
     found = [("Warning, robustness", robust["message"])] if robust.get("fragile") else []
     near = any(s["status"] != costs["base"]["status"] for s in costs.get("single") or [])

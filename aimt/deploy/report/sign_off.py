@@ -1,4 +1,4 @@
-"""How often the test rows were scored before, by how much the best score may be too good, and a page to sign: who answers for this model, for which run, on which data.
+"""How often the test rows were scored before, how much too good the best score may be, and a page to sign: who is responsible for this model, for which run, on which data.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/sign_off.html.md"""
 
@@ -17,7 +17,7 @@ from .sections import RunParts, SectionContent, as_dict, counted, lookup, sectio
 
 # %% ../../../nbs/deploy/report/01_sign_off.ipynb #b5f16f3f
 def looks_sentence(run: RunParts) -> str:
-    """How often the test rows were scored, in a sentence or two; empty when nobody wrote it down."""
+    """How often the test rows were scored, in a sentence or two; empty when it was not recorded."""
     looks = as_dict(run.ledger) or as_dict(run.metrics.get("reuse"))
     if not looks.get("looks"):
         return ""
@@ -45,7 +45,7 @@ def _choices(found: dict[str, Any]) -> int:
 
 
 def reuse_section(run: RunParts) -> SectionContent:
-    """How often the test was looked at, what that does to the score, and what it did to the verdict."""
+    """How often the test rows were scored, and what this means for the score and for the verdict."""
     said = looks_sentence(run)
     if not said:
         return SectionContent(text=["Nobody wrote down how often these test rows were scored."])
@@ -63,7 +63,7 @@ def reuse_section(run: RunParts) -> SectionContent:
 
 
 def _optimism(run: RunParts, n: int) -> list[str]:
-    """By how much the best of n scores is expected to be too good."""
+    """How much too good the best of n scores is expected to be."""
     if n == 1:
         return ["Only one model was scored, so its score is not the best of several."]
     main: dict[str, Any] = next(
@@ -80,7 +80,7 @@ def _optimism(run: RunParts, n: int) -> list[str]:
 
 
 def _verdict(run: RunParts, before: int, now: int) -> list[str]:
-    """What the count did to the gates, and what has changed since the verdict."""
+    """How the gates were corrected for the count, and what has changed since the verdict."""
     gates = [(g, widen_again(g, before, now)) for g in run.verdict["gates"] if g.get("status") in ("pass", "not yet")]
     merits = [(g, wide) for g, wide in gates if wide]
     if not merits:
@@ -109,7 +109,7 @@ REVIEWED = (
 
 
 def model_fingerprint(info: dict[str, Any]) -> str:  # Empty when the run holds no model
-    """The SHA-256 over names and checksums of the files of the model."""
+    """The SHA-256 of the names and checksums of the model files."""
     files = {
         name: digest for name, digest in as_dict(info.get("files")).items() if name.split("/")[0] in ("model", "adapters", "model.json")
     }
@@ -117,7 +117,7 @@ def model_fingerprint(info: dict[str, Any]) -> str:  # Empty when the run holds 
 
 
 def signed_facts(run: RunParts) -> list[tuple[str, str]]:
-    """What is signed for: name and value."""
+    """What a signature is for, as names and values."""
     facts = [
         ("Verdict", run.verdict["verdict"]),
         ("Run", str(run.info.get("run_id") or "")),

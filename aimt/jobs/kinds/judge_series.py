@@ -1,4 +1,4 @@
-"""`aimt judge forecasts.csv --actual sales --prediction forecast --time month --history sales.csv`: forecasts that were made elsewhere get the gates, the report and the card of our own.
+"""`aimt judge forecasts.csv --actual sales --prediction forecast --time month --history sales.csv`: forecasts that were made elsewhere get the same gates, report and model card as our own.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/kinds/judge_series.html.md"""
 
@@ -23,7 +23,7 @@ from ..shared.pipeline import Kind, Step
 # %% ../../../nbs/jobs/kinds/22_judge_series.ipynb #6e057e12
 @dataclass(frozen=True, kw_only=True)
 class JudgeSeriesOptions(Options):
-    """What can be asked of a judgement of forecasts."""
+    """The options of a judgement of forecasts."""
 
     actual: str | None = option(None, "Column with what really happened.")
     prediction: str | None = option(None, "Column with the forecast.")
@@ -57,7 +57,7 @@ _NAMES, _TABLE = ({f.name for f in fields(kind)} for kind in (JudgeSeriesOptions
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
-    """By an option that tables do not have; else by what the table looks like."""
+    """Recognised by an option that tables do not have, otherwise by the content of the table."""
     asked, task = {name for name in given if given[name] is not None}, given.get("task")
     if "actual" not in asked or asked & (_TABLE - _NAMES) or task not in (None, "forecast"):
         return False

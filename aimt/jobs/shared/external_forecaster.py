@@ -1,4 +1,4 @@
-"""A function of the past and the horizon, or an object with `fit` and `predict`, forecasts at origins of the past; it is given the values up to each origin and nothing else.
+"""A function of the past and the horizon, or an object with `fit` and `predict`, makes forecasts at origins in the past. It is given the values up to each origin and nothing else.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/external_forecaster.html.md"""
 
@@ -28,8 +28,8 @@ Answer = Callable[[pd.Series, int], Any]  # The past, with times as its index, a
 
 def open_forecaster_model(
     model: Any,  # A function of the past and the horizon, or an object with fit and predict
-) -> tuple[str, Answer]:  # What it is, for people, and how it is asked
-    """A forecaster that somebody already has. Raises `ProblemError` when it is none."""
+) -> tuple[str, Answer]:  # Its name for messages, and a function that calls it
+    """Wrap an existing forecaster. Raises `ProblemError` for an object that cannot forecast."""
     name = type(model).__name__ if not hasattr(model, "__name__") else f"the function {model.__name__}"
     if isinstance(model, type):
         raise ProblemError(f"{model.__name__} is a class", hint=f"Give an object: model={model.__name__}(...)")
@@ -46,7 +46,7 @@ def open_forecaster_model(
 
 
 def _fit_predict(model: Any, past: pd.Series, horizon: int) -> Any:
-    """Fit a copy on the past and ask it, by the name that its `predict` has for the horizon."""
+    """Fit a copy on the past and call `predict` with its own name for the horizon."""
     takes = [p.name for p in signature(model.predict).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     fitted = deepcopy(model)
     if "fh" in takes:  # sktime
@@ -64,7 +64,7 @@ def rolling_forecasts(
     horizon: int,  # Steps ahead
     n_origins: int,  # Origins, one horizon apart, the last one a horizon before the end
 ) -> Forecasts:
-    """Ask a forecaster at origins of the past. Raises `ProblemError` when it fails, `DataError` when its answers cannot be read."""
+    """Forecasts at origins in the past. Raises `ProblemError` when the forecaster fails, `DataError` for an invalid answer."""
     name, ask = open_forecaster_model(model)
     rows, quantiles = [], []
     for i, values in enumerate(panel.values):
@@ -83,7 +83,7 @@ def rolling_forecasts(
 
 
 def _past(panel: Panel, i: int, n: int, name: str) -> pd.Series:
-    """The first n values of series i. Holes before the origin are filled from the values before them alone."""
+    """The first n values of series i. Holes just before the origin are filled from the values before them alone."""
     values, there = panel.values[i][:n].copy(), np.flatnonzero(~panel.holes[i][:n])
     values[there[-1] + 1 :] = values[there[-1]]
     return pd.Series(values, pd.DatetimeIndex(panel.step.times(panel.first[i] + np.arange(n)), freq="infer"), name=name)

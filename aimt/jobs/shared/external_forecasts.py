@@ -1,4 +1,4 @@
-"""A table of forecasts with its origins, or a model that is asked at rolling origins, becomes `Forecasts`; every fault of the table is an error that names the row, the column and the remedy.
+"""A table of forecasts and their origins becomes a `Forecasts` object. Every fault of the table raises an error that names the row, the column and the remedy.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/external_forecasts.html.md"""
 
@@ -25,7 +25,7 @@ from ...models.series.given_forecasts import Forecasts
 # %% ../../../nbs/jobs/shared/37_external_forecasts.ipynb #ea8d5f8f
 @dataclass(frozen=True)
 class ForecastColumns:
-    """Which column of a table of forecasts holds what."""
+    """The roles of the columns in a table of forecasts."""
 
     actual: str
     time: str
@@ -48,7 +48,7 @@ def quantile_columns(
     names: Sequence[str],  # Columns
     low: str | None = None,  # Column of the lower end
     high: str | None = None,  # Column of the upper end
-    coverage: float | None = None,  # What the ends are to cover
+    coverage: float | None = None,  # Nominal coverage of the interval
 ) -> dict[float, str]:  # Level -> column, levels rising
     """The level of each quantile column. Raises `ProblemError` for a name without a level and for ends without a coverage."""
     ends = [low, high, coverage]
@@ -80,7 +80,7 @@ def join_series(
     history: pd.DataFrame | None,  # A row for each series and time
     columns: ForecastColumns,
 ) -> tuple[Panel, pd.DataFrame, pd.DataFrame]:  # The panel, and for the rows of each table series, time and y
-    """The series of both tables, and the series, time and value of each row."""
+    """The series of both tables joined, and the series, time and value of each row."""
     rows = _read_rows(frame, columns, "")
     past = rows[:0] if history is None else _read_rows(history, columns, "of the history")
     both = pd.concat([part for part in (rows, past) if len(part)], ignore_index=True)
@@ -133,7 +133,7 @@ def read_forecasts(
     history: pd.DataFrame | None,  # A row for each series and time: values before the forecasts
     columns: ForecastColumns,
 ) -> tuple[Forecasts, str]:  # The forecasts, and where their origins come from: column, horizon, history or assumed
-    """Forecasts in a table. Raises `ProblemError` for columns, `DataError` with row and column for what stands in them."""
+    """Forecasts in a table. Raises `ProblemError` for wrong columns, `DataError` with row and column for wrong values."""
     frame = named(frame).reset_index(drop=True)
     _check_columns(frame, columns)
     panel, read, past = join_series(frame, history, columns)
@@ -160,7 +160,7 @@ def _check_columns(frame: pd.DataFrame, columns: ForecastColumns) -> None:
 
 
 def _refuse(wrong: np.ndarray, column: str, what: Callable[[int], str], hint: str) -> None:
-    """`DataError` about the first row that is wrong; `what` says what is wrong with a row."""
+    """Raise `DataError` for the first wrong row; `what` describes what is wrong with a row."""
     if wrong.any():
         row = int(np.asarray(wrong).argmax())
         more = f" (and {int(wrong.sum()) - 1:,} more rows)" if wrong.sum() > 1 else ""
@@ -185,7 +185,7 @@ def _origins(
 
 
 def _origin_times(frame: pd.DataFrame, columns: ForecastColumns) -> pd.DatetimeIndex:
-    """The times of origins, written as the times are, or in a form of their own."""
+    """The times of the origins, in the date format of the times or in a format of their own."""
     name, form = str(columns.origin), columns.date_format
     if form is None and storage(frame[name]) == "text" and frame[name].notna().all():
         form, _ = time_format(frame[columns.time], columns.time, np.arange(len(frame)))
@@ -197,7 +197,7 @@ def _origin_times(frame: pd.DataFrame, columns: ForecastColumns) -> pd.DatetimeI
 
 
 def _check_order(rows: pd.DataFrame, read: pd.DataFrame, panel: Panel, columns: ForecastColumns, dated: str) -> None:
-    """Each forecast before its value, and each forecast once."""
+    """Check that each forecast is made before its value is known, and given once."""
     when = lambda position: _day(panel.step.times(np.array([position]))[0])
     late = (rows["origin"] >= rows["position"]).to_numpy()
     _refuse(
@@ -217,7 +217,7 @@ def _check_order(rows: pd.DataFrame, read: pd.DataFrame, panel: Panel, columns: 
 
 
 def _numbers(frame: pd.DataFrame, name: str, y: pd.Series) -> np.ndarray:
-    """A column of forecasts as numbers, one wherever there is a value."""
+    """A column of forecasts as numbers. A row with a value must have a forecast."""
     values, _ = read_numbers(frame, name)
     _refuse(
         (np.isnan(values) & y.notna().to_numpy()),

@@ -1,4 +1,4 @@
-"""Options and tables become a `JudgeWork`: the problem is inferred, and the answers that stand in columns are read and checked.
+"""The options and tables of `aimt judge` become a `JudgeWork`: the prediction problem is inferred, and predictions that are given in columns are read and checked.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/steps/judge_read.html.md"""
 
@@ -35,10 +35,10 @@ from ...metrics.registry import get_metric
 # %% ../../../nbs/jobs/steps/18_judge_read.ipynb #2b0b8be9
 @dataclass(kw_only=True)
 class JudgeWork(Work):
-    """What the steps of a judgement hand on to one another."""
+    """The data that the steps of a judgement share."""
 
     table: Table
-    training: Table | None = None  # What the model learned from
+    training: Table | None = None  # The training table of the model
     model: ExternalModel | None = None  # In memory alone
     given: pd.DataFrame  # The rows as they were given, with the types that a model expects
     notes: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class JudgeWork(Work):
     audit: dict[str, Any] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
-        """What the run keeps about the file, the question, and what was inferred."""
+        """What the run stores about the file, the problem, and what was inferred."""
         t = self.table
         data = {
             "source": t.source,
@@ -76,7 +76,7 @@ class JudgeWork(Work):
         }
 
     def attestable(self) -> list[str]:
-        """Columns, and what the gates of a judgement ask about."""
+        """What can be attested: columns, and the questions of the gates."""
         return [*self.schema.names, *ATTESTABLE, *UNSEEN]
 
 
@@ -86,7 +86,7 @@ UNSEEN = {"unseen": "the model did not learn from the judged rows, nor was it ch
 def repeat_command(
     work: Any,  # With the options, the table and the attestations of a judgement
 ) -> str:
-    """What asks for the same again: a command, or a call when a table or the model is in memory."""
+    """The command that repeats the judgement, or the Python call when a table or the model is in memory."""
     o, kept = work.options, stored_settings(work.options) | {"attest": work.attested}
     fields = [o.__dataclass_fields__[n] for n in given_options(o) if n in kept and kept[n] is not None]
     if work.table.format == "frame" or any(kept[f.name] == "in memory" for f in fields):
@@ -156,7 +156,7 @@ PROBABILITIES = ("roc_auc", "average_precision", "log_loss", "brier")  # metrics
 
 
 def define(work: JudgeWork) -> str:
-    """Infer the schema and the problem, and read the answers that stand in columns."""
+    """Infer the schema and the problem, and read the predictions that are given in columns."""
     frame, o = work.table.frame, work.options
     work.schema = infer_schema(frame, date_format=o.date_format, number_formats=work.table.number_formats)
     aside = {name: option_columns(work, name) for name in ("actual", "prediction", "probability", "baseline")}
@@ -203,7 +203,7 @@ def _define_problem(work: JudgeWork, aside: dict[str, list[str]]) -> tuple[Probl
 
 
 def _model_inputs(model: ExternalModel, left: list[str], frame: pd.DataFrame) -> list[str]:
-    """The columns that a model reads: those that it was fitted on, or all that are left."""
+    """The columns that a model reads: those it was fitted on, or all remaining ones."""
     if model.inputs is None:
         if not left:
             raise ProblemError(f"there are no columns for {model.name} to predict from")
@@ -237,7 +237,7 @@ def answers_in_columns(
     probability: list[str],  # Columns with probabilities
     prediction: list[str],  # The column with classes or numbers
 ) -> Predictions:
-    """The answers that stand in columns."""
+    """The predictions that are given in columns."""
     problem = work.problem
     if not problem.classification:
         if not prediction:
@@ -259,14 +259,14 @@ def _numbers(work: JudgeWork, frame: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _rival(work: JudgeWork, columns: list[str]) -> Predictions:
-    """The answers of a simpler model: a column for each class, probabilities, classes, or numbers."""
+    """The predictions of a simpler model: a column for each class, probabilities, classes, or numbers."""
     if len(columns) > 1 or not work.problem.classification:
         return answers_in_columns(work, work.frame, columns, columns)
     return read_answers(work.frame[columns[0]], columns, work.problem, len(work.frame), f"'{columns[0]}'")
 
 
 def for_decisions(work: JudgeWork) -> Problem:
-    """The problem when classes come without probabilities: judged by decisions, with a criterion for groups that needs none."""
+    """The problem, adapted when there are classes alone: a metric and a fairness criterion that need no probabilities."""
     problem, o = work.problem, work.options
     if not work.answers.decided:
         return problem
@@ -295,7 +295,7 @@ def for_decisions(work: JudgeWork) -> Problem:
 
 
 def check_groups_and_threshold(work: JudgeWork) -> None:
-    """Raise `ProblemError` for a threshold or a baseline that the answers cannot be compared by."""
+    """Raise `ProblemError` for a threshold or a baseline that does not fit the task or the metric."""
     if work.options.threshold is not None and work.problem.task != "binary":
         raise ProblemError(f"--threshold is for two classes, and this is {work.problem.task}", hint="Leave out --threshold")
     if (

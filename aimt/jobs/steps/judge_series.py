@@ -1,4 +1,4 @@
-"""From a file of forecasts, or a forecaster that is asked at rolling origins, to what the gates ask: read, forecast, evaluate.
+"""The three steps of a judgement: read the table, collect the forecasts or call the forecaster at rolling origins, and compute the evidence for the gates.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/steps/judge_series.html.md"""
 
@@ -33,7 +33,7 @@ from ...models.series.given_forecasts import Forecasts, look_ahead, reference_fo
 # %% ../../../nbs/jobs/steps/22_judge_series.ipynb #360b8070
 @dataclass(kw_only=True)
 class JudgeSeriesWork(Work):
-    """What the steps of a judgement of forecasts hand on to one another."""
+    """The data that the steps of a judgement of forecasts share."""
 
     table: Table
     history: Table | None = None  # Values before the forecasts
@@ -45,7 +45,7 @@ class JudgeSeriesWork(Work):
     season: int = 1  # Steps in a season
 
     def about(self) -> dict[str, Any]:
-        """What the run keeps about the table."""
+        """What the run stores about the table."""
         t = self.table
         data = {"source": t.source, "rows": len(t.frame), "fingerprint": t.fingerprint}
         return {"data": data, "notes": [*t.warnings, *self.panel.notes], "command": repeat_command(self)}
@@ -124,7 +124,7 @@ def _listed(names: str | list[str] | None) -> list[str]:
 
 
 def read(work: JudgeSeriesWork) -> str:
-    """The series, and the forecasts that stand in the table."""
+    """Read the series, and the forecasts when they are in the table."""
     history = None if work.history is None else work.history.frame
     if work.options.model is None:
         work.forecasts, work.dated = read_forecasts(work.table.frame, history, work.columns)
@@ -138,7 +138,7 @@ def read(work: JudgeSeriesWork) -> str:
 
 # %% ../../../nbs/jobs/steps/22_judge_series.ipynb #0119f300
 def forecast(work: JudgeSeriesWork) -> str:
-    """Ask the forecaster, when there is one."""
+    """Call the forecaster, when there is one."""
     o, origin = work.options, "the table"
     if o.model is not None:
         horizon = o.horizon or (work.season if work.season > 1 else 6)
@@ -163,7 +163,7 @@ def _origins(n: int) -> str:
 
 # %% ../../../nbs/jobs/steps/22_judge_series.ipynb #7646b5c4
 def evaluate(work: JudgeSeriesWork) -> str:
-    """Scores beside those of simple forecasts at the same origins, and look-ahead bias."""
+    """Compute the scores, those of simple forecasts at the same origins, and look-ahead bias."""
     made = work.forecasts
     reference = reference_forecasts(made, work.season)
     work.judged = score_forecasts(made, reference, work.season)
@@ -184,7 +184,7 @@ def evaluate(work: JudgeSeriesWork) -> str:
 
 
 def _summary(work: JudgeSeriesWork) -> dict[str, Any]:
-    """Means over the forecasts that have a past, since the others cannot be compared; over all when none has."""
+    """Means over the forecasts that have past values, since only these can be compared; over all when none has."""
     judged, made = work.judged, work.forecasts
     fair = judged.dropna(subset=["naive"]) if judged["naive"].notna().any() else judged
     worst = judged.groupby("series")[["mase", "naive", "coverage"]].mean().sort_values("mase", ascending=False).head(30).reset_index()
@@ -203,7 +203,7 @@ def _summary(work: JudgeSeriesWork) -> dict[str, Any]:
 
 
 def _perfect(made: Forecasts) -> bool:
-    """Whether no forecast is wrong at all."""
+    """Whether every forecast equals the observed value."""
     y, forecast = made.rows["y"].to_numpy(), made.rows["forecast"].to_numpy()
     return bool(np.nanmax(np.abs(forecast - y)) <= 1e-9 * max(float(np.nanstd(y)), 1e-12))
 
@@ -229,7 +229,7 @@ def looks_like_series(
     time: str,  # Column of the times
     sql: str | None = None,  # Database URL
 ) -> bool:
-    """Whether a table has a number at each of some times that are an even step apart."""
+    """Whether a table has one number at each of a set of evenly spaced times."""
     try:
         frame = read_source(source, sql)[0].frame
         if actual not in frame or time not in frame or len(frame) < 5:

@@ -1,4 +1,4 @@
-"""Two steps of a training on a table: damage the inputs of the test rows and measure the loss, and vary the costs until the verdict on value flips.
+"""Two steps of a training on a table: corrupt the inputs of the test rows and measure the loss, and vary the costs until the verdict on value flips.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/steps/table_sensitivity.html.md"""
 
@@ -16,16 +16,16 @@ from ...explain.robustness import robustness
 from .table import TableWork, part_clusters
 
 # %% ../../../nbs/jobs/steps/02_table_sensitivity.ipynb #a64a4fba
-COLUMNS = 5  # Inputs that are damaged one at a time
+COLUMNS = 5  # Number of inputs that are corrupted one at a time
 
 
 def _seconds(work: TableWork, share: float) -> float:
-    """A share of the whole limit, with a floor for short jobs and a ceiling for long ones."""
+    """A share of the time limit, at least 0.4 and at most 10 seconds, and never more than what is left."""
     return min(work.seconds, float(np.clip(share * work.limit, 0.4, 10.0)))
 
 
 def measure_robustness(work: TableWork) -> str:
-    """Damage the inputs of the test rows, all of them and the most important ones one at a time."""
+    """Corrupt the inputs of the test rows: all of them at once, and the most important ones one at a time."""
     test, problem = work.split.test, work.problem
     frame, _ = work.schema.conform(work.frame.iloc[test].reset_index(drop=True), problem.inputs, report=False)
     important = [c["column"] for c in work.results["importance"]["columns"] if (c["value"] or 0) > 0]
@@ -46,7 +46,7 @@ def measure_robustness(work: TableWork) -> str:
 
 
 def decide(work: TableWork) -> str:
-    """What the decision is worth, and at which costs the verdict on that would flip."""
+    """The value of the decision, and the costs at which the verdict on it would flip."""
     decision, ours, at = work.results["decision"], work.trained.predictions["model"], work.choosing
     y_train, y_test = work.y[work.split.train], work.y[work.split.test]
     found = cost_sensitivity(

@@ -1,4 +1,4 @@
-"""Each forecast is placed between what was known when it was made and what came, and the simple forecasts are made at the same origins.
+"""Each forecast made elsewhere is compared with the observed value, and with simple forecasts made at the same origin.
 
 Docs: https://aimt-dev.github.io/aimt/models/series/given_forecasts.html.md"""
 
@@ -26,13 +26,13 @@ from .backtest import SIMPLE, simple_forecasts
 # %% ../../../nbs/models/series/15_given_forecasts.ipynb #b82d30a3
 @dataclass(frozen=True)
 class Forecasts:
-    """Forecasts of values that have come by now, and the series that they belong to."""
+    """Forecasts of values that are known by now, and the series that they belong to."""
 
-    panel: Panel  # All that is known of the series, before the origins and after
-    rows: pd.DataFrame  # n rows: series (its number in the panel), origin and position (in steps), y (NaN: did not come), forecast
+    panel: Panel  # All known values of the series, before and after the origins
+    rows: pd.DataFrame  # n rows: series (its number in the panel), origin and position (in steps), y (NaN: not observed), forecast
     quantiles: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))  # Shape (n, Q); (n, 0) when there are none
     levels: tuple[float, ...] = ()  # Of the Q quantiles, rising
-    rivals: dict[str, np.ndarray] = field(default_factory=dict)  # Forecasts to compare with, by name, shape (n,)
+    rivals: dict[str, np.ndarray] = field(default_factory=dict)  # Baseline forecasts, by name, shape (n,)
 
     @property
     def lead(self) -> np.ndarray:
@@ -60,7 +60,7 @@ def reference_forecasts(
     forecasts: Forecasts,  # n rows
     season: int,  # Steps in a season; 1 for none
 ) -> pd.DataFrame:  # n rows: each of REFERENCES, "before" (a season before the last season) and "scale"
-    """What simple forecasts said at the same origins for the same times, NaN where an origin has no past."""
+    """Simple forecasts from the same origins for the same times; NaN where an origin has no past."""
     panel, rows, lead = forecasts.panel, forecasts.rows, forecasts.lead
     made = {name: np.full(len(rows), np.nan) for name in (*REFERENCES, "before", "scale")}
     for origin, at in rows.groupby("origin").indices.items():
@@ -78,7 +78,7 @@ def reference_forecasts(
 
 
 def _batches(series: np.ndarray, panel: Panel, origin: int) -> list[np.ndarray]:
-    """The series that have a past at an origin, in pieces."""
+    """The series that have a past at an origin, in batches."""
     some = np.array([i for i in np.unique(series) if origin - panel.first[i] + 1 >= 3], int)
     return [some[i : i + BATCH] for i in range(0, len(some), BATCH)]
 
@@ -87,8 +87,8 @@ def score_forecasts(
     forecasts: Forecasts,
     reference: pd.DataFrame,  # From `reference_forecasts`
     season: int = 1,  # Steps in a season; 1 for none
-) -> pd.DataFrame:  # One row a series and origin: block, mase, that of each rival, coverage, inner, loss, volume
-    """Scores of the forecasts and of all that they are compared with, as `backtest` gives them."""
+) -> pd.DataFrame:  # One row for each series and origin: block, mase, that of each rival, coverage, inner, loss, volume
+    """Scores of the forecasts and of their baselines, in the format of `backtest`."""
     rows, y = forecasts.rows, forecasts.rows["y"].to_numpy()
     whole = np.array([seasonal_error(v, season=season) for v in forecasts.panel.values])[rows["series"]]
     scale = np.where(reference["scale"].isna(), whole, reference["scale"])
@@ -126,7 +126,7 @@ def look_ahead(
     forecasts: Forecasts,
     reference: pd.DataFrame,  # From `reference_forecasts`
 ) -> float:  # In [0, 1]; NaN when there are too few rows with a past
-    """Share of what the references did not know that the forecasts did."""
+    """Share of the surprises, given the references, that the forecasts explain."""
     last, unit = reference["last value"].to_numpy(), reference["scale"].where(reference["scale"] > 0).to_numpy()
     relative = lambda values: (np.asarray(values, float) - last) / unit
     past = np.column_stack([relative(reference[name]) for name in (*REFERENCES[1:], "before")])
@@ -138,7 +138,7 @@ def shown_forecasts(
     most: int = 3,  # Series
     length: int = 60,  # Values of each
 ) -> list[dict[str, Any]]:
-    """What `plot_forecasts` shows: the latest values of the first series, and paths that do not overlap."""
+    """The data of `plot_forecasts`: the latest values of the first series, and paths that do not overlap."""
     out, interval = [], forecasts.promised is not None
     for i in range(min(most, len(forecasts.panel.names))):
         rows = forecasts.rows[forecasts.rows["series"] == i].sort_values(["origin", "position"])
@@ -169,7 +169,7 @@ def shown_forecasts(
 def plot_forecasts(
     shown: Sequence[dict[str, Any]],  # From `shown_forecasts`
 ) -> Figure:
-    """The values of each series, and the forecasts that were made for them: a line for each origin."""
+    """The values of each series and their forecasts, one line for each origin."""
     fig, axes = new_figure(5.0, 0.6 + 1.6 * len(shown), rows=len(shown))
     for ax, s in zip(np.atleast_1d(axes), shown, strict=True):
         end = s["first"] + len(s["values"]) - 1
