@@ -74,7 +74,7 @@ def _optimism(run: RunParts, n: int) -> list[str]:
         errors += f", here {number(expected_optimism(n, (main['high'] - main['low']) / 3.92))} {main.get('label')}"
     return [
         f"With each further model the best score becomes more optimistic. If this is the best of {n} by its test score, expect it to be "
-        f"too good by up to about {errors} (Gaussian maximal inequality; Blum and Hardt 2015). If each was changed by what the last "
+        f"too good by up to about {errors} (Gaussian maximal inequality). If each was changed by what the last "
         "score said, it can be more (Dwork et al. 2015)."
     ]
 
