@@ -1,4 +1,4 @@
-"""A mistake becomes one line on standard error and an exit code; a result is a screenful of text, or JSON for another program.
+"""An error becomes one line on standard error and an exit code that scripts can rely on; a result is printed as text, or as JSON for another program.
 
 Docs: https://aimt-dev.github.io/aimt/cli/exit_codes.html.md"""
 
@@ -25,7 +25,7 @@ from ..core.commands import resolve
 
 # %% ../../nbs/cli/00_exit_codes.ipynb #71f47f07
 class Terminated(KeyboardInterrupt):
-    """The system asks the command to end (SIGTERM): it does so as after Ctrl-C, and leaves nothing half done."""
+    """Raised on SIGTERM: the command ends as after Ctrl-C, and leaves no file half written."""
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def _stoppable() -> Iterator[None]:
 
 # %% ../../nbs/cli/00_exit_codes.ipynb #9f000035
 def _told(error: BaseException) -> str:
-    """An error of the system in a line."""
+    """A system error in one line."""
     if isinstance(error, OSError):
         shown = f"{str(error.filename)[:80]}: " if error.filename else ""
         return f"{shown}{error.strerror or error}. Check the path, its rights and the free space"
@@ -56,7 +56,7 @@ def _told(error: BaseException) -> str:
 def one_line_errors(
     command: Callable[..., None],  # Calls the function of a verb
 ) -> Callable[..., None]:
-    """A mistake that a user can mend becomes one line on standard error and an exit code."""
+    """Report an error that a user can fix as one line on standard error and an exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -85,7 +85,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def print_json(
     value: Any,  # What a verb returned
 ) -> None:
-    """Print a result as JSON that no character in it can steer the terminal with."""
+    """Print a result as JSON, with control characters of the terminal escaped."""
     from aimt.core.files import plain
 
     text = json.dumps(plain(value), ensure_ascii=False, indent=1)
@@ -99,7 +99,7 @@ def show_verdict(
     as_json: bool,  # Print the report as JSON instead of a summary
     gate: bool,  # Exit with 3 unless the verdict is SHIP
 ) -> None:
-    """Print the summary of a training, and let the exit code say the verdict."""
+    """Print the summary of a training run; with `gate`, the exit code depends on the verdict."""
     if as_json:
         print_json(report)
     else:

@@ -1,4 +1,4 @@
-"""`aimt train`, `finetune` and `judge` have the options of the kinds of models: each is declared once and is an argument in Python and a flag of the command.
+"""Each option of a kind of model is declared once, and becomes an argument in Python and a flag of `aimt train`, `finetune` or `judge`.
 
 Docs: https://aimt-dev.github.io/aimt/cli/kind_commands.html.md"""
 
@@ -51,7 +51,7 @@ _JSON = _keyword("as_json", Json, False)
 
 
 def _make(name: str, run: Callable[..., Any], doc: str, first: list[inspect.Parameter], options: list[inspect.Parameter], cls: Any) -> Any:
-    """A command whose options are made, not written."""
+    """A command whose options are generated."""
 
     def command(**given: Any) -> None:
         gate, as_json = given.pop("gate"), given.pop("as_json")

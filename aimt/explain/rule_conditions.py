@@ -21,14 +21,14 @@ def tree_paths(
     fork: Fork,  # Where to begin: the root of a tree
     path: Sequence[tuple[Fork, bool]] = (),  # Splits on the way there
 ) -> list[list[tuple[Fork, bool]]]:  # Of each leaf, from left to right: its splits, and whether it lies on their left
-    """Every way from the root to a leaf."""
+    """Every path from the root to a leaf."""
     if fork.axis is None:
         return [list(path)]
     return [p for side, left in zip(fork.sides, (True, False), strict=True) for p in tree_paths(side, [*path, (fork, left)])]
 
 
 def _conditions(path: list[tuple[Fork, bool]]) -> list[dict[str, Any]]:
-    """What is asked of each column on the way to an end."""
+    """The condition on each column along the path to a leaf."""
     found: dict[str, dict[str, Any]] = {}
     for fork, left in path:
         axis = fork.axis
@@ -63,7 +63,7 @@ def rule_of(
     rules: Sequence[dict[str, Any]],  # Rules with their `conditions`, such as `rules` of `rule_set`
     frame: pd.DataFrame,  # Rows, in the types the rules were made from
 ) -> np.ndarray:  # Number of the rule of each row, -1 where none holds
-    """Which of the rules holds in each row."""
+    """Which of the rules applies to each row."""
     number = np.full(len(frame), -1)
     for i, rule in enumerate(rules):
         holds = np.ones(len(frame), bool)
@@ -133,7 +133,7 @@ def _date_words(value: int) -> str:
 
 
 def number_words(value: float) -> str:
-    """A number as people write it."""
+    """A number, formatted for readers."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 # %% ../../nbs/explain/28_rule_conditions.ipynb #9ac3f868
@@ -150,7 +150,7 @@ def _level_words(name: str, c: dict[str, Any]) -> str:
 
 
 def _shorter(c: dict[str, Any]) -> tuple[bool, list[str]]:
-    """Whether it is shorter (or needed) to say which levels it is not; and the levels to name."""
+    """Whether to write *is not* (shorter, or required), and the levels to name."""
     negative = (c["rest"] and c["axis"].rest) or not c["levels"] or len(c["others"]) < len(c["levels"])
     return negative, c["others"] if negative else c["levels"]
 

@@ -23,7 +23,7 @@ _LEVELS = 50  # Levels of a category that are told apart; the others, and rare o
 
 @dataclass(frozen=True)
 class RuleAxis:
-    """How a column is cut: a number, a date or a category, and its values in order."""
+    """How a column is split: a number, a date or a category, with its values in order."""
 
     name: str
     kind: str  # number, date or category
@@ -44,7 +44,7 @@ def axis_values(
     column: pd.Series,
     kind: str,  # number, date or category
 ) -> tuple[np.ndarray, np.ndarray]:  # Numbers (dates as microseconds) or texts, and which of them are known
-    """The values of a column as they are cut."""
+    """The values of a column as they are split."""
     known = column.notna().to_numpy()
     if kind == "date":
         return column.astype("datetime64[us]").astype("int64").to_numpy(), known
@@ -59,7 +59,7 @@ def find_axes(
     columns: Sequence[str],
     answers: np.ndarray,  # The model's answers, shape (n, outputs)
 ) -> list[RuleAxis]:  # Without columns that cannot be cut, such as free text
-    """How each column can be cut."""
+    """How each column can be split."""
     found = []
     for name in columns:
         column = frame[name]
@@ -96,7 +96,7 @@ NEARLY = 0.005  # Share of the variation that may be lost to have fewer or round
 
 @dataclass
 class Fork:
-    """A question of the tree, or an end of it."""
+    """A node of the tree: a split, or a leaf."""
 
     axis: RuleAxis | None = None  # None: an end
     cut: Any = None  # At most this number, before this date, one of these levels; None: has a value at all
@@ -140,7 +140,7 @@ def grow_tree(
     most: int,  # Leaves
     seed: int = 0,
 ) -> tuple[DecisionTreeRegressor, set[int]]:  # The grown tree, and the nodes that still ask
-    """A large tree, and which of it is kept."""
+    """A large tree, and the splits of it that pruning keeps."""
     tree = DecisionTreeRegressor(min_samples_leaf=max(5, int(0.01 * len(places))), random_state=seed)
     tree.fit(places, answers if answers.shape[1] > 1 else answers[:, 0])
     return tree, prune_tree(tree, most)
@@ -223,7 +223,7 @@ def _left(fork: Fork, columns: dict[str, tuple[np.ndarray, np.ndarray]], rows: n
 
 
 def _route(fork: Fork, columns: dict[str, tuple[np.ndarray, np.ndarray]], rows: np.ndarray) -> list[tuple[Fork, np.ndarray]]:
-    """The ends of the tree, each with the rows that come there."""
+    """The leaves of the tree, each with its rows."""
     if fork.axis is None:
         return [(fork, rows)]
     left = _left(fork, columns, rows)
@@ -231,13 +231,13 @@ def _route(fork: Fork, columns: dict[str, tuple[np.ndarray, np.ndarray]], rows: 
 
 # %% ../../nbs/explain/26_rule_tree.ipynb #64b2c3c3
 def _residual(root: Fork, columns: dict[str, tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> float:
-    """What the rules leave over; infinite when one of them has no rows."""
+    """Squared error that the rules leave; infinite when one of them has no rows."""
     ends = [rows for _, rows in _route(root, columns, np.arange(len(answers)))]
     return sum(((answers[rows] - answers[rows].mean(axis=0)) ** 2).sum() if len(rows) else np.inf for rows in ends)
 
 
 def _round(root: Fork, columns: dict[str, tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> None:
-    """Exact cuts first; then each as round as it can be."""
+    """Round the cuts: first without changing a rule, then as far as the loss allows."""
     forks, waiting = [], [root]
     while waiting:
         fork = waiting.pop(0)
@@ -259,7 +259,7 @@ def _round(root: Fork, columns: dict[str, tuple[np.ndarray, np.ndarray]], answer
 # %% ../../nbs/explain/26_rule_tree.ipynb #3f284716
 @dataclass
 class RuleTree:
-    """A tree of rules, and the rows it was made from."""
+    """A tree of rules, and the rows it was fitted to."""
 
     root: Fork
     axes: list[RuleAxis]

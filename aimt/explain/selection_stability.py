@@ -46,7 +46,7 @@ def draw_rows(
     who: np.ndarray | None = None,  # Entity of each row, when an entity has several
     seed: int = 0,  # Same seed, same rows
 ) -> np.ndarray:  # Row numbers, about n of them
-    """A bootstrap sample: as many rows (or people) as there are, with replacement."""
+    """A bootstrap sample: as many rows (or entities) as there are, with replacement."""
     rng = np.random.default_rng(seed)
     code = np.arange(len(y)) if who is None else pd.factorize(who)[0]
     order = np.argsort(code, kind="stable")
@@ -72,7 +72,7 @@ def quick_model(
     seconds: float | None = None,  # It takes no longer
     seed: int = 0,
 ) -> TabularClassifier | TabularRegressor:
-    """One booster and one line on three folds; copies of a row stay in one fold."""
+    """One booster and one linear model on three folds; copies of a row stay in one fold."""
     options = {"effort": "fast", "metric": problem.metric, "schema": schema, "random_state": seed, "time_limit": seconds}
     part, together = (frame[problem.inputs].iloc[rows].reset_index(drop=True), rows if who is None else pd.factorize(who)[0][rows])
     if problem.task == "regression":
@@ -89,7 +89,7 @@ def bootstrap_importance(
     orders: np.ndarray,  # Shuffles, shape (R, n)
     weights: np.ndarray,  # How often each row is in each draw, shape (B, n)
 ) -> np.ndarray:  # Shape (1 + B, columns): on all rows, then on each draw
-    """What the score loses when a column is shuffled, on the rows as they are and on each draw of them."""
+    """Permutation importance of each column, on the test rows and on each bootstrap sample of them."""
     metric = get_metric(problem.metric, problem.task)
     score = lambda pred: np.append(metric.function(y, pred), weighted_scores(metric.function, y, pred, weights))
     base, (repeats, n) = score(np.asarray(predict(frame), float)), orders.shape
@@ -111,7 +111,7 @@ def draw_weights(
     who: np.ndarray | None,  # Entity of each row, shape (n,); None when each row is its own
     seed: int,  # Same seed, same draws
 ) -> np.ndarray:  # How often each row is in each draw, shape (B, n)
-    """Weights of the test rows in each draw; rows of one person share theirs."""
+    """Weights of the test rows in each bootstrap sample; rows of one entity have the same weight."""
     code = np.arange(n) if who is None else pd.factorize(who)[0]
     return np.concatenate(list(bootstrap_weights(int(code.max()) + 1, n_resamples, seed=seed)))[:, code]
 
@@ -125,7 +125,7 @@ def column_association(
     columns: Sequence[str],  # Columns to compare
     max_rows: int = 2000,  # Larger tables are sampled down to this number of rows
 ) -> np.ndarray:  # Shape (C, C), 0 to 1
-    """How far columns say the same: rank correlation (absolute) of numbers and dates, else Tschuprow's T."""
+    """Association of columns: absolute rank correlation of numbers and dates, else Tschuprow's T."""
     part = frame[list(columns)].iloc[np.random.default_rng(0).permutation(len(frame))[:max_rows]]
     ordered = [pd.api.types.is_datetime64_any_dtype(part[c]) or pd.api.types.is_numeric_dtype(part[c]) for c in columns]
     ranks = part.loc[:, ordered].rank()

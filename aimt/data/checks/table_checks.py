@@ -62,7 +62,7 @@ def _hash_levels(levels: pa.Array, step: int = 100_000) -> np.ndarray:
 
 
 def hash_cells(cells: Cells) -> np.ndarray:  # A column that was read  # uint64, shape (n,)
-    """The same for a column that was read already: equal when the schema reads two values alike."""
+    """A 64-bit hash of each value of a column that was read: values that the schema reads alike have equal hashes."""
     if cells.codes is not None:
         return _hash_levels(cells.levels)[cells.codes]
     x = cells.numbers + 0.0
@@ -72,10 +72,10 @@ def hash_cells(cells: Cells) -> np.ndarray:  # A column that was read  # uint64,
 
 
 def hash_rows(
-    frame: pd.DataFrame,
-    columns: Sequence[str] | None = None,  # The table  # Columns that count; all when None
+    frame: pd.DataFrame,  # The table
+    columns: Sequence[str] | None = None,  # Columns that count; all when None
 ) -> np.ndarray:  # uint64, shape (n,)
-    """A 64-bit hash of each row: equal rows have equal hashes, different rows different ones but for a negligible probability."""
+    """A 64-bit hash of each row: equal rows have equal hashes, and different rows almost certainly different ones."""
     out = np.zeros(len(frame), np.uint64)
     for name in frame.columns if columns is None else columns:
         out = mix(out, hash_column(frame[name]))

@@ -1,4 +1,5 @@
-"""A scored table comes back as it was, with columns appended: text record by record in its own encoding and format, Parquet with its own types.
+"""Add columns, such as predictions, to a file and leave the rest unchanged: text is copied record by record in its own encoding and format, and Parquet
+keeps its types.
 
 Docs: https://aimt-dev.github.io/aimt/data/io/append_columns.html.md"""
 
@@ -48,7 +49,7 @@ from aimt.data.io.chunks import (
 # %% ../../../nbs/data/io/35_append_columns.ipynb #a8b1a0c9
 @dataclass(frozen=True)
 class Records:
-    """Some rows of a text file: as they stand there, and what they say."""
+    """Some rows of a text file: their original text, and their fields."""
 
     lines: list[str]  # Each with its line break; a record with a line break in quotes is one line
     frame: pd.DataFrame  # Columns of text; what spells a missing value is missing
@@ -58,7 +59,7 @@ _CODECS = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  
 
 
 def _codec(path: Path, layout: Layout) -> tuple[str, str]:
-    """The encoding, and a way to treat invalid bytes that gives them back when written."""
+    """The encoding, and an error handler with which invalid bytes are written back unchanged."""
     with open_bytes(path) as stream:
         big = stream.read(2) in (b"\xfe\xff", b"\0\0")
     name = _CODECS.get(layout.encoding, layout.encoding)
@@ -71,7 +72,7 @@ def read_records(
     *,
     rows: int = 100_000,  # Records in a piece
 ) -> Iterator[Records]:  # The first contains the header alone, and whatever stands above it
-    """A text file record by record, nothing interpreted. Raises `DataError` with the line of the first fault."""
+    """Read a text file record by record, without interpreting the fields. Raises `DataError` with the line of the first fault."""
     encoding, errors = _codec(path, layout)
     with open_bytes(path) as stream, io.TextIOWrapper(io.BufferedReader(stream), encoding, errors, newline="") as file:
         walk = _walk(path, layout, file)
@@ -138,9 +139,9 @@ def extend_table(
     words: Iterable[str] = (),  # Columns of a text file in which NA, None and such are words
     decimal: str = ".",  # Decimal mark of new numbers in a text file
 ) -> int:  # Rows written
-    """Copy a table to a file with columns added; what was there stays as it was written.
+    """Copy a table to a file with columns added; the existing content stays unchanged.
 
-    Raises `DataError` like `read_chunks`, and for new values that the encoding of a text file has no letters for.
+    Raises `DataError` like `read_chunks`, and for new values that the encoding of a text file cannot represent.
     """
     source = as_source(source)
     path = None if isinstance(source, pd.DataFrame) else existing_file(source)
@@ -169,7 +170,7 @@ def _write_extended(frames: Iterable[pd.DataFrame], out: Any, compute: Any, as_n
 
 
 def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns of text that are all plain numbers, and no codes such as 007, as numbers."""
+    """Text columns that contain only plain numbers, and no codes such as 007, as numbers."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     columns = [c if pc.any(pc.match_substring_regex(c, _CODE)).as_py() else to_number(c) for c in table.itercolumns()]
     return plain_frame(pa.table(columns, names=table.column_names))[0]
@@ -196,7 +197,7 @@ def _extend_text(path: Path, layout: Layout, out: Any, compute: Any, rows: int, 
 
 
 def _delimiter_of(out: Path, path: Path, layout: Layout) -> str:
-    """The delimiter of the source, unless the name of the result promises another one than that of the source did."""
+    """The delimiter of the source, unless the file extension of the result asks for another one."""
     before, after = (table_suffix(p) in (".tsv", ".tab") for p in (path, out))
     return layout.delimiter if before == after else "\t" if after else ","
 

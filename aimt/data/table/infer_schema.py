@@ -1,4 +1,4 @@
-"""The kind of each column is decided by its distinct values rather than by how it is stored, and what could be read in two ways is said.
+"""Type inference: the kind of each column follows from its distinct values rather than from how it is stored, and ambiguous columns are reported.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/infer_schema.html.md"""
 
@@ -48,7 +48,7 @@ MARKERS = 5  # Of so few different texts beside many numbers ("n/a", "never"), h
 
 @dataclass(frozen=True)
 class Habits:
-    """How a table writes what can be read in two ways."""
+    """How a table writes numbers and dates that could be read in two ways."""
 
     decimal: str | None = None  # "." or ","
     day_first: bool | None = None  # 31/12/2024 or 12/31/2024
@@ -305,7 +305,7 @@ def infer_schema(
 ) -> Schema:
     """Decide what each column of a table means.
 
-    What one column leaves open, the others may tell: a file that writes `0,5` in one column writes `1.234` for more
+    What is ambiguous in one column may be clear from the others: a file that writes `0,5` in one column writes `1.234` for more
     than a thousand in another. Raises `DataError` for a table without columns or with a name twice, `ProblemError` for
     unknown names in `kinds` and for a `date_format` that reads no column.
     """

@@ -1,4 +1,4 @@
-"""Whether a column contains classes or amounts, and which of two classes is the positive one, each with the reason.
+"""Decide whether the target column contains classes or amounts, and which of two classes is the positive one, and give the reason.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/infer_task.html.md"""
 

@@ -1,4 +1,4 @@
-"""Text such as `1,234.50 €` or `31/12/2024` becomes a number or a date, in the one format that reads most of its column.
+"""Text such as `1,234.50 €` or `31/12/2024` is read as a number or a date, in the one format that fits most of its column.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/parse.html.md"""
 
@@ -210,7 +210,7 @@ def read_dates(texts: Sequence[str], form: str) -> pd.DatetimeIndex:
 
 
 def date_candidates(texts: Sequence[str], weights: Sequence[int] | None = None) -> list[str]:
-    """The formats that read at least a fifth of some of the texts; none when most do not look like dates."""
+    """The formats that read at least a fifth of a sample of the texts; none when most do not look like dates."""
     if _share(texts, weights, _DATE_LIKE.fullmatch) < 0.5:
         return []
     times = _TIMES if _share(texts, weights, lambda t: ":" in t) > 0.25 else [""]

@@ -1,4 +1,5 @@
-"""The kind of each column (number, category, date, text) is decided once, on the training table, and kept: every later table is read the same way.
+"""The kind of each column (number, category, date, text) is inferred once, from the training table, and saved with the model: every later table is read in
+the same way.
 
 Docs: https://aimt-dev.github.io/aimt/data/table/schema.html.md"""
 
@@ -90,7 +91,7 @@ class Schema:
         return self.columns[name]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a column, for reading."""
+        """One row per column, for display."""
         rows = [
             {"column": c.name, "kind": c.kind, "missing": round(c.missing, 4), "distinct": c.n_unique, "values": _summary(c)}
             for c in self.columns.values()
@@ -122,7 +123,7 @@ class Schema:
         allow_missing: bool = False,  # Fill a column that is not there with missing values instead of failing
         report: bool = True,  # Count unseen categories and warn; False is faster
     ) -> tuple[pd.DataFrame, list[str]]:  # The table in the training types, and warnings
-        """Read a table the way the training table was read. Raises `DataError` when wanted columns are not there."""
+        """Read a table the way the training table was read. Raises `DataError` when needed columns are absent."""
         return conform(self, frame, names, allow_missing=allow_missing, report=report)
 
 
@@ -205,7 +206,7 @@ def _names_fit(schema: Schema, frame: pd.DataFrame, wanted: list[str], allow_mis
 
 
 def _certain(decimal: str, thousands: str) -> re.Pattern[str]:
-    """Numbers of which one mark certainly parts the decimals: `0,5` and `1.234,5` but not `1,234`."""
+    """Numbers whose decimal mark is certain: `0,5` and `1.234,5` but not `1,234`."""
     d, t = re.escape(decimal), re.escape(thousands)
     return re.compile(rf"[+-]?(?:\d+{d}(?:\d{{1,2}}|\d{{4,}})|0{d}\d+|[1-9]\d{{0,2}}(?:{t}\d{{3}})+{d}\d+)")
 
@@ -214,9 +215,9 @@ _CERTAIN = {",": _certain(",", "."), ".": _certain(".", ",")}
 
 
 def _other_locale(columns: list[Column], frame: pd.DataFrame) -> tuple[dict[str, Column], list[str]]:
-    """The numbers' columns with another decimal mark, when this table certainly writes another one than the training table.
+    """The number columns with another decimal mark, if this table certainly uses a different one from the training table.
 
-    A single `0,5` tells how a whole file writes numbers; `1,234` does not.
+    A single `0,5` shows how a whole file writes numbers; `1,234` does not.
     """
     written = [c for c in columns if c.kind == "number" and storage(frame[c.name]) == "text"]
     if not any(_holds(frame[c.name], "," if _decimal(c) == "." else ".") for c in written):
@@ -247,7 +248,7 @@ def _decimal(column: Column) -> str:
 
 
 def _certain_mark(series: pd.Series, form: dict[str, str] | None) -> str | None:
-    """The decimal mark that some values of a column leave no doubt about; None when there are none, or both."""
+    """The decimal mark that values of a column show beyond doubt; None when no value does, or when they disagree."""
     bare = [t for text in text_codes(series)[1].to_pylist() if "," in (t := bare_number(text, (form or {}).get("unit", ""))) or "." in t]
     found = {mark for mark, test in _CERTAIN.items() if bare and sum(bool(test.fullmatch(t)) for t in bare) >= TELLING * len(bare)}
     return found.pop() if len(found) == 1 else None

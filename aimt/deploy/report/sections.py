@@ -1,4 +1,4 @@
-"""What a run has written becomes sentences, tables and figures as plain data: the types, and helpers for what may be missing.
+"""The results of a run become sentences, tables and figures as plain data, before any HTML: the types, and helpers for results that may be missing.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/sections.html.md"""
 
@@ -22,7 +22,7 @@ from ...decide.gate import number
 # %% ../../../nbs/deploy/report/00_sections.ipynb #dc1053cf
 @dataclass(frozen=True)
 class RunParts:
-    """What a run has written, as the sections read it. Anything may be missing."""
+    """The results of a run, as the sections read them. Anything may be missing."""
 
     info: dict[str, Any] = field(default_factory=dict)  # run.json
     audit: dict[str, Any] = field(default_factory=dict)  # audit.json
@@ -31,7 +31,7 @@ class RunParts:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was asked for."""
+        """The settings of the run."""
         return as_dict(self.info.get("settings"))
 
     @property
@@ -46,12 +46,12 @@ class RunParts:
 
     @property
     def source(self) -> str:
-        """Where the rows are from, fit to be handed on: no folders of somebody's machine, no password of a database."""
+        """Where the rows are from, safe to share: no local folders, no password of a database."""
         return short_source(str(self.info.get("source") or lookup(self.info, "data", "source") or self.settings.get("source") or ""))
 
     @property
     def verdict(self) -> dict[str, Any]:
-        """SHIP, NOT YET or HOLD with its gates; NOT YET for a run that ended before."""
+        """SHIP, NOT YET or HOLD with its gates; NOT YET for a run that ended early."""
         found = self.metrics.get("verdict")
         return found if isinstance(found, dict) and _is_verdict(found) else _unfinished(self.info)
 
@@ -69,7 +69,7 @@ class RunParts:
 def short_source(
     source: str,  # A path, a query, or the address of a database
 ) -> str:
-    """Where the rows are from, without the folders of somebody's machine and the password of a database; a query stays as it is."""
+    """Where the rows are from, without local folders and the password of a database; a query is unchanged."""
     if "://" in source:
         return re.sub(r"//[^@/]*@", "//", source)
     if re.match(r"\s*(select|with|from|values|table|show|describe)\s", source, re.I):
@@ -111,7 +111,7 @@ class SectionFigure:
 
 @dataclass(frozen=True)
 class SectionContent:
-    """What a section says."""
+    """The content of a section."""
 
     text: Sequence[str] = ()  # Sentences, a paragraph each
     notes: Sequence[str] = ()  # Short remarks, as a list
@@ -152,7 +152,7 @@ def quoted_names(
     names: Any,  # Of columns or classes
     most: int = 6,  # Named; of more their number is told
 ) -> str:
-    """Names for a sentence."""
+    """Names, quoted for a sentence."""
     names = [f"'{n}'" for n in names or []]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -169,7 +169,7 @@ def counted(
 def percent(
     x: float | None,  # A share
 ) -> str:
-    """A share for people."""
+    """A share as a percentage."""
     return "unknown" if x is None else f"{100 * x:.1f} %" if 0 < abs(x) < 0.1 else f"{100 * x:.0f} %"
 
 
@@ -189,7 +189,7 @@ def visible(
     text: str,  # From a file that anybody may have written
     most: int = 400,  # Characters; longer texts are cut
 ) -> str:
-    """The text with characters that cannot be seen, or change what is seen, written out; cut to a length."""
+    """The text with characters that are invisible, or change what is displayed, written as escapes; cut to a length."""
     text = text if len(text) <= most else text[: most - 1] + "…"
     if text.isascii() and text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""What a kind of model declares, the command that trains the same model again, and the one to type when a gate did not pass.
+"""The command that repeats a run, the command to try when a gate did not pass, and what a kind of model declares for its report.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/spec.html.md"""
 
@@ -23,7 +23,7 @@ Remedy = str | Mapping[str, Any] | Callable[[RunParts], Mapping[str, Any]]  # Th
 
 @dataclass(frozen=True)
 class ReportSpec:
-    """What the report and the card of one kind of model say beyond what all of them say."""
+    """The parts of the report and the card that are specific to one kind of model."""
 
     title: Callable[[RunParts], str]  # The question that the report answers
     sections: tuple[Section, ...]  # In order of reading
@@ -40,7 +40,7 @@ class ReportSpec:
 
     @property
     def all_sections(self) -> tuple[Section, ...]:
-        """Those of the kind, how often the test was looked at, how to repeat the run, and a block to sign."""
+        """The sections of the kind, then how often the test was looked at, how to repeat the run, and a block to sign."""
         kept, counted = ("core/run.html", "What a run keeps"), ("core/ledger.html", "What the ledger counts")
         return (
             *self.sections,
@@ -64,7 +64,7 @@ def command(
     verb: str = "train",  # The verb that made the run
     arguments: tuple[str, ...] = (),  # Settings that stand before the source, without a flag
 ) -> str:
-    """The `aimt` line that asks for the same again, quoted for a shell."""
+    """The `aimt` command with these settings, quoted for a shell."""
     words = [
         "aimt",
         verb,
@@ -103,12 +103,12 @@ def _plainly(value: Any) -> str:
 
 
 def _place(value: str, name: str) -> str:
-    """A name of a place; what was in memory has none."""
+    """The name of a file or folder; a placeholder for what was in memory."""
     return name if value in {"in memory", "a table in memory", "DataFrame"} else value
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #7fe6e5e2
 def run_command(run: RunParts, spec: ReportSpec) -> str:
-    """The line that makes this run again."""
+    """The command that repeats this run."""
     made = as_dict(run.settings.get("compact"))
     if not made:
         return train_command(run, spec)
@@ -121,7 +121,7 @@ def train_command(
     spec: ReportSpec,
     **changed: Any,  # Settings that are to be different
 ) -> str:
-    """The line that trains the model of this run again; of a compact run, the model that it was made of."""
+    """The command that trains the model of this run again; for a compact run, the model that it was made from."""
     given = run.info.get("given")
     names = [*given, "attest", *changed] if isinstance(given, list) else None
     return command(run.settings | changed, run.source, given=names, verb=spec.train, arguments=spec.arguments)
@@ -132,7 +132,7 @@ def next_command(
     run: RunParts,
     spec: ReportSpec,
 ) -> str:
-    """What to type when a gate did not pass; empty when it did, or was not checked."""
+    """The command to try when a gate did not pass; empty when it did, or was not checked."""
     if gate.get("status") not in ("hold", "not yet"):
         return ""
     again, known = train_command(run, spec), run.verdict.get("attested") or {}

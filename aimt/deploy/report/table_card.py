@@ -1,4 +1,4 @@
-"""The lines that only a model of a table can fill: what it predicts from which inputs, the rule of decision, groups, scores, and rows.
+"""The lines of a model card that are specific to a table: what is predicted from which inputs, the decision rule, groups, scores, and rows.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/table_card.html.md"""
 

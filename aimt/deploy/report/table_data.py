@@ -1,4 +1,4 @@
-"""What was asked, of which rows and columns, what the audit found and set aside, and how the test rows were put away.
+"""The first sections of a report: the prediction problem, what the audit found and set aside, and how the test rows were held out.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/report/table_data.html.md"""
 
@@ -93,7 +93,7 @@ def audit_section(
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #437befda
 def _findings(found: list[dict[str, Any]]) -> list[SectionTable]:
-    """The findings of the audit, gravest first."""
+    """The findings of the audit, most severe first."""
     order = {"critical": 0, "warning": 1, "note": 2}
     ranked = sorted(found, key=lambda f: order.get(f["severity"], 3))
     rows = [[f"{f['severity'].capitalize()}: {f['check']}", f.get("evidence"), f.get("advice")] for f in ranked]
@@ -101,7 +101,7 @@ def _findings(found: list[dict[str, Any]]) -> list[SectionTable]:
 
 
 def _all_columns(audit: dict[str, Any]) -> list[SectionTable]:
-    """What each column holds."""
+    """What each column contains."""
     columns = [
         [c["name"], c.get("kind"), percent(c.get("missing")), f"{c.get('n_unique') or 0:,}", str(c.get("example") or "")[:60]]
         for c in audit.get("columns") or []
@@ -113,7 +113,7 @@ def _all_columns(audit: dict[str, Any]) -> list[SectionTable]:
 def split_section(
     run: RunParts,  # With `split`, and perhaps `shift`, among its metrics
 ) -> SectionContent:
-    """How many rows were put away as the test, how they were chosen, and whether the parts are alike."""
+    """How many rows were held out as the test, how they were chosen, and whether the parts are alike."""
     split = as_dict(run.metrics.get("split"))
     if not split:
         return SectionContent(text=["The rows were not split."])

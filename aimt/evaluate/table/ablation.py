@@ -1,4 +1,5 @@
-"""What is a part of the table worth? A quick model is trained with and without it on the same folds; the paired difference of the errors has an interval, and the interval decides, or says *cannot tell*.
+"""What is a column, or a part of the rows, worth? A quick model is trained with and without it on the same folds; the verdict follows from the confidence
+interval of the paired difference of the errors, and may be *cannot tell*.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/ablation.html.md"""
 
@@ -63,7 +64,7 @@ class Bench:
         y: np.ndarray | None = None,  # Other answers to learn from, of all rows
         table: Encoded | None = None,  # Another table, such as one with fewer columns
     ) -> np.ndarray:
-        """What the quick model says of the rows `valid`, having learned the answers `y` of the rows `train`."""
+        """Predictions of the quick model for the rows `valid`, trained on the targets `y` of the rows `train`."""
         table = table or self.table
         table = table if y is None else replace(table, y=y)
         bags = [cross_fit(c, table, [(train, valid)], seed=self.seed, threads=self.threads, max_rounds=60) for c in _QUICK]
@@ -75,11 +76,11 @@ class Bench:
         return 1 - score if self.metric.higher_is_better else score
 
     def judge(self, pool: np.ndarray, valid: np.ndarray) -> float:
-        """The error of a pool."""
+        """The error of predictions from `pool`."""
         return self.score(pool_to_prediction(pool, self.table.task), valid)
 
     def keep(self, train: np.ndarray, valid: np.ndarray) -> None:
-        """Predict the rows `valid` with everything there is."""
+        """Predict the rows `valid` with all rows and columns."""
         self.pred[valid] = pool_to_prediction(self.pool(train, valid), self.table.task)
 
     def error(self, train: np.ndarray, valid: np.ndarray, **how: Any) -> float:
@@ -159,7 +160,7 @@ def paired_gain(
     errors: np.ndarray,  # Errors of some of the folds, 2 or more
     other: np.ndarray,  # Errors of the same folds with the change
 ) -> dict[str, float]:  # value, low, high
-    """By how much the second errors are smaller, fold by fold, with an interval that knows that folds share rows."""
+    """How much smaller the second errors are, fold by fold, with an interval corrected for the rows that folds share."""
     return {key: v for key, v in corrected_difference(errors, other, test=1 / len(bench.folds)).items() if key != "p"}
 
 # %% ../../../nbs/evaluate/table/46_ablation.ipynb #bf129151
@@ -177,7 +178,7 @@ def smallest_gain(
     bench: Bench,  # Which task it is
     now: float,  # The error now
 ) -> float:
-    """The smallest gain that is worth talking of."""
+    """The smallest gain that matters."""
     return max(HARDLY * abs(now), 0.0 if bench.table.task == "regression" else 0.001)
 
 # %% ../../../nbs/evaluate/table/46_ablation.ipynb #2b1cfe52
@@ -237,7 +238,7 @@ def cannot_tell(
     reason: str,  # Why nothing can be said
     what: str | None = None,  # Other words for the lever
 ) -> dict[str, Any]:  # The fields of `judge_lever`
-    """A lever of which nothing is known."""
+    """The entry of a lever that could not be measured."""
     what = what or _LEVERS[name]
     return {
         "name": name,

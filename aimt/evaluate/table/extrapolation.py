@@ -1,4 +1,5 @@
-"""The learning curve in three directions: train with fewer rows, fewer rows of one class, or fewer columns, fit a law of the error, and extrapolate to more of them, with an interval, or *cannot tell*.
+"""Train with fewer rows, fewer rows of one class, or fewer columns, fit a curve to the errors, and extrapolate to more of them, with an interval, or with the
+verdict *cannot tell*.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/extrapolation.html.md"""
 
@@ -70,7 +71,7 @@ def rows_lever(
     base: np.ndarray,  # Error of each fold with all rows
     curve: dict[str, Any] | None = None,  # From `learning_curve`; measured here when None
 ) -> dict[str, Any]:  # From `judge_lever`
-    """The gain of twice the rows."""
+    """The gain from twice the rows."""
     assumed = "the error goes on falling as a power law of the rows"
     if curve is not None:
         return _of_curve(bench, base, curve, assumed)
@@ -104,7 +105,7 @@ def rare_class_lever(
     base: np.ndarray,  # Error of each fold with all rows
     labels: list[str],  # Names of the classes
 ) -> dict[str, Any] | None:  # From `judge_lever`; None when no class is rare
-    """The gain of twice the rows of the rarest class."""
+    """The gain from twice the rows of the rarest class."""
     if bench.table.task == "regression":
         return None
     counts = np.bincount(bench.table.y, minlength=bench.table.n_classes)
@@ -147,7 +148,7 @@ def _fewer_columns(bench: Bench, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _strongest(bench: Bench) -> str:
-    """The column that the trees of the first fold owe most to."""
+    """The most important column of the trees of the first fold."""
     (member,) = cross_fit(QUICK_TREES, bench.table, bench.folds[:1], seed=bench.seed, threads=bench.threads, max_rounds=60).members
     owed = pd.Series(member.booster.feature_importance("gain"), index=bench.sources[0])
     return str(owed.groupby(level=0).sum().idxmax())
@@ -157,7 +158,7 @@ def columns_lever(
     bench: Bench,  # Table and folds
     base: np.ndarray,  # Error of each fold with all columns
 ) -> dict[str, Any]:  # From `judge_lever`, and `strongest`: what the strongest column brings
-    """The gain of two more columns like the existing ones."""
+    """The gain from two more columns like the existing ones."""
     names = _columns(bench)
     if len(names) < 4:
         return cannot_tell("features", f"{len(names)} columns are too few to take some away")

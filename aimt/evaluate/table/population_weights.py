@@ -1,4 +1,5 @@
-"""State the shares of a population, and get weights with which a table stands for it, by post-stratification or raking, and their effective sample size.
+"""From the known shares of a population, compute weights that make a table representative of it, by post-stratification or raking, and the effective sample
+size that remains.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/table/population_weights.html.md"""
 
@@ -109,7 +110,7 @@ def _adding_up(column: str, shares: dict[str, float]) -> dict[str, float]:
 # %% ../../../nbs/evaluate/table/28_population_weights.ipynb #21129334
 @dataclass(frozen=True)
 class Margin:
-    """The groups of a column, or of several crossed, as the population states them and as the table has them."""
+    """The groups of a column, or of a crossing of columns: their stated shares, and their rows in the table."""
 
     column: str  # As stated: "age", or "age,sex" for a crossing
     names: list[str]  # Groups
@@ -289,5 +290,5 @@ def margin_weights(
 def effective_rows(
     weights: np.ndarray,  # Shape (n,)
 ) -> float:
-    """How many rows of equal weight would be worth as much (Kish 1965)."""
+    """Effective sample size: how many rows of equal weight would give the same variance (Kish 1965)."""
     return float(weights.sum() ** 2 / max(np.square(weights).sum(), 1e-300))

@@ -1,5 +1,4 @@
-"""The checkpoints and frozen graphs of Mozilla's DeepSpeech as settings and state of our network, and our network as a graph for the original's
-client.
+"""Read the checkpoints and frozen graphs of Mozilla's DeepSpeech into our network, and export our network as a graph for the original client.
 
 Docs: https://aimt-dev.github.io/aimt/models/audio/mozilla_files.html.md"""
 
@@ -39,7 +38,7 @@ _TORCH_GATES, _TF_GATES = "ifco", "icfo"  # input, forget, cell, output
 
 
 def _gates(x: Tensor, order: str, new: str) -> Tensor:
-    """The four equal parts of the last axis in another order."""
+    """Reorder the four equal parts of the last axis."""
     parts = dict(zip(order, x.chunk(4, -1), strict=True))
     return torch.cat([parts[gate] for gate in new], -1)
 
@@ -47,7 +46,7 @@ def _gates(x: Tensor, order: str, new: str) -> Tensor:
 def to_tensorflow(
     state: dict[str, Tensor],  # Of a `DeepSpeech`
 ) -> dict[str, np.ndarray]:
-    """The tensors as the original calls and orders them."""
+    """The tensors with the names and axes of the original."""
     state = dict(state)
     state["lstm.bias_ih_l0"] = state["lstm.bias_ih_l0"] + state.pop("lstm.bias_hh_l0")
     theirs = to_hf(state, _DEEPSPEECH_RULES)
@@ -80,7 +79,7 @@ def _scalar(constants: dict[str, Any], name: str, usual: int) -> int:
 def graph_parts(
     path: str | Path,  # A frozen .pb or .pbmm of the original
 ) -> tuple[DeepSpeechConfig, dict[str, Tensor]]:  # Settings and state of a `DeepSpeech`
-    """What an exported graph holds: weights, sizes and alphabet are all inside. Raises `ModelFormatError`."""
+    """The settings and the state in an exported graph, which contains weights, sizes and alphabet. Raises `ModelFormatError`."""
     nodes = {n.name: n for n in read_nodes(path)}
     constants = {n.name: n.attrs["value"] for n in nodes.values() if "value" in n.attrs}
     try:
@@ -105,7 +104,7 @@ def checkpoint_parts(
     prefix: Path,  # From `aimt.models.audio.tf_files.checkpoint_prefix`
     alphabet: Sequence[str] | None = None,  # By default ``alphabet.txt`` beside it, else English
 ) -> tuple[DeepSpeechConfig, dict[str, Tensor]]:  # Settings and state of a `DeepSpeech`
-    """What a training checkpoint of the original holds, which does not know its alphabet. Raises `ModelFormatError`."""
+    """The settings and the state in a training checkpoint of the original, which lacks the alphabet. Raises `ModelFormatError`."""
     tensors = read_checkpoint(prefix)
     beside = prefix.with_name("alphabet.txt")
     if alphabet is None:

@@ -1,4 +1,4 @@
-"""From samples to mel-frequency cepstral coefficients, number for number those of TensorFlow, with the alphabet and the settings of a DeepSpeech.
+"""From samples to mel-frequency cepstral coefficients (MFCC) equal to those of TensorFlow, and the alphabet and settings of a DeepSpeech model.
 
 Docs: https://aimt-dev.github.io/aimt/models/audio/speech_features.html.md"""
 
@@ -83,7 +83,7 @@ class Alphabet:
         write_text(path, "".join(("\\#" if c == "#" else c) + "\n" for c in self.characters))
 
     def to_bytes(self) -> bytes:
-        """As the original keeps it inside a graph: a count, then number, length and UTF-8 bytes of each."""
+        """As the original stores it in a graph: a count, then number, length and UTF-8 bytes of each."""
         parts = [struct.pack("<H", len(self))]
         for i, c in enumerate(self.characters):
             raw = c.encode()
@@ -92,7 +92,7 @@ class Alphabet:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "Alphabet":
-        """The way back. Raises `ModelFormatError` for bytes that are no alphabet."""
+        """Inverse of `to_bytes`. Raises `ModelFormatError` for bytes that are not an alphabet."""
         try:
             count, at, found = struct.unpack_from("<H", raw)[0], 2, {}
             for _ in range(count):
@@ -195,7 +195,7 @@ def mfcc(
     x: Tensor,  # (..., N) samples from -1 to 1
     config: DeepSpeechConfig,
 ) -> Tensor:  # (..., T, n_features) float32
-    """Mel-frequency cepstral coefficients, number for number those that TensorFlow's audio operations give."""
+    """Mel-frequency cepstral coefficients, equal to those of TensorFlow's audio operations."""
     hann, bands, cosines, n_fft = (
         t.to(x.device) if isinstance(t, Tensor) else t for t in _front_end(config.window, config.sample_rate, config.n_features)
     )

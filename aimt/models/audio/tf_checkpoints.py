@@ -1,4 +1,4 @@
-"""The weights of a training checkpoint (`.index` with `.data-...`), read and written with numpy alone, every tensor against its checksum.
+"""The weights of a training checkpoint (`.index` with `.data-...`), read and written with numpy alone; every tensor is verified against its checksum.
 
 Docs: https://aimt-dev.github.io/aimt/models/audio/tf_checkpoints.html.md"""
 
@@ -42,7 +42,7 @@ for _i in range(256):
 def crc32c(
     raw: Any,  # bytes, or an array of bytes
 ) -> int:
-    """Castagnoli's checksum. Long inputs go as many strips side by side, which are then joined."""
+    """CRC-32C (Castagnoli) checksum. Long inputs are processed as many strips side by side, and combined."""
     data = np.frombuffer(raw, np.uint8)
     strips = len(data) // 4096
     crc = 0xFFFFFFFF
@@ -62,7 +62,7 @@ def crc32c(
 
 
 def _zeros_tables(n: int) -> list[list[int]]:
-    """What n zero bytes do to a checksum, byte by byte of it (the operation is linear)."""
+    """The effect of n zero bytes on a checksum, as a table for each of its bytes (the operation is linear)."""
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
     for _ in range(n):
         bits = _CRC[bits & 255] ^ (bits >> np.uint32(8))
@@ -78,13 +78,13 @@ def _zeros_tables(n: int) -> list[list[int]]:
 
 
 def masked_crc(raw: Any) -> int:
-    """The checksum as these files keep it: turned and shifted, since a checksum of a checksum is weak."""
+    """The checksum as these files store it: rotated, plus a constant, since a checksum of a checksum is weak."""
     c = crc32c(raw)
     return ((c >> 15 | c << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def snappy(raw: bytes) -> bytes:
-    """Unpack Snappy: pieces that are given, and pieces that came before."""
+    """Decompress Snappy: literal pieces, and copies of earlier output."""
     size, at = read_varint(raw, 0)
     out = bytearray()
     while at < len(raw):
@@ -129,7 +129,7 @@ def _block(raw: memoryview, handle: tuple[int, int]) -> bytes:
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block; a key stores only its difference from the one before."""
+    """Keys and values of a block; a key stores only its difference from the previous one."""
     end = len(block) - 4 - 4 * struct.unpack("<I", block[-4:])[0]
     at, key = 0, b""
     while at < end:
@@ -168,7 +168,7 @@ def read_table(
 def checkpoint_prefix(
     path: str | Path,  # A prefix such as DIR/best_dev-1234, its .index file, or the folder
 ) -> Path:
-    """Where a checkpoint begins. In a folder: what ``best_dev_checkpoint`` or ``checkpoint`` names, else the only one."""
+    """The prefix of a checkpoint. In a folder: what ``best_dev_checkpoint`` or ``checkpoint`` names, else the only one."""
     path = Path(path)
     if path.is_dir():
         for name in ("best_dev_checkpoint", "checkpoint"):
@@ -246,7 +246,7 @@ def write_checkpoint(
 
 
 def _write_block(f: Any, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A block in which every key is whole; gives its handle."""
+    """Write a block in which every key is complete; returns its handle."""
     body, restarts = b"", []
     for key, value in pairs:
         restarts.append(len(body))

@@ -31,7 +31,7 @@ _PIECES = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+
 
 
 def _letters() -> list[str]:
-    """The letter that stands for each byte, in the order of OpenAI's vocabulary."""
+    """The letter that represents each byte, in the order of OpenAI's vocabulary."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(b) for b in plain] + [chr(256 + i) for i in range(256 - len(plain))]
 

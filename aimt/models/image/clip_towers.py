@@ -1,4 +1,4 @@
-"""A vision transformer reads a picture as a sequence of patches, a causal text transformer reads a caption; each gives one vector.
+"""A vision transformer (ViT) reads a picture as a sequence of patches, a causal text transformer reads a caption; each gives one embedding.
 
 Docs: https://aimt-dev.github.io/aimt/models/image/clip_towers.html.md"""
 

@@ -1,4 +1,4 @@
-"""Classes described in words make a classifier without training; search is one matrix product, and a linear probe needs few labels.
+"""Zero-shot classification needs only the classes in words, retrieval is one matrix product, and a linear probe needs few labels.
 
 Docs: https://aimt-dev.github.io/aimt/models/image/zero_shot.html.md"""
 
@@ -55,7 +55,7 @@ def embed_texts(
 
 
 def _quiet(encode: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor) -> Tensor:
-    """`encode` without dropout, whatever the model was doing."""
+    """`encode` in evaluation mode; the previous mode is restored."""
     training = model.training
     model.eval()
     try:

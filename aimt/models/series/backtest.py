@@ -1,4 +1,4 @@
-"""Rolling origins as a test: a forecaster against four baselines that need no model, and a check that columns "known ahead" really are.
+"""Measure the error of a forecaster at several origins in the past, next to four simple baselines, and check that columns "known ahead" really are known.
 
 Docs: https://aimt-dev.github.io/aimt/models/series/backtest.html.md"""
 
@@ -30,7 +30,7 @@ def simple_forecasts(
     season: int,  # Steps in a season, m; 1 for none
     horizon: int,  # Steps ahead, H
 ) -> dict[str, np.ndarray]:  # For each of SIMPLE, shape (B, H)
-    """The last value again, the last season again, the line through first and last value, and the mean."""
+    """Four baselines: the last value, the last season, the line through the first and last value (drift), and the mean."""
     steps, repeat = np.arange(1, horizon + 1), lambda x: np.tile(np.array(x)[:, None], horizon)
     last = repeat([v[-1] for v in values])
     slope = np.array([(v[-1] - v[0]) / max(len(v) - 1, 1) for v in values])
@@ -45,10 +45,10 @@ def backtest(
     *,
     n_origins: int = 3,  # Origins, one horizon apart, the last one a horizon before the end
 ) -> pd.DataFrame:  # One row a series and origin: mase, that of each of SIMPLE, naive (last season), coverage, inner, loss, volume
-    """Judge a forecaster at origins of the past. Raises `DataError` when all is too short.
+    """Evaluate a forecaster at origins in the past. Raises `DataError` when every series is too short.
 
-    Known columns are taken as they came; steps whose value was filled in are not judged. `coverage` and `inner` are the shares of
-    values inside the outer levels, and inside half of that way from the forecast.
+    Known columns have their real values; steps whose value was filled in are not judged. `coverage` and `inner` are the shares of
+    values inside the outer levels, and inside half the distance from the forecast to them.
     """
     rows = []
     for origin in range(check_whole(n_origins, "n_origins")):
@@ -135,7 +135,7 @@ def told_ahead(
     season: int,  # Steps in a season; 1 for none
     reach: int,  # Steps by which a column may be shifted, in both directions
 ) -> pd.DataFrame:  # column, told (adjusted R squared of the best shift), shift
-    """How much of the changes of the target, season taken away, each column known ahead tells."""
+    """How much of the seasonally differenced changes of the target each column known ahead explains."""
     columns = [n.split("=", 1)[0] for n in panel.known_names]
     rows = []
     for column in dict.fromkeys(columns):

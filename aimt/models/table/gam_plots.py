@@ -1,4 +1,4 @@
-"""The most important terms of a generalised additive model for a report: each as a plot, and as a sentence.
+"""The most important shape functions (terms) of a generalised additive model, each as a plot and as a sentence for a report.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/gam_plots.html.md"""
 
@@ -29,7 +29,7 @@ def additive_report(
     *,
     most: int = 4,  # Terms that are shown, a map among them if there is one
 ) -> dict[str, Any]:  # target, label, odds, cut, n_columns, n_curves, n_pairs, n_rows, rest, parts, terms; plain data
-    """What a report says of a readable model: its most important terms as curves, bars or maps, each with a sentence."""
+    """The most important terms of an additive model as curves, bars or maps, each with a sentence."""
     found = model.additive_
     ranked = sorted(found.terms, key=lambda t: -t.importance)
     power, shown = {id(t): t.importance**2 for t in ranked}, ranked[:most]
@@ -105,7 +105,7 @@ def _crowded(counts: np.ndarray, share: float = 0.995) -> tuple[int, int]:
 
 # %% ../../../nbs/models/table/37_gam_plots.ipynb #e583cf91
 def _shown_pair(term: Term, model: AdditiveModel, problem: Problem) -> dict[str, Any]:
-    """A pair as a small table: neighbouring cells of many are put together, each counting as much as it has rows."""
+    """A pair as a small table: neighbouring cells are merged, each weighted by its number of rows."""
     k, label = _output(term, problem)
     table, counts = term.values[..., k], term.counts.astype(float)
     names = []
@@ -147,7 +147,7 @@ def _mark(edge: float) -> str:
 
 
 def _moved(value: float, odds: bool) -> str:
-    """What a value of a term does, in words."""
+    """The effect of a value of a term, in words."""
     factor = float(np.exp(np.clip(value, -30, 30)))
     if odds:
         return f"×{factor:.2g}" if factor < 99.5 else f"×{factor:,.0f}"

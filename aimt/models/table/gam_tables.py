@@ -1,4 +1,4 @@
-"""What a fitted generalised additive model is: a base value and a table for each term, as plain data that goes to JSON and back.
+"""A fitted GAM is a base value and one table for each term: plain data, written to JSON and read back, with prediction by look-up.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/gam_tables.html.md"""
 
@@ -62,7 +62,7 @@ class Term:
 
     @property
     def importance(self) -> float:
-        """How far the term moves the margin of a training row: root mean square, of several outputs the largest."""
+        """Root mean square of the term over the training rows; the largest of several outputs."""
         squares = np.tensordot(self.counts / max(self.counts.sum(), 1), self.values**2, axes=self.counts.ndim)
         return float(np.sqrt(squares.max(initial=0.0)))
 

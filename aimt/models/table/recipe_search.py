@@ -1,4 +1,5 @@
-"""With sixty seconds and a table: which recipes to fit, on how many folds, how often, and when to stop. Everything is decided on out-of-fold predictions.
+"""Given a table and a time limit: which recipes (models with their hyperparameters) to fit, on how many folds, how often, and when to stop. All decisions use
+out-of-fold predictions.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/recipe_search.html.md"""
 
@@ -35,7 +36,7 @@ def make_folds(
     classification: bool,  # Give every fold its share of every class
     seed: int = 0,
 ) -> np.ndarray:  # Fold of each row
-    """Deal rows into folds like cards: class by class, in random order."""
+    """Assign rows to folds in turn, in random order, class by class (stratified)."""
     rng = np.random.default_rng(seed)
     order = np.lexsort((rng.random(len(y)), y)) if classification else rng.permutation(len(y))
     fold = np.empty(len(y), dtype=np.int64)
@@ -102,7 +103,7 @@ def error_of(
 
 @dataclass
 class Search:
-    """What the search found."""
+    """The result of the search."""
 
     bags: list[FoldEnsemble]
     weights: np.ndarray
@@ -177,7 +178,7 @@ def search(
 
 
 def _batches(items: Sequence[Any], n_folds: int) -> Iterator[Sequence[Any]]:
-    """The first alone, for it says how long a fit takes; then one at a time, or as many as keep all workers busy."""
+    """The first recipe alone, since it shows how long a fit takes; then one at a time, or as many as keep all workers busy."""
     size = max(1, round(n_workers() / n_folds))
     yield items[:1]
     yield from (items[i : i + size] for i in range(1, len(items), size))
@@ -316,9 +317,9 @@ def _repeat(
 
 
 def _refit(maker: "_Maker", bags: list[FoldEnsemble], weights: np.ndarray, fold: np.ndarray) -> bool:
-    """Replace the members of the selected bags by members that leave out one stretch of time each; True when the clock had a say.
+    """Replace the members of the selected bags by members that leave out one stretch of time each; True when the clock had an influence.
 
-    What the chained folds predicted stays: it is what can be promised. Without time, the member of the latest pair stays.
+    The predictions of the chained folds are kept, since they estimate the error on later rows. Without time, the member of the latest pair is kept.
     """
     cut, pairs = False, fold_pairs(fold)[: 1 if len(fold) >= LARGE_ROWS else None]
     for bag in (b for b, w in zip(bags, weights, strict=True) if w > 0):
@@ -333,7 +334,7 @@ def _refit(maker: "_Maker", bags: list[FoldEnsemble], weights: np.ndarray, fold:
 
 # %% ../../../nbs/models/table/68_recipe_search.ipynb #9569124c
 def _regrow(maker: "_Maker", chosen: list[FoldEnsemble], log: list[dict[str, Any]], metric: str | None) -> bool:
-    """Move a part of the weight of chosen trees to members grown on all rows, as time permits; True when the clock had a say."""
+    """Move a part of the weight of the selected trees to members fitted on all rows, as time permits; True when the clock had an influence."""
     most, share = _WHOLE_OF_NUMBERS if maker.table.task == "regression" else _WHOLE
     cut = False
     for bag in chosen:
@@ -355,7 +356,7 @@ def _regrow(maker: "_Maker", chosen: list[FoldEnsemble], log: list[dict[str, Any
 
 
 def _thin(chosen: list[FoldEnsemble], most: float) -> None:
-    """Give up members of folds while a prediction costs more nanoseconds than it may, where members grown on all rows have the weight."""
+    """Remove members of folds while a prediction takes longer than it may, where members fitted on all rows have the weight."""
     while sum(bag.cost_ns for bag in chosen) > most and (able := [b for b in chosen if b.whole and len(b.members) > 2]):
         dear = max(able, key=lambda bag: bag.cost_ns)
         dear.members = dear.members[:-1]
@@ -374,7 +375,7 @@ def _finish(bags: list[FoldEnsemble], weights: np.ndarray, log: list[dict[str, A
 
 
 def network_seconds(table: Encoded) -> float:
-    """Seconds that must be left for a network to be worth beginning: to load torch, and some twenty epochs."""
+    """Seconds that must be left to start a network: for loading torch, and some twenty epochs."""
     columns = table.Z.shape[1] if table.Z is not None else 0
     return 3.0 + 20 * epoch_seconds(len(table.y), 10 * columns)
 

@@ -1,4 +1,5 @@
-"""The time limit bounds training, and a second budget bounds prediction; both decide which recipes are tried, with how many rounds, and on how many rows.
+"""A time limit bounds training, and a second budget bounds the time of a prediction; together they decide which recipes are tried, with how many boosting
+rounds, and on how many rows.
 
 Docs: https://aimt-dev.github.io/aimt/models/table/search_budget.html.md"""
 
@@ -24,7 +25,7 @@ LARGE_ROWS = 50_000  # From here on, one holdout instead of folds
 def prediction_budget_ns(
     n_rows: int,  # Training rows
 ) -> float:  # Nanoseconds that the prediction of one row may take on one core
-    """What a prediction may cost: 70 µs, from `MANY_ROWS` on 110, and from `LARGE_ROWS` on 40, falling to 4."""
+    """Time limit of a prediction: 70 µs, from `MANY_ROWS` on 110, and from `LARGE_ROWS` on 40, falling to 4."""
     if n_rows >= LARGE_ROWS:
         return 1000 * float(np.clip(40 * LARGE_ROWS / n_rows, 4, 40))
     return 110_000.0 if n_rows >= MANY_ROWS else 70_000.0
@@ -37,7 +38,7 @@ def max_rounds(
     n_members: int,  # Members of a bag
     n_outputs: int = 1,  # Trees per round
 ) -> int:
-    """Rounds a member may grow so that its bag stays within the budget; with many rows, within half of it, so that two recipes can."""
+    """Boosting rounds of a member with which its bag stays within the budget; with many rows, within half of it, to leave room for two recipes."""
     share = 0.5 if MANY_ROWS <= n_rows < LARGE_ROWS else 1.0
     return int(np.clip(share * prediction_budget_ns(n_rows) / (candidate.round_cost_ns(n_outputs) * n_members), 20, 6000))
 
@@ -86,7 +87,7 @@ def affordable_rows(
     limit: float | None,  # Seconds
     seed: int = 0,
 ) -> np.ndarray:  # Row numbers, ascending
-    """The rows that can be encoded and binned in a third of the time: all of them, or a random part."""
+    """The rows that can be encoded and binned in a third of the time: all of them, or a random sample."""
     seconds = _CELL_SECONDS * max(len(schema.columns), 1) + _READ_SECONDS * _words(schema)
     most = n_rows if limit is None else max(1000, int(limit / 3 / seconds))
     return np.arange(n_rows) if n_rows <= most else np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))

@@ -1,4 +1,4 @@
-"""Mask some words of any text and train the encoder to fill them in from both sides; next-sentence prediction is an option.
+"""Masked language modelling (MLM): hide some words of a text and train the encoder to predict them from both sides; next-sentence prediction is an option.
 
 Docs: https://aimt-dev.github.io/aimt/models/text/masked_language_model.html.md"""
 

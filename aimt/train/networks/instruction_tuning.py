@@ -1,5 +1,4 @@
-"""Conversations as token ids and targets for a language model: a template for the roles, targets on the assistant's words alone, and packed
-batches.
+"""Supervised fine-tuning on conversations: a chat template for the roles, a loss on the assistant's tokens only, and packed batches.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/instruction_tuning.html.md"""
 
@@ -72,7 +71,7 @@ def encode_chat(
 
 # %% ../../../nbs/train/networks/18_instruction_tuning.ipynb #d96d14e7
 class ChatBatches:
-    """Endless batches of packed conversations, with ids, targets and documents (B, L); a position that can be stored."""
+    """Endless batches of packed conversations, with ids, targets and documents (B, L); the position can be saved."""
 
     def __init__(
         self,

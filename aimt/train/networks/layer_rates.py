@@ -1,4 +1,4 @@
-"""Which weights of a pre-trained network are trained, from which step on, and at which rate: by patterns of names and by the distance of a
+"""Choose which weights of a pre-trained network are trained, from which step on, and at which learning rate: by patterns of names and by the distance of a
 layer from the output.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/layer_rates.html.md"""
@@ -43,7 +43,7 @@ def freeze(
 
 
 def unfreeze(model: nn.Module, patterns: str | Sequence[str] = "*") -> float:
-    """Train some parameters again; the share of weights that are trained then."""
+    """Train some parameters again; returns the share of weights that are trained."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     check_patterns([p for p in patterns if p != "*"], [n for n, _ in model.named_parameters()])
     for name, p in model.named_parameters():
@@ -147,7 +147,7 @@ class GradualUnfreezing:
         self._apply(trainer)
 
     def on_end(self, trainer: Trainer) -> None:
-        """All as it was."""
+        """Restore what was trainable before."""
         for _, p in self.params:
             p.requires_grad_(True)
 
@@ -161,7 +161,7 @@ class GradualUnfreezing:
 
 # %% ../../../nbs/train/networks/17_layer_rates.ipynb #46cf77af
 class _Recomputed:
-    """In front of a block's class: its `forward` is run again in the backward pass."""
+    """Mixin for a block's class: its `forward` is run again in the backward pass."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         run = super().forward  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Forecasts the seconds of a training step from its operations, two speeds of the machine, and a probe of a third of a second.
+"""Forecasts the time of a training step from its operations, the speed and memory bandwidth of the machine, and a probe of a third of a second.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/step_time.html.md"""
 
@@ -51,7 +51,7 @@ def memory_bandwidth(
 
 
 def _fastest(call, seconds: float, device: str) -> float:
-    """Seconds of the fastest call within a time, after one to warm up. On a CPU the neighbours' time is not counted."""
+    """Seconds of the fastest call within a time, after one to warm up. On a CPU, the time of other processes is not counted."""
     gpu = device.startswith("cuda")
     wait, clock = (torch.cuda.synchronize, time.perf_counter) if gpu else ((lambda: None), _clock)
     call()
@@ -103,7 +103,7 @@ def machine_rates(
     device: str = "cpu",
     threads: int = 0,  # Only to tell measurements apart; 0 for torch's number
 ) -> dict[str, Any]:  # flops and bytes per second, seconds per operation and per fresh page
-    """What bounds a step: matrix products, moving data, starting an operation, fetching memory. Takes a fifth of a second."""
+    """The rates that bound a step: matrix products, moving data, starting an operation, allocating memory. Takes a fifth of a second."""
     a, b, small = (torch.rand(n, device=device) for n in (500_000, 500_000, 16))
     return {
         "flops": measure_peak(precision, device=device, seconds=0.1),
@@ -149,7 +149,7 @@ def probe(
     rowwise_tables: bool = False,
     seconds: float = 0.3,  # What it may take after a first step, in which torch prepares its kernels
 ) -> dict[str, Any]:  # factors by kind, op_seconds, and token_seconds of what a dry run does not show
-    """Run steps of the same network with one layer, and see how much slower than its roofline each kind of operation is."""
+    """Run steps of the same network with one layer, and measure how much slower than its roofline each kind of operation is."""
     tokens, rows, length = batch_size * seq_len, 1, min(seq_len, 128)
     with torch.random.fork_rng(devices=[]):
         make = lambda n: _Trial(config, optimizer, precision, rowwise_tables, n / tokens, rates["page_seconds"])
@@ -169,7 +169,7 @@ def probe(
 
 # %% ../../../nbs/train/networks/02_step_time.ipynb #7d1d8379
 class _Trial:
-    """Real steps of a network with one layer and any numbers as weights; its tables are smaller if there are fewer tokens."""
+    """Real steps of a network with one layer and arbitrary weights; its tables are smaller if there are fewer tokens."""
 
     def __init__(self, config: GPTConfig, optimizer: str, precision: str, rowwise: bool, share: float, page: float):
         vocab = max(1, min(config.vocab_size, 8_000_000 // config.n_embd))

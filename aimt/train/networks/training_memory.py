@@ -44,7 +44,7 @@ class Op(NamedTuple):
 
 @dataclass
 class DryRun:
-    """What a training step would do, found by going through the motions without data."""
+    """The operations and memory of a training step, found by running it without data."""
 
     weights: int = 0  # Bytes
     gradients: int = 0
@@ -144,7 +144,7 @@ def dry_run(
     rowwise_tables: bool = False,  # The n-gram table is updated row by row, as `train_text` does
     steps: int = 3,
 ) -> DryRun:
-    """Go through training steps with tensors that have shapes but no data, and write down what would happen."""
+    """Run training steps with tensors that have shapes but no data, and record operations and memory."""
     with _no_memory_of_tensors(), FakeTensorMode(), Meter() as meter:
         run = _Rehearsal(config, optimizer, precision, ema, rowwise_tables)
         out = DryRun(weights=_size(run.model.parameters()), tokens=batch_size * seq_len, accumulation=accumulation)
@@ -163,7 +163,7 @@ def dry_run(
 
 # %% ../../../nbs/train/networks/00_training_memory.ipynb #3eac3483
 class _Rehearsal:
-    """Does what `Trainer` does with memory, in the same order."""
+    """Allocates and frees memory as `Trainer` does, in the same order."""
 
     def __init__(self, config: GPTConfig, optimizer: str, precision: str, ema: bool, rowwise: bool):
         self.model = GPT(config)
@@ -232,7 +232,7 @@ class _Rehearsal:
 # %% ../../../nbs/train/networks/00_training_memory.ipynb #8a4817f9
 @contextmanager
 def _no_memory_of_tensors() -> Iterator[None]:
-    """Tensors that the layers remember from call to call are forgotten on the way in and out: data and no data do not mix."""
+    """Clear the tensors that layers cache between calls, before and after: real and fake tensors must not mix."""
     forget = [f.cache_clear for f in vars(layers).values() if hasattr(f, "cache_clear")]
     for f in forget:
         f()
@@ -273,7 +273,7 @@ print(json.dumps([most, fresh]))
 
 @dataclass(frozen=True)
 class AllocatorModel:
-    """What the C library makes of the requests of a training."""
+    """What the allocator of the C library does with the requests of a training run."""
 
     held: int  # Bytes: most that it had from the system
     fresh: int  # Bytes that it allocates from the system in every step
@@ -284,9 +284,9 @@ def replay_allocations(
     *,
     keep: int = 0,  # Freed blocks of up to this many bytes stay with the process, see `aimt.train.networks.pretrain.keep_memory`
 ) -> AllocatorModel:
-    """Make the same requests to the C library for real, in a process of their own that never writes to the memory.
+    """Repeat the requests to the C library in a separate process that never writes to the memory.
 
-    Where there is no glibc, a tenth more than the peak.
+    Without glibc, the peak plus a tenth.
     """
     job = {"requests": run.requests, "last_step": run.last_step, "mallopt": [(-3, keep), (-1, 2**31 - 1)] if keep else []}
     try:
@@ -304,7 +304,7 @@ def largest_batch(
     optimizer: str = "adamw",
     precision: str = "auto",
 ) -> int:  # Rows; 0 when not even one fits
-    """The largest micro batch that fits: memory grows in a straight line with the rows."""
+    """The largest micro batch that fits: memory grows linearly with the number of rows."""
     budget = 1e6 * (memory_mb or 0.9 * this_machine()["available_mb"])
     precision = pick_precision(pick_device()) if precision == "auto" else precision
     run = lambda rows: dry_run(config, rows, seq_len, optimizer=optimizer, precision=precision).peak * 1.2

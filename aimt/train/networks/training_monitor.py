@@ -1,4 +1,4 @@
-"""A hook records gradients, updates, activations and input waiting times during training, and boils them down to a few numbers that a rule can
+"""A hook records gradients, updates, activations and the time spent waiting for data during training, and summarises them in a few numbers that a rule can
 judge.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/training_monitor.html.md"""
@@ -111,7 +111,7 @@ class TrainingMonitor:
             self._old = {}
 
     def evidence(self) -> dict[str, Any]:
-        """All that was seen, for `diagnose_network`."""
+        """Everything recorded, for `diagnose_network`."""
         return {"history": self.history, "samples": self.samples, **self.facts}
 
 # %% ../../../nbs/train/networks/03_training_monitor.ipynb #201d0e3c
@@ -161,7 +161,7 @@ def exponential_average(values: Sequence[float], keep: float = 0.9) -> list[floa
 def symptoms(
     evidence: dict[str, Any],  # From `TrainingMonitor.evidence`
 ) -> dict[str, float]:  # Measures that the rules of `diagnose_network` use; unavailable ones are absent
-    """The evidence, boiled down to a few numbers. Losses are measured in units of what guessing costs."""
+    """Summarise the evidence in a few numbers. Losses are measured in units of the loss of uniform guessing."""
     history, samples = evidence["history"], evidence.get("samples") or []
     rows = history.steps
     out: dict[str, float] = {k: evidence[k] for k in _FACTS if evidence.get(k) is not None}
@@ -242,7 +242,7 @@ def _step_symptoms(samples: list[dict[str, Any]], steps: int) -> dict[str, float
 
 # %% ../../../nbs/train/networks/03_training_monitor.ipynb #e9fd6113
 def _flow_symptoms(samples: list[dict[str, Any]], rows: list[dict[str, float]], clip: float, unit: float) -> dict[str, float]:
-    """How signals and gradients fare on their way through the layers, in the first looks."""
+    """How signals and gradients grow or fade through the layers, in the first records."""
     spreads = [x for x in samples[0]["spread"].values() if x > 0]  # exactly 0 where branches start at zero
     norms = {r["step"] - 1: r["grad_norm"] for r in rows}
     pulls: dict[str, list[float]] = {}
@@ -257,7 +257,7 @@ def _flow_symptoms(samples: list[dict[str, Any]], rows: list[dict[str, float]], 
 
 
 def _dead_share(samples: list[dict[str, Any]]) -> float:
-    """Largest share of a layer's inputs that were still in every later look."""
+    """Largest share of a layer's inputs that were constant in every later record."""
     later = samples[len(samples) // 3 :]
     dead = {n: [s["dead"][n] for s in later if n in s["dead"]] for n in later[-1]["dead"]}
     shares = [float(np.logical_and.reduce(masks).mean()) for masks in dead.values() if len({m.shape for m in masks}) == 1]
