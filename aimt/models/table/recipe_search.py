@@ -319,7 +319,7 @@ def _repeat(
 def _refit(maker: "_Maker", bags: list[FoldEnsemble], weights: np.ndarray, fold: np.ndarray) -> bool:
     """Replace the members of the selected bags by members that leave out one stretch of time each; True when the clock had an influence.
 
-    The predictions of the chained folds are kept, since they estimate the error on later rows. Without time, the member of the latest pair is kept.
+    The predictions of the chained folds are kept, since they estimate the error on later rows. Without time, the latest member is kept.
     """
     cut, pairs = False, fold_pairs(fold)[: 1 if len(fold) >= LARGE_ROWS else None]
     for bag in (b for b, w in zip(bags, weights, strict=True) if w > 0):
@@ -334,7 +334,7 @@ def _refit(maker: "_Maker", bags: list[FoldEnsemble], weights: np.ndarray, fold:
 
 # %% ../../../nbs/models/table/68_recipe_search.ipynb #9569124c
 def _regrow(maker: "_Maker", chosen: list[FoldEnsemble], log: list[dict[str, Any]], metric: str | None) -> bool:
-    """Move a part of the weight of the selected trees to members fitted on all rows, as time permits; True when the clock had an influence."""
+    """Move a part of the weight of the selected trees to members fitted on all rows, as time permits; True when the clock mattered."""
     most, share = _WHOLE_OF_NUMBERS if maker.table.task == "regression" else _WHOLE
     cut = False
     for bag in chosen:

@@ -38,7 +38,7 @@ def max_rounds(
     n_members: int,  # Members of a bag
     n_outputs: int = 1,  # Trees per round
 ) -> int:
-    """Boosting rounds of a member with which its bag stays within the budget; with many rows, within half of it, to leave room for two recipes."""
+    """Boosting rounds of a member with which its bag stays within the budget; with many rows, within half of it, so that two fit."""
     share = 0.5 if MANY_ROWS <= n_rows < LARGE_ROWS else 1.0
     return int(np.clip(share * prediction_budget_ns(n_rows) / (candidate.round_cost_ns(n_outputs) * n_members), 20, 6000))
 
