@@ -298,16 +298,16 @@ def taken(place: Place) -> Callable[[], Any]:
 
 
 def starved(place: Place) -> pd.DataFrame:
-    from aimt.models.table import estimators
+    from aimt.models.table import recipe_search
 
-    real = estimators.cross_fit
+    real = recipe_search.cross_fit
 
     def fails(candidate: Any, *args: Any, **options: Any) -> Any:
         if candidate.kind != "linear" and "31" in candidate.name:
             raise MemoryError
         return real(candidate, *args, **options)
 
-    place.patch.setattr(estimators, "cross_fit", fails)
+    place.patch.setattr(recipe_search, "cross_fit", fails)
     return bad.numbers()
 
 

@@ -22,6 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..io.dtypes import as_text as json_text
+
 # %% ../../../nbs/data/table/00_parse.ipynb #e52c85ee
 def as_text(
     series: pd.Series,  # Values of any type
@@ -62,6 +64,8 @@ def text_of(value: Any) -> str | None:
         return None if number != number else str(int(number)) if whole else str(value)
     if isinstance(value, datetime):
         return value.isoformat(sep=" ").removesuffix(" 00:00:00")
+    if isinstance(value, (list, tuple, dict, np.ndarray)):
+        return json_text(value)  # as a file with this value has it
     return str(value)
 
 

@@ -307,7 +307,7 @@ class Checkpoints:
             except NewerFormatError:
                 raise
             except ModelFormatError as e:
-                warnings.warn(f"{e}. It is skipped", stacklevel=2)
+                warnings.warn(f"{e.where}: {e.what}. It is skipped", stacklevel=2)
         return None
 
     def load(

@@ -353,7 +353,7 @@ def latest_sharded(
             return int(path.name.removeprefix("step-"))
         except RunError as e:
             if rank == 0:
-                warnings.warn(f"checkpoint skipped: {e}", stacklevel=2)
+                warnings.warn(f"checkpoint skipped: {e.where}: {e.what}", stacklevel=2)
     return None
 
 
