@@ -22,7 +22,7 @@ from ..table.schema import Schema
 # %% ../../../nbs/data/checks/17_neighbours.ipynb #bcb28fd0
 _RATIOS = (0.15, 0.3, 0.5, 0.6)  # Of two distances, the smaller over the larger
 _SMALLEST = 0.02  # The same for rows that differ in the last digits
-_MOST_TWINS = 10  # Near rows of one test row, at most
+_MOST_TWINS = 6  # Near rows of one test row, at most
 _FIRST, _LATER = 1.96, 2.6  # Standard errors for the first step, and for the others, of which there are several
 MOST_TEST, MOST_TRAIN = 1_000, 20_000  # Rows that are compared, at most
 MOST_LEVELS, CODE = 30, 16  # Levels with a place of their own; of more levels each has a random code of this length
@@ -42,7 +42,7 @@ def _places(cells: Cells, rng: np.random.Generator) -> np.ndarray:
     return rng.choice([-1.0, 1.0], (levels, CODE))[codes] / np.sqrt(2 * CODE)
 
 
-def _nearest(test: np.ndarray, train: np.ndarray, k: int = _MOST_TWINS + 2, step: int = 200) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(test: np.ndarray, train: np.ndarray, k: int = 2 * _MOST_TWINS + 1, step: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Distances to the k nearest training rows, shape (T, k), and the place of the nearest."""
     norm, distances, first = (train**2).sum(1), [], []
     for part in (test[i : i + step] for i in range(0, len(test), step)):
@@ -92,24 +92,25 @@ def near_twins(
     if len(names) < 2 or len(train) < 20 or len(test) < 20:
         return NearTwins(len(test), 0.0, 0.0, None)
     places = np.column_stack([_places(read_cells(frame, schema, c), rng) for c in names]).astype(np.float32)
-    distance, first = _nearest(places[test], places[train], min(_MOST_TWINS + 2, len(train)))
+    distance, first = _nearest(places[test], places[train], min(2 * _MOST_TWINS + 1, len(train)))
     steps = distance[:, :-1] / np.maximum(distance[:, 1:], 1e-12)
     steps[distance[:, :-1] == 0] = 1.0  # equal rows are counted elsewhere
     apart = np.where(distance[:, :-1] < 2e-3, 1.0, steps)
-    found = [_excess(large, k) for large in [*(apart <= r for r in _RATIOS), steps <= _SMALLEST] for k in range(steps.shape[1] - 1)]
+    found = [_excess(large, k) for large in [*(apart <= r for r in _RATIOS), steps <= _SMALLEST] for k in range(1, steps.shape[1] // 2 + 1)]
     share, low = max(found, key=lambda e: e[1])
     at = int(steps[:, 0].argmin())
     return NearTwins(len(test), max(share, 0.0), max(low, 0.0), (int(test[at]), int(train[first[at]])))
 
 
 def _excess(
-    large: np.ndarray,  # Whether each step of each test row is large (its ratio of distances small), shape (T, steps)
-    k: int,  # The step that is tested; the next one says how often it is large by chance
+    large: np.ndarray,  # Whether each step of each test row is a large one, shape (T, steps)
+    k: int,  # The step that is looked at, from 1 on; the steps after it, up to the 2k-th, say what chance does
 ) -> tuple[float, float]:
-    """Share of test rows whose k-th step is large beyond chance, and the lower end of its interval."""
-    n, power = len(large), (k + 1) / (k + 2)
-    one, two = large[:, k].mean(), large[:, k + 1].mean()
-    chance = (two + 1 / n) ** power
-    slope = power * chance / (two + 1 / n)
-    error = np.sqrt(one * (1 - one) / n + slope**2 * two * (1 - two) / n)
-    return float(one - chance), float(one - chance - (_LATER if k else _FIRST) * error)
+    """Share of test rows whose k-th step is large, beyond chance, and the lower end of its interval."""
+    n, one, later = len(large), large[:, k - 1].mean(), np.arange(k + 1, 2 * k + 1)
+    other = large[:, later - 1].mean(axis=0)
+    chances = (other + 1 / n) ** (k / later)
+    j = int(chances.argmax())
+    slope = k / later[j] * chances[j] / (other[j] + 1 / n)
+    error = np.sqrt(one * (1 - one) / n + slope**2 * other[j] * (1 - other[j]) / n)
+    return float(one - chances[j]), float(one - chances[j] - (_LATER if k > 1 else _FIRST) * error)
