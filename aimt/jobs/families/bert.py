@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError
 from ...data.text.token_files import pack
-from .base import ExampleBatches, FinetuneTask
+from .base import ExampleBatches, FinetuneTask, word_parts
 from ...models.text.bert import reading, text_batches
 from ...models.text.text_classification import BERTForClassification
 from ...models.text.sentence_embeddings import mean_vectors
@@ -161,8 +161,7 @@ class BERTFamily(FinetuneTask):
 
     def parts(self, value: Any) -> tuple[list[str], Callable[[np.ndarray], Any]]:
         """The words of a text."""
-        words = str(value).split()
-        return words, lambda stay: " ".join(w for w, keep in zip(words, stay, strict=True) if keep)
+        return word_parts(value)
 
     def belief(self, model: Any, inputs: Sequence[Any], answer: str) -> np.ndarray:
         """Log-odds of a class."""

@@ -31,7 +31,7 @@ from ...core.files import read_json, write_json
 from ...core.foreign import foreign_file
 from ...data.image.read import CLIPImages, read_image
 from ...explain.occlusion import square_edges
-from .base import FinetuneTask, load_frame
+from .base import FinetuneTask, files_below, load_frame
 from ...models.image.clip import CLIP
 from ...models.image.clip_towers import CLIPConfig
 from ...models.image.clip_tokenizer import CLIPTokenizer
@@ -49,8 +49,7 @@ _MIN_PICTURES = 5  # Of a class
 
 def pictures_in(folder: str | Path) -> list[str]:
     """The picture files below a folder, by their endings, in order; hidden ones are not meant."""
-    found = (p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(str(p) for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts))
+    return files_below(folder, SUFFIXES)
 
 
 def _folder_table(folder: Path, columns: tuple[str, str]) -> pd.DataFrame:

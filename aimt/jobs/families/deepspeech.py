@@ -29,7 +29,7 @@ from ...core.files import read_json, write_json
 from ...core.foreign import foreign_file
 from ...data.audio.read import Resampler, read_audio, stream_audio
 from ...generate.audio.ctc_decoding import LMScorer, Transcript, beam_search, greedy, read_arpa, train_lm, word_times, write_arpa
-from .base import ExampleBatches, FinetuneTask, load_frame, read_pairs
+from .base import ExampleBatches, FinetuneTask, files_below, load_frame, read_pairs
 from ...metrics.speech import edit_distance, plain_text
 from ...models.audio.deepspeech import DeepSpeech, ctc_loss, speech_loss
 from ...models.audio.speech_features import Alphabet, DeepSpeechConfig, mfcc
@@ -41,8 +41,7 @@ MAX_SECONDS = 30.0  # Of a recording to learn from: errors fade over longer ones
 
 def recordings_in(folder: str | Path) -> list[str]:
     """The recordings below a folder, by their endings, in order; hidden ones are not meant."""
-    found = (p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(str(p) for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts))
+    return files_below(folder, SUFFIXES)
 
 
 def _as_table(source: str | Path | pd.DataFrame, column: str, targets: bool) -> pd.DataFrame:

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/families/gpt.html.md"""
 # %% auto #0
 __all__ = ['PIECE', 'Sequences', 'GPT_FAMILY', 'to_input', 'to_messages', 'read_conversations', 'read_pieces', 'is_plain',
            'encode_examples', 'prompt_of', 'AnswerBatches', 'by_length', 'token_nats', 'ask', 'longest_of',
-           'word_parts', 'most_similar', 'GPTFamily']
+           'most_similar', 'GPTFamily']
 
 # %% ../../../nbs/jobs/families/10_gpt.ipynb #4558ac8c
 import itertools
@@ -32,7 +32,7 @@ from ...data.text.tokenizer import Tokenizer
 from ...data.text.token_files import pack
 from ...generate.text.beam_search import beam_ids
 from ...generate.text.sampling import generate_ids, make_sampling, write_texts
-from .base import ExampleBatches, FinetuneTask
+from .base import ExampleBatches, FinetuneTask, word_parts
 from ...models.text.gpt import GPT, gpt_loss
 from ...models.layers.hub import find_model
 from ...train.networks.instruction_tuning import CHAT, chat_prompt, encode_chat
@@ -308,12 +308,6 @@ def longest_of(folder: Path) -> int:
     if type(told) is not int or told < 1:
         raise ModelFormatError(f"max_new_tokens is {str(told)[:40]}, and should be a whole number from 1 on", where=str(path))
     return told
-
-
-def word_parts(value: Any) -> tuple[list[str], Callable[[np.ndarray], str]]:
-    """The words of a text, and a function that leaves some out."""
-    words = str(value).split()
-    return words, lambda stay: " ".join(w for w, keep in zip(words, stay, strict=True) if keep)
 
 
 def most_similar(

@@ -24,8 +24,8 @@ from ...core.files import write_json
 from ...data.text.span_corruption import encode_pairs, pack_pairs, pad_pairs
 from ...data.text.tokenizer import Tokenizer
 from ...generate.text.beam_search import check_tokenizer, generate_seq2seq
-from .base import ExampleBatches, FinetuneTask
-from .gpt import by_length, longest_of, most_similar, word_parts
+from .base import ExampleBatches, FinetuneTask, word_parts
+from .gpt import by_length, longest_of, most_similar
 from ...metrics.text import chrf
 from ...models.layers.hub import find_model
 from ...models.text.t5 import T5, t5_loss

@@ -29,7 +29,7 @@ from ..shared.external_model import ExternalModel, Predictions, class_prediction
 from ..shared.external_model import probability_predictions, read_answers
 from ..shared.options import flag_of, given_options, stored_settings
 from ..shared.pipeline import Work
-from ..shared.source import read_source
+from ..shared.source import about_table, read_source
 from ...metrics.registry import get_metric
 
 # %% ../../../nbs/jobs/steps/18_judge_read.ipynb #2b0b8be9
@@ -56,20 +56,9 @@ class JudgeWork(Work):
     def about(self) -> dict[str, Any]:
         """What the run stores about the file, the problem, and what was inferred."""
         t = self.table
-        data = {
-            "source": t.source,
-            "format": t.format,
-            "encoding": t.encoding,
-            "delimiter": t.delimiter,
-            "rows": len(t.frame),
-            "columns": t.frame.shape[1],
-            "fingerprint": t.fingerprint,
-            "warnings": t.warnings,
-            "seconds": t.seconds,
-        }
         self.run.write("schema.json", self.schema.to_dict())
         return {
-            "data": data,
+            "data": about_table(t),
             "problem": self.problem.to_dict(),
             "notes": [*t.warnings, *self.schema.notes, *self.notes],
             "command": repeat_command(self),

@@ -43,7 +43,7 @@ from ...evaluate.table.population_weights import population_margins, read_popula
 from ...evaluate.table.representativeness import against_population
 from ...evaluate.table.covariate_shift import find_shift
 from ...evaluate.table.leak_impact import measure_leak_impact
-from ..shared.source import read_source
+from ..shared.source import about_table, read_source
 from ..shared.pipeline import Work
 from ...metrics.registry import get_metric
 from ...train.table.time_budget import compare, plan
@@ -84,19 +84,8 @@ class TableWork(Work):
     def about(self) -> dict[str, Any]:
         """What the run keeps about the file, the question, and what was inferred."""
         table = self.table
-        data = {
-            "source": table.source,
-            "format": table.format,
-            "encoding": table.encoding,
-            "delimiter": table.delimiter,
-            "rows": len(table.frame),
-            "columns": table.frame.shape[1],
-            "fingerprint": table.fingerprint,
-            "warnings": table.warnings,
-            "seconds": table.seconds,
-        }
         self.run.write("schema.json", self.schema.to_dict())
-        return {"data": data, "problem": self.problem.to_dict(), "notes": [*table.warnings, *self.schema.notes, *self.notes]}
+        return {"data": about_table(table), "problem": self.problem.to_dict(), "notes": [*table.warnings, *self.schema.notes, *self.notes]}
 
     def unasked(self, name: str) -> str:
         """A note about an attestation that no gate asked for."""
