@@ -1,6 +1,6 @@
 """Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command.
 
-`pytest -m quick` says in two minutes whether a change is sane: the checks of the repository, the fastest page of each room, a run
+`pytest -m quick` is a choice of fast tests of every room: the checks of the repository, the fastest page of each room, a run
 of each kind, and one round of each case of the fuzz test. `pytest --measure` records how long pages take, from which it chooses.
 """
 
