@@ -51,7 +51,7 @@ def explain(
     asked = _asked({"columns": columns, "change": change, "surrogate_rules": surrogate_rules, "stability": stability})
     if (desired or immutable) and not change:
         raise ProblemError(f"--{'desired' if desired else 'immutable'} says what a change may be", hint="Give --change too")
-    if rows is not None and asked in ("columns", "surrogate_rules"):
+    if rows is not None and asked in ("columns", "surrogate-rules"):
         raise ProblemError(f"--{asked} is about all rows", hint="Leave out --rows")
     if time_limit is not None and not stability:
         raise ProblemError("--time-limit is for --stability, which trains new models", hint="Give --stability too")
@@ -105,7 +105,7 @@ def explain_table(
 
 def _asked(questions: dict[str, Any]) -> str:
     """The name of the question that is asked instead of the usual one, or nothing."""
-    given = [name for name, value in questions.items() if value]
+    given = [name.replace("_", "-") for name, value in questions.items() if value]
     if len(given) > 1:
         raise ProblemError(f"--{given[0]} and --{given[1]} are two questions", hint="Ask one at a time")
     return given[0] if given else ""
