@@ -122,7 +122,7 @@ def _train_command() -> Any:
     command.owners = owners
     return command
 
-
+# %% ../../nbs/cli/02_kind_commands.ipynb #d0355302
 def _finetune_command() -> Any:
     from aimt.jobs.shared.pipeline import get_kind
 

@@ -174,7 +174,7 @@ def predict(
         run, source, out=out, coverage=coverage, conditional_on=conditional_on, thresholds=thresholds, overwrite=overwrite, quiet=quiet
     )
 
-
+# %% ../../nbs/cli/04_main.ipynb #ccd31cf7
 @app.command()
 @one_line_errors
 def evaluate(
@@ -207,7 +207,7 @@ def evaluate(
     else:
         print("\n".join(resolve("aimt.jobs.verbs.evaluate:score_lines")(scores)))
 
-
+# %% ../../nbs/cli/04_main.ipynb #cd3d9fa4
 @app.command()
 @one_line_errors
 def compare(
@@ -255,7 +255,7 @@ def compact(
     else:
         print("\n".join(resolve("aimt.jobs.verbs.compact:compact_lines")(new)))
 
-
+# %% ../../nbs/cli/04_main.ipynb #e918e224
 @app.command()
 @one_line_errors
 def explain(
@@ -296,7 +296,7 @@ def explain(
     else:
         print("\n".join(resolve("aimt.jobs.verbs.explain:reason_lines")(reasons)))
 
-
+# %% ../../nbs/cli/04_main.ipynb #2c9d9468
 @app.command()
 @one_line_errors
 def generate(
@@ -346,7 +346,7 @@ def generate(
         print(piece, end="", flush=True)
     print()
 
-
+# %% ../../nbs/cli/04_main.ipynb #0103440f
 @app.command()
 @one_line_errors
 def plan(
@@ -385,7 +385,7 @@ def doctor(run: RunPath, as_json: Json = False) -> None:
     else:
         print("\n".join(resolve("aimt.jobs.verbs.doctor:finding_lines")(findings)))
 
-
+# %% ../../nbs/cli/04_main.ipynb #221a81cf
 @app.command()
 @one_line_errors
 def report(run: RunPath) -> None:

@@ -43,7 +43,7 @@ def on_cluster(
     with (_dask if scheme == "dask" else _ray)(address, timeout) as options, joblib.parallel_config(n_jobs=-1, **options):
         yield
 
-
+# %% ../../nbs/core/25_cluster.ipynb #bc4b87cc
 def _host_and_port(address: str) -> bool:
     try:
         parts = urlsplit(address)

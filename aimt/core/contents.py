@@ -26,7 +26,7 @@ class CompactSettings(TypedDict):
     members: int | None
     max_latency_ms: float | None
 
-
+# %% ../../nbs/core/37_contents.ipynb #875d01ce
 class Settings(TypedDict, total=False):
     """What was asked for, of any kind of run."""
 
@@ -77,7 +77,7 @@ class Settings(TypedDict, total=False):
     patience: int
     retention_data: str | None
 
-
+# %% ../../nbs/core/37_contents.ipynb #130b90da
 class About(TypedDict, total=False):
     """What is known of the data."""
 
@@ -177,7 +177,7 @@ class Finding(TypedDict):
     evidence: str
     advice: str
 
-
+# %% ../../nbs/core/37_contents.ipynb #5bd25353
 class CompactPrice(TypedDict):
     """What a compact model costs."""
 
@@ -265,7 +265,7 @@ class Audit(TypedDict, total=False):
     kept: list[str]
     population: dict[str, Any] | list[Any]
 
-
+# %% ../../nbs/core/37_contents.ipynb #d9941750
 class SchemaColumn(TypedDict):
     """How a column is read."""
 

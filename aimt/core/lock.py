@@ -137,7 +137,7 @@ class DirectoryLock:
         """Whether it was not released yet."""
         return self._finalizer.alive
 
-
+# %% ../../nbs/core/32_lock.ipynb #bd903d20
 class _Held:
     """The open lock file, shared with the thread that counts."""
 
@@ -180,7 +180,7 @@ class _Held:
 
 _HELD: "weakref.WeakSet[_Held]" = weakref.WeakSet()
 
-
+# %% ../../nbs/core/32_lock.ipynb #a42f82f9
 def _beat(held: _Held) -> None:
     beat = 1
     while not held.over.wait(BEAT) and held.write(beat):

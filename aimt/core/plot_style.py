@@ -62,7 +62,7 @@ def _small_png(
     reduced.save(small, "PNG", optimize=True, dpi=(dpi, dpi))
     return small.getvalue()
 
-
+# %% ../../nbs/core/15_plot_style.ipynb #7e100e0a
 def new_figure(
     width: float = 5.2,  # Inches
     height: float = 2.6,  # Inches

@@ -22,7 +22,7 @@ FAIRNESS = {
     "regression": ("mean-error",),
 }  # Criteria by which groups can be compared; the first is the usual one
 
-
+# %% ../../nbs/core/30_problem.ipynb #d2dab6bf
 @dataclass(frozen=True)
 class Problem:
     """The question put to the data. Frozen: use `replace` to change a field."""

@@ -66,7 +66,7 @@ class Stage:
         """Say what came out; shown when the step ends."""
         self.result = text
 
-
+# %% ../../nbs/core/10_progress.ipynb #81a637c9
 class Progress:
     """Prints one line for each step to `stream`, with its result and its seconds."""
 

@@ -386,7 +386,7 @@ def _made_by(info: dict[str, Any], name: str) -> bool:
         return name in info.get("files", {}) or name in _UNSEALED or (name.split("/")[0] in _UNSEALED_FOLDERS and _is_own(name))
     return _is_own(name)
 
-
+# %% ../../nbs/core/40_run.ipynb #5b99168e
 def _clear(path: Path, info: dict[str, Any] | None) -> None:
     """Remove the files of an old run, and none besides. Its ledger stays: the test rows remain seen."""
     mine = [name for name in _names(path) if name not in (LOCK, LEDGER) and _made_by(info, name)] if info else []
@@ -433,7 +433,7 @@ def _checked(path: Path) -> dict[str, Any]:
             )
     return info
 
-
+# %% ../../nbs/core/40_run.ipynb #96ae7828
 def _rename(info: dict[str, Any]) -> None:
     """Options and fields that an older version stored under other names."""
     for part, known in (("settings", Settings.__annotations__), ("problem", Problem.__annotations__)):

@@ -49,7 +49,7 @@ def _check_fields(value: Any, kind: Any, where: str, field: str) -> None:
         if name in hints:
             check_type(item, hints[name], where=where, field=_path(field, name))
 
-
+# %% ../../nbs/core/03_typed.ipynb #14e581fb
 def _needed(kind: Any) -> list[str]:
     """The fields that must be there, in their order."""
     if is_typeddict(kind):

@@ -114,7 +114,7 @@ def _region(measure: _Measure, now: Scenario, name: str, left: Callable[[], bool
     ends = [(now.cost[name] * f[0], f[1]) if f else (None, None) for f in (down, up)]
     return Region(name, now.cost[name], ends[0][0], ends[1][0], ends[0][1], ends[1][1])
 
-
+# %% ../../nbs/decide/08_cost_sensitivity.ipynb #0e8886d7
 def cost_sensitivity(
     problem: Problem,
     decision: dict[str, Any] | None,  # From `decision_report`

@@ -44,7 +44,7 @@ GATES = {
     "training": Gate("training", "Was the training healthy?", "training", "fault"),
 }
 
-
+# %% ../../nbs/decide/20_finetune_gates.ipynb #01110e3b
 @dataclass(frozen=True)
 class Figure:
     """The figure by which a network is judged."""
@@ -91,7 +91,7 @@ def _merit(gate: Gate, gain: dict[str, float], limits: TunedLimits, n: int, text
         detectable=smallest_detectable(half, limits.gain) if half < float("inf") else None,
     )
 
-
+# %% ../../nbs/decide/20_finetune_gates.ipynb #416f201b
 def gain_gate(
     figure: Figure,
     before: np.ndarray | None,  # Figure of each held-out example by the pretrained network
@@ -137,7 +137,7 @@ def baseline_gate(
         "gained against the best simple way",
     )
 
-
+# %% ../../nbs/decide/20_finetune_gates.ipynb #057febc5
 def near_gate(near: np.ndarray | None, limits: TunedLimits) -> GateResult:
     """Fault: test examples that are nearly training examples."""
     gate = GATES["near-duplicates"]
@@ -189,7 +189,7 @@ def pretraining_gate(seen: Mapping[str, float] | None, base: str, limits: TunedL
         detectable=smallest_detectable(seen["high"] - seen["value"], limits.seen),
     )
 
-
+# %% ../../nbs/decide/20_finetune_gates.ipynb #e38d4de1
 def collapse_gate(answers: Sequence[str], truth: Sequence[str], limits: TunedLimits) -> GateResult:
     """Fault: one answer is given far more often than any answer is true."""
     (answer, n), common = Counter(answers).most_common(1)[0], Counter(truth).most_common(1)[0][1]

@@ -59,7 +59,7 @@ class GateResult:
         """A row of `metrics.json`."""
         return asdict(self) | {"needs_attestation": list(self.needs_attestation), "shown": self.shown}
 
-
+# %% ../../nbs/decide/05_gate.ipynb #67f5040f
 @dataclass(frozen=True)
 class Gate:
     """What is asked of every model of a kind, and how the answer counts."""
@@ -199,7 +199,7 @@ class Verdict:
             "advice": list(dict.fromkeys(g.advice for g in self.failed if g.advice)),
         }
 
-
+# %% ../../nbs/decide/05_gate.ipynb #db4b51c3
 def judge(
     results: Sequence[GateResult],  # Answers of all gates
     attested: Mapping[str, str] | None = None,  # Name -> reason that a person gave

@@ -72,7 +72,7 @@ def _merit(found: ForecastEvidence, limits: ForecastLimits) -> GateResult:
         )
     return replace(answer, text=answer.text + lacks, advice="" if answer.status == "pass" else advice)
 
-
+# %% ../../nbs/decide/27_given_forecast_gates.ipynb #1ea13e68
 def _intervals(found: ForecastEvidence, limits: ForecastLimits) -> list[GateResult]:
     """Coverage and width of the intervals; not checked, and not required, where none were given."""
     promised = found.forecasts.promised
@@ -113,7 +113,7 @@ _DATED = {
     "assumed": "It is not known when they were made; those of a series were taken to be made at once, before the first of them.",
 }
 
-
+# %% ../../nbs/decide/27_given_forecast_gates.ipynb #b7db4eb0
 def origin_gate(found: ForecastEvidence, limits: ForecastLimits) -> GateResult:
     """Fault gate: forecasts made after the values were known. In doubt, a person has to attest when they were made."""
     gate, explained = GATES["origin"], found.explained

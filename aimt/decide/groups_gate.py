@@ -82,7 +82,7 @@ def _status(c: Mapping[str, Any], limits: GroupLimits) -> Status:
         return "not yet" if c["high"] > limits.serious * limit else "pass"
     return status
 
-
+# %% ../../nbs/decide/07_groups_gate.ipynb #74a20d0d
 def _relative(c: Mapping[str, Any], limits: GroupLimits, status: Status) -> tuple[float, ...]:
     """What is told first: of proven faults the largest lower end, of open questions the largest upper end, else the largest fault."""
     first = {"hold": c["low"], "not yet": c["high"], "pass": c["value"]}[status]
@@ -163,7 +163,7 @@ def _passed(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], l
     serious = number(limits.serious * _limit(c, limits))
     return f"No group has a serious fault. The largest that was found: {_lower(_told(problem, c))} A size of {serious} is excluded.", "", ""
 
-
+# %% ../../nbs/decide/07_groups_gate.ipynb #9576f4da
 def _rows_to_settle(c: Mapping[str, Any], limit: float, serious: float) -> int | None:
     """Rows in the group with which a serious fault would be excluded, or a fault proven, whichever needs fewer."""
     ways = [

@@ -70,7 +70,7 @@ def forecast_verdict(
     """SHIP, NOT YET or HOLD, with the gates, a summary and advice."""
     return judge(forecast_gates(*results, **named), attested).to_dict()
 
-
+# %% ../../nbs/decide/25_series_gates.ipynb #ac124fc8
 def _interval(judged: pd.DataFrame, values: pd.Series, limits: ForecastLimits) -> dict[str, float]:
     """Mean with its interval, clustered by origin (in blocks where origins overlap), and by series where there are enough."""
     known = values.notna()
@@ -123,7 +123,7 @@ def _finite(interval: dict[str, float]) -> dict[str, float | None]:
     """The same with None for ends that are not known."""
     return {k: v if abs(v) < float("inf") else None for k, v in interval.items()}
 
-
+# %% ../../nbs/decide/25_series_gates.ipynb #31c315b2
 def coverage_gate(judged: pd.DataFrame, promised: float, horizon: int, limits: ForecastLimits) -> GateResult:
     """Fault: the points by which the coverage falls short of its promise."""
     gate, known = GATES["coverage"], judged.dropna(subset=["coverage"])
@@ -175,7 +175,7 @@ def width_gate(judged: pd.DataFrame, promised: float, limits: ForecastLimits) ->
         detectable=min(smallest_detectable(inside["high"] - inside["value"], promised), 1.0),
     )
 
-
+# %% ../../nbs/decide/25_series_gates.ipynb #083416f0
 def gaps_gate(panel: Panel, limits: ForecastLimits) -> GateResult:
     """Fault: the share of the steps that had no value. Counted, not estimated."""
     value = float(sum(h.sum() for h in panel.holes) / max(sum(map(len, panel.holes)), 1))

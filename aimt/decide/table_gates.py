@@ -117,7 +117,7 @@ def _quoted(name: str) -> str:
 def _findings(audit: dict[str, Any], check: str) -> list[dict[str, Any]]:
     return [f for f in audit.get("findings", []) if f.get("check") == check]
 
-
+# %% ../../nbs/decide/10_table_gates.ipynb #586b7fe9
 def data_gate(
     problem: Problem,
     audit: dict[str, Any] | None,
@@ -174,7 +174,7 @@ def _label_doubts(labels: dict[str, Any] | None, limits: Limits) -> Iterator[_Do
         advice = "Look at the rows whose label surprises most. If they are right, or cannot be mended, attest it: --attest labels=REASON."
         yield _Doubt(labels["message"], advice, ("labels",), figures)
 
-
+# %% ../../nbs/decide/10_table_gates.ipynb #da4e471f
 def leakage_gate(
     problem: Problem, audit: dict[str, Any] | None, overlap: dict[str, Any] | None, limits: Limits, twins: dict[str, Any] | None = None
 ) -> GateResult:
@@ -216,7 +216,7 @@ def _leak_doubts(problem: Problem, audit: dict[str, Any], limits: Limits) -> Ite
         )
         yield _Doubt(text, advice, tuple(names), figures)
 
-
+# %% ../../nbs/decide/10_table_gates.ipynb #3439c9ca
 def _used(problem: Problem, findings: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({c for f in findings for c in f.get("columns", []) if c in problem.inputs})
 

@@ -70,7 +70,7 @@ def baseline_gate(scores: Mapping[str, Any], baseline: Mapping[str, Any] | None,
 def _ends(interval: Mapping[str, Any]) -> dict[str, float | None]:
     return {k: v if abs(v := float(interval[k])) < float("inf") else None for k in ("value", "low", "high")}
 
-
+# %% ../../nbs/decide/15_text_gates.ipynb #aed9903e
 def repeats_gate(held_out: Mapping[str, Any] | None, length: int, limits: TextLimits) -> GateResult:
     """Fault: the share of the test text that stands in the training or validation text."""
     if not held_out:
@@ -124,7 +124,7 @@ def harm_gate(
         limit_text=f"at most {number(limits.harm)}",
     )
 
-
+# %% ../../nbs/decide/15_text_gates.ipynb #2957ed35
 def copies_gate(copies: Mapping[str, Any] | None, limits: TextLimits) -> GateResult:
     """Fault: the share by which samples repeat the training or validation text more often than the test text does."""
     found = (copies or {}).get("samples")

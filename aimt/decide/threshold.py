@@ -155,7 +155,7 @@ def value_intervals(
     rest = [(i, k) for i, k in enumerate(names) if i != me]
     return values, {k: _interval(means[me] - means[i], samples[:, me] - samples[:, i], level) for i, k in rest}
 
-
+# %% ../../nbs/decide/00_threshold.ipynb #3727be25
 def _cluster_samples(
     worth: NDArray[Any],
     unit: NDArray[Any],
@@ -268,7 +268,7 @@ def decision_report(
         result |= {"baseline": None, "policies": None, "gains": None, "gain": None}
     return result | {"message": _message(result)}
 
-
+# %% ../../nbs/decide/00_threshold.ipynb #a9403536
 def _costs(problem: Problem, y: NDArray[Any]) -> tuple[bool, dict[str, float]]:
     """Whether costs were given, and the costs: those given, or Youden's."""
     if problem.cost and any(problem.cost.values()):

@@ -82,7 +82,7 @@ def _goal(problem: Problem, desired: Any, threshold: float) -> Callable[[np.ndar
     others = [i for i in range(len(problem.labels)) if i != k]
     return lambda pred: pred[:, k] - pred[:, others].max(axis=1)
 
-
+# %% ../../nbs/explain/20_counterfactuals.ipynb #2700c99c
 def counterfactuals(
     predict: Callable[[pd.DataFrame], np.ndarray],  # Predictions of a table: probabilities (n, K), or values (n,)
     known: pd.DataFrame,  # Rows whose values may be used, at least 20
@@ -141,7 +141,7 @@ def _wanted(pred: np.ndarray, problem: Problem, desired: Any, threshold: float) 
 # %% ../../nbs/explain/20_counterfactuals.ipynb #c2055a65
 State = dict[str, int]  # Column -> which of the offered values
 
-
+# %% ../../nbs/explain/20_counterfactuals.ipynb #864aba7b
 class _Search:
     """Beam search over changes of one row."""
 
@@ -313,7 +313,7 @@ class _Nearness:
                 return True
         return False
 
-
+# %% ../../nbs/explain/20_counterfactuals.ipynb #c3fc1f4d
 _CATEGORIES = 2.0  # Distance between the codes of two categories: cut at 1
 
 
@@ -364,7 +364,7 @@ def _told(
         found |= {"prediction": desired, "chance": after[0, k], "before": before[0, k]}
     return plain(found | {"message": _sentence(found)})
 
-
+# %% ../../nbs/explain/20_counterfactuals.ipynb #77fcf658
 def _sentence(found: dict[str, Any]) -> str:
     said = [f"'{c['column']}' {_words(c['after'])} instead of {_words(c['before'])}" for c in found["changes"]]
     changes = said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]

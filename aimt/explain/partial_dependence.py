@@ -73,7 +73,7 @@ def column_effect(
     }
     return plain(found | {"message": _message(found)})
 
-
+# %% ../../nbs/explain/10_partial_dependence.ipynb #7187b824
 def _grid(values: pd.Series) -> tuple[str, np.ndarray, np.ndarray]:
     """What kind of column it is, rows that hold the values of its grid, and the share of all rows near each of them."""
     known = np.flatnonzero(values.notna().to_numpy())

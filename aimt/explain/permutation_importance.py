@@ -27,7 +27,7 @@ from ..metrics.registry import get_metric
 # %% ../../nbs/explain/00_permutation_importance.ipynb #16c66bdb
 BLOCKS = 20  # Blocks of rows that the jackknife leaves out in turn
 
-
+# %% ../../nbs/explain/00_permutation_importance.ipynb #33317202
 def permutation_importance(
     predict: Callable[[pd.DataFrame], np.ndarray],  # Predictions of a table: probabilities (n, K), or values (n,)
     frame: pd.DataFrame,  # Rows the model has not seen
@@ -101,7 +101,7 @@ def permutation_importance(
         }
     )
 
-
+# %% ../../nbs/explain/00_permutation_importance.ipynb #c015657d
 def _shuffled(
     predict: Callable[[pd.DataFrame], np.ndarray], stacked: pd.DataFrame, n: int, column: str, copies: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
@@ -125,7 +125,7 @@ def blocks_left_out(n: int, clusters: np.ndarray | None, seed: int) -> np.ndarra
 def _falls(metric: Any, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.array([metric.gain(float(a), float(b)) for a, b in zip(before, after, strict=True)])
 
-
+# %% ../../nbs/explain/00_permutation_importance.ipynb #1f400330
 def jackknife_sd(replicates: np.ndarray) -> float:
     """Standard error from what is found without one block of rows after another."""
     k = len(replicates)

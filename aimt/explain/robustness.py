@@ -136,7 +136,7 @@ def _together(predict: Callable[[pd.DataFrame], np.ndarray], frame: pd.DataFrame
         if any(fault.fits(kind) for kind in kinds.values()):
             yield _Trial(fault, None, np.asarray(predict(damage(frame, fault, list(kinds), kinds, seed))), np.ones(len(frame), bool))
 
-
+# %% ../../nbs/explain/02_robustness.ipynb #b11ff642
 def robustness(
     predict: Callable[[pd.DataFrame], np.ndarray],  # Predictions of a table: probabilities (n, K), or values (n,)
     frame: pd.DataFrame,  # Rows the model has not seen, in their training types
@@ -178,7 +178,7 @@ def _affordable(n: int, speed: float, seconds: float, columns: Sequence[str], ki
     each = 1 + len(FAULTS) + sum(fault.share for c in columns for fault in FAULTS if fault.fits(kinds[c]))  # predictions of each row
     return int(np.clip(seconds / max(speed * each, 1e-12), min(n, 100), n))
 
-
+# %% ../../nbs/explain/02_robustness.ipynb #61eab012
 def _loss(metric: Metric, y: np.ndarray, before: np.ndarray, trial: _Trial, left_out: np.ndarray | None) -> dict[str, Any]:
     """The loss of one trial with its interval."""
     value = metric.gain(float(metric.function(y, before)), float(metric.function(y, trial.pred)))
@@ -226,7 +226,7 @@ def fragility(
     lost = squared_errors(y[hit], after[hit]) - squared_errors(y[hit], before[hit])
     return {k: v / stake for k, v in mean_interval(lost, level=level, clusters=None if clusters is None else clusters[hit]).items()}
 
-
+# %% ../../nbs/explain/02_robustness.ipynb #e43056c8
 def _rank(
     trials: list[_Trial], y: np.ndarray, before: np.ndarray, losses: list[dict[str, Any]], clusters: np.ndarray | None
 ) -> list[dict[str, Any]]:

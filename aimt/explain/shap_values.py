@@ -71,7 +71,7 @@ def explain_rows(
         for i, (number, why) in enumerate(zip(numbers, whys, strict=True))
     ]
 
-
+# %% ../../nbs/explain/05_shap_values.ipynb #6953b3e0
 def _answer(pred: np.ndarray, truth: Any, problem: Problem) -> dict[str, Any]:
     """Prediction and truth in words."""
     if problem.task == "regression":
@@ -191,7 +191,7 @@ _CHANCES = (
     0.999,
 )
 
-
+# %% ../../nbs/explain/05_shap_values.ipynb #db7cf738
 def plot_row(
     example: dict[str, Any],  # One of the results of `explain_rows`
     top: int = 7,  # Columns shown; the others are summed up
@@ -232,7 +232,7 @@ def plot_row(
     _axis(ax, example)
     return fig
 
-
+# %% ../../nbs/explain/05_shap_values.ipynb #e2bdadcf
 def _said(total: float, example: dict[str, Any], *, base: bool = False) -> str:
     """A point on the axis in words: a chance, or a number. The base value is a mean of log-odds, and no chance."""
     if base and example.get("chance") is not None:

@@ -38,7 +38,7 @@ from ..metrics.registry import get_metric
 FEWEST = 5  # Newly trained models without which nothing is said about training
 Fit = Callable[[np.ndarray, int, float], Any]  # A model from row numbers, a seed, and the seconds it may take
 
-
+# %% ../../nbs/explain/25_stability.ipynb #990bfa88
 def reason_stability(
     model: Any,  # Has `predict_raw(frame)`, and `contributions(frame, class_code=...)` if `rows` are given
     train: pd.DataFrame | None,  # Rows to train quick models on; None: only the test rows are resampled
@@ -99,7 +99,7 @@ def reason_stability(
         found["row_reasons"] = _told_rows(model, rows, codes, [shares for _, shares in made], problem)
     return plain(found | {"messages": stability_sentences(found), "seconds": time.monotonic() - start})
 
-
+# %% ../../nbs/explain/25_stability.ipynb #aceb6974
 def _about(problem: Problem) -> dict[str, Any]:
     metric = get_metric(problem.metric, problem.task)
     return {"metric": metric.name, "label": metric.label}
@@ -191,7 +191,7 @@ def _told_columns(columns: list[str], own: np.ndarray, draws: np.ndarray, top: i
     share = between.sum() / max(between.sum() + within.sum(), 1e-30)
     return {"columns": told, "training_share": float(share) if len(draws) > 1 else None}
 
-
+# %% ../../nbs/explain/25_stability.ipynb #9d0dc2b4
 def _column_sentence(c: dict[str, Any], top: int) -> str:
     where = f"place {c['place_low']}" if c["place_low"] == c["place_high"] else f"places {c['place_low']} to {c['place_high']}"
     if c["stable"]:
@@ -326,7 +326,7 @@ def _told_rows(model: Any, rows: pd.DataFrame, codes: list[int | None], made: li
         told.append({"row": i, "reasons": reasons, **_same_answer(pred[i], [p[i] for _, p in made], problem)})
     return [one | {"message": _row_sentence(one)} for one in told]
 
-
+# %% ../../nbs/explain/25_stability.ipynb #c7be7ece
 def _same_answer(pred: Any, others: list[Any], problem: Problem) -> dict[str, Any]:
     if problem.task == "regression":
         return {"prediction": float(pred), "same_answer": None, "low": np.quantile(others, 0.05), "high": np.quantile(others, 0.95)}

@@ -250,7 +250,7 @@ def _again_words(again: dict[str, Any] | None) -> list[str]:
 def _how(index: float) -> str:
     return "much the same" if index > 0.75 else "partly the same" if index >= 0.4 else "hardly the same"
 
-
+# %% ../../nbs/explain/30_surrogate_rules.ipynb #b2f4ee1e
 def rule_lines(
     found: dict[str, Any],  # From `rule_set`
 ) -> list[str]:

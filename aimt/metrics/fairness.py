@@ -69,7 +69,7 @@ def _all_numbers(values: np.ndarray) -> bool:
     kinds = {type(v) for v in values.tolist()}
     return bool(kinds) and all(issubclass(k, (int, float, np.number)) and k is not bool for k in kinds)
 
-
+# %% ../../nbs/metrics/20_fairness.ipynb #cf467aa5
 def _value_groups(values: np.ndarray, number: bool, max_groups: int) -> tuple[list[str], np.ndarray]:
     if number:
         levels, codes = np.unique(values.astype(float), return_inverse=True)

@@ -143,7 +143,7 @@ def bootstrap(
         return {m: bca_interval(value[m], scores[m], left_out[m], n=n_units, level=level) for m in value}
     return {m: _jackknife_interval(value[m], left_out[m], level, 1 / _parts(len(y))) for m in value}
 
-
+# %% ../../nbs/metrics/12_intervals.ipynb #3924e530
 def paired_difference(
     metric_fn: Callable[..., Any],  # Score of (y, pred)
     y: np.ndarray,  # Targets, shape (n,)
@@ -267,7 +267,7 @@ def _few_cases(y: np.ndarray, unit: np.ndarray | None) -> int | None:
     fewest = min(len(np.unique(np.flatnonzero(y == k) if unit is None else unit[y == k])) for k in (0, 1))
     return fewest if 0 < fewest < _FEW_CASES else None
 
-
+# %% ../../nbs/metrics/12_intervals.ipynb #b8f6160e
 def _auc_intervals(
     y: np.ndarray,
     preds: _Preds,

@@ -92,7 +92,7 @@ def word_error_rate(
     n, errors = _counts(references, hypotheses, str.split)
     return bootstrap(_ratio, n, {"wer": errors}, n_resamples=n_resamples, level=level, seed=seed)["wer"]
 
-
+# %% ../../nbs/metrics/30_speech.ipynb #6b9dd2f2
 def char_error_rate(
     references: Sequence[str],  # What was said, one text per utterance
     hypotheses: Sequence[str],  # What was heard

@@ -76,7 +76,7 @@ def _plain_wav(path: Path) -> wave.Wave_read | None:
     f.close()
     return None
 
-
+# %% ../../../nbs/data/audio/00_read.ipynb #f6a7b460
 def _with_soundfile(path: Path) -> Any:
     soundfile = require("soundfile", "audio")
     try:
@@ -211,7 +211,7 @@ def _in_pieces(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     if len(rest):
         yield rest
 
-
+# %% ../../../nbs/data/audio/00_read.ipynb #892543c3
 def read_audio(
     path: str | Path,  # A recording
     *,

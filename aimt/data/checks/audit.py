@@ -133,7 +133,7 @@ def _value_groups(cells: Cells, most: int) -> tuple[np.ndarray, list[str]]:
         codes, names = place[codes], [*(names[i] for i in large), f"other ({len(names) - most + 1} values)"]
     return codes, names
 
-
+# %% ../../../nbs/data/checks/40_audit.ipynb #f0da90fc
 def group_rates(
     groups: tuple[list[str], np.ndarray],  # Names, and group of each row, shape (n,)
     y: np.ndarray,  # Coded target, shape (n,)
@@ -270,7 +270,7 @@ def audit(
         "seconds": round(time.perf_counter() - start, 3),
     }
 
-
+# %% ../../../nbs/data/checks/40_audit.ipynb #7355d4fe
 def _hide_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndarray) -> tuple[pd.DataFrame, Schema]:
     """The table with the target of all but some rows missing."""
     seen = np.zeros(len(frame), bool)
@@ -311,7 +311,7 @@ def _columns(frame: pd.DataFrame, schema: Schema, scores: list[dict[str, Any]]) 
         )
     return out
 
-
+# %% ../../../nbs/data/checks/40_audit.ipynb #eb22ed36
 class _Watch:
     """Looks at each column as it passes, with the question in mind."""
 
@@ -368,7 +368,7 @@ _ODDITIES = (check_broken, check_placeholders, check_lengths, check_stock, check
 MOST_DATES = 10  # Columns of dates whose order is looked at
 _MOST_WHO = 30  # Columns that are asked whether they group the rows
 
-
+# %% ../../../nbs/data/checks/40_audit.ipynb #7bc36f5b
 class _Whole:
     """Gathers, while the columns pass by, what is needed to look at the table as a whole."""
 

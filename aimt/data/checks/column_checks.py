@@ -89,7 +89,7 @@ class Cells:
         """Whether each row has a value, shape (n,)."""
         return ~np.isnan(self.numbers) if self.numbers is not None else self.codes >= 0
 
-
+# %% ../../../nbs/data/checks/00_column_checks.ipynb #f8990d00
 def read_cells(
     frame: pd.DataFrame,  # The table
     schema: Schema,  # Its schema
@@ -189,7 +189,7 @@ def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
 def _are(rows: np.ndarray) -> str:
     return "is" if len(rows) == 1 else "are"
 
-
+# %% ../../../nbs/data/checks/00_column_checks.ipynb #a3e69516
 def rows_text(
     count: int,  # Rows
     n: int | None = None,  # Rows of the table; None for no percentage
@@ -320,7 +320,7 @@ def check_words(cells: Cells) -> Iterator[dict[str, Any]]:
 def _matches(levels: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(levels, pattern).to_numpy(zero_copy_only=False)
 
-
+# %% ../../../nbs/data/checks/00_column_checks.ipynb #3ba3a4bd
 def _mixed(cells: Cells, number: np.ndarray, counts: np.ndarray, levels: pa.Array) -> Iterator[dict[str, Any]]:
     share = counts[number].sum() / max(counts.sum(), 1)
     if cells.column.kind != "category" or not 0.1 <= share <= 0.95 or number.sum() < 20:
@@ -419,7 +419,7 @@ def expected_collisions(
     """How many of the values drawn are expected to repeat an earlier one (the birthday paradox)."""
     return n + n_possible * math.expm1(-n / n_possible)
 
-
+# %% ../../../nbs/data/checks/00_column_checks.ipynb #98dfd4b4
 def check_id(
     column: Column,  # What the schema knows; the values are not needed
     n_rows: int,  # Rows of the table

@@ -152,7 +152,7 @@ def check_parts(
     elif apart:
         yield _tell_part(apart, sketch)
 
-
+# %% ../../../nbs/data/checks/25_drift.ipynb #dcbeaf4e
 def _tell_order(order: dict[str, str], along: list[str], sketch: Sketch) -> Iterator[dict[str, Any]]:
     first = max((c for c in sketch.columns if c.name in order), key=lambda c: (order[c.name] == "sorted", int(c.codes.max())))
     along = [n for n in order if n != first.name] + along

@@ -49,7 +49,7 @@ def value_codes(
     """Which rows have the same value."""
     return cells.codes[rows] if cells.numbers is None else pd.factorize(cells.numbers[rows], sort=True)[0]
 
-
+# %% ../../../nbs/data/checks/15_entities.ipynb #d2f7ecee
 def pair_rows(
     codes: np.ndarray,  # From `value_codes`
     ordered: bool,  # Whether the values are numbers

@@ -112,7 +112,7 @@ def _fair_share(counts: np.ndarray, limit: int) -> np.ndarray:
         left -= share[k]
     return share
 
-
+# %% ../../../nbs/data/checks/35_leakage.ipynb #fa744194
 class Scorer:
     """Scores columns one by one against one target; the same rows and folds for each."""
 
@@ -160,7 +160,7 @@ class Scorer:
             return False
         return _form(cells, self.keep) == _form(_as_cells(self.y, self.classification), slice(None))
 
-
+# %% ../../../nbs/data/checks/35_leakage.ipynb #422300f2
 def column_scores(
     frame: pd.DataFrame,  # The table, one row for each entry of `y`
     schema: Schema,  # Its schema
@@ -207,7 +207,7 @@ class _Judge:
             return 0.0
         return float(np.corrcoef(_ranks(x[known]), self.y[known])[0, 1] ** 2)
 
-
+# %% ../../../nbs/data/checks/35_leakage.ipynb #a3220bcf
 def _ranks(x: np.ndarray) -> np.ndarray:
     """Ranks from 1; equal values share the mean of their ranks."""
     order = np.argsort(x, kind="stable")
@@ -242,7 +242,7 @@ BACKED, SURE_AUC = 0.8, 0.998  # LEAK_AUC must be backed by this share of inform
 STRONG, STRONG_R2 = 0.6, 0.8  # From here on, a column is suspicious if it is ...
 _ALONE = 0.5  # ... alone: the next best explains less than this share of what it explains
 
-
+# %% ../../../nbs/data/checks/35_leakage.ipynb #2bc705dd
 def check_leakage(
     scores: list[dict[str, Any]],  # From `column_scores`
     classification: bool,  # Whether the target is a class
@@ -306,7 +306,7 @@ def check_leakage(
             limit=STRONG if classification else STRONG_R2,
         )
 
-
+# %% ../../../nbs/data/checks/35_leakage.ipynb #9e5dd1d6
 def _encodings(scores: list[dict[str, Any]], known: set[str]) -> dict[str, dict[str, Any]]:
     """Columns computed from the target, each once: of the category that leaves least, a named one if there is one."""
     out: dict[str, dict[str, Any]] = {}

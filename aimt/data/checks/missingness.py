@@ -52,7 +52,7 @@ class Binned:
         value = show(self.names[k - 1]) if k <= len(self.names) else "a rare value"
         return f"{at} is {'not ' if above else ''}{value}"
 
-
+# %% ../../../nbs/data/checks/10_missingness.ipynb #fb7166e0
 def bin_column(
     cells: Cells,  # A column
     rows: np.ndarray,  # Rows to look at
@@ -195,7 +195,7 @@ def _relations(group: list[Binned], others: Sequence[Binned], target: str | None
             out.append((phi, other, k, table))
     return out, tried
 
-
+# %% ../../../nbs/data/checks/10_missingness.ipynb #7df4b1cb
 def _tell(group: list[Binned], relation: tuple[Any, ...], toward: bool, sketch: Sketch) -> dict[str, Any]:
     phi, other, k, table = relation
     here, there = table[0] / np.maximum(table.sum(0), 1)

@@ -55,7 +55,7 @@ def grid_of(
     low, high = np.nanquantile(cells.numbers[sample_rows(len(cells.numbers), 5000)], [0.05, 0.95])
     return Grid(1 / (high - low), 1 - low / (high - low)) if high > low else None
 
-
+# %% ../../../nbs/data/checks/20_near_duplicates.ipynb #968cdadc
 def near_hash(
     cells: Cells,  # A column
     hashes: np.ndarray,  # Hashes of its values, from `hash_cells`
@@ -94,7 +94,7 @@ def _hash_even(cells: Cells, hashes: np.ndarray) -> np.ndarray:
 _LOOK_AGAIN = 2_000_000  # Cells that are read a second time, at most
 FEWEST, WIDEST = 6, 300  # Columns from which, and up to which, each is left out in turn
 
-
+# %% ../../../nbs/data/checks/20_near_duplicates.ipynb #8dc8d0a7
 class RowKeys:
     """Two hashes of each row, one for each half of its columns, gathered while the columns pass by."""
 
@@ -185,7 +185,7 @@ def check_near_rows(
         pairs = pd.concat(examples.values())
         yield _told(frame, pairs, round(total * pairs.b.nunique() / len(pairs)), "repeat another row in all columns but one")
 
-
+# %% ../../../nbs/data/checks/20_near_duplicates.ipynb #7c30e497
 def _trifles(frame: pd.DataFrame, schema: Schema, keys: RowKeys, both: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
     """Pairs of rows (a, b) in the same cells of the grid, and the column they differ in (None: several)."""
     none = pd.DataFrame({"a": [], "b": [], "column": []})
@@ -240,7 +240,7 @@ def _leave_out(frame: pd.DataFrame, schema: Schema, keys: RowKeys, target: str |
                 examples[names[i]] = _example(rows, whole - near[:, i], names[i])
     return one, {name: pairs for name, pairs in examples.items() if len(pairs)}
 
-
+# %% ../../../nbs/data/checks/20_near_duplicates.ipynb #f905bea2
 def _crowd(values: np.ndarray) -> float:
     """Weight of a column in the wider shell: 1, or less when two rows hardly ever agree in it."""
     agree = min(_pairs(values) / max(len(values) * (len(values) - 1) / 2, 1), 1 - 1e-9)

@@ -175,7 +175,7 @@ class CopyDetector:
         told = _told_levels(codes, self.rank) if cells.column.n_unique <= COARSE else 0.0
         return TargetCopy(name, "coarse", told, TOLD, told, 0.0) if told >= TOLD else None
 
-
+# %% ../../../nbs/data/checks/37_target_copies.ipynb #8400c2ec
 def _best_part(score: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Rows above the cut of a score that separates two classes best."""
     order = np.argsort(score, kind="stable")

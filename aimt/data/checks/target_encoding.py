@@ -110,7 +110,7 @@ def _mean_of(levels: Levels, of: np.ndarray, x: np.ndarray, unit: np.ndarray, sp
     told = form & (left <= LEFT) & (chdtr(df, left * df) <= SURE) & _varied(n, total, chance) & (free >= 4)
     return ("mean", round(float(left[told].min()), 6)) if told.any() else None
 
-
+# %% ../../../nbs/data/checks/30_target_encoding.ipynb #5f4f2cba
 def _left_out(levels: Levels, x: np.ndarray, there: np.ndarray, unit: np.ndarray, exact: float) -> tuple[str, float] | None:
     """The sums of the others from the column, against the scatter inside the levels."""
     use = _fewer(np.flatnonzero(there & (levels.n[levels.code] >= 4)), 400)
@@ -187,7 +187,7 @@ def _off_diagonal(x: np.ndarray, y: np.ndarray, n: np.ndarray, error: float) -> 
 # %% ../../../nbs/data/checks/30_target_encoding.ipynb #8c8b3861
 _NUMBERS, _CATEGORIES, _PAIRS = 2_000, 40, 20_000  # So many are remembered, and compared
 
-
+# %% ../../../nbs/data/checks/30_target_encoding.ipynb #733c9bac
 class EncodingWatch:
     """Looks at column after column for numbers that were computed from the target."""
 
@@ -249,7 +249,7 @@ class EncodingWatch:
             told = "alike", round(left, 6)
         return None if told is None else {"column": name, "level": levels.name, "form": told[0], "left": told[1]}
 
-
+# %% ../../../nbs/data/checks/30_target_encoding.ipynb #d3173d79
 def target_columns(
     y: np.ndarray,  # Coded target: classes from 0, or numbers
     classification: bool,  # Which of the two

@@ -69,7 +69,7 @@ def _odd(check: str, cells: Cells, hit: np.ndarray, evidence: str, advice: str, 
         limit=MANY_ROWS,
     )
 
-
+# %% ../../../nbs/data/checks/05_text_checks.ipynb #46b98990
 def check_broken(
     cells: Cells,  # A column
 ) -> Iterator[dict[str, Any]]:
@@ -220,7 +220,7 @@ def _wrong_order(one: str, a: np.ndarray, other: str, b: np.ndarray) -> Iterator
         limit=1 - _IN_ORDER,
     )
 
-
+# %% ../../../nbs/data/checks/05_text_checks.ipynb #8ba6efdd
 def check_default_day(
     cells: Cells,  # A column
 ) -> Iterator[dict[str, Any]]:

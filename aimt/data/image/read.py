@@ -97,7 +97,7 @@ _KINDS = (
     (rb"(%!PS|\xc5\xd0\xd3\xc6)", "a PostScript drawing", "Export it as PNG"),
 )
 
-
+# %% ../../../nbs/data/image/00_read.ipynb #7cc81acc
 def _open(file: Path | io.BytesIO, where: str, max_pixels: int) -> Image.Image:
     """The file with its header read; a large JPEG is set to decode smaller. Raises `DataError`."""
     try:
@@ -171,7 +171,7 @@ def _read(file: Path | io.BytesIO, where: str, max_pixels: int) -> np.ndarray:
         with image:
             return _decode(image, where)
 
-
+# %% ../../../nbs/data/image/00_read.ipynb #0c4c888f
 def _decode(image: Image.Image, where: str) -> np.ndarray:
     if not all(image.size):
         raise DataError(f"this image is {image.width} x {image.height} pixels", where=where, hint="Leave it out")
@@ -212,7 +212,7 @@ MAX_SIDE = 4096  # Longest side of the square that a model sees
 _WHOLE = 16_000_000  # Pixels up to which the whole picture is resized before the middle is cut out
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
 
-
+# %% ../../../nbs/data/image/00_read.ipynb #43a25c54
 @dataclass(frozen=True)
 class CLIPImages:
     """Pictures of any size to the input of a CLIP model; `load` reads the settings from a model folder."""
@@ -331,7 +331,7 @@ class CLIPImages:
             },
         )
 
-
+# %% ../../../nbs/data/image/00_read.ipynb #40e6dc30
 def _find_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The file with the settings of the images, and its content."""
     path = folder / "preprocessor_config.json"

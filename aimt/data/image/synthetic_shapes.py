@@ -44,7 +44,7 @@ CAPTIONS = (
     "a picture of a {colour} {shape}, {place}",
 )
 
-
+# %% ../../../nbs/data/image/05_synthetic_shapes.ipynb #14752a23
 @dataclass(frozen=True)
 class Drawings:
     """Pictures and what they show."""

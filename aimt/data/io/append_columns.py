@@ -65,7 +65,7 @@ def _codec(path: Path, layout: Layout) -> tuple[str, str]:
     name = _CODECS.get(layout.encoding, layout.encoding)
     return name.replace("-le", "-be") if big else name, "surrogatepass" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
-
+# %% ../../../nbs/data/io/35_append_columns.ipynb #36e1e0de
 def read_records(
     path: Path,
     layout: Layout,  # From `inspect_text`

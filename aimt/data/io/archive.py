@@ -206,7 +206,7 @@ def _check_link(member: ArchiveMember) -> None:
         if depth < 0 or part == "/":
             raise DataError(f"the archive contains the link {member.name!r}, which leads out of it to {member.link!r}")
 
-
+# %% ../../../nbs/data/io/15_archive.ipynb #03c82989
 def _write(member: ArchiveMember, path: Path) -> int:
     """Copy one file, and count. The two ends fail differently: reading is damage, writing is the disk."""
     done = 0

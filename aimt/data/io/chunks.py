@@ -91,7 +91,7 @@ def watched(path: Path, pieces: Iterator[Any]) -> Iterator[Any]:
             file.check()
             yield piece
 
-
+# %% ../../../nbs/data/io/30_chunks.ipynb #6728a1dd
 def _frames(tables: Iterator[pa.Table], text: list[str], source: str) -> Iterator[pd.DataFrame]:
     empty = True
     for table in tables:
@@ -217,7 +217,7 @@ class Writer:
         else:
             self._discard(error)
 
-
+# %% ../../../nbs/data/io/30_chunks.ipynb #014ff6a1
 def open_writer(
     path: str | Path,  # .csv, .tsv, .txt (also .gz), .jsonl or .parquet
 ) -> Writer:
@@ -305,7 +305,7 @@ def _csv_bytes(batch: pa.RecordBatch, delimiter: str) -> memoryview:
                 raise
     return memoryview(sink.getvalue())
 
-
+# %% ../../../nbs/data/io/30_chunks.ipynb #d74eeabc
 def printable_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in a type that text can be made of; times of whole seconds without fractions."""
     plain = plain_column(column)
@@ -334,7 +334,7 @@ def json_ready(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
     return column
 
-
+# %% ../../../nbs/data/io/30_chunks.ipynb #2f0800e2
 class _ParquetSink:
     def __init__(self, path: Path):
         self.path = path

@@ -79,7 +79,7 @@ def parse_delimited(
         settled = settled.set_column(settled.column_names.index(name), name, column_of_words(path, layout, name, block=block))
     return settled, formats, notes
 
-
+# %% ../../../nbs/data/io/05_delimited.ipynb #3beeb43f
 def column_of_words(
     path: Path,
     layout: Layout,
@@ -150,7 +150,7 @@ def _how_written(table: pa.Table, settled: pa.Table, layout: Layout) -> tuple[di
     ]
     return formats, notes
 
-
+# %% ../../../nbs/data/io/05_delimited.ipynb #28b04e4c
 def finalise_types(table: pa.Table, layout: Layout) -> pa.Table:
     """The last decisions on types, each from the whole column."""
     commas = layout.delimiter == ";" or _writes_commas(table)
@@ -241,7 +241,7 @@ def _is_open(lines: list[str], delimiter: str) -> bool:
         return "unexpected end" in str(e)
     return False
 
-
+# %% ../../../nbs/data/io/05_delimited.ipynb #5b99eb31
 def ragged(
     path: Path,
     layout: Layout,
@@ -310,7 +310,7 @@ class _Wavering(Exception):
     def __init__(self, names: list[str]):
         self.names = names
 
-
+# %% ../../../nbs/data/io/05_delimited.ipynb #eed4f563
 def _pieces(path: Path, layout: Layout, text: list[str], rows: int, skip: int, block: int) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     count = 0

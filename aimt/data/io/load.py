@@ -90,7 +90,7 @@ _HINTS = {
     "pickle": "A pickle can run code; save the data as Parquet or CSV",
 }
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #a7c9d056
 def file_format(path: Path) -> tuple[str, list[str]]:  # csv, parquet, jsonl, json or excel; warnings
     """What kind of table a file is. Raises `DataError` when it is none."""
     with open_bytes(path) as stream:
@@ -194,7 +194,7 @@ def _lines(stream: Any, path: Path) -> Iterator[str]:
     if any(parts):
         yield b"".join(parts).decode("utf-8-sig")
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #2b16d81d
 def table_of(rows: list[dict[str, Any]], path: Path) -> pa.Table:
     """Objects as an Arrow table; a field that an object lacks is missing."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -258,7 +258,7 @@ def _sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[Any, ...]]:
         _check_area(cells if i < _SHEET_ROWS else most + 1, most, path)
         yield row
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #78180bbd
 def read_excel(
     path: Path,
     sheet: str | int | None = None,  # Name or number (from 0) of the sheet; the first that contains a table if None
@@ -304,7 +304,7 @@ def _sheet_name(names: list[str], asked: str | int, path: Path) -> str:
         raise DataError(f"there is no sheet {chosen!r}", where=str(path), hint=closest(chosen, names))
     return str(chosen)
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #e5b6a3ac
 def _rows(sheet: Any, path: Path) -> list[list[Any]]:
     """The rows of a sheet, if they have room in memory beside one another."""
     rows = [list(row) for row in _sheet_rows(sheet, path)]
@@ -347,7 +347,7 @@ def _column(letters: bytes) -> int:
         number = 26 * number + letter - 64
     return number - 1
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #37ed51b7
 def _refuse_formulas(openpyxl: Any, path: Path, name: str, rows: list[list[Any]]) -> None:
     """Raise `DataError` when a formula was saved without its value: the cell would be taken for empty."""
     book = openpyxl.load_workbook(path, read_only=True, data_only=False)
@@ -438,7 +438,7 @@ def load_table(
     table.seconds = time.perf_counter() - start
     return table
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #42d2cf31
 def _load_sql(source: Any, url: str) -> Table:
     if not isinstance(source, str) or not source.strip():
         raise DataError("no query was given", where=hide_password(url), hint="Give a query or the name of a table")
@@ -469,7 +469,7 @@ def _load_file(path: Path, sheet: str | int | None, how: dict[str, Any]) -> Tabl
     table.warnings += more + late
     return table
 
-
+# %% ../../../nbs/data/io/25_load.ipynb #98369ef4
 class Unchanged:
     """Raises `DataError` if a file changes inside the block, or does not fit into memory."""
 

@@ -84,7 +84,7 @@ def _as_url(url: str) -> str:
         return f"duckdb:///{url}"
     raise DataError("this is no database", where=url, hint="Give a URL such as duckdb:///shop.duckdb or sqlite:///shop.db")
 
-
+# %% ../../../nbs/data/io/20_sql.ipynb #038cc9f8
 @dataclass(frozen=True)
 class LocalDatabase:
     """A database that is a file, or none at all."""

@@ -104,7 +104,7 @@ def long_line(path: Path, line: int) -> DataError:
         f"line {line:,} has more than {MOST_LINE >> 20} MB", where=str(path), hint="Export it again, with each row on a line of its own"
     )
 
-
+# %% ../../../nbs/data/io/00_text_format.ipynb #8baf8d49
 def scan(
     path: Path,
     *,
@@ -345,7 +345,7 @@ def inspect_text(
     dotted = [n for n in _dotted(names, rows[1:]) if n not in kept]
     return Layout(encoding, delimiter, names, skip, known, quotes, clean, dotted, kept, spoken, warnings + more)
 
-
+# %% ../../../nbs/data/io/00_text_format.ipynb #8e19220c
 _STATED = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
 _DOTS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*")
 

@@ -28,7 +28,7 @@ _TICKS = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day
 _MONTHS = {"month": 1, "quarter": 3, "half-year": 6, "year": 12}
 EVERY = (*_TICKS, "weekday", *_MONTHS)  # Steps that can be asked for by name
 
-
+# %% ../../../nbs/data/series/00_panel.ipynb #16c04eed
 @dataclass(frozen=True)
 class TimeStep:
     """The step of a panel: the ruler that turns times into whole positions and back."""
@@ -243,7 +243,7 @@ def _share_of_holes(times: pd.DatetimeIndex, group: np.ndarray) -> float:
 _MAX_KNOWN_LEVELS = 20  # Levels of a category that is known ahead
 AGGREGATES = ("sum", "mean", "last")
 
-
+# %% ../../../nbs/data/series/00_panel.ipynb #1e4454c5
 @dataclass
 class Panel:
     """Series that share one step, each without holes from its first value to its last."""
@@ -355,7 +355,7 @@ def _check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
         twice = next(c for c in columns if columns.count(c) > 1)
         raise ProblemError(f"the column {show(twice)} is asked to be two things", hint="Target, time, series and known must differ")
 
-
+# %% ../../../nbs/data/series/00_panel.ipynb #06785eb1
 def _text_numbers(frame: pd.DataFrame, known: Sequence[str]) -> dict[str, dict[str, str]]:
     """Formats of the columns known ahead that store numbers as text."""
     texts = [n for n in known if storage(frame[n]) == "text"]
@@ -401,7 +401,7 @@ def read_numbers(
         notes = [*notes, f"{int(np.isnan(values).sum()):,} of {len(values):,} rows have no {show(name)} and were left out"]
     return values, notes
 
-
+# %% ../../../nbs/data/series/00_panel.ipynb #f2bdfd90
 def known_columns(
     frame: pd.DataFrame,
     known: Sequence[str],  # Names of the columns
@@ -435,7 +435,7 @@ def _gather(rows: pd.DataFrame, aggregate: str) -> pd.DataFrame:
     ordered = rows.sort_values("time", kind="stable")
     return ordered.groupby(["series", "position"], observed=True).agg(how).reset_index()
 
-
+# %% ../../../nbs/data/series/00_panel.ipynb #5b1de22b
 def _refuse_ties(rows: pd.DataFrame, step: TimeStep, series: str | None) -> None:
     twice = rows.duplicated(["series", "position"], keep=False)
     if twice.any():

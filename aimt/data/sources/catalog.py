@@ -168,6 +168,8 @@ _MINILM = Source(
 # %% ../../../nbs/data/sources/10_catalog.ipynb #e1650156
 _DEBIAN_TEXT = "not stated in the index; the texts are their packages' and translators', so fetch, do not ship"
 _BY_PACKAGE, _BY_FILE = "4 % of the packages, by name", "8 % of the files, by name"
+
+# %% ../../../nbs/data/sources/10_catalog.ipynb #e8224b52
 FETCHED: dict[str, Dataset] = {
     d.name: d
     for d in (
@@ -394,7 +396,7 @@ def dataset_path(
             _FROM_PACKAGE[name]().to_csv(temporary, index=False, lineterminator="\n")
     return path
 
-
+# %% ../../../nbs/data/sources/10_catalog.ipynb #5f7ac9ec
 def load_dataset(
     name: str = "german-credit",  # Of a data set; `list_datasets` tells which there are
     *,

@@ -115,7 +115,7 @@ def check_file(path: Path, *, size: int = 0, checksum: str = "", where: str = ""
         raise DataError(what, where=where, hint="Nothing of it was kept; try again, or from another mirror")
     return digest
 
-
+# %% ../../../nbs/data/sources/00_download.ipynb #d97d1a87
 def _transfer(url: str, path: Path, size: int, say: Say) -> None:
     """The rest of a file, after what is there of it. Raises `ConnectionError` when less comes than was announced."""
     have = path.stat().st_size if path.exists() else 0
@@ -185,7 +185,7 @@ def debian_mirror() -> str:
                 return found[0].rstrip("/")
     return DEFAULT_MIRROR
 
-
+# %% ../../../nbs/data/sources/00_download.ipynb #c1311d73
 @dataclass(frozen=True)
 class Found:
     """An archive that came."""
@@ -320,7 +320,7 @@ def _from_archives(source: Source) -> Found | None:
     path = cache_dir() / "archives" / source.file
     return _checked(source, path.parent, path.name, str(path)) if path.exists() else None
 
-
+# %% ../../../nbs/data/sources/00_download.ipynb #703a2c9e
 def _checked(source: Source, folder: Path, pattern: str, origin: str) -> Found:
     files = sorted(folder.glob(pattern.replace("[", "[[]")))
     if len(files) != 1:
@@ -398,7 +398,7 @@ def installed(source: Source) -> Path | None:  # The package's folder
             return Path(next(iter(spec.submodule_search_locations)))
     return None
 
-
+# %% ../../../nbs/data/sources/00_download.ipynb #56f78ffc
 def fetch(
     source: Source,
     *,
@@ -459,7 +459,7 @@ def _fill(source: Source, place: Path, say: Say) -> dict[str, Any]:
     write_json(folder / RECORD, record)
     return record
 
-
+# %% ../../../nbs/data/sources/00_download.ipynb #95426eb2
 def is_offline() -> bool:
     """Whether ``AIMT_OFFLINE`` forbids the network."""
     return os.environ.get("AIMT_OFFLINE", "0") not in ("", "0")

@@ -267,7 +267,7 @@ def _category(path: Path, folder: Path) -> str:
     inside = path.relative_to(folder).parts
     return inside[0] if len(inside) > 1 else ""
 
-
+# %% ../../../nbs/data/sources/05_parsers.ipynb #9f5b09ee
 def stamp_speech(
     folder: str | Path,  # Of the package tuxpaint-stamps-default
 ) -> pd.DataFrame:  # stem, language, audio (path), transcript, split, seen
@@ -341,7 +341,7 @@ def mask_private(text: str) -> str:
         text = pattern.sub(mark, text)
     return text
 
-
+# %% ../../../nbs/data/sources/05_parsers.ipynb #ec2f5d84
 def plain_mail(
     raw: str,  # A whole mail, with its headers
 ) -> tuple[str, str]:  # Subject and text, masked

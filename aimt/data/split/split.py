@@ -23,7 +23,7 @@ from ..table.schema import Column, Schema, show
 # %% ../../../nbs/data/split/00_split.ipynb #14f03bdb
 _PARTS = ("train", "test")
 
-
+# %% ../../../nbs/data/split/00_split.ipynb #5deaca82
 @dataclass(frozen=True, eq=False)
 class Split:
     """Which rows train and which test; training rows are dealt into folds.
@@ -214,7 +214,7 @@ def time_values(
         return read.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.where(read.isna(), np.nan, pd.DatetimeIndex(read).as_unit("us").asi8.astype(np.float64))
 
-
+# %% ../../../nbs/data/split/00_split.ipynb #0446d7c8
 def check_time_order(
     times: np.ndarray,  # Of each row, from `time_values`
     fold: np.ndarray,  # Of each row: -1 for test rows
@@ -259,7 +259,7 @@ def _timed(times: np.ndarray, test_size: float, n_folds: int) -> tuple[np.ndarra
 
 _LEAST_RECENT = 200  # Rows that a threshold, a calibration and the width of intervals are learned from at least, where there are
 
-
+# %% ../../../nbs/data/split/00_split.ipynb #0702b5c5
 def latest_rows(
     fold: np.ndarray,  # Fold of each training row, shape (n,), in the order of time
 ) -> np.ndarray:  # Row numbers within the training part, ascending
@@ -341,7 +341,7 @@ def split_rows(
 
 _CHAINED = "Folds are chained: each is predicted from earlier rows only; thresholds, calibration and intervals come from the latest"
 
-
+# %% ../../../nbs/data/split/00_split.ipynb #b84d4f64
 def _affordable_folds(y: np.ndarray, problem: Problem, test_size: float, n_folds: int) -> tuple[int, list[str]]:
     """As many folds as leave two rows, and in a binary problem one row of each class, to each fold."""
     n_train = int(len(y) * (1 - test_size))

@@ -130,7 +130,7 @@ class _Text:
 
 _SPAN = {"word": (1, 2), "char_wb": (2, 4)}
 
-
+# %% ../../../nbs/data/table/10_features.ipynb #6a7f27a1
 def _weights(counts: Any, idf: np.ndarray) -> Any:
     """TF-IDF weights from counts (both sparse), each text scaled to length one."""
     out = counts.tocsr().astype(np.float32)
@@ -422,7 +422,7 @@ class DenseEncoder:
             raise ModelFormatError(f"the dense encoder is damaged or from another version ({e})") from e
         return out
 
-
+# %% ../../../nbs/data/table/10_features.ipynb #f8fae5e5
 def _spread(column: np.ndarray, sd: float) -> float:
     low, high = np.percentile(column, [25, 75])
     return float(high - low) or float(sd) or 1.0

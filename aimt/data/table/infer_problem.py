@@ -97,7 +97,7 @@ def _texts(series: pd.Series, column: Column, missing_labels: str = "missing") -
                 rows[first] += rows.pop(text)
     return list(rows), np.array(list(rows.values()), dtype=np.int64)
 
-
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #01100627
 def target_counts(
     frame: pd.DataFrame,  # The table
     schema: Schema,  # Its schema
@@ -177,7 +177,7 @@ _BESIDE = {
     "sexual",
 }
 
-
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #1e59c4e6
 def personal_columns(
     schema: Schema,
     target: str,  # The target, which is no group
@@ -246,7 +246,7 @@ def define_problem(
     prices = None if cost is None else parse_cost(cost)
     return Problem(task=task, target=name, metric=metric, labels=labels, cost=prices, fairness=fairness, **roles), notes
 
-
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #de5fbc2e
 def _roles(schema: Schema, target: str, sensitive_features: Any, time: str | None, entity: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
     parts = {
@@ -337,7 +337,7 @@ def missing_words(
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
     return {t: int(c) for t, c in zip(levels.to_pylist(), counts, strict=True) if c and t in MISSING}
 
-
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #46b0d401
 def missing_label_note(name: str, words: dict[str, int]) -> list[str]:  # The target  # From `missing_words`
     """What to say about words in a target that were taken for missing values; nothing when there are none."""
     if not words:

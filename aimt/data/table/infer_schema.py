@@ -62,7 +62,7 @@ class _Doubt:
     shown: Habits = Habits()  # What this column leaves no doubt about
     open: bool = False  # It could be read in two ways, and no person said how
 
-
+# %% ../../../nbs/data/table/02_infer_schema.ipynb #3f472087
 def infer_column(
     name: str,  # Its name
     series: pd.Series,  # Its values

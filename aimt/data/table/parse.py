@@ -122,7 +122,7 @@ def infer_number_format(texts: Sequence[str], weights: Sequence[int] | None = No
     best = max(range(len(shares)), key=lambda i: (shares[i], _FORMATS[i]["decimal"] == decimal, -i))
     return {"unit": unit, **_FORMATS[best]} if shares[best] >= 0.5 else None
 
-
+# %% ../../../nbs/data/table/00_parse.ipynb #69452301
 def other_reading(texts: Sequence[str], form: dict[str, str]) -> dict[str, str] | None:
     """The format with the other decimal mark that reads nearly all of the texts as other numbers: `1,234` or `1.234`."""
     marks = {".": ",", ",": "."}
@@ -212,7 +212,7 @@ def read_dates(texts: Sequence[str], form: str) -> pd.DatetimeIndex:
     read = pd.to_datetime(pd.Series(texts, dtype="str"), format=form, errors="coerce", utc=True)
     return pd.DatetimeIndex(read).tz_localize(None).as_unit("us")
 
-
+# %% ../../../nbs/data/table/00_parse.ipynb #528978e7
 def date_candidates(texts: Sequence[str], weights: Sequence[int] | None = None) -> list[str]:
     """The formats that read at least a fifth of a sample of the texts; none when most do not look like dates."""
     if _share(texts, weights, _DATE_LIKE.fullmatch) < 0.5:

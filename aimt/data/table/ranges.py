@@ -66,7 +66,7 @@ class RangeCheck:
         more = len(worst) - _MAX_COLUMNS
         return lines + ([f"{more:,} more columns have values outside the training range"] if more > 0 else [])
 
-
+# %% ../../../nbs/data/table/03_ranges.ipynb #fc2d19fa
 def _numbers(values: pd.Series, column: Column) -> np.ndarray:
     """Numbers as they are, dates as microseconds."""
     if column.kind == "number":
@@ -102,7 +102,7 @@ def _at_most(values: np.ndarray, marks: np.ndarray, factor: float) -> np.ndarray
     edges += 1e-9 * np.abs(edges) * np.r_[-1, np.ones(len(marks))] * np.sign(factor)  # what is equal but for rounding is equal
     return np.searchsorted(values, edges, "right") if factor > 0 else len(values) - np.searchsorted(values, edges, "left")
 
-
+# %% ../../../nbs/data/table/03_ranges.ipynb #9e287ac0
 def scale_of(
     seen: _Seen,
     column: Column,  # Counts of the new rows  # Of the training table

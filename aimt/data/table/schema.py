@@ -126,7 +126,7 @@ class Schema:
         """Read a table the way the training table was read. Raises `DataError` when needed columns are absent."""
         return conform(self, frame, names, allow_missing=allow_missing, report=report)
 
-
+# %% ../../../nbs/data/table/01_schema.ipynb #8ba4363e
 def _sound_spread(spread: Any) -> bool:
     return spread is None or (
         isinstance(spread, list)
@@ -213,7 +213,7 @@ def _certain(decimal: str, thousands: str) -> re.Pattern[str]:
 
 _CERTAIN = {",": _certain(",", "."), ".": _certain(".", ",")}
 
-
+# %% ../../../nbs/data/table/01_schema.ipynb #14faf4fa
 def _other_locale(columns: list[Column], frame: pd.DataFrame) -> tuple[dict[str, Column], list[str]]:
     """The number columns with another decimal mark, if this table certainly uses a different one from the training table.
 
@@ -322,7 +322,7 @@ def _cast(series: pd.Series) -> np.ndarray | None:
     except (pa.ArrowException, TypeError, ValueError, AttributeError):
         return None
 
-
+# %% ../../../nbs/data/table/01_schema.ipynb #1aea20f9
 def unread_note(
     name: str,  # Of the column
     what: str,  # What the texts should have been: number, date

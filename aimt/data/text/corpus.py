@@ -256,7 +256,7 @@ def describe_texts(
     )
     return _counted(found, str(source))
 
-
+# %% ../../../nbs/data/text/00_corpus.ipynb #6f30fb6b
 def _look_at(path: Path) -> tuple[str, int, list[str]]:
     """Encoding, size and warnings of one file. Raises `DataError` when it is not text."""
     facts = scan(path, head=1 << 16)

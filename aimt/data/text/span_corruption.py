@@ -236,7 +236,7 @@ def mixing_rates(
     r = np.minimum(np.asarray(sizes, float), limit) ** (1 / temperature)
     return r / r.sum()
 
-
+# %% ../../../nbs/data/text/15_span_corruption.ipynb #f26562c2
 class TaskBatches:
     """Endless mixed batches of several tasks, as `pad_pairs` makes them; a function of seed and step."""
 

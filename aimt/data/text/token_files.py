@@ -28,7 +28,7 @@ from .tokenizer import Tokenizer
 IGNORE = -100  # A target that no loss counts
 PARTS = ("train", "valid", "test")  # Of a text, in order
 
-
+# %% ../../../nbs/data/text/10_token_files.ipynb #726d1a8c
 class Tokens:
     """A long row of token ids in one or more arrays, read where it is touched and never as a whole."""
 
@@ -105,7 +105,7 @@ class TokenFiles:
     n_test_characters: int = 0
     n_test_bytes: int = 0
 
-
+# %% ../../../nbs/data/text/10_token_files.ipynb #5ec31065
 class _Writer:
     """One part's shards: files of at most `size` tokens, each there as a whole or not at all."""
 
@@ -199,7 +199,7 @@ def _done_already(folder: Path, fingerprint: str) -> TokenFiles | None:
         return None
     return files if files.fingerprint == fingerprint else None
 
-
+# %% ../../../nbs/data/text/10_token_files.ipynb #899001ea
 def _encode_all(source: TextSource, tokenizer: Tokenizer, parts: list[tuple[_Writer, int]], tell: Callable[[str], None]) -> None:
     """Each part takes the characters from the end of the part before to its own end."""
     seen = documents = 0
@@ -361,7 +361,7 @@ class TokenBatches:
         _same(state, self.state_dict(), ("step",))
         self.step = int(state["step"])
 
-
+# %% ../../../nbs/data/text/10_token_files.ipynb #0d854daf
 def _same(state: dict[str, Any], now: dict[str, Any], position: tuple[str, ...]) -> None:
     for name in now:
         if name not in position and state.get(name) != now[name]:
@@ -463,7 +463,7 @@ class PackedBatches:
         _same(state, self.state_dict(), ("epoch", "block", "row"))
         self.epoch, self.block, self.row = (int(state[name]) for name in ("epoch", "block", "row"))
 
-
+# %% ../../../nbs/data/text/10_token_files.ipynb #8fb55b3a
 def _spans(tokens: Tokens, eot_id: int, seq_len: int) -> np.ndarray:  # Shape (pieces, 2): start and stop
     """Where documents begin and end, the `eot_id` included; long ones in pieces of `seq_len`."""
     ends = [at + 1 + np.flatnonzero(tokens[at : at + 2**22] == eot_id) for at in range(0, len(tokens), 2**22)]

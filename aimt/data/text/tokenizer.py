@@ -36,7 +36,7 @@ _SPLITTER = pre_tokenizers.ByteLevel(add_prefix_space=False)
 FORMAT = 1  # Version of the files
 _PART = 1 << 16  # Characters encoded in one go: enough parts to keep all cores busy
 
-
+# %% ../../../nbs/data/text/05_tokenizer.ipynb #40649820
 class Tokenizer:
     """Text to ids and back. ``kind`` is byte, char, bpe (byte-level BPE) or hub (any ``tokenizer.json``, a ``vocab.txt``).
 
@@ -361,7 +361,7 @@ def _wordpiece(path: Path, settings: dict[str, Any]) -> _Engine:
     cased = any(w != w.lower() for w in words if not w.startswith("["))
     return _bert_engine(vocab, lowercase=not cased)
 
-
+# %% ../../../nbs/data/text/05_tokenizer.ipynb #366458dd
 def _bert_engine(vocab: dict[str, int], lowercase: bool) -> _Engine:
     engine = _Engine(models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     engine.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -486,7 +486,7 @@ def _train_bpe(source: TextSource, vocab_size: int, valid_fraction: float, sampl
     engine.train_from_iterator(_sample(source, valid_fraction, sample_bytes), trainer)
     return _byte_level(engine, "bpe")
 
-
+# %% ../../../nbs/data/text/05_tokenizer.ipynb #afac8893
 def train_wordpiece(
     texts: Sequence[str],  # The training part of the text, and not more
     vocab_size: int = 8192,

@@ -80,7 +80,7 @@ def _first_sentence(text: str) -> str:
     """A text up to the end of its first sentence."""
     return re.split(r"(?<=[.!?]) (?=[A-Z'])", text, maxsplit=1)[0]
 
-
+# %% ../../../nbs/deploy/report/05_card.ipynb #f3e1981c
 def _findings(run: RunParts) -> list[str]:
     """The gates that did not pass, and what the audit of the data and the doctor of the training found, gravest first."""
     found = [*(run.audit.get("findings") or []), *(run.metrics.get("findings") or [])]

@@ -82,7 +82,7 @@ def _scores(run: RunParts) -> SectionContent:
         tables.append(section_table("Other figures", ["", "Before", "After"], other, right=(1, 2), folded=True))
     return SectionContent(text=text, tables=tables, figures=[section_figure("tuned", "Each dot is a figure with its 95 % interval.")])
 
-
+# %% ../../../nbs/deploy/report/20_finetune.ipynb #28229ee9
 def _examples(run: RunParts) -> SectionContent:
     answers = run.metrics.get("answers")
     if not answers:
@@ -132,7 +132,7 @@ def _forgotten(run: RunParts) -> SectionContent:
         tables=[section_table("The original task", ["", "Before", "After", "Change"], rows, right=(1, 2, 3))],
     )
 
-
+# %% ../../../nbs/deploy/report/20_finetune.ipynb #7a5f811a
 def _training(run: RunParts) -> SectionContent:
     m = run.metrics
     findings, settings, trained = m.get("findings"), m.get("settings") or {}, m.get("trained") or {}
@@ -206,7 +206,7 @@ def plot_tuning(
     ax.legend(fontsize=8, frameon=False)
     return fig
 
-
+# %% ../../../nbs/deploy/report/20_finetune.ipynb #6fda995f
 def plot_reason(
     reasons: list[dict[str, Any]],  # As `finetune` writes them
 ) -> Figure:

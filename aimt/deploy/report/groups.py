@@ -34,7 +34,7 @@ _GAPS = {
     "equalized_odds": "equalised odds",
 }
 
-
+# %% ../../../nbs/deploy/report/08_groups.ipynb #1d4648d5
 def groups_section(run: RunParts) -> SectionContent:  # With `groups`, `mitigation` and `population` among its metrics
     """Rates of each group, what of them is a fault, and whom the rows speak for."""
     g, population = as_dict(run.metrics.get("groups")), _population(run)

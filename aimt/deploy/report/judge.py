@@ -49,7 +49,7 @@ def _gate_says(name: str) -> Callable[[RunParts, SectionContent], SectionContent
 
     return edit
 
-
+# %% ../../../nbs/deploy/report/30_judge.ipynb #03cd4f2e
 def _about_training(run: RunParts) -> SectionContent:
     """What the training table told about the judged rows."""
     metrics = run.metrics

@@ -61,7 +61,7 @@ _DATED = {
     "assumed": "Nothing says when the forecasts were made. Those of a series were taken to be made at once, before the first of them.",
 }
 
-
+# %% ../../../nbs/deploy/report/32_judge_series.ipynb #c1c0147a
 def _made(run: RunParts) -> SectionContent:
     made = run.metrics["made"]
     low, high = made["leads"]
@@ -127,7 +127,7 @@ def _card_test(run: RunParts) -> list[str]:
     m = run.metrics["scores"]
     return [f"- {run.metrics['made']['rows']:,} forecasts from {m['n_origins']:,} origins. {_DATED[run.metrics['made']['dated']]}"]
 
-
+# %% ../../../nbs/deploy/report/32_judge_series.ipynb #c852abb7
 def _card_training(run: RunParts) -> list[str]:
     n = run.metrics["made"]["history"]
     known = "No history was given" if n is None else f"History: {n:,} rows, given for comparison"

@@ -63,7 +63,7 @@ def _share(found: Any) -> str:
         "" if lookup(found, "value") is None else _loss({k: None if found[k] is None else 100 * found[k] for k in ("value", "low", "high")})
     )
 
-
+# %% ../../../nbs/deploy/report/07_sensitivity.ipynb #6f3e2d50
 def costs_section(run: RunParts) -> SectionContent:
     """The value of the decision at other costs, and where the verdict on value flips."""
     found = as_dict(run.metrics.get("cost_sensitivity"))

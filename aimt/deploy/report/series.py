@@ -55,7 +55,7 @@ def _ahead(run: RunParts) -> SectionContent:
         tables=[section_table("Forecasts", head, cells, right=tuple(range(len(head) - 3, len(head))))],
     )
 
-
+# %% ../../../nbs/deploy/report/25_series.ipynb #cd97082a
 def _members(run: RunParts) -> SectionContent:
     rows = [[name, f"{100 * w:.0f} %"] for name, w in run.metrics["members"].items()]
     text = ["The forecast is the mean of the middle half of these members, by weight; the weights come from rehearsals in the past."]

@@ -43,7 +43,7 @@ def _times(n: int) -> str:
 def _choices(found: dict[str, Any]) -> int:
     return max(1, int(found.get("models") or 0) + int(found.get("other_models") or 0))
 
-
+# %% ../../../nbs/deploy/report/01_sign_off.ipynb #4c3a22a1
 def reuse_section(run: RunParts) -> SectionContent:
     """How often the test rows were scored, and what this means for the score and for the verdict."""
     said = looks_sentence(run)

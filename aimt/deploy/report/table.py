@@ -329,7 +329,7 @@ def _facts(run: RunParts) -> Iterator[tuple[str, str | None]]:
     yield "gates passed", f"{sum(g['status'] == 'pass' for g in gates)} of {len(gates)}" if gates else None
     yield "rows learned from", f"{train:,}" if train else None
 
-
+# %% ../../../nbs/deploy/report/10_table.ipynb #590b14bb
 REPORT = ReportSpec(
     title=_title,
     facts=_facts,
@@ -408,7 +408,7 @@ REPORT = ReportSpec(
     remedies={"score": longer, "calibration": "aimt evaluate RUN FRESH.csv", "overfitting": {"entity": "COLUMN"}},
 )
 
-
+# %% ../../../nbs/deploy/report/10_table.ipynb #cfa76d91
 def write_report(
     run: Any,  # A `Run` on a table
 ) -> Path:  # Of ``report.html``

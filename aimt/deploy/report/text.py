@@ -72,7 +72,7 @@ def _tested(run: RunParts) -> str:
 def _interval(scores: dict[str, Any] | None) -> str:
     return f"{scores['bits_per_character']:.3f} [{scores['low']:.3f}, {scores['high']:.3f}]" if scores else ""
 
-
+# %% ../../../nbs/deploy/report/15_text.ipynb #d071e8e9
 def _scores(run: RunParts) -> SectionContent:
     m = run.metrics
     scores, seen, baseline = m.get("scores"), m.get("train_scores"), m.get("baseline")
@@ -227,7 +227,7 @@ def _card_training(run: RunParts) -> list[str]:
     n = lookup(run.metrics, "data", "n_train_characters") or 0
     return [f"- Source: {escape(run.source)}, {n:,} characters"]
 
-
+# %% ../../../nbs/deploy/report/15_text.ipynb #11a628c6
 def _card_caveats(run: RunParts) -> list[str]:
     return [f"- Took {number(as_dict(run.metrics.get('measured')).get('seconds'))} s of training"]
 

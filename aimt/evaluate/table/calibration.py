@@ -71,7 +71,7 @@ def _sandwich(inverse: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> 
     g = len(sums)
     return inverse @ (sums.T @ sums) @ inverse * g / max(g - 1, 1)
 
-
+# %% ../../../nbs/evaluate/table/05_calibration.ipynb #d88bed25
 def observed_to_expected(
     event: np.ndarray,  # 0 or 1, shape (n,)
     p: np.ndarray,  # Probability it was given, shape (n,)
@@ -160,7 +160,7 @@ def _measure(problem: Problem, y: np.ndarray, pred: np.ndarray, n_bins: int, see
         "bins": found["bins"],
     }
 
-
+# %% ../../../nbs/evaluate/table/05_calibration.ipynb #d39e7cbb
 def _ratio(problem: Problem, event: np.ndarray, p: np.ndarray, clusters: np.ndarray | None) -> dict[str, Any]:
     """Observed to expected of the rarer of two classes, where an error weighs most; with more, of right answers."""
     if problem.task != "binary":

@@ -82,7 +82,7 @@ def _told_apart(before: pd.DataFrame, after: pd.DataFrame, schema: Schema, input
     p = expit(member.margin(X[test], threads))
     return bootstrap(roc_auc, y[test], {"auc": np.column_stack([1 - p, p])}, level=1 - 2 * _ALPHA, n_resamples=300, seed=seed)["auc"]
 
-
+# %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #daa8d367
 def _distance(a: pd.Series, b: pd.Series, name: str, schema: Schema) -> dict[str, Any]:
     """How far the two distributions of a column are apart, and how likely that is by chance."""
     kind = schema.columns[name].kind if name in schema.columns else "category"

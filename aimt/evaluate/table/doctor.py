@@ -61,7 +61,7 @@ def _underfit(m: dict[str, Any]) -> Finding | None:
     evidence = f"{simple[d['baseline']]} is better: {m['scores']['label']} {_span(d)} against it."
     return _case("underfitting", "warning", evidence, "Give more --time-limit")
 
-
+# %% ../../../nbs/evaluate/table/55_doctor.ipynb #40a4d7a3
 def _hurried(m: dict[str, Any]) -> Finding | None:
     tried = m.get("candidates") or []
     if not tried or any(c.get("complete") for c in tried):
@@ -110,7 +110,7 @@ def _starved(m: dict[str, Any]) -> Finding | None:
         )
     return None
 
-
+# %% ../../../nbs/evaluate/table/55_doctor.ipynb #32fbe065
 def _collapsed(m: dict[str, Any]) -> Finding | None:
     c = (m.get("decision") or {}).get("confusion")
     if not c or (c["tp"] + c["fp"] and c["tn"] + c["fn"]):

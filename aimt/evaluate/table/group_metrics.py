@@ -50,7 +50,7 @@ JUDGED = {
     "regression": ("mean_error", "mae"),
 }  # Gaps that are ranked
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #75078cef
 def group_report(
     problem: Problem,  # Task, metric, and the columns whose groups are compared
     frame: pd.DataFrame,  # Rows that `y` and `pred` are about, with those columns
@@ -117,7 +117,7 @@ def group_report(
         }
     )
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #0b2e9092
 def _parts(asked: Any, frame: pd.DataFrame) -> tuple[str, ...]:
     """The columns of a crossing; of one column, itself. A name that holds a comma is a column first."""
     parts = (asked,) if not isinstance(asked, (str, tuple, list)) or asked in list(frame.columns) else asked
@@ -151,7 +151,7 @@ def _crossed(single: dict[str, Grouped], parts: tuple[str, ...] | list[str]) -> 
 def _score(metric: Any, y: np.ndarray, pred: np.ndarray, seed: int, clusters: np.ndarray | None) -> dict[str, float]:
     return bootstrap(metric.function, y, {"score": pred}, n_resamples=500, seed=seed, clusters=clusters)["score"]
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #4c3d9831
 @dataclass(frozen=True)
 class _Judged:
     """Predictions, and what is asked of them in each group."""
@@ -195,7 +195,7 @@ class _Judged:
             name: {"accuracy": float(v)} for name, v in zip(grouped[0], np.bincount(grouped[1], sure) / np.maximum(counts, 1), strict=True)
         }
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #9e8d235e
 def _empty(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {**row, **dict.fromkeys(names)}
 
@@ -263,7 +263,7 @@ _WHY = {
     "mean-error": "no group should be predicted too high or too low on average",
 }
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #9c018cf5
 @dataclass(frozen=True)
 class Comparison:
     """How large a fault is, in one group or between two."""
@@ -367,7 +367,7 @@ def _calibration_faults(judge: _Judged, column: str, name: str, inside: np.ndarr
             role,
         )
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #f41c0aba
 def _mean_fault(judge: _Judged, column: str, name: str, inside: np.ndarray, level: float, role: Any) -> Comparison:
     """Mean error of a group."""
     y, error = judge.y[inside].astype(float), (judge.pred - judge.y)[inside].astype(float)
@@ -421,7 +421,7 @@ def _gap_faults(judge: _Judged, column: str, grouped: Grouped, rates: tuple[str,
             role,
         )
 
-
+# %% ../../../nbs/evaluate/table/25_group_metrics.ipynb #b0844a7d
 def _counted(judge: _Judged, grouped: Grouped, rate: str) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
     """Rows that a rate is of, and counts, of each group that has enough of them."""
     names, codes, _ = grouped

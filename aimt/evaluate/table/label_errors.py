@@ -209,7 +209,7 @@ def _test_noise(z: np.ndarray, y: np.ndarray, strength: float) -> tuple[_Noise, 
     refuted = bool((gains > chi2.ppf(_REFUTED, [1, z.shape[1] * (z.shape[1] - 1)])).any())
     return (directed if refuted else flat), refuted
 
-
+# %% ../../../nbs/evaluate/table/40_label_errors.ipynb #3cfd9bd2
 def find_label_errors(
     y: np.ndarray,  # Given labels as codes 0 to C - 1, shape (N,)
     probabilities: np.ndarray,  # Out-of-fold probabilities, shape (N, C); rows with NaN are left out
@@ -248,7 +248,7 @@ def find_label_errors(
     everywhere[have] = wrong
     return LabelErrors(table, everywhere, rate, noise.T, cut, expected, kind, refuted)
 
-
+# %% ../../../nbs/evaluate/table/40_label_errors.ipynb #776631a5
 def _checked(y: Any, probabilities: Any, labels: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray, list[Any], np.ndarray]:
     y, probs = np.asarray(y), np.asarray(probabilities, float)
     if probs.ndim != 2 or len(probs) != len(y) or probs.shape[1] < 2:

@@ -67,7 +67,7 @@ def _told(finding: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
     text = f"; with {which} a small model has a cross-validated {label} of {both}"
     return {**finding, "evidence": finding["evidence"].rstrip(".") + text, "scores": scores}
 
-
+# %% ../../../nbs/evaluate/table/20_leak_impact.ipynb #52b358b1
 def _weighed(
     frame: pd.DataFrame, schema: Schema, problem: Problem, suspects: list[str], honest: list[str], deadline: float, threads: int, seed: int
 ) -> dict[str, dict[str, Any]]:

@@ -228,7 +228,7 @@ def learning_curve(
         result["message"] = f"The learning curve could not be measured ({type(e).__name__}: {e})."
     return plain(result | {"seconds": time.perf_counter() - start})
 
-
+# %% ../../../nbs/evaluate/table/35_learning_curve.ipynb #691598a7
 def _measure(
     frame: pd.DataFrame,
     y: np.ndarray,
@@ -268,7 +268,7 @@ def _measure(
     whole = len(kept) == len(split.train)
     return {"fits": fits} | _conclude(np.array(sizes), errors, metric, whole, seed)
 
-
+# %% ../../../nbs/evaluate/table/35_learning_curve.ipynb #4c9ecdae
 def _conclude(sizes: np.ndarray, errors: np.ndarray, metric: Metric, whole: bool, seed: int) -> dict[str, Any]:
     """From errors to an answer."""
     largest = sizes[-1]

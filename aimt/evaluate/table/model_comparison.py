@@ -101,7 +101,7 @@ def nested_score(
         lines.append({"chosen": best, "seen": seen[best], "value": value})
     return {"value": float(np.mean([line["value"] for line in lines])), "folds": lines}
 
-
+# %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #0ecbe92c
 def winner_score(
     y: np.ndarray,  # Codes or values
     preds: Mapping[str, np.ndarray],  # Name -> out-of-fold predictions; rows with a NaN anywhere are left out
@@ -199,7 +199,7 @@ def _shuffle(y: np.ndarray, groups: np.ndarray | None, rng: np.random.Generator)
     mixed[np.argsort(groups, kind="stable")] = y[by_group]
     return mixed
 
-
+# %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #e95a9af5
 def plot_permutation(
     test: dict[str, Any],  # From `permutation_test`
 ) -> Figure:

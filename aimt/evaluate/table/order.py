@@ -74,7 +74,7 @@ def forward_loss(
     drop = forward - random
     return ForwardLoss(by, float(drop.mean()) / unit, float(drop.mean() - 3 * drop.std() / np.sqrt(len(f))) / unit, len(f))
 
-
+# %% ../../../nbs/evaluate/table/17_order.ipynb #3ffaae5a
 def late_rows(
     time: np.ndarray,  # Order, shape (n,)
     y: np.ndarray,  # Target, shape (n,)

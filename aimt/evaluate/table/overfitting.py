@@ -67,7 +67,7 @@ def overfitting(
     }
     return plain(result | _judge(result))
 
-
+# %% ../../../nbs/evaluate/table/10_overfitting.ipynb #7efc2c55
 def _difference(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     """Interval of a minus b from the intervals of two independent estimates (MOVER)."""
     d = a["value"] - b["value"]

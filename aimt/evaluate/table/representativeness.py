@@ -85,7 +85,7 @@ def _compared(m: Margin, z: float) -> dict[str, Any]:
         "groups": groups,
     }
 
-
+# %% ../../../nbs/evaluate/table/30_representativeness.ipynb #c7561bf3
 def _chi_square(k: np.ndarray, stated: np.ndarray) -> dict[str, Any]:
     """The test of a column's shares; drawn where few rows are expected."""
     k, stated = k[stated > 0], stated[stated > 0]
@@ -164,7 +164,7 @@ def population_report(
         rows.append({"metric": metric.name, "label": metric.label, **found})
     return plain({**compared, "scores": rows, "score_message": _score_said(rows[0], main)})
 
-
+# %% ../../../nbs/evaluate/table/30_representativeness.ipynb #f02ba284
 def _scored(
     metric: Metric, y: np.ndarray, pred: np.ndarray, held: list[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int
 ) -> dict[str, dict[str, float]]:

@@ -73,7 +73,7 @@ def score_models(
         }
     )
 
-
+# %% ../../../nbs/evaluate/table/00_scores.ipynb #c515ec34
 def _rows(
     metric: Metric, problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], threshold: float, seed: int, clusters: np.ndarray | None
 ) -> list[dict[str, Any]]:

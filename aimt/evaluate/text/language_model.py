@@ -48,7 +48,7 @@ def row_losses(
     model.train(was_training)
     return np.concatenate(losses), np.concatenate(real)
 
-
+# %% ../../../nbs/evaluate/text/00_language_model.ipynb #b5867259
 def score_text(
     model: nn.Module,  # From ids (B, L) to logits (B, L, V)
     tokens: Tokens,  # Held-out tokens
@@ -160,7 +160,7 @@ def copied_share(
         return None
     return float(_in_text(windows, text, length, piece).mean())
 
-
+# %% ../../../nbs/evaluate/text/00_language_model.ipynb #4f3b9477
 def copied(
     samples: Sequence[str],  # What the model wrote, without the prompts, or held-out text in pieces
     text: str,  # What it was trained on
@@ -250,7 +250,7 @@ def _thinned(found: list[np.ndarray], below: int) -> tuple[np.ndarray, int]:
         kept = kept[_draws(kept) < below]
     return kept, below
 
-
+# %% ../../../nbs/evaluate/text/00_language_model.ipynb #41a2abbe
 def seen_share(
     texts: Sequence[str],  # Test examples
     sketch: dict[str, Any],  # From `text_sketch`

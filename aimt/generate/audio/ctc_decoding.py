@@ -155,7 +155,7 @@ def read_arpa(
         raise ModelFormatError(f"an ARPA model cut off: it announces {announced} and contains {found}", where=str(path))
     return WordLM(grams)
 
-
+# %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #0aa9254d
 def write_arpa(
     path: str | Path,  # An .arpa file
     lm: WordLM,
@@ -193,7 +193,7 @@ def train_lm(
     grams[0][("<s>",)] = (-99 * _LN10, grams[0].get(("<s>",), (0.0, 0.0))[1])
     return WordLM(grams)
 
-
+# %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #8b5aba51
 def _kneser_ney_counts(lines: list[list[str]], order: int) -> list[Counter[tuple[str, ...]]]:
     """For the longest grams how often they occur, for shorter ones how many different words come before them."""
     counts: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(order)]
@@ -293,7 +293,7 @@ class LMScorer:
         i = bisect_left(words, longer)
         return i < len(words) and words[i].startswith(longer)
 
-
+# %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #cfe73ba5
 def beam_search(
     log_probs: Any,  # (T, n_classes), the blank last
     alphabet: Alphabet,
@@ -342,7 +342,7 @@ def _outputs(row: np.ndarray, cutoff_prob: float, top_n: int) -> list[tuple[int,
         order = order[: min(enough, top_n)]
     return [(int(c), float(row[c])) for c in order]
 
-
+# %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #ff0c5e1d
 def _advance(
     beam: list[_Prefix],
     t: int,
@@ -397,7 +397,7 @@ def _word_bonus(prefix: _Prefix, scorer: LMScorer) -> float:
         prefix.bonus = scorer.word(prefix.words + ((prefix.partial,) if prefix.char >= 0 else ()))
     return prefix.bonus
 
-
+# %% ../../../nbs/generate/audio/00_ctc_decoding.ipynb #d47c860e
 def _grow(prefix: _Prefix, c: int, alphabet: Alphabet, space: int, scorer: LMScorer | None) -> _Prefix | None:
     """The text with one more character; None when no known word starts like this."""
     child = prefix.children.get(c)

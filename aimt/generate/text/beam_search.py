@@ -84,7 +84,7 @@ def beam_search(
         total = (z + before[:, None]).view(len(live), num_beams, -1)
     return [t.done for t in texts]
 
-
+# %% ../../../nbs/generate/text/10_beam_search.ipynb #706c81d6
 def log_probs(z: Tensor) -> Tensor:
     """Log-probabilities in fp32 from logits; log-probabilities stay as they are."""
     z = z.float().log_softmax(dim=-1)
@@ -230,7 +230,7 @@ def seq2seq_step(
     """A step of `beam_search` that answers texts."""
     return _Writer(model, [list(row) for row in ids], max_new_tokens, limit).step(max_new_tokens)
 
-
+# %% ../../../nbs/generate/text/10_beam_search.ipynb #3bf221e9
 def answer_ids(
     model: Any,  # A `T5`
     ids: Sequence[Sequence[int]],  # Input texts, each with its end token
@@ -287,7 +287,7 @@ def _draw(model: Any, rows: list[list[int]], sampling: Sampling, ended: set[int]
         writer = _Writer(model, rows, sampling.max_new_tokens, limit)
     return generate_ids(writer, writer.start.tolist(), sampling, eot_id=model.config.eos_id, ended=ended)
 
-
+# %% ../../../nbs/generate/text/10_beam_search.ipynb #ad774470
 def check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
     """Raise `ProblemError` when a tokenizer does not belong to a model."""
     what = ""
@@ -345,7 +345,7 @@ def _written(steps: Iterator, tokenizer: Tokenizer, sampling: Sampling, prompt: 
     texts = ["".join(p[row] for p in parts) for row in range(n)]
     return texts[0] if isinstance(prompt, str) else texts
 
-
+# %% ../../../nbs/generate/text/10_beam_search.ipynb #f8420f23
 def generate_beams(
     model: Any,  # A `GPT`
     tokenizer: Tokenizer,  # The `Tokenizer` that it was trained with

@@ -206,7 +206,7 @@ def generate_ids(
     texts = check_prompts(model, ids)
     return _steps(model, texts, settings, eot_id, set() if ended is None else ended)
 
-
+# %% ../../../nbs/generate/text/00_sampling.ipynb #0f76bca8
 def check_prompts(model: Any, ids: Sequence[Sequence[int]]) -> list[list[int]]:
     """The prompts as lists, cut to the last `context` tokens."""
     context, longest = model.config.context, max(map(len, ids), default=0)
@@ -311,7 +311,7 @@ def generate(
     texts = ["".join(p[row] for p in parts) for row in range(len(ids))]
     return texts[0] if isinstance(prompt, str) else texts
 
-
+# %% ../../../nbs/generate/text/00_sampling.ipynb #77236e7a
 def make_sampling(settings: dict[str, Any]) -> Sampling:
     """`Sampling` from keywords. Raises `ProblemError` for an unknown one."""
     names = [f.name for f in fields(Sampling)]

@@ -168,7 +168,7 @@ class BERTFamily(FinetuneTask):
         p = model.classify(list(inputs)).double().numpy()[:, list(model.config.labels).index(answer)].clip(1e-9, 1 - 1e-9)
         return np.log(p / (1 - p))
 
-
+# %% ../../../nbs/jobs/families/05_bert.ipynb #0f84057e
 def _numbers(model: Any, pairs: pd.DataFrame) -> np.ndarray:
     """The classes as the model numbers them. Raises `DataError` for one it does not know."""
     number = {label: i for i, label in enumerate(model.config.labels)}

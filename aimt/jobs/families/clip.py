@@ -46,7 +46,7 @@ _TABLES = frozenset(".csv .tsv .parquet .jsonl .json .xlsx".split())
 _PARTS = {"train": "train", "training": "train", "val": "train", "valid": "train", "validation": "train", "test": "test", "testing": "test"}
 _MIN_PICTURES = 5  # Of a class
 
-
+# %% ../../../nbs/jobs/families/20_clip.ipynb #2f6ce996
 def pictures_in(folder: str | Path) -> list[str]:
     """The picture files below a folder, by their endings, in order; hidden ones are not meant."""
     return files_below(folder, SUFFIXES)
@@ -202,7 +202,7 @@ class PictureCLIP(CLIP):
         """Cosines times the learned factor."""
         return self.logit_scale.exp().cpu().double() * pictures.double() @ texts.double().T
 
-
+# %% ../../../nbs/jobs/families/20_clip.ipynb #b9302837
 def _images_of(folder: Path, config: CLIPConfig) -> CLIPImages:
     size = config.image_size
     there = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
@@ -424,7 +424,7 @@ class CLIPFamily(FinetuneTask):
         """Logit of an answer: its cosine with the picture times the learned factor."""
         return model.compare(model.places_of_pictures(list(inputs)), model.places_of([answer]))[:, 0].numpy()
 
-
+# %% ../../../nbs/jobs/families/20_clip.ipynb #345fb552
 def _captions(pairs: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """The different captions, and the number of each pair's."""
     code, known = pairs["target"].factorize()

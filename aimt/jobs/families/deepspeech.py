@@ -360,7 +360,7 @@ class DeepSpeechFamily(FinetuneTask):
                 {"alpha": s.alpha, "beta": s.beta, "hot_words": dict(s.hot_words), "block_unknown": s.block_unknown, "unknown": s.unknown},
             )
 
-
+# %% ../../../nbs/jobs/families/25_deepspeech.ipynb #37f17c02
 def _at_rate(x: np.ndarray, rate: int) -> np.ndarray:
     """Samples of `parts`, which are at 16 kHz, at the rate of the model."""
     return np.concatenate([(r := Resampler(16_000, rate)).feed(x), r.finish()])

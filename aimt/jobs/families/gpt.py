@@ -108,7 +108,7 @@ def _example(messages: Any, targets: bool) -> tuple[str, str]:
 
 PIECE = 1200  # Characters of a piece of plain text, at most
 
-
+# %% ../../../nbs/jobs/families/10_gpt.ipynb #99f15f06
 def read_pieces(
     source: str | Path,  # A text file or a folder of them
 ) -> pd.DataFrame:  # input, target (together a piece), row, plain
@@ -177,7 +177,7 @@ def _encode_chat(model: Any, question: str, answer: str, where: str) -> dict[str
         raise DataError(e.what, where=where, hint=e.hint) from e
     return {name: x[-model.config.context :] for name, x in found.items()}
 
-
+# %% ../../../nbs/jobs/families/10_gpt.ipynb #730dac7c
 def prompt_of(
     model: Any,
     text: str,  # A question or a conversation; for a network of plain text, its beginning
@@ -253,7 +253,7 @@ def token_nats(
             out[i] = (nats[a:b].cpu().double().numpy(), right[a:b].cpu().numpy())
     return out
 
-
+# %% ../../../nbs/jobs/families/10_gpt.ipynb #e8f68a9a
 def ask(
     model: Any,  # A fine-tuned `GPT`
     prompt: str | Sequence[str],  # A question or several; for a network of plain text, beginnings
@@ -321,7 +321,7 @@ def most_similar(
     best = [np.asarray((rows[a : a + 256] @ table).argmax(axis=1)).ravel() for a in range(0, len(asked), 256)]
     return np.concatenate(best)
 
-
+# %% ../../../nbs/jobs/families/10_gpt.ipynb #aa9df3e3
 class GPTFamily(FinetuneTask):
     """Questions to answers, or plain text to more of it."""
 
@@ -413,7 +413,7 @@ class GPTFamily(FinetuneTask):
         if model.chat:
             write_text(Path(folder) / "chat_template.jinja", _TEMPLATE)
 
-
+# %% ../../../nbs/jobs/families/10_gpt.ipynb #a5d1be27
 def _chat_lines(path: Path) -> list[Any] | None:
     """The lines of a file of conversations; None when it is something else."""
     if path.suffix.lower() not in {".jsonl", ".ndjson"} or not path.is_file():
@@ -446,7 +446,7 @@ def _figures(model: Any, pairs: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarr
     nats, right = (_joined([f[k] for f in found], owner, len(pairs)) for k in (0, 1))
     return list(zip(nats, right, strict=True))
 
-
+# %% ../../../nbs/jobs/families/10_gpt.ipynb #5c0a4a5a
 def _joined(arrays: Sequence[np.ndarray], owner: np.ndarray, n: int) -> list[np.ndarray]:
     """For each of n examples what belongs to it, in order; a single zero for one that has nothing."""
     parts: list[list[np.ndarray]] = [[] for _ in range(n)]

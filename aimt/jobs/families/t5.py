@@ -115,7 +115,7 @@ def _bare(text: str, prefixes: set[str]) -> str:
     found = _PREFIX.match(text)
     return text[len(found[0]) :] if found and found[0] in prefixes else text
 
-
+# %% ../../../nbs/jobs/families/15_t5.ipynb #5bac28e8
 class T5Family(FinetuneTask):
     """Texts to texts."""
 
@@ -189,5 +189,5 @@ class T5Family(FinetuneTask):
         ends = {"eos_token_id": c.eos_id, "pad_token_id": c.pad_id, "decoder_start_token_id": c.pad_id}
         write_json(Path(folder) / "generation_config.json", {"max_new_tokens": model.longest, **ends})
 
-
+# %% ../../../nbs/jobs/families/15_t5.ipynb #861afb64
 T5_FAMILY = T5Family("t5", "text-to-text", ("source", "target"), "chrF", "chrF")

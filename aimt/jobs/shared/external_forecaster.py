@@ -101,7 +101,7 @@ def _asked(name: str, ask: Answer, past: pd.Series, horizon: int) -> Any:
             hint="It is given a pandas.Series of the past and the number of steps ahead",
         ) from e
 
-
+# %% ../../../nbs/jobs/shared/38_external_forecaster.ipynb #04c056a8
 def _read_answer(answer: Any, columns: ForecastColumns, horizon: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The forecasts (horizon,) and their quantiles (horizon, Q)."""
     if isinstance(answer, Mapping | pd.DataFrame):

@@ -183,7 +183,7 @@ def _origins(
             return last, "history"
     return first - 1, "assumed"
 
-
+# %% ../../../nbs/jobs/shared/37_external_forecasts.ipynb #0ebb9e53
 def _origin_times(frame: pd.DataFrame, columns: ForecastColumns) -> pd.DatetimeIndex:
     """The times of the origins, in the date format of the times or in a format of their own."""
     name, form = str(columns.origin), columns.date_format

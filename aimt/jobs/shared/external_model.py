@@ -76,7 +76,7 @@ def probability_predictions(
         raise DataError(f"the probabilities from {what} add up to {total[wrong[0]]:.3g} in row {wrong[0]:,}, not to 1")
     return Predictions(values / total[:, None])
 
-
+# %% ../../../nbs/jobs/shared/35_external_model.ipynb #f6fff17d
 def sorted_classes(labels: Sequence[str]) -> list[str]:  # Classes of a problem, as text
     """The classes in the order of scikit-learn: numbers by size, words by alphabet."""
     try:
@@ -168,7 +168,7 @@ def _first_line(error: Exception) -> str:
 def _few(names: list[str], most: int = 6) -> str:
     return ", ".join(repr(str(n)) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-
+# %% ../../../nbs/jobs/shared/35_external_model.ipynb #e5359ba9
 def read_answers(
     answer: Any,  # What a model returned
     names: Sequence[Any] | None,  # The class of each column, when the model says so
@@ -202,7 +202,7 @@ def _are_classes(values: np.ndarray, problem: Problem) -> bool:
     numbers = pd.to_numeric(pd.Series(values), errors="coerce")
     return bool(known.all() or numbers.isna().any() or problem.task != "binary" or ((numbers < 0) | (numbers > 1)).any() and known.any())
 
-
+# %% ../../../nbs/jobs/shared/35_external_model.ipynb #858f2e98
 def open_external(
     model: Any,  # A fitted estimator, a LightGBM model, a function of a data frame, or the path of an ONNX file
 ) -> ExternalModel:

@@ -171,7 +171,7 @@ def _kept(f: Field, value: Any) -> Any:
         return shown_source(value)
     return value if value is None else hide_secrets(str(value)) if isinstance(value, str | Path) else "in memory"
 
-
+# %% ../../../nbs/jobs/shared/25_options.ipynb #7f746d4b
 def shown_source(value: Any) -> Any:
     """A JSON value; a data frame becomes a few words."""
     return "a table in memory" if isinstance(value, pd.DataFrame) else plain(value)

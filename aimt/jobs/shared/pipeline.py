@@ -80,7 +80,7 @@ def call(function: Call, *args: Any, **options: Any) -> Any:
     """Call a function, or what stands at an address."""
     return (resolve(function) if isinstance(function, str) else function)(*args, **options)
 
-
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #653e72b1
 @dataclass(kw_only=True)
 class Work:
     """What the steps of a job hand on to one another. A kind adds its own fields."""
@@ -193,7 +193,7 @@ def _interrupted(kind: Kind, work: Work) -> Run | None:
     work.options, work.resumed = resumed_options(work.options, settings, where=where), True
     return run
 
-
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #7278234c
 def _place_of(work: Work, before: Run | None) -> Path:
     """Where a run goes: to the run that is resumed, to the place that was asked for, or to a free one."""
     if before:
@@ -251,7 +251,7 @@ def slowdown(
     """How much longer things take than on an idle machine: other programs leave a job fewer CPU-seconds than seconds."""
     return min(4.0, max(1.0, seconds / max(cpu_seconds, 1e-3))) if seconds > 1 else 1.0
 
-
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #a532e0ff
 def _note(work: Work, stage: Stage) -> None:
     work.run.event(stage.name, what="done", result=stage.result, seconds=round(stage.seconds, 3))
 

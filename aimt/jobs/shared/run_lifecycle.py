@@ -51,7 +51,7 @@ def find_interrupted(
         raise RunError(f"there is no interrupted run of '{name}' in runs/", hint=hint)
     return found
 
-
+# %% ../../../nbs/jobs/shared/05_run_lifecycle.ipynb #eeef2734
 @contextmanager
 def record_outcome(
     run: Run,  # The run under way

@@ -68,7 +68,7 @@ class SavedModel:
         table.frame = table.frame.assign(**{name: read[name] for name in written})
         return table, [*table.warnings, *warnings, *RangeCheck(self.schema).update(inputs).messages()]
 
-
+# %% ../../../nbs/jobs/shared/10_table_model.ipynb #81abe127
 def open_model(
     run: Run | str | Path,  # A run, or the path of its directory
 ) -> SavedModel:

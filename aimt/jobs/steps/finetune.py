@@ -73,7 +73,7 @@ class TuneWork(Work):
         """Nothing is known before the examples are read."""
         return {"notes": []} if not self.resumed else {}
 
-
+# %% ../../../nbs/jobs/steps/15_finetune.ipynb #6cab2797
 def begin(
     source: str | Path | pd.DataFrame,  # Table, text, folder: see the page of the family
     options: Any,  # Of the kind
@@ -137,7 +137,7 @@ def read(work: TuneWork) -> str:
         table.to_parquet(temporary, index=False)
     return f"{counts['train']:,} {family.unit} to learn from, {counts['valid']:,} to stop by, {counts['test']:,} to test"
 
-
+# %% ../../../nbs/jobs/steps/15_finetune.ipynb #827e2e75
 def model_folder(
     path: str | Path,
     revision: str | None = None,  # Folder of a model or of a run, or a name on the hub  # Branch, tag or commit on the hub
@@ -230,7 +230,7 @@ def number_of(family: FinetuneTask, value: float) -> str:
     """The main figure for people."""
     return f"{100 * value:.1f} %" if family.percent else f"{value:.3f}"
 
-
+# %% ../../../nbs/jobs/steps/15_finetune.ipynb #c59e2a60
 @noting
 def train_network(work: TuneWork) -> str:
     """Fine-tune the network on the training part."""
@@ -292,7 +292,7 @@ def train_network(work: TuneWork) -> str:
         f"{t.figures['loss']['before']:.3f} to {t.figures['loss']['after']:.3f}"
     )
 
-
+# %% ../../../nbs/jobs/steps/15_finetune.ipynb #0b92dab1
 def _steps(o: dict[str, Any], batches: Any) -> int | None:
     if o["steps"] or not o["epochs"]:
         return o["steps"]
@@ -327,7 +327,7 @@ def _curve(tuned: FineTuned) -> dict[str, Any]:
         "valid": {"steps": [e["step"] for e in evals], "loss": [e["loss"] for e in evals]},
     }
 
-
+# %% ../../../nbs/jobs/steps/15_finetune.ipynb #515c2166
 @noting
 def answer_after(work: TuneWork) -> str:
     """Score the fine-tuned network on the test part, beside the network before and the baselines."""
@@ -417,7 +417,7 @@ def diagnose(work: TuneWork) -> str:
 # Small steps are the recipe here; and batches that jump say nothing while the held-out loss falls, since the start was good
 _NOT_FOR_TUNING = {"learning rate too low"}
 
-
+# %% ../../../nbs/jobs/steps/15_finetune.ipynb #fd0cae2b
 def gates(work: TuneWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     family = work.family

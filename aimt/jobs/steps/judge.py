@@ -210,7 +210,7 @@ def evaluate(work: JudgeWork) -> str:
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y):,} judged rows"
 
-
+# %% ../../../nbs/jobs/steps/20_judge.ipynb #09af4be1
 def _trivial_answer(work: JudgeWork) -> np.ndarray:
     """The base rates or the mean of the training rows; of the judged rows themselves when there are no others."""
     prior = PriorModel(work.problem.task, max(len(work.problem.labels), 1))
@@ -304,7 +304,7 @@ def _about_unseen(work: JudgeWork, answer: GateResult) -> GateResult:
         answer, text=" ".join([answer.text, *texts]), advice=" ".join([answer.advice, *advices]), needs_attestation=names, command=command
     )
 
-
+# %% ../../../nbs/jobs/steps/20_judge.ipynb #e329d74b
 def _unseen_doubts(work: JudgeWork) -> Iterator[tuple[str, str, str]]:
     """What speaks against rows that the model has not seen: the name to attest, a sentence, what to do."""
     r, attest = work.results, 'attest it: --attest unseen="..."'

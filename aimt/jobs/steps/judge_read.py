@@ -88,7 +88,7 @@ def repeat_command(
     pairs = [*url, *(pair for pair in pairs if pair[0] != "--sql")]
     return " ".join(["aimt", "judge", shlex.quote(query), *(shlex.quote(w) for pair in pairs for w in pair)])
 
-
+# %% ../../../nbs/jobs/steps/18_judge_read.ipynb #d7677927
 def _word(value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{k}={v:.10g}" for k, v in value.items())
@@ -169,7 +169,7 @@ def define(work: JudgeWork) -> str:
         work.progress.say(f"        {note}")
     return f"{work.problem.task}, outcome {work.problem.target!r}, metric {work.problem.metric}"
 
-
+# %% ../../../nbs/jobs/steps/18_judge_read.ipynb #06628bbd
 def _define_problem(work: JudgeWork, aside: dict[str, list[str]]) -> tuple[Problem, list[str]]:
     o, schema = work.options, work.schema
     target, answers = aside["actual"][0], [n for name in ("probability", "prediction", "baseline") for n in aside[name]]
@@ -207,7 +207,7 @@ def _model_inputs(model: ExternalModel, left: list[str], frame: pd.DataFrame) ->
         )
     return [places[n] for n in model.inputs]
 
-
+# %% ../../../nbs/jobs/steps/18_judge_read.ipynb #04d2a4bc
 def option_columns(
     work: JudgeWork,
     option: str,  # Such as ``probability``
@@ -253,7 +253,7 @@ def _rival(work: JudgeWork, columns: list[str]) -> Predictions:
         return answers_in_columns(work, work.frame, columns, columns)
     return read_answers(work.frame[columns[0]], columns, work.problem, len(work.frame), f"'{columns[0]}'")
 
-
+# %% ../../../nbs/jobs/steps/18_judge_read.ipynb #cdcea811
 def for_decisions(work: JudgeWork) -> Problem:
     """The problem, adapted when there are classes alone: a metric and a fairness criterion that need no probabilities."""
     problem, o = work.problem, work.options

@@ -76,7 +76,7 @@ def begin(
         columns=_columns(options),
     )
 
-
+# %% ../../../nbs/jobs/steps/22_judge_series.ipynb #d58c5c8f
 def _check_given(source: Any, o: Any) -> None:
     if source is None and o.sql is None:
         raise ProblemError(

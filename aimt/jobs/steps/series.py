@@ -91,7 +91,7 @@ def begin(
 def _listed(known: str | list[str] | None) -> list[str]:
     return [k.strip() for k in known.split(",") if k.strip()] if isinstance(known, str) else list(known or [])
 
-
+# %% ../../../nbs/jobs/steps/10_series.ipynb #2a87fac9
 def read(work: SeriesWork) -> str:
     """Bring the rows into series with an even step."""
     o = work.options
@@ -122,7 +122,7 @@ def train_model(work: SeriesWork) -> str:
     work.trained_in = clock.perf_counter() - start
     return f"{work.model.horizon_} steps ahead, members: {', '.join(work.model.members_)}"
 
-
+# %% ../../../nbs/jobs/steps/10_series.ipynb #2d920ad9
 def test_on_the_past(work: SeriesWork) -> str:
     """Forecast the ends of the series from what was known before, and compare."""
     model, panel = work.model, work.panel
@@ -167,7 +167,7 @@ def write_forecasts(work: SeriesWork) -> str:
     work.keep_result(ahead=ahead, picture=_picture(model, table, low, high))
     return f"{len(table):,} rows"
 
-
+# %% ../../../nbs/jobs/steps/10_series.ipynb #49387f4f
 def gates(work: SeriesWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     return forecast_gates(work.judged, work.panel, work.promised, season=work.model.season_, horizon=work.model.horizon_)
@@ -315,7 +315,7 @@ def _owners(model: Forecaster, frame: pd.DataFrame, key: str | None) -> np.ndarr
 def _day(when: Any) -> str:
     return str(pd.Timestamp(when)).removesuffix(" 00:00:00")
 
-
+# %% ../../../nbs/jobs/steps/10_series.ipynb #66826a5c
 def _steps_ahead(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, time: str) -> np.ndarray:
     panel, H = model.panel_, model.horizon_
     position = panel.step.positions(times)
@@ -363,7 +363,7 @@ def _check_steps(model: Forecaster, owner: np.ndarray, step: np.ndarray, time: s
             hint="Give every step from the first after the last known value on",
         )
 
-
+# %% ../../../nbs/jobs/steps/10_series.ipynb #c3d1dc25
 def _check_known(model: Forecaster, frame: pd.DataFrame) -> None:
     for column in model.columns_["known"]:
         _refuse_rows(
@@ -431,7 +431,7 @@ def predict_series(
 
 WHOLE = 10**9  # Rows in a piece: all
 
-
+# %% ../../../nbs/jobs/steps/10_series.ipynb #5da3c42a
 def _future_table(model: Forecaster, source: str | Path | pd.DataFrame) -> pd.DataFrame:
     """Coming rows, with times and decorated numbers as they are written."""
     text = [str(model.columns_["time"]), *model.panel_.number_formats]

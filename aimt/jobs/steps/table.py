@@ -105,7 +105,7 @@ class TableWork(Work):
             f"{measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB"
         ]
 
-
+# %% ../../../nbs/jobs/steps/00_table.ipynb #38647bca
 def begin(
     source: str | Path | pd.DataFrame | None,  # A table, a query, or the bundled loans when None
     options: Any,  # Of the kind
@@ -182,7 +182,7 @@ def _words_left_out(work: TableWork) -> list[str]:
         else []
     )
 
-
+# %% ../../../nbs/jobs/steps/00_table.ipynb #4dc4ef94
 def check_data(work: TableWork) -> str:
     """Look for faults, and set aside what must not be used; the targets of the test rows are not read."""
     train = work.split.train

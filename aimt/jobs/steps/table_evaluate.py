@@ -80,7 +80,7 @@ def _save_predictions(work: TableWork) -> None:
     with atomic_path(work.run.path / "predictions.parquet") as temporary:
         pd.DataFrame(columns).to_parquet(temporary, index=False)
 
-
+# %% ../../../nbs/jobs/steps/01_table_evaluate.ipynb #b45ca7a0
 def evaluate(work: TableWork) -> str:
     """Score the model and the baselines on the test rows: metrics, calibration, overfitting, groups, decisions."""
     problem, made = work.problem, work.trained.predictions
@@ -172,7 +172,7 @@ def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> d
 
 _RATES = {"tpr": "equal-opportunity", "fpr": "predictive-equality", "selection_rate": "demographic-parity"}
 
-
+# %% ../../../nbs/jobs/steps/01_table_evaluate.ipynb #fd7dfd00
 def _mitigation(work: TableWork, ours: dict[str, np.ndarray], threshold: float, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a threshold for each group would do: learned on out-of-fold predictions, valued on the test rows.
 
@@ -246,7 +246,7 @@ def more_data(work: TableWork) -> str:
         curve["status"], "cannot tell"
     ) + twice
 
-
+# %% ../../../nbs/jobs/steps/01_table_evaluate.ipynb #3d119c4a
 def explain(work: TableWork) -> str:
     """Importance and effects of columns, and reasons for single rows."""
     model, test = work.trained.model, work.split.test
@@ -280,7 +280,7 @@ def _fold_models(model: Any) -> list[Any]:
         twins.append(twin.predict_raw)
     return twins
 
-
+# %% ../../../nbs/jobs/steps/01_table_evaluate.ipynb #fbadb5f2
 def _rules(work: TableWork) -> dict[str, Any] | None:
     """A few rules that stand for the model, checked on the test rows; none where there are too few rows or too many columns."""
     if len(work.problem.inputs) > _WIDE_COLUMNS:

@@ -90,7 +90,7 @@ class TextWork(Work):
         """How to let it write."""
         return [f'It writes: aimt generate {self.run.path} --prompt "..."']
 
-
+# %% ../../../nbs/jobs/steps/05_text.ipynb #751859ca
 def begin(
     source: str | Path,  # Text file or folder of text files; JSONL with a field of text
     options: Any,  # Of the kind
@@ -192,7 +192,7 @@ def _prompt(work: TextWork, length: int = 40) -> str:
     text = work.tokenizer.decode([int(i) for i in work.tokens.valid[: 4 * length]]).lstrip()[:length]
     return text.rsplit(" ", 1)[0] if " " in text else text
 
-
+# %% ../../../nbs/jobs/steps/05_text.ipynb #1f7236fd
 def train_network(work: TextWork) -> str:
     """Train a GPT within the time limit."""
     start = clock.perf_counter()
@@ -287,7 +287,7 @@ def _codes(*texts: str) -> tuple[list[np.ndarray], int]:
 
 _ORDERS = {1: "count of single characters", 3: "3-gram with Witten-Bell smoothing", 5: "5-gram with Witten-Bell smoothing"}
 
-
+# %% ../../../nbs/jobs/steps/05_text.ipynb #8b658b38
 def count_ngrams(work: TextWork) -> str:
     """n-grams on the same text, block by block; the one over which the gain is smallest is the baseline."""
     start = clock.perf_counter()

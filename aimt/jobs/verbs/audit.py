@@ -74,7 +74,7 @@ def _with_target(frame: pd.DataFrame, schema: Schema, problem: Problem, result: 
     order = check_forward(frame[known].reset_index(drop=True), schema, asked, y)
     return {**result, "findings": merge([*result["findings"], *order])}
 
-
+# %% ../../../nbs/jobs/verbs/00_audit.ipynb #f5277b4a
 def audit_lines(
     result: dict[str, Any],  # What `audit` returned
 ) -> list[str]:

@@ -77,7 +77,7 @@ def compact_run(
         stage.done(new.read("metrics.json")["compact"]["message"])
     return new
 
-
+# %% ../../../nbs/jobs/verbs/10_compact.ipynb #4583e848
 def _place_for(run: Run, out: str | Path | None, overwrite: bool) -> Path:
     """Where the new run goes; said before the work begins when that place is taken."""
     if run.info["settings"].get("compact"):
@@ -163,7 +163,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
         }
     )
 
-
+# %% ../../../nbs/jobs/verbs/10_compact.ipynb #f0fd8bda
 def _looked(new: Run, saved: SavedModel) -> dict[str, Any]:
     """The look at the test rows, in the ledger of the new run, and how often they were scored by now."""
     kept, problem = stored_predictions(saved.run), saved.problem
@@ -217,7 +217,7 @@ def _price(
     found = {"of": saved.run.path.name, "label": both["label"], "models": models, "gain": gain, "times_faster": times, "n_test": len(y)}
     return found | {"message": _sentence(found)}
 
-
+# %% ../../../nbs/jobs/verbs/10_compact.ipynb #af360df0
 def _sentence(found: dict[str, Any]) -> str:
     gain, label = found["gain"], found["label"]
     faster = f"{number(found['times_faster'])} times as fast"

@@ -72,7 +72,7 @@ def _same_question(run: Run, other: Run) -> None:
                 hint="Compare runs about the same question",
             )
 
-
+# %% ../../../nbs/jobs/verbs/20_compare.ipynb #351aac1d
 def _answers(run: Run) -> dict[int, Any]:
     labels = run.problem.labels
     both = [stored_predictions(run, part) for part in ("oof", "test")]
@@ -159,7 +159,7 @@ def _pair(
     found["rows_needed"] = _rows_needed(gain, len(y))
     return found | {"message": _verdict_words(found)}
 
-
+# %% ../../../nbs/jobs/verbs/20_compare.ipynb #df7efa75
 def _rows_needed(gain: dict[str, Any], n: int) -> int | None:
     """Test rows with which a difference as large as this one would show; None when it shows, or is none."""
     if None in gain.values() or not gain["value"] or not gain["low"] <= 0 <= gain["high"]:

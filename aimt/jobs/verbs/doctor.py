@@ -53,7 +53,7 @@ def _here(command: str, run: Run) -> str:
         return ""
     return re.sub(r"^(aimt (?!train|finetune|compact)\w+) RUN(?= |$)", lambda m: f"{m[1]} {shlex.quote(str(run.path))}", command)
 
-
+# %% ../../../nbs/jobs/verbs/45_doctor.ipynb #f854cad0
 def doctor_network(
     run: Run,  # A run that trained a network
 ) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def evaluate(
         seed=seed,
     )
 
-
+# %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #e29953b2
 def evaluate_table(
     run: Run,  # A run on a table
     source: str | Path | pd.DataFrame,  # Rows with their true outcomes
@@ -117,7 +117,7 @@ def evaluate_table(
         scores["permutation"] = shuffle_report(trained, inputs, y, who, shuffles=permutations, time_limit=time_limit or 60, seed=seed)
     return scores
 
-
+# %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #02fb8044
 def count_rows(
     frame: pd.DataFrame,  # Rows that were given
     kept: np.ndarray,  # Which of them have an outcome that the model can be scored on, bool
@@ -199,7 +199,7 @@ def coverage_report(
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #b22ad48f
 _MOST_SHUFFLED = 2_000  # Rows that are shuffled, at most
 
-
+# %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #2af0001f
 def shuffle_report(
     trained: SavedModel,
     inputs: pd.DataFrame,  # Rows as the model reads them

@@ -69,7 +69,7 @@ def explain(
         time_limit=time_limit,
     )
 
-
+# %% ../../../nbs/jobs/verbs/25_explain.ipynb #64ee355c
 def explain_table(
     run: Run,  # A run on a table
     source: str | Path | pd.DataFrame,  # Table with the rows
@@ -110,7 +110,7 @@ def _asked(questions: dict[str, Any]) -> str:
         raise ProblemError(f"--{given[0]} and --{given[1]} are two questions", hint="Ask one at a time")
     return given[0] if given else ""
 
-
+# %% ../../../nbs/jobs/verbs/25_explain.ipynb #69658f95
 def _changes(trained: SavedModel, frame: pd.DataFrame, numbers: list[int], desired: Any, immutable: list[str]) -> list[dict[str, Any]]:
     """For each row what would have to be different; the values that a change may use are those of the table."""
     inputs, _ = trained.conform(frame)
@@ -184,7 +184,7 @@ def _known_rows(trained: SavedModel, source: str | Path | pd.DataFrame) -> Known
     who = frame[problem.entity].astype("str").to_numpy() if problem.entity in frame else None
     return KnownRows(inputs, y, who, test, frame)
 
-
+# %% ../../../nbs/jobs/verbs/25_explain.ipynb #d1fa9f9f
 def _rules(trained: SavedModel, known: KnownRows, most: bool | int) -> dict[str, Any]:
     most = 8 if most is True else most
     if most < 2:

@@ -64,7 +64,7 @@ def generate_text(
         return generate_beams(found.model, found.tokenizer, prompts, num_beams=num_beams, **settings)
     return write(found.model, found.tokenizer, prompts, stream=stream, **settings)
 
-
+# %% ../../../nbs/jobs/verbs/35_generate.ipynb #c323ea9a
 def generate_answer(
     run: Run,  # A run of a fine-tuning
     prompt: str | Sequence[str],

@@ -158,7 +158,7 @@ def predict(
         quiet=quiet,
     )
 
-
+# %% ../../../nbs/jobs/verbs/05_predict.ipynb #961dafda
 def predict_table(
     run: Run,  # A run on a table
     source: str | Path | pd.DataFrame | None,  # New rows
@@ -206,7 +206,7 @@ def predict_table(
     _tell(progress, seen.pieces | dict.fromkeys(check.messages(), 1))
     return Path(out)
 
-
+# %% ../../../nbs/jobs/verbs/05_predict.ipynb #53a4a1a5
 @dataclass
 class _Warnings:
     """Rows that were scored, and in how many pieces each warning came up."""

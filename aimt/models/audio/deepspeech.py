@@ -78,7 +78,7 @@ def speech_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #d3bd3547
 LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
 
-
+# %% ../../../nbs/models/audio/05_deepspeech.ipynb #f0a07a27
 class DeepSpeech(nn.Module):
     """Mozilla's DeepSpeech. `forward` gives log-probabilities of the characters and the blank, frame by frame."""
 

@@ -26,7 +26,7 @@ from ...core.files import write_text
 # %% ../../../nbs/models/audio/02_speech_features.ipynb #b0e49137
 ENGLISH = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
 
-
+# %% ../../../nbs/models/audio/02_speech_features.ipynb #c383c9e8
 @dataclass(frozen=True)
 class Alphabet:
     """The characters that a model writes, in the order of its outputs. One more output, the last, is the blank."""

@@ -76,7 +76,7 @@ def _zeros_tables(n: int) -> list[list[int]]:
         out.append(table)
     return out
 
-
+# %% ../../../nbs/models/audio/01_tf_checkpoints.ipynb #700261da
 def masked_crc(raw: Any) -> int:
     """The checksum as these files store it: rotated, plus a constant, since a checksum of a checksum is weak."""
     c = crc32c(raw)
@@ -164,7 +164,7 @@ def read_table(
     except (ValueError, IndexError, struct.error, OverflowError) as e:
         raise ModelFormatError(f"not a readable index of a TensorFlow checkpoint ({e})", where=str(path)) from e
 
-
+# %% ../../../nbs/models/audio/01_tf_checkpoints.ipynb #27412e55
 def checkpoint_prefix(
     path: str | Path,  # A prefix such as DIR/best_dev-1234, its .index file, or the folder
 ) -> Path:
@@ -224,7 +224,7 @@ def _entry(entry: Mapping[int, Any], shard: memoryview, name: str, verify: bool)
         raise ValueError(f"{name} does not match its checksum")
     return np.frombuffer(raw, dtype).reshape(shape)
 
-
+# %% ../../../nbs/models/audio/01_tf_checkpoints.ipynb #e5686f37
 def write_checkpoint(
     prefix: str | Path,  # DIR/NAME: becomes NAME.index and NAME.data-00000-of-00001
     tensors: Mapping[str, np.ndarray],

@@ -118,7 +118,7 @@ def tensor_dtype(number: int) -> np.dtype:
         raise ValueError(f"numbers of kind {number}")
     return np.dtype(_TYPES[number])
 
-
+# %% ../../../nbs/models/audio/00_tf_files.ipynb #b9412109
 def read_tensor(raw: Any) -> Any:
     """A TensorProto: an array, or bytes (a list of them when there are several)."""
     kind, shape, content, values, strings = 0, (), None, [], []
@@ -207,7 +207,7 @@ def _nodes(graph: Any, regions: Mapping[str, memoryview], room: int) -> list[Nod
                 raise ValueError("its constants are far larger than the file")
     return nodes
 
-
+# %% ../../../nbs/models/audio/00_tf_files.ipynb #6755bcc3
 def file_view(path: str | Path) -> memoryview:
     """The bytes of a file, mapped into memory. Raises `ModelFormatError` when it cannot be read."""
     try:
@@ -252,7 +252,7 @@ def _node(raw: Any, regions: Mapping[str, memoryview]) -> Node:
         attrs["value"] = _mapped(attrs, regions)
     return Node(name, op, inputs, attrs)
 
-
+# %% ../../../nbs/models/audio/00_tf_files.ipynb #d33da0ea
 def _attribute(raw: Any) -> Any:
     for number, value in read_fields(raw):
         if number == 2:
@@ -333,7 +333,7 @@ def _write_node(node: Node) -> bytes:
     parts = [write_field(1, node.name), write_field(2, node.op), *(write_field(3, i) for i in node.inputs)]
     return b"".join([*parts, *(write_field(5, a) for a in attrs)])
 
-
+# %% ../../../nbs/models/audio/00_tf_files.ipynb #a9bc3b72
 def write_pb(
     path: str | Path,  # A .pb file
     nodes: Sequence[Node],  # Attributes: `DType`, bool, int, float, bytes, tuple (a shape), array or list of bytes (a tensor)

@@ -158,7 +158,7 @@ def _block_rules(ours: str, theirs: str, parts: Mapping[str, str | tuple[str, ..
             rules.append(KeyRule(f"{ours}.{{i}}.{name}{end}", full[0] if one else full, "copy" if one else "split"))
     return rules
 
-
+# %% ../../../nbs/models/image/05_clip.ipynb #cbeb9fee
 def _norm_rules(pairs: Mapping[str, str]) -> list[KeyRule]:
     return [KeyRule(f"{ours}.{end}", f"{theirs}.{end}") for ours, theirs in pairs.items() for end in ("weight", "bias")]
 
@@ -251,7 +251,7 @@ def _hf_tower(s: Mapping[str, Any]) -> Tower:
         s["attention_dropout"],
     )
 
-
+# %% ../../../nbs/models/image/05_clip.ipynb #d536a13a
 def config_from_json(
     settings: Mapping[str, Any],  # The content of ``config.json``
     where: str | Path = "",  # File named in errors
@@ -368,7 +368,7 @@ def config_from_weights(
     except (KeyError, ValueError, IndexError) as e:
         raise ModelFormatError(f"these are not the tensors of a CLIP with a vision transformer ({e})") from e
 
-
+# %% ../../../nbs/models/image/05_clip.ipynb #894a2c1b
 _LAYOUTS: dict[str, tuple] = {
     "hf": (_HF_RULES, "model.safetensors", "config.json", config_to_json),
     "openai": (_OPENAI_RULES, "open_clip_model.safetensors", "open_clip_config.json", config_to_open_clip),

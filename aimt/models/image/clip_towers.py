@@ -42,7 +42,7 @@ class Tower:
         config = BlockConfig(self.width, self.n_head, causal=causal, **options)
         return nn.ModuleList(Block(config) for _ in range(self.n_layer))
 
-
+# %% ../../../nbs/models/image/00_clip_towers.ipynb #34544884
 @dataclass(frozen=True)
 class CLIPConfig:
     """Architecture of a CLIP; `preset` has the published sizes."""
@@ -112,7 +112,7 @@ class ImageTower(nn.Module):
             x = block(x)
         return self.project(self.norm_out(x[:, 0]))
 
-
+# %% ../../../nbs/models/image/00_clip_towers.ipynb #937bce10
 class TextTower(nn.Module):
     """Tokens to one vector: embed, add positions, causal blocks, norm, take the end token, project."""
 

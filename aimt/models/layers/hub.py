@@ -44,7 +44,7 @@ _HUB_FILES = (
 )
 _PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
 
-
+# %% ../../../nbs/models/layers/10_hub.ipynb #fc1a2afd
 def find_model(
     path_or_id: str | Path,  # A folder, or a name on the hub: ``owner/name`` or ``bert-base-uncased``
     *,

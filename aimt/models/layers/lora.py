@@ -242,7 +242,7 @@ def _outside(name: str, n_rows: int, rules: Sequence[KeyRule]) -> list[tuple[str
 def _most_common(values: Sequence[Any]) -> Any:
     return max(values, key=list(values).count)
 
-
+# %% ../../../nbs/models/layers/20_lora.ipynb #867c2ab5
 def save_adapters(
     model: nn.Module,  # With LoRA
     folder: str | Path,
@@ -342,7 +342,7 @@ def _load_adapters(model: nn.Module, folder: Path, rules: Sequence[KeyRule], pre
     _replace(model, new)
     return {"layers": len(new), **trainable_share(model)}
 
-
+# %% ../../../nbs/models/layers/20_lora.ipynb #55a3bf04
 def _read_adapters(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         settings = read_json(folder / "adapter_config.json")
@@ -375,7 +375,7 @@ def _pairs(tensors: Mapping[str, Tensor], prefix: str, folder: Path) -> tuple[di
             raise ModelFormatError(f"A and B of {n} do not fit together", where=str(folder))
     return {n: (pair["A"], pair["B"]) for n, pair in found.items()}, other
 
-
+# %% ../../../nbs/models/layers/20_lora.ipynb #cea5f164
 def _places(model: nn.Module, rules: Sequence[KeyRule]) -> dict[str, tuple[str, Tensor]]:
     """Their name of every linear layer, with ours and the rows it stands for."""
     out: dict[str, tuple[str, Tensor]] = {}
@@ -529,7 +529,7 @@ class NF4Linear(nn.Module):
         y = _NF4Product.apply(x, self)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-
+# %% ../../../nbs/models/layers/20_lora.ipynb #7c35f436
 def model_bytes(model: nn.Module) -> int:
     """Bytes of all weights and buffers of a model."""
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))

@@ -64,7 +64,7 @@ def to_hf(
             raise ModelFormatError(f"no rule says what {name!r} is called on the other side")
     return out
 
-
+# %% ../../../nbs/models/layers/05_pretrained.ipynb #bcf9d704
 def from_hf(
     state: Mapping[str, Tensor],  # Their names
     rules: Iterable[KeyRule],

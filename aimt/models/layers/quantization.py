@@ -202,7 +202,7 @@ class BF16Linear(nn.Module):
         y = (y if y.shape[1] == self.out_features else y[:, : self.out_features]).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
-
+# %% ../../../nbs/models/layers/15_quantization.ipynb #4e27c639
 class Int8Linear(nn.Module):
     """A linear layer whose weights are bytes: columns in bags where there is the kernel, else rows with one scale each."""
 
@@ -258,7 +258,7 @@ class Int8Linear(nn.Module):
         y = y.view(*x.shape[:-1], -1)
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
-
+# %% ../../../nbs/models/layers/15_quantization.ipynb #5727c747
 class Int4Linear(nn.Module):
     """A linear layer whose weights are four bits, with a scale and a zero for each group of a row."""
 
@@ -296,7 +296,7 @@ class Int4Linear(nn.Module):
         y = y if own["bias"] is None else y.add_(own["bias"])
         return y.view(*x.shape[:-1], -1)
 
-
+# %% ../../../nbs/models/layers/15_quantization.ipynb #2ab3f890
 class Int8Embedding(nn.Module):
     """An embedding table in int8 with one scale per row."""
 

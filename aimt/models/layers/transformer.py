@@ -513,7 +513,7 @@ class BlockConfig:
     dropout: float = 0.0  # Of what the branches add
     attn_dropout: float = 0.0  # Of the attention weights; takes the slower path on a CPU
 
-
+# %% ../../../nbs/models/layers/00_transformer.ipynb #3fda65b9
 class Block(nn.Module):
     """Attention, optional cross-attention, and an MLP, each added to the residual stream."""
 

@@ -74,7 +74,7 @@ def _shorter(panel: Panel, used: list[int], cut: int) -> Panel:
         holes=[panel.holes[i][: len(panel.values[i]) - cut] for i in used],
     )
 
-
+# %% ../../../nbs/models/series/12_backtest.ipynb #d5a0c193
 def _judge(model: Forecaster, panel: Panel, used: list[int], cut: int, origin: int) -> list[dict[str, Any]]:
     H, m = model.horizon_, model.season_
     ends = [len(panel.values[i]) - cut for i in used]

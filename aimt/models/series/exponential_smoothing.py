@@ -22,7 +22,7 @@ TRENDS = ("none", "damped", "linear", "theta")  # Kinds of trend that `smooth_fo
 BATCH = 256  # Series that walk together; more would not fit into the processor's cache
 _MAX_LENGTH = 1000  # Values that are looked at, the latest ones of a series
 
-
+# %% ../../../nbs/models/series/00_exponential_smoothing.ipynb #3dc5ba8a
 def align(
     values: Sequence[np.ndarray],  # B series, oldest value first
 ) -> np.ndarray:  # Shape (B, T), NaN before a series begins
@@ -147,7 +147,7 @@ def burg(
         forward, backward = (forward - k * backward)[1:], (backward - k * forward)[:-1]
     return weights, np.array(variances)
 
-
+# %% ../../../nbs/models/series/00_exponential_smoothing.ipynb #210f80c0
 def ar_forecast(
     y: np.ndarray,  # One series, shape (n,)
     season: int,  # Steps in a season, m; 1 for none
@@ -236,7 +236,7 @@ def _orders(season: int) -> list[tuple[list[int], list[int]]]:
         if p + q + P + Q <= 5
     ]
 
-
+# %% ../../../nbs/models/series/00_exponential_smoothing.ipynb #778b0739
 def _fit_arma(z: np.ndarray, season: int) -> tuple | None:
     """Lags and weights of the values, those of the surprises, and the surprises; None when no model has enough rows."""
     n, orders = len(z), _orders(season)

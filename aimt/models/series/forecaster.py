@@ -168,7 +168,7 @@ def guess_spread(
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 FORMAT = {"format": "aimt-forecaster", "version": 2}
 
-
+# %% ../../../nbs/models/series/10_forecaster.ipynb #b9de59ae
 class Forecaster(BaseEstimator):
     """Forecasts of one or many series with quantiles: smoothing, autoregressions and trees on lags, weighed by rehearsals."""
 
@@ -424,7 +424,7 @@ class Forecaster(BaseEstimator):
             )
         return model
 
-
+# %% ../../../nbs/models/series/10_forecaster.ipynb #e33f3444
 def _relative(made: dict[str, np.ndarray], came: np.ndarray) -> np.ndarray:
     """Mean absolute errors (N, M), each rehearsal relative to its middle member, at most 5."""
     errors = np.abs(np.array(list(made.values())) - came).mean(2).T

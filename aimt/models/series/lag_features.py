@@ -141,7 +141,7 @@ class LagModel:
         n_columns = len(lag_columns(season)) + n_extra
         return cls(read_booster(text, n_columns=n_columns, n_outputs=1, where=where), season, n_extra, recursive)
 
-
+# %% ../../../nbs/models/series/05_lag_features.ipynb #1768892c
 def fit_lags(
     values: Sequence[np.ndarray],  # B series
     extra: Sequence[np.ndarray],  # For each, the columns known ahead, shape (n or more, e)

@@ -75,7 +75,7 @@ MANY_ROWS = 10_000  # From here on fine trees come first
 _MANY_CLASSES = 9  # From here on a network comes early: trees grow one for each class and round, a network has one body for all
 _SAMPLED = {"feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1}
 
-
+# %% ../../../nbs/models/table/50_bagging.ipynb #60222ce1
 def portfolio(
     task: str,  # binary, multiclass or regression
     *,
@@ -145,7 +145,7 @@ class Encoded:
         """Shape of a pool of all rows."""
         return (len(self.y), self.n_classes) if self.task == "multiclass" else (len(self.y),)
 
-
+# %% ../../../nbs/models/table/50_bagging.ipynb #2fce8999
 @dataclass
 class FoldEnsemble:
     """Members of one recipe, their average, and what it predicts for rows its members have not seen."""
@@ -232,7 +232,7 @@ def cross_fit(
 def _margin(member: Any, table: Encoded, rows: np.ndarray, threads: int) -> np.ndarray:
     return member.margin(table.Z[rows]) if isinstance(member, Network) else member.margin(table.X[rows], threads)
 
-
+# %% ../../../nbs/models/table/50_bagging.ipynb #8f908f11
 def _fit_fold(
     c: Candidate, table: Encoded, train: np.ndarray, valid: np.ndarray, seed: int, threads: int, deadline: float | None, max_rounds: int
 ) -> Any:
@@ -272,7 +272,7 @@ def _fit_fold(
 
 _MORE_ROUNDS = 1.1  # All rows instead of four fifths of them can carry a tenth more
 
-
+# %% ../../../nbs/models/table/50_bagging.ipynb #44658714
 def grow_whole(
     candidate: Candidate,  # Of trees
     members: Sequence[Any],  # Those that had held-out rows to stop by

@@ -255,7 +255,7 @@ class LinearModel:
         table = pd.DataFrame(self.weights_[:-1], index=self.dense_.names)
         return table.loc[table.abs().max(axis=1).sort_values(ascending=False, kind="stable").index]
 
-
+# %% ../../../nbs/models/table/00_baselines.ipynb #365f243b
 def linear_rows(n_rows: int, n_dense: int, rng: np.random.Generator) -> np.ndarray:
     """The rows a linear model is fitted on, ascending: all, or as many as `MAX_LINEAR_CELLS` allows."""
     most = min(50_000, max(1000, MAX_LINEAR_CELLS // max(n_dense, 1)))

@@ -126,7 +126,7 @@ def _cross_fitted(way: _Way, margin: np.ndarray, y: np.ndarray, w: np.ndarray, p
         corrected[part == i] = way(margin[part != i], y[part != i], w[part != i]).margin(margin[part == i])
     return _losses(corrected, y, task)
 
-
+# %% ../../../nbs/models/table/40_calibration.ipynb #35974d06
 def _platt(margin: np.ndarray, y: np.ndarray, w: np.ndarray) -> Calibrator:
     W = fit_linear(margin[:, None], y, task="binary", l2=1e-6, weight=w, start=np.array([[1.0], [0.0]]))
     return Calibrator("platt", float(W[0, 0]), float(W[1, 0]))

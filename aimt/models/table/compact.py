@@ -78,7 +78,7 @@ def compact(
     small.ensemble_ = _assemble(ensemble, {name: grown.get(name) or _kept(parts) for name, parts in groups.items()}, groups)
     return small if max_latency_ms is None else _hasten(small, groups, frame, max_latency_ms)
 
-
+# %% ../../../nbs/models/table/75_compact.ipynb #7d28b9c6
 def _spare(grown: dict[str, list[Any]], recipes: dict[str, Candidate]) -> None:
     """Give up second members, the most expensive first, while a prediction costs more than it should."""
     cost = {name: member_cost_ns(members[0], recipes[name]) for name, members in grown.items()}
@@ -134,7 +134,7 @@ def _hasten(model: Any, groups: dict[str, list[WeightedMember]], frame: Any, mos
         f"1,000 rows take {took:.3g} ms at least, not {most:g}", hint="Allow more, or leave out columns: reading them takes time too"
     )
 
-
+# %% ../../../nbs/models/table/75_compact.ipynb #0dfe6064
 def latency_ms(model: Any, rows: Any, *, repeats: int = 3) -> float:  # With `predict_raw`  # To predict  # The fastest counts
     """Milliseconds that the model takes for these rows."""
     model.predict_raw(rows.iloc[:5])

@@ -256,7 +256,7 @@ def _years(values: np.ndarray) -> np.ndarray:
 _MOST_ROWS = 20_000  # Calibration rows kept; the coverage of a fitted quantile then scatters by 0.2 %
 BY = ("none", "group", "class", "both")
 
-
+# %% ../../../nbs/models/table/45_conformal.ipynb #2f05c41f
 @dataclass(frozen=True, eq=False)
 class Conformal:
     """Scores of rows that the model had not seen: makes intervals or sets for new ones. Plain data."""
@@ -366,7 +366,7 @@ def score_growth(
 
 MOST_GROWTH = 3.0  # Errors that grow faster than this from stretch to stretch are no trend to count on
 
-
+# %% ../../../nbs/models/table/45_conformal.ipynb #167fdb18
 def fit_conformal(
     task: str,  # binary, multiclass or regression
     y: np.ndarray,  # Class codes or numbers, shape (n,)

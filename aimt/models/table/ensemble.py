@@ -46,7 +46,7 @@ class WeightedMember:
     weight: float
     model: Any  # `Member`, `SymmetricTrees`, `Network`, or weights of `fit_linear`
 
-
+# %% ../../../nbs/models/table/55_ensemble.ipynb #1269551d
 @dataclass
 class Ensemble:
     """Everything needed to predict from raw tables; plain data."""
@@ -107,7 +107,7 @@ def _margin(model: Any, X: np.ndarray, Z: np.ndarray, threads: int) -> np.ndarra
         return linear_margin(Z, model)
     return model.margin(Z) if isinstance(model, Network) else model.margin(X, threads)
 
-
+# %% ../../../nbs/models/table/55_ensemble.ipynb #7954cc07
 def encode(encoder: FeatureEncoder, frame: pd.DataFrame) -> np.ndarray:
     """Encoded rows; one constant column when no column says anything."""
     X = encoder.transform(frame)
@@ -149,7 +149,7 @@ def contributions(
     out.attrs["additivity_error"] = float(np.abs(total.sum(axis=1) - margin).max(initial=0.0))
     return out
 
-
+# %% ../../../nbs/models/table/55_ensemble.ipynb #472244c4
 def _class_pair(probs: np.ndarray, class_code: int | None) -> tuple[np.ndarray, np.ndarray]:
     """For each row the class to explain, and the most probable other one."""
     one = probs.argmax(axis=1) if class_code is None else np.full(len(probs), class_code)
@@ -229,7 +229,7 @@ def save_ensemble(
     for stale in set(folder.glob("member_*.txt*")) - {folder / name for name in files}:
         stale.unlink()
 
-
+# %% ../../../nbs/models/table/55_ensemble.ipynb #87edaba4
 def _save_part(part: WeightedMember, i: int, folder: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], str]:
     entry: dict[str, Any] = {"recipe": part.recipe, "weight": float(part.weight)}
     if isinstance(part.model, np.ndarray):
@@ -301,7 +301,7 @@ def _read_state(folder: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
         raise _broken(path, "this model is damaged: it lists no arrays")
     return state
 
-
+# %% ../../../nbs/models/table/55_ensemble.ipynb #630eb121
 def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dict[str, np.ndarray]) -> WeightedMember:
     if set(entry) - _PART_KEYS:
         raise ValueError(f"a member has an unknown entry '{sorted(set(entry) - _PART_KEYS)[0]}'")

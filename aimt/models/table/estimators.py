@@ -40,7 +40,7 @@ from .search_cache import SearchCache, search_fingerprint
 # %% ../../../nbs/models/table/70_estimators.ipynb #fe122e91
 _BLENDS = ("greedy", "stacked")
 
-
+# %% ../../../nbs/models/table/70_estimators.ipynb #35bce8da
 class _Tabular(BaseEstimator):
     """What the classifier and the regressor share."""
 
@@ -370,7 +370,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         conformal, frame = self._coverage(), self._frame(X)
         return conformal.sets(self.ensemble_.predict(frame) if probs is None else probs, self._grouped(frame), coverage, conditional_on)
 
-
+# %% ../../../nbs/models/table/70_estimators.ipynb #e44d8bff
 class TabularRegressor(RegressorMixin, _Tabular):
     """Numbers from raw tables: bagged boosters and lines, selected on out-of-fold predictions."""
 
@@ -420,7 +420,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         conformal, frame = self._coverage(), self._frame(X)
         return conformal.intervals(self.ensemble_.predict(frame) if pred is None else pred, self._grouped(frame), coverage, conditional_on)
 
-
+# %% ../../../nbs/models/table/70_estimators.ipynb #23cea7af
 def load_model(
     folder: str | Path,  # Folder that `save` wrote
 ) -> TabularClassifier | TabularRegressor:

@@ -62,7 +62,7 @@ class _Job:
         data = lgb.Dataset(self.X[:, columns], self.y, categorical_feature=codes, params=options, free_raw_data=False)
         return data.construct(), options
 
-
+# %% ../../../nbs/models/table/35_gam.ipynb #262dc847
 def _boost(
     options: dict[str, Any], train: lgb.Dataset, valid: lgb.Dataset, until: float | None, most: int = MOST_ROUNDS, patience: int = PATIENCE
 ) -> tuple[lgb.Booster, int]:
@@ -249,7 +249,7 @@ def _count(X: np.ndarray, columns: Sequence[int], axes: Sequence[Axis]) -> np.nd
     cells = np.ravel_multi_index([axis.cells(X[:, j]) for j, axis in zip(columns, axes, strict=True)], shape)
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 
-
+# %% ../../../nbs/models/table/35_gam.ipynb #fa9ef6a3
 def fit_additive(
     X: np.ndarray,  # Encoded training rows, shape (n, d); NaN where missing
     y: np.ndarray,  # Class codes or numbers, shape (n,)
@@ -282,7 +282,7 @@ def fit_additive(
     model = Additive(task, names, base, _merge(pieces, X), cut=job.late or len(bases) < len(folds))
     return model, held_out if task == "multiclass" else held_out[:, 0]
 
-
+# %% ../../../nbs/models/table/35_gam.ipynb #e8d775a4
 def _constant(y: np.ndarray, task: str, n_classes: int) -> tuple[Additive, np.ndarray]:
     """What is left to say without columns."""
     nothing = pd.DataFrame(index=range(len(y)))
@@ -322,7 +322,7 @@ def _held_out(margins: np.ndarray, folds: Folds) -> np.ndarray:  # (F, n, M) -> 
         out[valid] = margin[valid]
     return out
 
-
+# %% ../../../nbs/models/table/35_gam.ipynb #64c2e457
 def _row_losses(margin: np.ndarray, y: np.ndarray, task: str) -> np.ndarray:
     if task == "regression":
         return (margin[:, 0] - y) ** 2 / 2
@@ -362,7 +362,7 @@ def _even(error: np.ndarray, counts: np.ndarray, width: float = 0.04) -> np.ndar
 MOST_ADDITIVE_ROWS = 50_000  # Rows that the curves are learned from
 _CHUNK_ROWS = 50_000
 
-
+# %% ../../../nbs/models/table/35_gam.ipynb #7626660c
 class AdditiveModel:
     """A generalised additive model on raw tables."""
 

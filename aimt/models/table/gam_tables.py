@@ -113,7 +113,7 @@ class Additive:
             raise ModelFormatError(f"this additive model is damaged ({e})", hint="Train the model again") from e
         return found
 
-
+# %% ../../../nbs/models/table/33_gam_tables.ipynb #bb53617f
 def _term(state: dict[str, Any]) -> Term:
     axes = tuple(Axis(np.asarray(a["edges"], float), int(a["levels"])) for a in state["axes"])
     kinds = {"values": float, "error": float, "counts": np.int64}

@@ -208,7 +208,7 @@ def fit_network(
     finally:
         torch.set_num_threads(before)
 
-
+# %% ../../../nbs/models/table/30_mlp.ipynb #2a5000df
 def _train(
     Z: np.ndarray,
     y: np.ndarray,
@@ -284,7 +284,7 @@ def _train(
     arrays = {name: p.numpy() for name, p in (kept or {k: v.detach() for k, v in w.items()}).items()}
     return Network(edges, arrays | {"base": E.mean(0).numpy()}, center, spread, stopped, epochs)
 
-
+# %% ../../../nbs/models/table/30_mlp.ipynb #ad9070b7
 def _rate(progress: float) -> float:
     """Up for a twentieth of the way, then down along a cosine."""
     return min(1.0, progress / 0.05 + 0.02) * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))

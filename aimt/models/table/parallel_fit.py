@@ -72,7 +72,7 @@ def fit_together(
     share = (time.perf_counter() - begin) / max(len(requests), 1)
     return [_join(request, found, share, table) for request, found in zip(requests, answers, strict=True)]
 
-
+# %% ../../../nbs/models/table/65_parallel_fit.ipynb #3788bc69
 def _parts(request: Request) -> list[tuple[int, Folds]]:
     """What can be fitted apart: each fold of trees and networks; a line chooses its penalty on all folds together."""
     if request.candidate.kind == "linear":

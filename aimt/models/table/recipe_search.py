@@ -176,7 +176,7 @@ def search(
         _thin(chosen, 1.1 * prediction_budget_ns(len(table.y)))
     return _finish(bags, weights, log, cut)
 
-
+# %% ../../../nbs/models/table/68_recipe_search.ipynb #1085eb84
 def _batches(items: Sequence[Any], n_folds: int) -> Iterator[Sequence[Any]]:
     """The first recipe alone, since it shows how long a fit takes; then one at a time, or as many as keep all workers busy."""
     size = max(1, round(n_workers() / n_folds))

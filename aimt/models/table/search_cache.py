@@ -39,7 +39,7 @@ def search_fingerprint(
     digest.update(repr((*about, "ordered") if ordered else about).encode())
     return digest.hexdigest()
 
-
+# %% ../../../nbs/models/table/60_search_cache.ipynb #06c36ed6
 @dataclass
 class SearchCache:
     """A folder in which a search keeps its finished bags."""

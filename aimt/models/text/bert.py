@@ -107,7 +107,7 @@ def first_tokens(
     """Where the texts of packed rows begin."""
     return F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True) & (documents >= 0)
 
-
+# %% ../../../nbs/models/text/10_bert.ipynb #623a6cc4
 class Pretrained(nn.Module):
     """Base of all BERT classes: settings, an optional tokenizer, loading and saving."""
 
@@ -157,7 +157,7 @@ class Pretrained(nn.Module):
         """The longest text that is read, in tokens."""
         return self.config.context
 
-
+# %% ../../../nbs/models/text/10_bert.ipynb #f287ead1
 class BERT(Pretrained):
     """Transformer encoder: a vector for each token, which has seen the whole text."""
 
@@ -406,7 +406,7 @@ def _has_head(cls: type[Pretrained], settings: dict[str, Any], state: dict[str, 
         return False
     return not cls.head or any(n.startswith(cls.head) for n in state)
 
-
+# %% ../../../nbs/models/text/10_bert.ipynb #ef5886d0
 def _no_head(cls: type[Pretrained], settings: dict[str, Any], folder: Path) -> ModelFormatError:
     told = (settings.get("architectures") or ["BERT"])[0]
     how = "labels=[...]" if "classifier" in cls.head else "fresh_head=True"

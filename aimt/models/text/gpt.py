@@ -87,7 +87,7 @@ class GPTConfig:
             raise ValueError(f"no preset {name!r}. {closest(name, PRESETS)}")
         return cls(**{"vocab_size": 256} | PRESETS[name] | changes)
 
-
+# %% ../../../nbs/models/text/05_gpt.ipynb #4b29f592
 def _modern(n_layer: int, n_head: int, n_embd: int, context: int) -> dict[str, Any]:
     return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "context": context}
 
@@ -393,7 +393,7 @@ class GPT(nn.Module):
             return resolve("aimt.generate.text.beam_search:generate_beams")(self, *args, num_beams=num_beams, **options)
         return resolve("aimt.generate.text.sampling:generate")(self, *args, **options)
 
-
+# %% ../../../nbs/models/text/05_gpt.ipynb #337de81b
 def gpt_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:  # A `GPT`, wrapped or not  # "ids", "targets" and perhaps "documents"
     """Mean loss of a batch in nats per target token."""
     return model(batch["ids"], targets=batch["targets"], documents=batch.get("documents"))
@@ -455,7 +455,7 @@ def config_to_json(config: GPTConfig) -> dict[str, Any]:
         "eos_token_id": c.vocab_size - 1,
     }
 
-
+# %% ../../../nbs/models/text/05_gpt.ipynb #90804fb1
 def _check_gpt2(settings: dict[str, Any], where: str | Path) -> None:
     """Refuse variants of GPT-2 that compute something else."""
     usual = {

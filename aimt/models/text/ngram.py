@@ -111,7 +111,7 @@ class NGram:
             ids.append(int(np.searchsorted(np.cumsum(p), rng.random() * p.sum(), "right")))
         return ids[start:]
 
-
+# %% ../../../nbs/models/text/00_ngram.ipynb #297f42db
 def _ids(tokens: Any, vocab_size: int, *, empty: bool = False) -> np.ndarray:
     ids = np.asarray(tokens[:], dtype=np.int64)
     if not len(ids) and not empty:

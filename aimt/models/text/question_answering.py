@@ -46,7 +46,7 @@ def best_spans(
     best = (starts[:, :, None] + ends[:, None, :]).masked_fill(~fits, -torch.inf).flatten(1).max(dim=1)
     return best.values, best.indices // starts.shape[1], best.indices % starts.shape[1]
 
-
+# %% ../../../nbs/models/text/15_question_answering.ipynb #d9f9804f
 class BERTForQuestions(Pretrained):
     """Extractive question answering: answers are spans of a page."""
 
@@ -100,7 +100,7 @@ class BERTForQuestions(Pretrained):
                         best[sample] = Answer(pages[sample][begin:end], begin, end, float(lead[row]))
         return [a if a.score > threshold else Answer("", 0, 0, a.score) for a in best]
 
-
+# %% ../../../nbs/models/text/15_question_answering.ipynb #b3cabe13
 def encode_questions(
     tokenizer: Tokenizer,
     questions: Sequence[str],

@@ -71,7 +71,7 @@ def semantic_search(
         rows = rows.gather(1, best)
     return scores, rows
 
-
+# %% ../../../nbs/models/text/20_sentence_embeddings.ipynb #1372ea25
 class BERTForSentences(BERT):
     """A vector of length 1 for each text; also reads and writes the folders of `sentence-transformers`."""
 
@@ -135,7 +135,7 @@ class BERTForSentences(BERT):
         )
         write_json(Path(folder) / "sentence_bert_config.json", {"max_seq_length": self.max_len, "do_lower_case": False})
 
-
+# %% ../../../nbs/models/text/20_sentence_embeddings.ipynb #44a2e719
 def _settings(path: Path) -> dict[str, Any]:
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):

@@ -87,7 +87,7 @@ class T5Config:
         ids = {"vocab_size": -(-n // 64) * 64, "pad_id": pad_id, "eos_id": tokenizer.eot_id}
         return cls(**(ids | changes))
 
-
+# %% ../../../nbs/models/text/25_t5.ipynb #b7586b78
 _V10 = {
     "small": (6, 8, 512, 64, 2048),
     "base": (12, 12, 768, 64, 3072),
@@ -204,7 +204,7 @@ def shift_right(
         ids = ids.masked_fill(first, start_id)
     return ids.masked_fill(ids == -100, start_id)
 
-
+# %% ../../../nbs/models/text/25_t5.ipynb #585a4882
 class T5(nn.Module):
     """Encoder and decoder. `forward` gives logits, or the loss when it is given targets."""
 
@@ -365,7 +365,7 @@ class T5(nn.Module):
         """Write the answer to a text; see `aimt.generate.text.beam_search.generate_seq2seq`."""
         return resolve("aimt.generate.text.beam_search:generate_seq2seq")(self, *args, **options)
 
-
+# %% ../../../nbs/models/text/25_t5.ipynb #5c68cc80
 def memory_mask(
     mask: Tensor | None,  # (B, S) True = a real token
     documents: Tensor | None = None,  # (B, S)
@@ -424,7 +424,7 @@ def _stack_rules(stack: str, mlp: str) -> list[KeyRule]:
         rules.append(KeyRule(f"{ours}.norm_cross.weight", f"{theirs}.1.layer_norm.weight"))
     return rules
 
-
+# %% ../../../nbs/models/text/25_t5.ipynb #4f70c5e5
 def t5_rules(
     mlp: str = "relu",  # "relu" (v1.0) or "geglu" (v1.1)
 ) -> list[KeyRule]:
@@ -473,7 +473,7 @@ def config_to_json(config: T5Config) -> dict[str, Any]:
         "aimt_format": FORMAT,
     }
 
-
+# %% ../../../nbs/models/text/25_t5.ipynb #830510f0
 def config_from_json(settings: dict[str, Any], where: str | Path = "") -> T5Config:
     """`T5Config` from the content of ``config.json``. Raises `ModelFormatError` for another kind of model."""
     kind, mlps = settings.get("model_type"), {"relu": "relu", "gated-gelu": "geglu", "gated-gelu_new": "geglu"}

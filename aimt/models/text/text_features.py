@@ -25,7 +25,7 @@ from .sentence_embeddings import BERTForSentences
 # %% ../../../nbs/models/text/30_text_features.ipynb #9fffb51e
 _FIT_TEXTS = 10_000  # Maximum number of different texts from which the directions are computed
 
-
+# %% ../../../nbs/models/text/30_text_features.ipynb #37d1ea04
 class SentenceColumns(TransformerMixin, BaseEstimator):
     """Transformer that adds the principal components of sentence embeddings to a table with texts."""
 

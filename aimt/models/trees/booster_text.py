@@ -17,7 +17,7 @@ import numpy as np
 # %% ../../../nbs/models/trees/00_booster_text.ipynb #1b9b7f56
 MAX_DEPTH = 1000  # Of a tree: LightGBM walks it by recursion
 
-
+# %% ../../../nbs/models/trees/00_booster_text.ipynb #74749c3f
 @dataclass(frozen=True)
 class BoosterTree:
     """One tree of a booster. Arrays are named as in LightGBM's text; a child is an inner node, or -1 - leaf."""
@@ -80,7 +80,7 @@ class BoosterTree:
         if not _within(sets, 0, n_sets) or (sets != np.floor(sets)).any():
             raise ValueError("a split names a set of categories that is not there")
 
-
+# %% ../../../nbs/models/trees/00_booster_text.ipynb #34fbac18
 def _within(a: np.ndarray, low: int, end: int) -> bool:
     return not a.size or bool(a.min() >= low and a.max() < end)
 
@@ -134,7 +134,7 @@ class BoosterText:
         ]
         return "\n".join(head) + "\n\n" + "".join(blocks) + "end of trees\n"
 
-
+# %% ../../../nbs/models/trees/00_booster_text.ipynb #ba9c5ab9
 def parse_booster(text: str) -> BoosterText:  # As LightGBM writes it
     """The arrays of a booster, all checked. What follows the last tree is not read. Raises ValueError for what LightGBM does not write."""
     body, end, _ = text.partition("\nend of trees\n")
@@ -170,7 +170,7 @@ def _fields(lines: Iterable[str], known: set[str], needed: set[str]) -> dict[str
         raise ValueError(f"'{min(missing)}' is missing")
     return out
 
-
+# %% ../../../nbs/models/trees/00_booster_text.ipynb #71d42fc0
 def _parse_tree(i: int, block: str, n_columns: int) -> BoosterTree:
     number, *lines = block.split("\n")
     if number != str(i):

@@ -133,7 +133,7 @@ def fit_member(
     text = booster.model_to_string(num_iteration=best)
     return Member(lgb.Booster(model_str=text), task, best, stopped, log_target, losses)
 
-
+# %% ../../../nbs/models/trees/05_boosting.ipynb #65418d0c
 def fastest_threads(
     options: dict[str, Any],  # LightGBM options
     train: lgb.Dataset,

@@ -49,7 +49,7 @@ def _codes(x: np.ndarray, n_levels: int) -> np.ndarray:
     known = (x >= 0) & (x < n_levels)  # False for NaN
     return np.where(known, x, n_levels).astype(np.int64)
 
-
+# %% ../../../nbs/models/trees/10_category_encoding.ipynb #7271f0d0
 def category_views(
     X: np.ndarray,  # Encoded training rows, shape (n, d)
     target: np.ndarray,  # Columns whose means are looked at, shape (n, k): values, or one column for each class
@@ -145,7 +145,7 @@ def to_lightgbm(
 def _line(name: str, values: Any) -> str:
     return f"{name}={' '.join(map(repr, np.asarray(values).tolist()))}"
 
-
+# %% ../../../nbs/models/trees/10_category_encoding.ipynb #6d6270e3
 def _lines(tree: PlainTree, k: int, inner: bool) -> list[str]:
     """What differs between the outputs of a tree."""
     counts = np.maximum(np.round(tree.counts), 1).astype(np.int64)

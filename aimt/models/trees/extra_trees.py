@@ -74,7 +74,7 @@ def fit_forest(
     trees = [_plain(tree.tree_, forest, task, n_classes) for tree in forest.estimators_]
     return Member(to_lightgbm(trees, views, X.shape[1]), task, len(trees), stopped, log_target, averages=True)
 
-
+# %% ../../../nbs/models/trees/15_extra_trees.ipynb #3fd87215
 def grow_forest(
     X: np.ndarray,  # Encoded rows, shape (n, d)
     y: np.ndarray,  # Class codes or numbers, shape (n,)

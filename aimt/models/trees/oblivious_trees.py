@@ -60,7 +60,7 @@ def symmetric_round_seconds(
 
 MAX_DEPTH = 8  # A leaf's number must fit into a byte
 
-
+# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #041e573e
 @dataclass
 class SymmetricTrees:
     """A booster of symmetric trees: plain arrays, used with NumPy."""
@@ -172,7 +172,7 @@ class SymmetricTrees:
         if not (np.isfinite(self.values).all() and np.isfinite(self.base).all() and (self.counts >= 0).all()):
             raise ValueError("its values are not numbers")
 
-
+# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #7e263147
 _ARRAYS = {"feature": np.int64, "border": np.float32, "asks": np.int64, "values": np.float64, "counts": np.float64, "base": np.float64}
 _VIEWS = {"source": np.int64, "lengths": np.int64, "tables": np.float64}
 
@@ -233,7 +233,7 @@ def fit_symmetric(
     stopped = "time" if clock.late else "rounds" if clock.rounds >= max_rounds else "early"
     return _read(model, views, X.shape[1], task, n_classes, stopped, log_target)
 
-
+# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #078727e1
 def grow_symmetric(
     X: np.ndarray,  # Encoded rows, shape (n, d)
     y: np.ndarray,  # Class codes or numbers, shape (n,)
@@ -267,7 +267,7 @@ class _Clock:
         self.late = self.deadline is not None and time.perf_counter() > self.deadline
         return not self.late
 
-
+# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #d95fc1bc
 def _grow(
     table: np.ndarray,
     y: np.ndarray,
@@ -299,7 +299,7 @@ def _grow(
     except catboost.CatBoostError as e:
         raise ValueError(f"CatBoost says: {str(e).split(': ', 1)[-1]}") from e
 
-
+# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #97a311ca
 def _read(
     model: Any, views: list[EncodedColumn], n_columns: int, task: str, n_classes: int, stopped: str, log_target: bool
 ) -> SymmetricTrees:

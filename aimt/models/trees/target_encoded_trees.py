@@ -52,7 +52,7 @@ def fit_means(
     )
     return _about_codes(member, views, X.shape[1])
 
-
+# %% ../../../nbs/models/trees/20_target_encoded_trees.ipynb #709c7759
 def grow_means(
     X: np.ndarray,  # Encoded rows, shape (n, d)
     y: np.ndarray,  # Class codes or numbers, shape (n,)

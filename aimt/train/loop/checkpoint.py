@@ -176,7 +176,7 @@ def _os_error(error: Exception) -> OSError:
     number = int(rest.rstrip(")} \"'")) if found and rest.rstrip(")} \"'").isdigit() else None
     return OSError(number, os.strerror(number)) if number else OSError(str(error))
 
-
+# %% ../../../nbs/train/loop/15_checkpoint.ipynb #c62104d1
 def remove_folder(folder: Path) -> None:
     """Remove a checkpoint so that it is never seen half removed."""
     if folder.exists():

@@ -135,7 +135,7 @@ class TensorBoardWriter(_Writer):
         """Flush and close."""
         self._writer.close()
 
-
+# %% ../../../nbs/train/loop/40_loggers.ipynb #745a2465
 class MLflowWriter(_Writer):
     """Writes a run of MLflow, into a local database by default."""
 
@@ -176,7 +176,7 @@ class MLflowWriter(_Writer):
         """Mark the run as ended."""
         self._client.set_terminated(self._run)
 
-
+# %% ../../../nbs/train/loop/40_loggers.ipynb #2d336b7d
 class WandbWriter(_Writer):
     """Writes a run of Weights & Biases: offline, to be uploaded by ``wandb sync`` if you want."""
 

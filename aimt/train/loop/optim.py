@@ -113,7 +113,7 @@ def row_update(
     row_sq[rows] = square
     p.index_add_(0, rows, values * (-lr / (square.sqrt() + 1e-10))[:, None])
 
-
+# %% ../../../nbs/train/loop/10_optim.ipynb #539e6782
 class Mixed(torch.optim.Optimizer):
     """Groups with ``update="muon"`` by Muon, with ``"rows"`` by `row_update`, with ``"adamw"`` by AdamW."""
 
@@ -177,7 +177,7 @@ class Mixed(torch.optim.Optimizer):
                 self.state[p]["row_sq"] = torch.zeros(len(p), device=p.device)
             row_update(p, p.grad, self.state[p]["row_sq"], lr=group["lr"], beta=group["betas"][1])
 
-
+# %% ../../../nbs/train/loop/10_optim.ipynb #54783576
 def _whole(G: Any) -> Tensor:
     """`orthogonalize`, also of a matrix sharded over several processes: gathered first, then sharded again."""
     if not hasattr(G, "full_tensor"):

@@ -195,7 +195,7 @@ class Recovery:
         self.tries, self.failed_at, self.factor = state["tries"], state["failed_at"], state["factor"]
         self.good = dict.fromkeys(state["good"])
 
-
+# %% ../../../nbs/train/loop/25_recovery.ipynb #6d48c789
 def _give_up(evidence: dict[str, Any], tries: int) -> AimtError:
     """The error that ends a training, with its `evidence`."""
     where, after = f"step {evidence['step']}", f" after {tries} roll-backs" if tries else ""

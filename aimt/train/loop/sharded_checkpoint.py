@@ -178,7 +178,7 @@ def _publish(part: Path, folder: Path, world: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
 
-
+# %% ../../../nbs/train/loop/20_sharded_checkpoint.ipynb #a881fa38
 def _write(part: Path, model: nn.Module, optimizer: Any, extra: dict[str, Any], rank: int, world: int) -> None:
     """The files of one process: its pieces of the tensors, what is its own, and a list with checksums."""
     state, (rest, pieces) = optimizer_state(model, optimizer), split_shards(extra)
@@ -315,7 +315,7 @@ def _empty(path: str, shape: tuple[int, ...], dtype: torch.dtype, model: nn.Modu
     twin = _twin(path.rsplit("/", 1)[0] if path.startswith("optimizer/") else path, shape, model)
     return torch.zeros(shape, dtype=dtype) if twin is None else torch.zeros_like(twin, dtype=dtype, requires_grad=False)
 
-
+# %% ../../../nbs/train/loop/20_sharded_checkpoint.ipynb #4487fe3c
 def spread(
     value: Any,  # Nested dicts and lists with whole tensors
     model: nn.Module,  # Whose parameters may be sharded

@@ -484,7 +484,7 @@ class Trainer(_Recovering):
             self._call("on_eval", row)
         set_random_states(states)
 
-
+# %% ../../../nbs/train/loop/35_trainer.ipynb #565569b7
 def n_tokens(batch: dict[str, Any]) -> int:
     """Tokens of a batch, or rows when it has no ``ids``."""
     ids = batch.get("ids")

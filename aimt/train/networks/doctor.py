@@ -135,7 +135,7 @@ def _lr_too_high(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | 
         )
     return None
 
-
+# %% ../../../nbs/train/networks/05_doctor.ipynb #454d5c32
 def _lr_too_low(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     loss, good = s.get("valid_loss", s.get("last_loss", 0)), s.get("reference_loss", 0.2 * s.get("unit", math.inf))
     if s.get("travel", 1) < limits.travel and s["steps"] >= limits.steps and loss > good:
@@ -184,7 +184,7 @@ def _bad_init(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | Non
         )
     return None
 
-
+# %% ../../../nbs/train/networks/05_doctor.ipynb #22571128
 def _dead_units(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("dead", 0) > limits.dead:
         return _finding(
@@ -231,7 +231,7 @@ def _saturated(s: dict[str, float], limits: DoctorLimits) -> bool:
     flat = s["steps"] >= limits.steps and s["falling"] < limits.falling
     return flat or s.get("answers_per_weight", 0) > limits.answers_per_weight
 
-
+# %% ../../../nbs/train/networks/05_doctor.ipynb #f6c12a27
 def _underfitting(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if _behind(s, limits) and _saturated(s, limits):
         return _finding(
@@ -282,7 +282,7 @@ def _tokenizer_misfit(s: dict[str, float], limits: DoctorLimits) -> dict[str, An
         )
     return None
 
-
+# %% ../../../nbs/train/networks/05_doctor.ipynb #92cae6c1
 def _slow_input(s: dict[str, float], limits: DoctorLimits) -> dict[str, Any] | None:
     if s.get("waiting", 0) > limits.waiting and s["steps"] >= limits.steps:
         return _finding(

@@ -98,7 +98,7 @@ class FinetuneDefaults:
     why: str = ""
     source: str = ""
 
-
+# %% ../../../nbs/train/networks/20_finetune.ipynb #f5e88f5b
 FINETUNE: dict[str, FinetuneDefaults] = {
     "bert": FinetuneDefaults(
         lr=5e-5,
@@ -217,7 +217,7 @@ class FineTuned:
         parts = (("new", self.figures), ("original", self.forgotten))
         return [{"task": task, "figure": name, **row} for task, figures in parts for name, row in figures.items()]
 
-
+# %% ../../../nbs/train/networks/20_finetune.ipynb #23a5b9df
 def finetune(
     model: nn.Module,  # Pretrained; changed in place
     batches: Iterable[dict[str, Tensor]],  # Endless, or repeated
@@ -318,7 +318,7 @@ def _steps(steps: int | None, time_limit: float | None, recipe: FinetuneDefaults
         raise ProblemError("how long to train is not given", hint="Give steps, time_limit, or batches that have a length")
     return max(1, math.ceil(recipe.epochs * len(batches)))
 
-
+# %% ../../../nbs/train/networks/20_finetune.ipynb #c69f53d6
 def _train_config(recipe: FinetuneDefaults, lr: float, steps: int, settings: Mapping[str, Any]) -> TrainConfig:
     names = {f.name for f in fields(TrainConfig)}
     for name in settings:

@@ -123,7 +123,7 @@ class ChatBatches:
         """Continue from a position."""
         self.epoch, self.row = int(state["epoch"]), int(state["row"])
 
-
+# %% ../../../nbs/train/networks/18_instruction_tuning.ipynb #9e9c959f
 def _chat_row(parts: Sequence[Mapping[str, np.ndarray]], seq_len: int, fill: int) -> dict[str, np.ndarray]:
     row = {"ids": np.full(seq_len, fill), "targets": np.full(seq_len, -100), "documents": np.full(seq_len, -1)}
     at = 0

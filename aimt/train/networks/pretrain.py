@@ -74,6 +74,8 @@ RECIPE: list[dict[str, Any]] = [  # Best settings by CPU-seconds of training; th
         "ngram_dropout": 0.6,
     },  # not measured
 ]
+
+# %% ../../../nbs/train/networks/10_pretrain.ipynb #ffbc345f
 _COMMON: dict[str, Any] = {  # What all rows share
     "norm": "layer",
     "norm_scale": False,
@@ -211,7 +213,7 @@ class StepsFromTime:
         if abs(fits - trainer.steps) > 0.02 * trainer.steps:
             trainer.steps = trainer.extra["steps_fixed"] = fits
 
-
+# %% ../../../nbs/train/networks/10_pretrain.ipynb #f3209442
 class StopWhenWorse:
     """A hook: the run ends when the validation loss has been clearly above its best for some evaluations."""
 
@@ -350,7 +352,7 @@ def train_config(s: dict[str, Any], steps: int | None, seed: int, precision: str
         **{k: s[k] for k in names},
     )
 
-
+# %% ../../../nbs/train/networks/10_pretrain.ipynb #7b46bb24
 def final_figures(trainer: Trainer, tokens: TokenFiles, s: dict[str, Any]) -> dict[str, float]:
     """The loss on all of the validation text (at most 2 million tokens), which chose the weights, and how fast they were made."""
     rows = trainer.history.steps
@@ -408,7 +410,7 @@ class Forecast:
         measured["mfu"] = measured["tokens_per_second"] * self.plan["flops_per_token"] / self.plan["peak_flops"]
         return compare_plan(self.plan, {"seconds": measured["training_seconds"], "memory_mb": measured["memory_mb"]})
 
-
+# %% ../../../nbs/train/networks/10_pretrain.ipynb #ebd35ad7
 def train_text(
     tokens: TokenFiles,
     tokenizer: Tokenizer,

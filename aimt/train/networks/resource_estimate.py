@@ -79,7 +79,7 @@ def gpu_table(
 # %% ../../../nbs/train/networks/04_resource_estimate.ipynb #7967aca9
 _TOKENS_PER_PARAMETER = 20  # About compute-optimal, Hoffmann et al. 2022
 
-
+# %% ../../../nbs/train/networks/04_resource_estimate.ipynb #bb1e7c43
 def plan_network(
     config: GPTConfig,
     *,

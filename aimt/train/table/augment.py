@@ -189,7 +189,7 @@ def pseudo_labels(
         known, codes = pd.concat([frame, unlabelled[sure]], ignore_index=True), np.concatenate([y, guess[sure]])
     return unlabelled[sure], guess[sure]
 
-
+# %% ../../../nbs/train/table/10_augment.ipynb #18cfcaeb
 def balanced_weights(
     y: np.ndarray,  # Codes
 ) -> np.ndarray:  # Weights, shape (n,), mean 1; every class has the same sum
@@ -275,7 +275,7 @@ class _Trial:
             scores.append(gains[np.isfinite(gains)].mean() if np.isfinite(gains).any() else -np.inf)
         return settings[int(np.argmax(scores))]
 
-
+# %% ../../../nbs/train/table/10_augment.ipynb #f29e536d
 def try_augmentation(
     frame: pd.DataFrame,  # Labelled rows
     y: np.ndarray,  # Their codes
@@ -319,7 +319,7 @@ def _make_case(problem: Problem, schema: Schema, unlabelled: pd.DataFrame | None
     unlabelled = None if unlabelled is None else _typed(unlabelled, problem, schema)
     return _Case(schema, problem.inputs, fit or small_model(problem, schema, seed=seed), unlabelled, seed)
 
-
+# %% ../../../nbs/train/table/10_augment.ipynb #e8ef9d57
 def _checked(
     frame: pd.DataFrame, y: np.ndarray, problem: Problem, ways: tuple[str, ...], unlabelled: pd.DataFrame | None
 ) -> tuple[np.ndarray, list[str]]:
@@ -369,7 +369,7 @@ def _conclude(
         "message": _said(lines, proven, metric.label, len(scores)),
     }
 
-
+# %% ../../../nbs/train/table/10_augment.ipynb #b0ba7dde
 def _said(lines: list[dict[str, Any]], proven: list[dict[str, Any]], label: str, n: int) -> str:
     best = max(proven or lines, key=lambda line: line["value"])
     gain = f"{label} {'worse' if best['value'] < 0 else 'better'} by {abs(best['value']):.3f}"

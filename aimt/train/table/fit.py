@@ -43,7 +43,7 @@ def encode_rows(
     encoder = FeatureEncoder(schema, inputs, max_texts=affordable_texts(schema, time_limit)).fit(frame)
     return encoder, encode(encoder, frame)
 
-
+# %% ../../../nbs/train/table/05_fit.ipynb #cea27432
 class DefaultBooster:
     """LightGBM with its default options and early stopping, on raw tables."""
 
@@ -124,7 +124,7 @@ class Trained:
 _BASELINE_SHARES = {"prior": 0.0, "linear": 0.1, "additive": 0.15, "lightgbm": 1 / 6}  # Of the time limit, at most
 _TRAIN_SAMPLE = 5000  # Training rows that the model predicts again, to see how far it overfits
 
-
+# %% ../../../nbs/train/table/05_fit.ipynb #7846bdfc
 def train_table(
     frame: pd.DataFrame,  # All rows whose target is known
     y: np.ndarray,  # Class codes or numbers, shape (n,)
@@ -220,7 +220,7 @@ def _fit_model(
     out.candidates, out.calibration, out.stopped_by_time = model.candidates_, model.calibration_, model.stopped_by_time_
     out.summary = _summary(out, y, problem)
 
-
+# %% ../../../nbs/train/table/05_fit.ipynb #02cf41e8
 def _sample(n_rows: int, seed: int) -> np.ndarray:
     rows = np.arange(n_rows)
     return rows if n_rows <= _TRAIN_SAMPLE else np.sort(np.random.default_rng(seed).choice(rows, _TRAIN_SAMPLE, replace=False))

@@ -105,7 +105,7 @@ def _checked(y: Any, p: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, list[
         raise DataError("targets have to be 0 or 1, and scores to be numbers", hint="Leave out rows without prediction")
     return y, p, names, codes
 
-
+# %% ../../../nbs/train/table/15_mitigate.ipynb #ad91fdf4
 def group_thresholds(
     y: np.ndarray,  # True codes, 0 or 1, shape (n,), of rows the model has not seen
     p: np.ndarray,  # Probability of class 1, shape (n,)
@@ -227,7 +227,7 @@ def _rows(y: Any, p: Any, groups: Any) -> Rows:
     y, p, names, codes = _checked(y, p, groups)
     return y, p, (names, codes, False)
 
-
+# %% ../../../nbs/train/table/15_mitigate.ipynb #3c9f326f
 def accuracy_fairness_curve(
     y: np.ndarray,  # True codes, 0 or 1, shape (n,)
     p: np.ndarray,  # Out-of-fold or held-out probability of class 1, shape (n,)
@@ -264,7 +264,7 @@ def _figures(rows: Rows, decision: np.ndarray, criterion: str, costs: tuple[floa
         "high": gap["high"],
     }
 
-
+# %% ../../../nbs/train/table/15_mitigate.ipynb #d58fa958
 def best_common_threshold(
     y: np.ndarray,  # True codes, 0 or 1, shape (n,)
     p: np.ndarray,  # Probability of class 1, shape (n,)
@@ -352,7 +352,7 @@ def mitigation_report(
     }
     return plain({**result, "message": _message(result)})
 
-
+# %% ../../../nbs/train/table/15_mitigate.ipynb #a2390059
 def _message(r: dict[str, Any]) -> str:
     before, after, what = r["gap_before"]["value"], r["gap_after"]["value"], CRITERIA[r["criterion"]]
     if not np.isfinite(before):

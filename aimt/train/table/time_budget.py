@@ -161,7 +161,7 @@ def plan(
         "stages": [{"stage": name, "seconds": round(s, 2)} for name, s in seconds.items()],
     }
 
-
+# %% ../../../nbs/train/table/00_time_budget.ipynb #e4622b7d
 def _notes(memory: float, machine: dict[str, Any], search: float, limit: float, train_rows: int) -> list[str]:
     notes = []
     if memory >= 0.9 * machine["available_mb"]:
