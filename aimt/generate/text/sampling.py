@@ -12,7 +12,7 @@ __all__ = ['KEEP', 'Sampling', 'filter_logits', 'penalise', 'sample_tokens', 'fi
 # %% ../../../nbs/generate/text/00_sampling.ipynb #ea8610d9
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
@@ -312,7 +312,9 @@ def generate(
     return texts[0] if isinstance(prompt, str) else texts
 
 # %% ../../../nbs/generate/text/00_sampling.ipynb #77236e7a
-def make_sampling(settings: dict[str, Any]) -> Sampling:
+def make_sampling(
+    settings: Mapping[str, object],  # Fields of `Sampling`
+) -> Sampling:
     """`Sampling` from keywords. Raises `ProblemError` for an unknown one."""
     names = [f.name for f in fields(Sampling)]
     for name in settings:

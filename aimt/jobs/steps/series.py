@@ -129,7 +129,11 @@ def test_on_the_past(work: SeriesWork) -> str:
     room = max(1, int(min(work.seconds / max(work.trained_in, 1e-9), 1e6)))  # an origin takes about as long as the training
     work.note_look(*_tested_rows(work), question=str(work.options.target))
     work.judged, tests = _test(model, panel, work.options.n_origins, room)
-    scores = summarise(work.judged) | {"ets_mase": _smoothing_alone(model, panel, tests), "promised": work.promised, "n_origins": tests}
+    scores: dict[str, Any] = summarise(work.judged) | {
+        "ets_mase": _smoothing_alone(model, panel, tests),
+        "promised": work.promised,
+        "n_origins": tests,
+    }
     work.judged.to_parquet(work.run.path / "test.parquet")
     by_series = (
         work.judged.groupby("series")[["mase", "naive", "coverage"]].mean().sort_values("mase", ascending=False).head(30).reset_index()

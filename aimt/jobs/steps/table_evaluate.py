@@ -37,7 +37,7 @@ from ...explain.surrogate_rules import rule_set
 from ..shared.run_rows import outcome_rows
 from ...models.table.gam_plots import additive_report
 from ...models.table.compact import latency_ms
-from ...models.table.conformal import group_codes, group_rule
+from ...models.table.conformal import GroupRule, group_codes, group_rule
 from ...train.table.mitigate import mitigation_report
 from ...train.table.fit import train_table
 from .table import TableWork, part_clusters
@@ -202,7 +202,7 @@ def _mitigation(work: TableWork, ours: dict[str, np.ndarray], threshold: float, 
     return found
 
 
-def _known_groups(rule: dict[str, Any], values: np.ndarray) -> tuple[list[str], np.ndarray, bool]:
+def _known_groups(rule: GroupRule, values: np.ndarray) -> tuple[list[str], np.ndarray, bool]:
     """The groups of a rule; values that it never met become one of their own."""
     codes = group_codes(rule, values)
     return [*rule["names"], "not met before"], np.where(codes < 0, len(rule["names"]), codes), "cuts" in rule

@@ -6,14 +6,14 @@ Docs: https://aimt-dev.github.io/aimt/models/series/forecaster.html.md"""
 
 # %% auto #0
 __all__ = ['POWER', 'LEVELS', 'FORMAT', 'member_weights', 'weighted_midmean', 'known_effects', 'member_forecasts', 'Spread',
-           'fit_spread', 'guess_spread', 'Forecaster', 'quantile_name', 'check_whole', 'plot_ahead']
+           'fit_spread', 'guess_spread', 'Forecaster', 'quantile_name', 'check_whole', 'ShownForecast', 'plot_ahead']
 
 # %% ../../../nbs/models/series/10_forecaster.ipynb #6d84039d
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -447,8 +447,18 @@ def check_whole(
     return int(value)
 
 # %% ../../../nbs/models/series/10_forecaster.ipynb #26799621
+class ShownForecast(TypedDict):
+    """The end of a series and its forecast, as `plot_ahead` shows them."""
+
+    name: str  # Of the series; empty when there is only one
+    values: list[float]  # The latest known values
+    forecast: list[float]  # Of the steps that follow
+    low: list[float]  # Bounds of the interval of each step
+    high: list[float]
+
+
 def plot_ahead(
-    shown: Sequence[dict[str, Any]],  # For each series name, values (the latest), forecast, low and high
+    shown: Sequence[ShownForecast],  # One for each series
 ) -> Figure:
     """The latest values of each series and its forecast, with the interval."""
     fig, axes = new_figure(5.0, 0.6 + 1.6 * len(shown), rows=len(shown))

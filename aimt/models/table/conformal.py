@@ -7,14 +7,14 @@ Docs: https://aimt-dev.github.io/aimt/models/table/conformal.html.md"""
 # %% auto #0
 __all__ = ['Cells', 'BY', 'MOST_GROWTH', 'check_coverage', 'check_asked', 'conformal_rank', 'conformal_quantile', 'label_scores',
            'true_scores', 'prediction_sets', 'residual_scores', 'residual_intervals', 'cqr_scores', 'cqr_intervals',
-           'cv_plus', 'enough_rows', 'fit_cells', 'cell_quantiles', 'group_rule', 'group_codes', 'Conformal',
-           'fit_scale', 'score_growth', 'fit_conformal']
+           'cv_plus', 'enough_rows', 'fit_cells', 'cell_quantiles', 'GroupRule', 'group_rule', 'group_codes',
+           'ConformalState', 'Conformal', 'fit_scale', 'score_growth', 'fit_conformal']
 
 # %% ../../../nbs/models/table/45_conformal.ipynb #67bc5346
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -207,9 +207,18 @@ def _distinct(keys: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
     return [tuple(map(int, k)) for k in found], which.reshape(-1)
 
 # %% ../../../nbs/models/table/45_conformal.ipynb #a96b0db2
+class GroupRule(TypedDict):
+    """Which group a value belongs to: by its level, or by where a number lies between cuts. Plain data."""
+
+    names: list[str]  # Of the groups, in the order of their codes
+    levels: NotRequired[dict[str, int]]  # Of a column of levels: the group of each
+    cuts: NotRequired[list[float]]  # Of a column of numbers, rising: a value at a cut is in the group below it
+    whole: NotRequired[bool]  # With cuts: whether all values were whole numbers
+
+
 def group_rule(
     values: Any,  # A column: numbers, text, booleans or dates
-) -> dict[str, Any]:  # Plain data: names of the groups, and levels, or cuts and whether all values were whole
+) -> GroupRule:
     """How the values of a column fall into groups; see `make_groups`. A value at a cut is in the group below it, as the names say."""
     values = _years(np.asarray(values))
     names, codes, binned = make_groups(values)
@@ -221,7 +230,7 @@ def group_rule(
 
 
 def group_codes(
-    rule: dict[str, Any],  # From `group_rule`
+    rule: GroupRule,
     values: Any,  # The same column of new rows, shape (m,)
 ) -> np.ndarray:  # Code of each row's group, -1 for a value that no name covers, shape (m,)
     """The group of each value. Between two groups of whole numbers, such as '27 or less' and '28 to 33', lies no group."""
@@ -256,6 +265,17 @@ def _years(values: np.ndarray) -> np.ndarray:
 _MOST_ROWS = 20_000  # Calibration rows kept; the coverage of a fitted quantile then scatters by 0.2 %
 BY = ("none", "group", "class", "both")
 
+
+class ConformalState(TypedDict):
+    """A `Conformal` as JSON: its rows are put together by the groups that they are in."""
+
+    task: str  # binary, multiclass or regression
+    columns: list[str]  # Columns whose groups are told apart
+    rules: list[GroupRule]  # One for each of these columns
+    knots: list[list[float]]  # Predictions, and the scale of the residuals there
+    keys: list[list[int]]  # Each combination of groups that occurs, with the class last
+    scores: list[list[float]]  # Conformal scores of the rows of each combination
+
 # %% ../../../nbs/models/table/45_conformal.ipynb #2f05c41f
 @dataclass(frozen=True, eq=False)
 class Conformal:
@@ -265,7 +285,7 @@ class Conformal:
     scores: np.ndarray  # Shape (n,)
     keys: np.ndarray  # Code of each group, and of the class last, shape (n, g + 1)
     columns: list[str] = field(default_factory=list)  # The g columns whose groups are told apart
-    rules: list[dict[str, Any]] = field(default_factory=list)  # From `group_rule`, one for each column
+    rules: list[GroupRule] = field(default_factory=list)  # One for each column
     knots: np.ndarray = field(default_factory=lambda: np.array([[0.0], [1.0]]))  # Predictions and their scale, shape (2, b)
 
     def quantiles(self, frame: pd.DataFrame, coverage: float, conditional_on: str | None = None, n_classes: int = 1) -> np.ndarray:
@@ -299,7 +319,7 @@ class Conformal:
             raise ProblemError("numbers have no classes to cover", hint="Use none or group")
         return conditional_on
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> ConformalState:
         """Plain data, for JSON."""
         keys, which = _distinct(self.keys)
         return {
@@ -312,7 +332,7 @@ class Conformal:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Conformal":
+    def from_state(cls, state: ConformalState) -> "Conformal":
         """From plain data. Raises `ValueError`, `KeyError` or `TypeError` when it is damaged."""
         lists = [np.array(s, np.float64) for s in state["scores"]]
         keys = np.array(state["keys"], np.int64).reshape(len(lists), len(state["columns"]) + 1)
@@ -321,7 +341,7 @@ class Conformal:
             np.concatenate([np.zeros(0), *lists]),
             np.repeat(keys, [len(s) for s in lists], axis=0),
             [str(c) for c in state["columns"]],
-            [dict(r) for r in state["rules"]],
+            [GroupRule(**r) for r in state["rules"]],
             np.array(state["knots"], np.float64),
         )
         whole = out.knots.ndim == 2 and len(out.knots) == 2 and out.knots.size and np.isfinite(out.knots).all()

@@ -10,6 +10,7 @@ __all__ = ['BASE', 'FORMAT', 'WeightedMember', 'Ensemble', 'encode', 'contributi
 # %% ../../../nbs/models/table/55_ensemble.ipynb #a3ca058c
 import gzip
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,7 +195,7 @@ def save_ensemble(
     folder: str | Path,  # Made when it does not exist
     *,
     kind: str = "ensemble",  # What the caller calls it
-    about: dict[str, Any] | None = None,  # Plain data that travels along
+    about: Mapping[str, object] | None = None,  # Plain data that travels along
 ) -> None:
     """Write a model to a folder. Nothing in it executes when it is loaded."""
     folder = Path(folder)
@@ -222,7 +223,7 @@ def save_ensemble(
             "dense": line,
             "parts": parts,
             "calibrator": model.calibrator.to_dict(),
-            "about": about or {},
+            "about": dict(about or {}),
             "files": {name: sha256(folder / name) for name in files},
         },
     )
@@ -275,7 +276,7 @@ def _broken(path: Path, what: str) -> ModelFormatError:
     return ModelFormatError(what, where=str(path), hint="Train the model again, or copy the folder again")
 
 
-def _read_state(folder: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _read_state(folder: Path, kinds: tuple[str, ...]) -> ModelFile:
     path = folder / "model.json"
     try:
         state = read_json(path, ModelFile)

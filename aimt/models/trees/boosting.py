@@ -11,7 +11,7 @@ __all__ = ['OBJECTIVES', 'SURE', 'BLOCK', 'BLOCK_ROWS', 'Member', 'member_params
 # %% ../../../nbs/models/trees/05_boosting.ipynb #5b3ed9d5
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Member:
 
 # %% ../../../nbs/models/trees/05_boosting.ipynb #bdb55900
 def member_params(
-    params: dict[str, Any],  # LightGBM options of this member
+    params: Mapping[str, object],  # LightGBM options of this member
     n_rows: int,  # Rows it is trained on
     *,
     task: str,
@@ -92,7 +92,7 @@ def member_params(
     }
     if task == "multiclass":
         base["num_class"] = n_classes
-    out = base | params
+    out: dict[str, Any] = {**base, **params}
     out["min_data_in_leaf"] = max(1, min(out["min_data_in_leaf"], n_rows // 15))
     if n_rows < 500:
         out["min_data_in_bin"] = 1
@@ -107,7 +107,7 @@ def fit_member(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    params: dict[str, Any] | None = None,  # LightGBM options
+    params: Mapping[str, object] | None = None,  # LightGBM options
     categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     weight_valid: np.ndarray | None = None,  # What each of the rows that say when to stop counts
@@ -135,7 +135,7 @@ def fit_member(
 
 # %% ../../../nbs/models/trees/05_boosting.ipynb #65418d0c
 def fastest_threads(
-    options: dict[str, Any],  # LightGBM options
+    options: Mapping[str, object],  # LightGBM options
     train: lgb.Dataset,
     threads: int,  # Threads that could be used
 ) -> int:  # `threads` or 1
@@ -144,7 +144,7 @@ def fastest_threads(
         return 1
     seconds = {}
     for n in (threads, 1):
-        booster = lgb.Booster(options | {"num_threads": n}, train)
+        booster = lgb.Booster({**options, "num_threads": n}, train)
         booster.update()
         start = time.perf_counter()
         booster.update()
@@ -175,7 +175,7 @@ def fit_full_booster(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    params: dict[str, Any] | None = None,  # LightGBM options
+    params: Mapping[str, object] | None = None,  # LightGBM options
     categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     threads: int = 1,

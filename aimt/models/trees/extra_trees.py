@@ -9,7 +9,7 @@ __all__ = ['FOREST_ROWS', 'FOREST_CLASSES', 'can_grow_forest', 'forest_seconds',
 
 # %% ../../../nbs/models/trees/15_extra_trees.ipynb #571680d7
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import joblib
@@ -46,7 +46,7 @@ def fit_forest(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    params: dict[str, Any] | None = None,  # Options of scikit-learn's ExtraTrees
+    params: Mapping[str, object] | None = None,  # Options of scikit-learn's ExtraTrees
     categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     weight_valid: np.ndarray | None = None,  # Not needed; there for the convention
@@ -62,7 +62,7 @@ def fit_forest(
     target = np.log(y) if log_target else np.asarray(y)
     views, table = category_views(X, averaged_columns(target, task, n_classes), categorical, weight=weight, seed=seed)
     kind = ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier
-    options = {"min_samples_leaf": 2, "max_features": 0.5, "max_depth": 15} | (params or {})
+    options: dict[str, Any] = {"min_samples_leaf": 2, "max_features": 0.5, "max_depth": 15, **(params or {})}
     forest = kind(warm_start=True, random_state=seed, n_jobs=threads, **options)
     total, stopped = min(_FOREST_TREES, max_rounds), "rounds"
     with joblib.parallel_config(backend="threading"):

@@ -6,18 +6,18 @@ Docs: https://aimt-dev.github.io/aimt/models/trees/oblivious_trees.html.md"""
 
 # %% auto #0
 __all__ = ['CHUNK', 'SYMMETRIC_CELLS', 'SYMMETRIC_CLASSES', 'MAX_DEPTH', 'symmetric_cost_ns', 'can_grow_symmetric',
-           'symmetric_round_seconds', 'SymmetricTrees', 'fit_symmetric', 'grow_symmetric']
+           'symmetric_round_seconds', 'SymmetricState', 'SymmetricTrees', 'fit_symmetric', 'grow_symmetric']
 
 # %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #e5980bd1
 import importlib.util
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -59,6 +59,13 @@ def symmetric_round_seconds(
 
 
 MAX_DEPTH = 8  # A leaf's number must fit into a byte
+
+# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #ba3c41a0
+class SymmetricState(TypedDict):
+    """What JSON says of `SymmetricTrees`; the trees themselves travel beside it as arrays."""
+
+    stopped: str  # early, rounds, time, or whole; see `Member`
+    log_target: bool  # Whether they were grown on the logarithm of the target
 
 # %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #041e573e
 @dataclass
@@ -130,10 +137,10 @@ class SymmetricTrees:
         """Exact SHAP values in margin space; see `member_contributions`."""
         return member_contributions(self.as_member, X, threads)
 
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def to_state(self) -> tuple[SymmetricState, dict[str, np.ndarray]]:
         """Plain data for JSON, and arrays."""
         tables = [np.empty(0) if v.table is None else v.table for v in self.views]
-        about = {"stopped": self.stopped, "log_target": self.log_target}
+        about: SymmetricState = {"stopped": self.stopped, "log_target": self.log_target}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         return about, arrays | {
             "source": np.array([v.source for v in self.views], np.int64),
@@ -142,7 +149,7 @@ class SymmetricTrees:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray], *, task: str, columns: int, outputs: int) -> "SymmetricTrees":
+    def from_state(cls, state: SymmetricState, arrays: dict[str, np.ndarray], *, task: str, columns: int, outputs: int) -> "SymmetricTrees":
         """The trees from their state. Raises `ModelFormatError` when sizes do not fit together."""
         try:
             a = {name: np.asarray(arrays[name], kind) for name, kind in (_ARRAYS | _VIEWS).items()}
@@ -192,7 +199,7 @@ def fit_symmetric(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    params: dict[str, Any] | None = None,  # CatBoost options
+    params: Mapping[str, object] | None = None,  # CatBoost options
     categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     weight_valid: np.ndarray | None = None,  # What each of the rows that say when to stop counts
@@ -208,7 +215,8 @@ def fit_symmetric(
 
     Raises `MissingExtraError` when CatBoost is not installed.
     """
-    patience = patience or int(20 + 3 / (params or {}).get("learning_rate", 0.1))
+    rate: Any = (params or {}).get("learning_rate", 0.1)
+    patience = patience or int(20 + 3 / rate)
     change = np.log if log_target else np.asarray
     views, table = category_views(X, averaged_columns(change(y), task, n_classes), categorical, weight=weight, seed=seed)
     valid = require("catboost", "catboost").Pool(
@@ -241,7 +249,7 @@ def grow_symmetric(
     *,
     task: str,  # binary, multiclass or regression
     n_classes: int = 1,  # Number of classes
-    params: dict[str, Any] | None = None,  # CatBoost options
+    params: Mapping[str, object] | None = None,  # CatBoost options
     categorical: Sequence[int] = (),  # Columns with category codes
     weight: np.ndarray | None = None,  # What each row counts, shape (n,); all the same when None
     threads: int = 1,
@@ -274,7 +282,7 @@ def _grow(
     rounds: int,
     task: str,
     n_classes: int,
-    params: dict[str, Any] | None,
+    params: Mapping[str, object] | None,
     threads: int,
     seed: int,
     loss: str,
@@ -282,11 +290,8 @@ def _grow(
 ) -> Any:
     catboost = require("catboost", "catboost")
     kind = catboost.CatBoostRegressor if task == "regression" else catboost.CatBoostClassifier
-    options = (
-        {"learning_rate": 0.1, "depth": 6}
-        | (params or {})
-        | {"loss_function": _LOSSES_OF_CATBOOST[loss or task], "logging_level": "Silent"}
-    )
+    options: dict[str, Any] = {"learning_rate": 0.1, "depth": 6, **(params or {})}
+    options |= {"loss_function": _LOSSES_OF_CATBOOST[loss or task], "logging_level": "Silent"}
     if task == "multiclass":
         options["classes_count"] = n_classes
         if len(missing := np.setdiff1d(np.arange(n_classes), y)):  # a row of next to no weight for each class that these rows lack
