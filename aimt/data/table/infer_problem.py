@@ -337,8 +337,11 @@ def missing_words(
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
     return {t: int(c) for t, c in zip(levels.to_pylist(), counts, strict=True) if c and t in MISSING}
 
-# %% ../../../nbs/data/table/05_infer_problem.ipynb #46b0d401
-def missing_label_note(name: str, words: dict[str, int]) -> list[str]:  # The target  # From `missing_words`
+
+def missing_label_note(
+    name: str,  # The target
+    words: dict[str, int],  # From `missing_words`
+) -> list[str]:
     """What to say about words in a target that were taken for missing values; nothing when there are none."""
     if not words:
         return []
@@ -352,7 +355,7 @@ def missing_label_note(name: str, words: dict[str, int]) -> list[str]:  # The ta
 def _words_for_missing(column: Column, series: pd.Series, task: str) -> list[str]:
     return [] if task == "regression" or column.kind not in ("category", "text") else missing_label_note(column.name, missing_words(series))
 
-
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #46b0d401
 def _labels(column: Column, series: pd.Series, task: str, positive_label: str | None, missing_labels: str) -> tuple[list[str], list[str]]:
     """The classes in order, and notes about the positive, the rare and the left-out ones."""
     if task == "regression":

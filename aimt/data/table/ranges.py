@@ -104,8 +104,8 @@ def _at_most(values: np.ndarray, marks: np.ndarray, factor: float) -> np.ndarray
 
 # %% ../../../nbs/data/table/03_ranges.ipynb #9e287ac0
 def scale_of(
-    seen: _Seen,
-    column: Column,  # Counts of the new rows  # Of the training table
+    seen: _Seen,  # Counts of the new rows
+    column: Column,  # Of the training table
 ) -> float:  # One of FACTORS; 1 when the column is not scaled, or cannot tell
     """By what the values seem to be multiplied against training."""
     if seen.at_most is None or seen.n < MIN_ROWS or column.spread is None:

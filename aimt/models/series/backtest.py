@@ -112,7 +112,7 @@ def _inner(y: np.ndarray, point: np.ndarray, low: np.ndarray, high: np.ndarray) 
     known = np.isfinite(y)
     return float(inside[known].mean()) if known.any() else float("nan")
 
-
+# %% ../../../nbs/models/series/12_backtest.ipynb #3b74a786
 class BacktestScores(TypedDict):
     """Scores of a forecaster over all series and origins of a backtest."""
 

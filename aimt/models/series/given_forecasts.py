@@ -180,7 +180,7 @@ def shown_forecasts(
         out.append(shown)
     return out
 
-
+# %% ../../../nbs/models/series/15_given_forecasts.ipynb #d754322d
 def plot_forecasts(
     shown: Sequence[ShownForecasts],  # From `shown_forecasts`
 ) -> Figure:

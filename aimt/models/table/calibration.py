@@ -20,7 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 from ...core.errors import ModelFormatError
 from .baselines import fit_linear, to_margin, to_prediction
 
-# %% ../../../nbs/models/table/40_calibration.ipynb #4f448cc5
+# %% ../../../nbs/models/table/40_calibration.ipynb #f4bff80e
 MIN_GAIN = 0.0005  # Relative gain of the cross-fitted log loss that a correction must bring
 KINDS = ("none", "platt", "temperature", "beta", "isotonic", "venn-abers")
 
@@ -36,7 +36,7 @@ class CalibratorState(TypedDict):
     knots: NotRequired[list[float]]  # Isotonic and Venn-Abers: margins, rising
     values: NotRequired[list[float]]  # What they become
 
-
+# %% ../../../nbs/models/table/40_calibration.ipynb #4f448cc5
 @dataclass(frozen=True)
 class Calibrator:
     """Bends margins; the identity when `kind` is ``none``."""

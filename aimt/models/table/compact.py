@@ -135,7 +135,12 @@ def _hasten(model: Any, groups: dict[str, list[WeightedMember]], frame: Any, mos
     )
 
 # %% ../../../nbs/models/table/75_compact.ipynb #0dfe6064
-def latency_ms(model: Any, rows: Any, *, repeats: int = 3) -> float:  # With `predict_raw`  # To predict  # The fastest counts
+def latency_ms(
+    model: Any,  # With `predict_raw`
+    rows: Any,  # To predict
+    *,
+    repeats: int = 3,  # The fastest counts
+) -> float:
     """Milliseconds that the model takes for these rows."""
     model.predict_raw(rows.iloc[:5])
     seconds = []

@@ -17,6 +17,10 @@ import numpy as np
 # %% ../../../nbs/models/trees/00_booster_text.ipynb #1b9b7f56
 MAX_DEPTH = 1000  # Of a tree: LightGBM walks it by recursion
 
+
+def _within(a: np.ndarray, low: int, end: int) -> bool:
+    return not a.size or bool(a.min() >= low and a.max() < end)
+
 # %% ../../../nbs/models/trees/00_booster_text.ipynb #74749c3f
 @dataclass(frozen=True)
 class BoosterTree:
@@ -79,10 +83,6 @@ class BoosterTree:
             raise ValueError("the sets of categories of a tree are damaged")
         if not _within(sets, 0, n_sets) or (sets != np.floor(sets)).any():
             raise ValueError("a split names a set of categories that is not there")
-
-# %% ../../../nbs/models/trees/00_booster_text.ipynb #34fbac18
-def _within(a: np.ndarray, low: int, end: int) -> bool:
-    return not a.size or bool(a.min() >= low and a.max() < end)
 
 # %% ../../../nbs/models/trees/00_booster_text.ipynb #4cdd1ae3
 _OBJECTIVE_TEXTS = ("", "binary sigmoid:1", "regression", "regression_l1")  # And "multiclass num_class:K"

@@ -199,8 +199,8 @@ def tree_cost_ns(
 # %% ../../../nbs/models/trees/05_boosting.ipynb #1029f8e2
 def member_contributions(
     member: Member,
-    X: np.ndarray,
-    threads: int = 1,  # Encoded rows, shape (n, d)
+    X: np.ndarray,  # Encoded rows, shape (n, d)
+    threads: int = 1,
 ) -> np.ndarray:  # Shape (n, d + 1), or (n, K, d + 1) for more than two classes; the last is the base value
     """Exact Shapley values of a member by Tree SHAP, in margin space; they add up to `Member.margin`.
 

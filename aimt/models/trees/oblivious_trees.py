@@ -67,6 +67,14 @@ class SymmetricState(TypedDict):
     stopped: str  # early, rounds, time, or whole; see `Member`
     log_target: bool  # Whether they were grown on the logarithm of the target
 
+
+_ARRAYS = {"feature": np.int64, "border": np.float32, "asks": np.int64, "values": np.float64, "counts": np.float64, "base": np.float64}
+_VIEWS = {"source": np.int64, "lengths": np.int64, "tables": np.float64}
+
+
+def _within(a: np.ndarray, low: int, high: int) -> bool:
+    return not a.size or bool(a.min() >= low and a.max() < high)
+
 # %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #041e573e
 @dataclass
 class SymmetricTrees:
@@ -178,14 +186,6 @@ class SymmetricTrees:
             raise ValueError("its arrays do not fit together")
         if not (np.isfinite(self.values).all() and np.isfinite(self.base).all() and (self.counts >= 0).all()):
             raise ValueError("its values are not numbers")
-
-# %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #7e263147
-_ARRAYS = {"feature": np.int64, "border": np.float32, "asks": np.int64, "values": np.float64, "counts": np.float64, "base": np.float64}
-_VIEWS = {"source": np.int64, "lengths": np.int64, "tables": np.float64}
-
-
-def _within(a: np.ndarray, low: int, high: int) -> bool:
-    return not a.size or bool(a.min() >= low and a.max() < high)
 
 # %% ../../../nbs/models/trees/25_oblivious_trees.ipynb #5f9820fa
 _LOSSES_OF_CATBOOST = {"binary": "Logloss", "multiclass": "MultiClass", "regression": "RMSE", "mae": "MAE"}
