@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aimt.data.series.panel import Panel, TimeStep, airline_passengers
+from aimt.data.series.panel import Panel, airline_passengers
+from aimt.data.series.time_step import TimeStep
 from aimt.core.problem import Problem
 from aimt.decide.series_gates import ForecastLimits, baseline_gate, coverage_gate, forecast_verdict, width_gate
 from aimt.decide.table_gates import table_gates

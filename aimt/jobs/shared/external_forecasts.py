@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import DataError, ProblemError, closest
-from ...data.series.panel import Panel, read_numbers, read_panel, read_times, time_format
+from ...data.series.panel import Panel, read_numbers, read_panel
+from ...data.series.time_step import read_times, time_format
 from ...data.table.parse import as_text, storage
 from ...data.table.schema import named, show
 from ...models.series.given_forecasts import Forecasts

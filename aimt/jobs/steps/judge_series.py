@@ -18,7 +18,8 @@ import pandas as pd
 from ...core.errors import AimtError, ProblemError
 from ...core.progress import Progress
 from ...data.io.load import Table
-from ...data.series.panel import Panel, infer_step, read_numbers, read_times, time_format
+from ...data.series.panel import Panel, read_numbers
+from ...data.series.time_step import infer_step, read_times, time_format
 from ...decide.gate import GateResult, number
 from ...decide.given_forecast_gates import ForecastEvidence, given_forecast_gates
 from ..shared.external_forecaster import open_forecaster_model, rolling_forecasts

@@ -24,7 +24,8 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.table.parse import as_text
 from ...data.table.schema import named, show
-from ...data.series.panel import Panel, known_columns, read_panel, read_times
+from ...data.series.panel import Panel, known_columns, read_panel
+from ...data.series.time_step import read_times
 from ...data.io.load import Table, load_table
 from ...data.io.memory import TableSource, as_source
 from ...data.io.append_columns import extend_table

@@ -25,7 +25,8 @@ from ...core.files import read_json, sha256, write_json, write_text
 from ...core.plot_style import COLORS, new_figure
 from ...data.table.parse import as_text
 from ...data.table.schema import named, show
-from ...data.series.panel import Panel, known_columns, read_panel, read_times
+from ...data.series.panel import Panel, known_columns, read_panel
+from ...data.series.time_step import read_times
 from ...metrics.forecast import seasonal_error
 from .lag_features import LagModel, fit_lags, known_ahead
 from .exponential_smoothing import local_forecasts
@@ -179,7 +180,7 @@ class Forecaster(BaseEstimator):
         n_origins: int = 8,  # Rehearsals for each series; more when there are few and short series
         season: int | None = None,  # Steps in a season; from the step when None
         freq: str | None = None,  # Bring rows together into steps of this length, such as "day"
-        aggregate: str = "sum",  # With `every`: sum, mean or last
+        aggregate: str = "sum",  # With `freq`: sum, mean or last
         recursive: bool = False,  # Trees that forecast one step at a time
         trees: bool = True,  # Try trees on lags; they stay if the rehearsal speaks for them
         random_state: int = 0,

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import ModelFormatError
-from ...data.series.panel import Panel, TimeStep
+from ...data.series.panel import Panel
+from ...data.series.time_step import TimeStep
 from ..trees.boosting import member_params, read_booster
 
 # %% ../../../nbs/models/series/05_lag_features.ipynb #1a0e19a0
