@@ -100,7 +100,7 @@ def test_irregular_steps_are_refused_with_a_way_out():
     rng = np.random.default_rng(0)
     at = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.uniform(0, 40 * 86400, 300)).round(), unit="s")
     frame = pd.DataFrame({"at": at, "amount": rng.uniform(1, 9, 300)})
-    with pytest.raises(DataError, match='every="day"'):
+    with pytest.raises(DataError, match='freq="day"'):
         read_panel(frame, target="amount", time="at")
     out = Forecaster(freq="day").fit(frame, "amount", "at", horizon=3).predict()
     assert (out["at"].diff().dropna() == pd.Timedelta(days=1)).all()
