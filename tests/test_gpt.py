@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 
 from aimt.core.errors import ModelFormatError, RunError  # noqa: E402
 from aimt.models.layers import transformer as layers  # noqa: E402
-from aimt.models.text.gpt import GPT, GPTConfig, gpt_eval, gpt_loss, ngram_ids, token_loss  # noqa: E402
+from aimt.models.layers.token_loss import token_loss  # noqa: E402
+from aimt.models.text.gpt import GPT, GPTConfig, gpt_eval, gpt_loss, ngram_ids  # noqa: E402
 from aimt.models.layers.pretrained import FORMAT, load_weights, save_weights  # noqa: E402
 
 torch.set_num_threads(1)

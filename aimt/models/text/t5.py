@@ -24,9 +24,10 @@ from ...core.errors import ModelFormatError, ProblemError, closest
 from ...core.files import write_json
 from ...core.foreign import foreign_file
 from ...core.commands import resolve
-from .gpt import token_loss
+from ..layers.token_loss import token_loss
 from ..layers.hub import find_model
-from ..layers.transformer import Block, BlockConfig, KVCache, RelativeBias, RMSNorm, attention_mask
+from ..layers.positions import RelativeBias
+from ..layers.transformer import Block, BlockConfig, KVCache, RMSNorm, attention_mask
 from ..layers.pretrained import FORMAT, KeyRule, from_hf, load_folder, load_into, read_config, save_weights, to_hf, unfilled
 
 # %% ../../../nbs/models/text/25_t5.ipynb #3a41b61c

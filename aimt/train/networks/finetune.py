@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError, ProblemError, RunError, closest
 from ...metrics.intervals import mean_interval
-from ...models.layers.lora import add_lora, lora_layers, matches, quantize_nf4, trainable_share
+from ...models.layers.lora import add_lora, lora_layers, matches, trainable_share
+from ...models.layers.nf4 import quantize_nf4
 from .doctor import range_test
 from ..loop.trainer import TrainConfig, Trainer, pick_device
 from ..loop.state import History, random_states, seed_everything, set_random_states
