@@ -22,7 +22,7 @@ from aimt.models.text.gpt import GPTConfig as GPTConfig
 from aimt.models.text.text_classification import BERTForClassification as BERTForClassification
 from aimt.models.text.sentence_embeddings import BERTForSentences as BERTForSentences
 from aimt.models.text.t5 import T5 as T5
-from aimt.models.text.t5 import T5Config as T5Config
+from aimt.models.text.t5_config import T5Config as T5Config
 from aimt.models.image.clip import CLIP as CLIP
 from aimt.models.audio.deepspeech import DeepSpeech as DeepSpeech
 from aimt.train.loop.trainer import Trainer as Trainer

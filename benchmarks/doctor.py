@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aimt.data.text.token_files import TokenBatches
+from aimt.data.text.token_batches import TokenBatches
 from aimt.metrics.intervals import wilson
 from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
 from aimt.models.text.ngram import NGram

@@ -24,7 +24,7 @@ from aimt.data.text.span_corruption import pad_pairs
 from aimt.jobs.families.bert import BERT_FAMILY, TextBatches
 from aimt.jobs.families.t5 import T5_FAMILY, TextPairBatches
 from aimt.models.text import bert, text_classification
-from aimt.models.text import t5
+from aimt.models.text import t5, t5_config
 from aimt.train.networks.finetune import finetune
 
 BATCH, LONGEST, WRITTEN = 16, 128, 48
@@ -118,7 +118,7 @@ def bert_ways(size: str, n: int, steps: int, bf16: bool) -> tuple[dict[str, Call
 def t5_ways(size: str, n: int, steps: int, bf16: bool) -> tuple[dict[str, Callable[[], float]], int]:
     """The same for T5; the tokens that are read and those that are written."""
     rng = np.random.default_rng(0)
-    config = t5.T5Config(**({"vocab_size": 8192} if size == "tiny" else {}) | SIZES["t5"][size] | {"dropout": 0.1})
+    config = t5_config.T5Config(**({"vocab_size": 8192} if size == "tiny" else {}) | SIZES["t5"][size] | {"dropout": 0.1})
     pairs = list(zip(*(rows_of(n, config.vocab_size, longest, rng) for longest in (LONGEST, WRITTEN)), strict=True))
 
     def collate(some):
@@ -126,7 +126,7 @@ def t5_ways(size: str, n: int, steps: int, bf16: bool) -> tuple[dict[str, Callab
         return {"input_ids": batch["ids"], "attention_mask": batch["mask"].long(), "labels": batch["targets"]}
 
     def theirs() -> float:
-        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**t5.config_to_json(config)))
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**t5_config.config_to_json(config)))
         return their_run(model, pairs, collate, steps, bf16)
 
     def ours() -> float:

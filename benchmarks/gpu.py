@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aimt.data.text.token_files import TokenBatches, Tokens
+from aimt.data.text.token_batches import TokenBatches
+from aimt.data.text.token_files import Tokens
 from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
 from aimt.train.loop.trainer import TrainConfig, Trainer
 from aimt.train.networks.resource_estimate import GPUS, flops_per_token

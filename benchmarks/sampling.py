@@ -113,7 +113,8 @@ def speed(new_tokens: int, repeats: int) -> None:
 def train(path: Path, steps: int, folder: Path, **size):
     """A GPT with a vocabulary of 1,024 tokens, trained by the real loop; its held-out tokens."""
     from aimt.data.text.tokenizer import train_tokenizer
-    from aimt.data.text.token_files import TokenBatches, write_tokens
+    from aimt.data.text.token_batches import TokenBatches
+    from aimt.data.text.token_files import write_tokens
     from aimt.models.text.gpt import gpt_loss
     from aimt.train.loop.trainer import TrainConfig, Trainer
 

@@ -17,7 +17,8 @@ import torch
 import transformers
 
 from aimt.data.text.span_corruption import pack_pairs, pad_pairs
-from aimt.models.text.t5 import T5, T5Config, config_to_json, t5_loss
+from aimt.models.text.t5 import T5, t5_loss
+from aimt.models.text.t5_config import T5Config, config_to_json
 
 SIZES = {
     "tiny": ({"vocab_size": 8192, "n_layer": 4, "n_head": 4, "d_model": 256, "d_kv": 64, "d_ff": 1024}, 16, 128, 32),

@@ -106,7 +106,8 @@ def transformers_loop(text: Path, steps: int) -> None:
 
 def aimt_loop(text: Path, steps: int, precision: str) -> None:
     """nanoGPT's model (learned positions, LayerNorm, GELU, no biases) in aimt's `Trainer`."""
-    from aimt.data.text.token_files import TokenBatches, Tokens
+    from aimt.data.text.token_batches import TokenBatches
+    from aimt.data.text.token_files import Tokens
     from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
     from aimt.train.loop.trainer import TrainConfig, Trainer
     from aimt.train.networks.pretrain import keep_memory

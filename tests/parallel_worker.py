@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from aimt.data.text.token_files import TokenBatches, Tokens
+from aimt.data.text.token_batches import TokenBatches
+from aimt.data.text.token_files import Tokens
 from aimt.models.text.gpt import GPT, GPTConfig, gpt_eval, gpt_loss
 from aimt.train.loop.trainer import TrainConfig, Trainer
 from aimt.train.loop.distributed import Parallel

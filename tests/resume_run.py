@@ -51,7 +51,8 @@ def make_trainer(folder: Path, hooks: Any = (), *, bad: int = -1, **changes: Any
     """A GPT of two layers with dropout, n-grams, an average, accumulation, evaluation: everything that has a state."""
     import torch
 
-    from aimt.data.text.token_files import TokenBatches, Tokens
+    from aimt.data.text.token_batches import TokenBatches
+    from aimt.data.text.token_files import Tokens
     from aimt.models.text.gpt import GPT, GPTConfig, gpt_loss
     from aimt.train.loop.trainer import TrainConfig, Trainer
 
@@ -104,7 +105,7 @@ def context() -> Any:
         return multiprocessing.get_context("spawn")
     ctx = multiprocessing.get_context("forkserver")
     ctx.set_forkserver_preload(
-        ["resume_run", "aimt.train.loop.trainer", "aimt.models.text.gpt", "aimt.data.text.token_files", "torch._dynamo"]
+        ["resume_run", "aimt.train.loop.trainer", "aimt.models.text.gpt", "aimt.data.text.token_batches", "torch._dynamo"]
     )
     return ctx
 

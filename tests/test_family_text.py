@@ -20,7 +20,8 @@ from aimt.jobs.families.base import split_pairs  # noqa: E402
 from aimt.jobs.verbs.generate import generate  # noqa: E402
 from aimt.metrics.text import bleu, chrf, compare_texts  # noqa: E402
 from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
-from aimt.models.text.t5 import T5, T5Config  # noqa: E402
+from aimt.models.text.t5 import T5  # noqa: E402
+from aimt.models.text.t5_config import T5Config  # noqa: E402
 from aimt.train.networks.instruction_tuning import chat_prompt, encode_chat  # noqa: E402
 
 torch.set_num_threads(1)

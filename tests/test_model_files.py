@@ -435,7 +435,8 @@ def families(tmp_path_factory):
     from aimt.models.audio.deepspeech import DeepSpeech
     from aimt.models.audio.speech_features import DeepSpeechConfig
     from aimt.models.text.gpt import GPT, GPTConfig
-    from aimt.models.text.t5 import T5, T5Config
+    from aimt.models.text.t5 import T5
+    from aimt.models.text.t5_config import T5Config
 
     place = tmp_path_factory.mktemp("families")
     models = {

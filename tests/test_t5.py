@@ -15,7 +15,8 @@ from aimt.data.text.span_corruption import SpanBatches, TaskBatches, encode_pair
 from aimt.data.text.tokenizer import train_tokenizer
 from aimt.generate.text.beam_search import answer_ids, beam_ids, beam_search, generate_beams, seq2seq_step
 from aimt.models.text.gpt import GPT, GPTConfig
-from aimt.models.text.t5 import PRESETS, T5, T5Config, config_to_json, memory_mask, shift_right, t5_loss
+from aimt.models.text.t5 import T5, memory_mask, shift_right, t5_loss
+from aimt.models.text.t5_config import PRESETS, T5Config, config_to_json
 from aimt.train.loop.trainer import TrainConfig, Trainer
 
 transformers = pytest.importorskip("transformers")

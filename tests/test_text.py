@@ -13,8 +13,10 @@ import pytest
 
 from aimt.core.errors import DataError, RunError
 from aimt.data.text.corpus import PIECE, describe_texts, is_text_source, read_texts
-from aimt.data.text.tokenizer import EOT, Tokenizer, train_tokenizer
-from aimt.data.text.token_files import PackedBatches, TokenBatches, Tokens, eval_batches, open_tokens, write_tokens
+from aimt.data.text.tokenizer import Tokenizer, train_tokenizer
+from aimt.data.text.tokenizer_files import EOT
+from aimt.data.text.token_batches import PackedBatches, TokenBatches, eval_batches
+from aimt.data.text.token_files import Tokens, open_tokens, write_tokens
 
 WORDS = "the of and to in that is was he for it with as his on be at by had not are but from or have an they which".split()
 
@@ -162,7 +164,8 @@ import sys
 from aimt.core.hardware import peak_memory_mb
 from aimt.data.text.corpus import describe_texts
 from aimt.data.text.tokenizer import train_tokenizer
-from aimt.data.text.token_files import TokenBatches, write_tokens
+from aimt.data.text.token_batches import TokenBatches
+from aimt.data.text.token_files import write_tokens
 import torch
 kind, path, out = sys.argv[1:]
 before = peak_memory_mb()

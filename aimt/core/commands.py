@@ -47,7 +47,7 @@ NAMES: dict[str, str] = {
     "BERTForClassification": "aimt.models.text.text_classification:BERTForClassification",
     "BERTForSentences": "aimt.models.text.sentence_embeddings:BERTForSentences",
     "T5": "aimt.models.text.t5:T5",
-    "T5Config": "aimt.models.text.t5:T5Config",
+    "T5Config": "aimt.models.text.t5_config:T5Config",
     "CLIP": "aimt.models.image.clip:CLIP",
     "DeepSpeech": "aimt.models.audio.deepspeech:DeepSpeech",
     "Trainer": "aimt.train.loop.trainer:Trainer",

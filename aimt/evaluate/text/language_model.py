@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...core.plot_style import COLORS, new_figure
-from ...data.text.token_files import Tokens, eval_batches
+from ...data.text.token_batches import eval_batches
+from ...data.text.token_files import Tokens
 from ...metrics.intervals import clustered_interval, wilson
 
 # %% ../../../nbs/evaluate/text/00_language_model.ipynb #d883ce32

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from torch import Tensor, nn
 
 from ...core.errors import DataError
-from ...data.text.token_files import pack
+from ...data.text.token_batches import pack
 from .base import ExampleBatches, FinetuneTask, word_parts
 from ...models.text.bert import reading, text_batches
 from ...models.text.text_classification import BERTForClassification

@@ -29,7 +29,7 @@ from ...core.files import read_json, write_json, write_text
 from ...core.foreign import foreign_file
 from ...data.text.corpus import is_text_source, read_texts
 from ...data.text.tokenizer import Tokenizer
-from ...data.text.token_files import pack
+from ...data.text.token_batches import pack
 from ...generate.text.beam_search import beam_ids
 from ...generate.text.sampling import generate_ids, make_sampling, write_texts
 from .base import ExampleBatches, FinetuneTask, word_parts

@@ -27,7 +27,8 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.text.corpus import TextSource, describe_texts
 from ...data.text.tokenizer import Tokenizer, train_tokenizer
-from ...data.text.token_files import PARTS, TokenFiles, Tokens, eval_batches, open_tokens, write_tokens
+from ...data.text.token_batches import eval_batches
+from ...data.text.token_files import PARTS, TokenFiles, Tokens, open_tokens, write_tokens
 from ...decide.gate import GateResult
 from ...decide.text_gates import text_gates
 from ...evaluate.text.language_model import block_gain, copied, score_text, smooth, text_sketch

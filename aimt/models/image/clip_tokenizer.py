@@ -22,7 +22,7 @@ from torch import Tensor
 from ...core.errors import ModelFormatError, RunError
 from ...core.files import read_json, write_json, write_text
 from ...core.foreign import foreign_file, inflate
-from ...data.text.tokenizer import count_ids
+from ...data.text.tokenizer_files import count_ids
 from ..layers.pretrained import FORMAT, check_format
 
 # %% ../../../nbs/models/image/10_clip_tokenizer.ipynb #92c55e36

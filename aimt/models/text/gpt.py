@@ -24,7 +24,7 @@ from ...core.errors import ModelFormatError, closest
 from ...core.files import write_json
 from ...core.foreign import foreign_file
 from ...core.commands import resolve
-from ...data.text.token_files import eval_batches
+from ...data.text.token_batches import eval_batches
 from ..layers.token_loss import soft_cap, token_loss
 from ..layers.positions import Rotary
 from ..layers.transformer import Block, BlockConfig, KVCache, attention_mask, make_norm

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...core.errors import DataError, closest
 from ...data.text.tokenizer import Tokenizer
-from ...data.text.token_files import pack
+from ...data.text.token_batches import pack
 
 # %% ../../../nbs/train/networks/18_instruction_tuning.ipynb #9fb379c7
 CHAT: dict[str, tuple[str, str]] = {  # Text in front of and behind the messages of each role

@@ -26,7 +26,8 @@ from ...core.errors import DataError, ProblemError
 from ...core.hardware import peak_memory_mb
 from ...data.text.corpus import TextSource
 from ...data.text.tokenizer import Tokenizer
-from ...data.text.token_files import TokenBatches, TokenFiles
+from ...data.text.token_batches import TokenBatches
+from ...data.text.token_files import TokenFiles
 from ...models.text.gpt import GPT, GPTConfig, gpt_eval, gpt_loss
 from ..loop.trainer import History, TrainConfig, Trainer, pick_device
 from ..loop.distributed import Parallel
