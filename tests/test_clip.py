@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: E402
 from aimt.core.errors import DataError, ModelFormatError, RunError  # noqa: E402
 from aimt.data.image.read import CLIPImages  # noqa: E402
 from aimt.data.image.synthetic_shapes import draw_shapes  # noqa: E402
-from aimt.models.image import clip as module  # noqa: E402
+from aimt.models.image import clip_files as module  # noqa: E402
 from aimt.models.image.clip import CLIP, resized  # noqa: E402
 from aimt.models.image.clip_towers import CLIPConfig, Tower  # noqa: E402
 from aimt.models.image.clip_tokenizer import EOT, SOT, CLIPTokenizer  # noqa: E402

@@ -9,6 +9,7 @@ __all__ = ['EOT', 'UNK', 'BERT_TOKENS', 'find_tokenizer_file', 'tokenizer_settin
            'bert_engine', 'apply_bert_settings', 'read_vocab_txt']
 
 # %% ../../../nbs/data/text/04_tokenizer_files.ipynb #32c2e6bb
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def count_ids(
     return largest + 1
 
 
-def end_token(engine: _Engine, settings: dict[str, Any], path: Path) -> int:
+def end_token(engine: _Engine, settings: Mapping[str, Any], path: Path) -> int:
     told = settings.get("eos_token")
     told = told.get("content") if isinstance(told, dict) else told
     for name in (told, EOT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]"):
@@ -66,7 +67,7 @@ def end_token(engine: _Engine, settings: dict[str, Any], path: Path) -> int:
     )
 
 
-def special_tokens(engine: _Engine, settings: dict[str, Any]) -> dict[str, int]:
+def special_tokens(engine: _Engine, settings: Mapping[str, Any]) -> dict[str, int]:
     """The ids of the tokens with a role: as the settings name them, else under their usual names."""
     found = {}
     for role, names in _ROLES.items():
@@ -90,7 +91,7 @@ def bert_engine(vocab: dict[str, int], lowercase: bool) -> _Engine:
     return engine
 
 
-def apply_bert_settings(engine: _Engine, settings: dict[str, Any]) -> None:
+def apply_bert_settings(engine: _Engine, settings: Mapping[str, Any]) -> None:
     """What BERT's settings say beside the tokenizer: lower case, accents, and what stands around a text."""
     if isinstance(engine.normalizer, normalizers.BertNormalizer):
         normalizer = engine.normalizer
@@ -110,7 +111,7 @@ def apply_bert_settings(engine: _Engine, settings: dict[str, Any]) -> None:
             )
 
 
-def read_vocab_txt(path: Path, settings: dict[str, Any]) -> _Engine:
+def read_vocab_txt(path: Path, settings: Mapping[str, Any]) -> _Engine:
     """A WordPiece tokenizer from a list of words. Raises `ModelFormatError` when it is not one."""
     words = path.read_text(encoding="utf-8").replace("\r", "").removesuffix("\n").split("\n")
     vocab = {word: i for i, word in enumerate(words)}

@@ -10,7 +10,7 @@ __all__ = ['LAYERS', 'speech_batch', 'ctc_loss', 'speech_loss', 'DeepSpeech', 'c
            'from_checkpoint']
 
 # %% ../../../nbs/models/audio/05_deepspeech.ipynb #ee71231b
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ def _is_checkpoint(path: Path) -> bool:
     return path.suffix == ".index" or path.with_name(path.name + ".index").is_file() or any(path.glob("*.index"))
 
 
-def config_from_json(settings: dict[str, Any], where: str | Path = "") -> DeepSpeechConfig:
+def config_from_json(settings: Mapping[str, object], where: str | Path = "") -> DeepSpeechConfig:
     """`DeepSpeechConfig` from the content of ``config.json``. Raises `ModelFormatError`."""
     if settings.get("model_type") != "deepspeech":
         raise ModelFormatError(f"model_type is {settings.get('model_type')!r}, not 'deepspeech'", where=str(where))

@@ -281,7 +281,7 @@ def _mapped(attrs: Mapping[str, Any], regions: Mapping[str, memoryview]) -> np.n
 
 def read_pb(
     path: str | Path,  # A .pb or .pbmm file
-) -> dict[str, Any]:  # Arrays, and bytes for strings
+) -> dict[str, np.ndarray | bytes | list[bytes]]:  # Arrays, and bytes for strings
     """All constants of a frozen graph by name. Raises `ModelFormatError` as `read_nodes` does."""
     return {n.name: n.attrs["value"] for n in read_nodes(path) if n.op in ("Const", "ImmutableConst") and "value" in n.attrs}
 

@@ -6,7 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/models/layers/lora.html.md"""
 
 # %% auto #0
 __all__ = ['LoRALinear', 'matches', 'check_patterns', 'linear_layers', 'replace_modules', 'lora_layers', 'lora_parameters',
-           'trainable_share', 'add_lora', 'merge_lora', 'unmerge_lora', 'remove_lora', 'save_adapters', 'load_adapters']
+           'TrainableShare', 'AdaptedModel', 'trainable_share', 'add_lora', 'merge_lora', 'unmerge_lora', 'remove_lora',
+           'save_adapters', 'load_adapters']
 
 # %% ../../../nbs/models/layers/20_lora.ipynb #a53dac42
 import math
@@ -14,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -161,7 +162,21 @@ def lora_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((n, p) for n, p in model.named_parameters() if n.rpartition(".")[2] in ("lora_A", "lora_B"))
 
 # %% ../../../nbs/models/layers/20_lora.ipynb #d17e080b
-def trainable_share(model: nn.Module) -> dict[str, float]:  # trainable, total, share
+class TrainableShare(TypedDict):
+    """How many weights of a model are trained."""
+
+    trainable: int  # Weights that are trained
+    total: int  # All weights, those in four bits included
+    share: float  # trainable / total
+
+
+class AdaptedModel(TrainableShare):
+    """What putting corrections on a model did."""
+
+    layers: int  # Linear layers with a correction
+
+
+def trainable_share(model: nn.Module) -> TrainableShare:
     """Number and share of trainable weights; those in four bits are counted as well."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     four_bits: list[Any] = [m for m in model.modules() if getattr(m, "differentiable", False)]
@@ -178,7 +193,7 @@ def add_lora(
     dropout: float = 0.0,  # Of the inputs of the corrections
     *,
     train: Sequence[str] = (),  # Patterns of other parameters to train as they are, such as a new head
-) -> dict[str, float]:  # layers, trainable, total, share
+) -> AdaptedModel:
     """Freeze a model and add a correction to the selected linear layers. Its outputs stay the same at first.
 
     Raises `ProblemError` for patterns that fit nothing, and for a model that has corrections already.
@@ -303,7 +318,7 @@ def load_adapters(
     *,
     rules: Sequence[KeyRule] = (),  # Names of the other side, when the file has them
     prefix: str = "",  # In front of those names
-) -> dict[str, float]:  # layers, trainable, total, share
+) -> AdaptedModel:
     """Add stored corrections to the layers of a model; they can be trained further.
 
     Raises `ModelFormatError` for a damaged file, another method than LoRA, or another network; `ProblemError` for a model
@@ -315,7 +330,7 @@ def load_adapters(
         return _load_adapters(model, Path(folder), rules, prefix)
 
 
-def _load_adapters(model: nn.Module, folder: Path, rules: Sequence[KeyRule], prefix: str) -> dict[str, float]:
+def _load_adapters(model: nn.Module, folder: Path, rules: Sequence[KeyRule], prefix: str) -> AdaptedModel:
     settings, tensors = _read_adapters(folder)
     found, other = _pairs(tensors, prefix, folder)
     places = _places(model, rules)

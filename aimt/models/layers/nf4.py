@@ -6,11 +6,12 @@ Docs: https://aimt-dev.github.io/aimt/models/layers/nf4.html.md"""
 
 # %% auto #0
 __all__ = ['nf4_values', 'quantize_blocks', 'dequantize_blocks', 'byte_values', 'quantize_scales', 'dequantize_scales',
-           'NF4Linear', 'model_bytes', 'quantize_nf4']
+           'NF4Linear', 'model_bytes', 'QuantizedModel', 'quantize_nf4']
 
 # %% ../../../nbs/models/layers/25_nf4.ipynb #09fe3598
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -134,13 +135,21 @@ def model_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
+class QuantizedModel(TypedDict):
+    """What storing a model in four bits did."""
+
+    layers: int  # Linear layers that were converted
+    bytes_before: int  # Of all weights and buffers
+    bytes_after: int
+
+
 def quantize_nf4(
     model: nn.Module,  # Changed in place
     *,
     block: int = 64,  # Weights that share a scale
     double: bool = True,  # Whether the scales are stored in eight bits
     targets: str | Sequence[str] = "all",  # Which linear layers; all but the output head by default
-) -> dict[str, int]:  # layers, bytes_before, bytes_after
+) -> QuantizedModel:
     """Store linear layers in four bits, to put LoRA on them. Embeddings, norms and the head stay as they are."""
     before = model_bytes(model)
     chosen = {id(m): m for m in linear_layers(model, targets).values() if isinstance(m, nn.Linear)}

@@ -7,15 +7,16 @@ Docs: https://aimt-dev.github.io/aimt/models/text/bert.html.md"""
 
 # %% auto #0
 __all__ = ['PRESETS', 'BERT_RULES', 'BERTConfig', 'fresh_weights', 'first_tokens', 'Pretrained', 'BERT', 'reading',
-           'text_tokenizer', 'text_batches', 'usual_names', 'config_to_json', 'config_from_json', 'load_bert']
+           'text_tokenizer', 'text_batches', 'usual_names', 'BERTSettings', 'config_to_json', 'config_from_json',
+           'load_bert']
 
 # %% ../../../nbs/models/text/10_bert.ipynb #569daa43
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ class Pretrained(nn.Module):
         return load_bert(cls, path, labels, fresh_head, changes)
 
     @classmethod
-    def options(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+    def options(cls, state: dict[str, Tensor]) -> dict[str, bool]:
         """Which parts a model with these weights has."""
         return {}
 
@@ -186,7 +187,7 @@ class BERT(Pretrained):
         fresh_weights(self, c.init_std)
 
     @classmethod
-    def options(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+    def options(cls, state: dict[str, Tensor]) -> dict[str, bool]:
         return {"pooler": "bert.pooler.weight" in state}
 
     def forward(
@@ -311,14 +312,35 @@ def usual_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 _ACTS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
 
-def config_to_json(config: BERTConfig, architecture: str) -> dict[str, Any]:
+class BERTSettings(TypedDict):
+    """``config.json`` of a BERT, in the names of Hugging Face."""
+
+    model_type: str  # "bert"
+    architectures: list[str]  # The class that a head belongs to
+    aimt_format: int  # Version of the file
+    vocab_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int  # Width
+    intermediate_size: int  # Inner width of the MLPs
+    max_position_embeddings: int  # Context in tokens
+    type_vocab_size: int  # Kinds of texts
+    hidden_act: str  # Activation function of the MLPs
+    layer_norm_eps: float
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    initializer_range: float  # Standard deviation of fresh weights
+    pad_token_id: int
+    position_embedding_type: str  # "absolute"
+    id2label: NotRequired[dict[int, str]]  # Classes or tags, of a classifier only
+    label2id: NotRequired[dict[str, int]]
+
+
+def config_to_json(config: BERTConfig, architecture: str) -> BERTSettings:
     """Settings for ``config.json`` in the names of Hugging Face."""
     c = config
-    labels = {}
-    if c.labels and architecture in {"BertForSequenceClassification", "BertForTokenClassification"}:
-        labels = {"id2label": dict(enumerate(c.labels)), "label2id": {n: i for i, n in enumerate(c.labels)}}
     act = next(theirs for theirs, ours in _ACTS.items() if ours == c.mlp)
-    return {
+    out: BERTSettings = {
         "model_type": "bert",
         "architectures": [architecture],
         "aimt_format": FORMAT,
@@ -336,10 +358,13 @@ def config_to_json(config: BERTConfig, architecture: str) -> dict[str, Any]:
         "initializer_range": c.init_std,
         "pad_token_id": c.pad_id,
         "position_embedding_type": "absolute",
-    } | labels
+    }
+    if c.labels and architecture in {"BertForSequenceClassification", "BertForTokenClassification"}:
+        out["id2label"], out["label2id"] = dict(enumerate(c.labels)), {n: i for i, n in enumerate(c.labels)}
+    return out
 
-
-def config_from_json(settings: dict[str, Any], where: str | Path = "") -> BERTConfig:
+# %% ../../../nbs/models/text/10_bert.ipynb #e0cdbba3
+def config_from_json(settings: Mapping[str, Any], where: str | Path = "") -> BERTConfig:
     """`BERTConfig` from the content of ``config.json``. Raises `ModelFormatError` for what is missing or not supported."""
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     odd = [n for n, value in usual.items() if settings.get(n, value) != value]
@@ -368,14 +393,16 @@ def config_from_json(settings: dict[str, Any], where: str | Path = "") -> BERTCo
         raise ModelFormatError(f"config.json lacks or misstates a setting ({e})", where=str(where)) from e
 
 # %% ../../../nbs/models/text/10_bert.ipynb #1109002e
-def load_bert(cls: type[Pretrained], path: str | Path, labels: Sequence[str] | None, fresh_head: bool, changes: dict[str, Any]) -> Any:
+def load_bert(
+    cls: type[Pretrained], path: str | Path, labels: Sequence[str] | None, fresh_head: bool, changes: Mapping[str, object]
+) -> Any:
     """What `Pretrained.from_pretrained` does."""
     folder = find_model(path)
     with foreign_file(folder):
         return _load_bert(cls, folder, labels, fresh_head, changes)
 
 
-def _load_bert(cls: type[Pretrained], folder: Path, labels: Sequence[str] | None, fresh_head: bool, changes: dict[str, Any]) -> Any:
+def _load_bert(cls: type[Pretrained], folder: Path, labels: Sequence[str] | None, fresh_head: bool, changes: Mapping[str, object]) -> Any:
     settings = read_config(folder)
     check_family(settings, "bert", where=folder)
     config = config_from_json(settings, folder)
@@ -388,7 +415,7 @@ def _load_bert(cls: type[Pretrained], folder: Path, labels: Sequence[str] | None
         raise _no_head(cls, settings, folder)
     if not fits:
         state = {n: t for n, t in state.items() if not n.startswith(cls.head)}
-        changes = changes | {"labels": tuple(labels or config.labels)}
+        changes = {**changes, "labels": tuple(labels or config.labels)}
     if "lm_bias" in cls.head:
         _check_tied(theirs, folder)
     config = replace(config, **changes)
@@ -399,7 +426,7 @@ def _load_bert(cls: type[Pretrained], folder: Path, labels: Sequence[str] | None
     return model
 
 
-def _has_head(cls: type[Pretrained], settings: dict[str, Any], state: dict[str, Tensor]) -> bool:
+def _has_head(cls: type[Pretrained], settings: Mapping[str, Any], state: dict[str, Tensor]) -> bool:
     """Whether a file has the head of this class; a token classifier does not count for texts."""
     told = (settings.get("architectures") or [cls.architecture])[0]
     if "classifier" in cls.head and told != cls.architecture:
@@ -407,7 +434,7 @@ def _has_head(cls: type[Pretrained], settings: dict[str, Any], state: dict[str, 
     return not cls.head or any(n.startswith(cls.head) for n in state)
 
 # %% ../../../nbs/models/text/10_bert.ipynb #ef5886d0
-def _no_head(cls: type[Pretrained], settings: dict[str, Any], folder: Path) -> ModelFormatError:
+def _no_head(cls: type[Pretrained], settings: Mapping[str, Any], folder: Path) -> ModelFormatError:
     told = (settings.get("architectures") or ["BERT"])[0]
     how = "labels=[...]" if "classifier" in cls.head else "fresh_head=True"
     return ModelFormatError(

@@ -77,7 +77,7 @@ class BERTForMaskedLM(Pretrained):
         self.bert = BERT(config, pooler=next_sentence)
 
     @classmethod
-    def options(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+    def options(cls, state: dict[str, Tensor]) -> dict[str, bool]:
         return {"next_sentence": "next.weight" in state}
 
     def forward(
