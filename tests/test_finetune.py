@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemError, RunError  # noqa: E402
 from aimt.data.text.tokenizer import train_tokenizer  # noqa: E402
-from aimt.models.layers import lora  # noqa: E402
+from aimt.models.layers import lora, nf4  # noqa: E402
 from aimt.models.text.gpt import GPT, GPT2_RULES, GPTConfig, gpt_loss  # noqa: E402
 from aimt.models.layers.transformer import Block, BlockConfig, LayerNorm  # noqa: E402
 from aimt.models.layers.pretrained import KeyRule, load_weights, save_weights  # noqa: E402
@@ -274,7 +274,7 @@ def test_a_rule_must_name_every_layer(tmp_path):
 def test_four_bits_give_the_gradients_of_the_rounded_weights():
     base = shaken(GPT(CONFIG))
     four = copy.deepcopy(base)
-    lora.quantize_nf4(four)
+    nf4.quantize_nf4(four)
     rounded = copy.deepcopy(base)
     for name, layer in lora.linear_layers(rounded).items():
         layer.weight.data.copy_(four.get_submodule(name).weight)
@@ -291,7 +291,7 @@ def test_four_bits_give_the_gradients_of_the_rounded_weights():
 
 
 def test_backward_keeps_no_dequantised_weights():
-    layer = lora.NF4Linear(nn.Linear(96, 80))
+    layer = nf4.NF4Linear(nn.Linear(96, 80))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         layer(torch.randn(3, 96, requires_grad=True)).sum().backward()
@@ -304,10 +304,10 @@ def test_round_trip_of_blocks(shape, block):
     for double in (False, True):
         layer = nn.Linear(shape[1], shape[0])
         layer.weight.data.copy_(w)
-        four = lora.NF4Linear(layer, block=block, double=double)
-        gap = (lora.nf4_values()[1:] - lora.nf4_values()[:-1]).max() / 2
+        four = nf4.NF4Linear(layer, block=block, double=double)
+        gap = (nf4.nf4_values()[1:] - nf4.nf4_values()[:-1]).max() / 2
         assert four.weight.shape == w.shape and (four.weight - w).abs().max() <= (float(gap) + 0.02) * w.abs().max()
-    assert torch.equal(lora.NF4Linear(four_again(four), block=block, double=False).weight.sign(), four.weight.sign())
+    assert torch.equal(nf4.NF4Linear(four_again(four), block=block, double=False).weight.sign(), four.weight.sign())
 
 
 def four_again(layer) -> nn.Linear:
@@ -317,10 +317,10 @@ def four_again(layer) -> nn.Linear:
 
 
 def test_bits_per_weight():
-    layer = lora.NF4Linear(nn.Linear(512, 512, bias=False))
+    layer = nf4.NF4Linear(nn.Linear(512, 512, bias=False))
     stored = sum(b.numel() * b.element_size() for n, b in layer.named_buffers() if n != "pairs")
     assert 4.12 < 8 * stored / 512**2 < 4.13
-    loaded = lora.NF4Linear(nn.Linear(512, 512, bias=False))
+    loaded = nf4.NF4Linear(nn.Linear(512, 512, bias=False))
     loaded.load_state_dict(layer.state_dict())  # as a checkpoint does
     assert torch.equal(loaded.weight, layer.weight)
 
@@ -549,7 +549,7 @@ def test_four_bits_by_option():
         **QUIET,
     )
     assert out.figures["loss"]["change"] < -0.5
-    assert sum(isinstance(m, lora.NF4Linear) for m in model.modules()) == 8
+    assert sum(isinstance(m, nf4.NF4Linear) for m in model.modules()) == 8
 
 
 def test_patience_keeps_the_best():
