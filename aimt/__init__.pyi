@@ -27,6 +27,8 @@ from aimt.models.image.clip import CLIP as CLIP
 from aimt.models.audio.deepspeech import DeepSpeech as DeepSpeech
 from aimt.train.loop.trainer import Trainer as Trainer
 from aimt.train.loop.trainer import TrainConfig as TrainConfig
+from aimt.core.contents import Audit
+from aimt.core.hardware import Installation
 
 __version__: str
 __all__ = [
@@ -236,7 +238,7 @@ def audit(
     sql: str | None = None,
     date_format: str | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Audit:
     """Look for what is wrong with a table. Raises `DataError` when it cannot be read, or the shares of the population make no sense."""
 
 def predict(
@@ -364,5 +366,5 @@ def datasets(
     """What data there are; or one of them, fetched and checked. Raises `DataError` for an unknown name."""
 
 def env(
-) -> dict[str, Any]:
+) -> Installation:
     """Machine, versions, and which extras are installed or missing."""

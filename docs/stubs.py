@@ -32,18 +32,27 @@ SHORT = {
     "typing.": "",
     "aimt.core.run.": "",
 }
+TABLES = (TableSource, TableSource | None)
+OWN = re.compile(r"(?<![\w.])(aimt(?:\.\w+)+)\.(\w+)")  # A type of aimt, by its module and its name
 
 
 def type_text(annotation: object) -> str:
     """An annotation as it is written in a stub."""
     if annotation is inspect.Parameter.empty:
         return "Any"
-    if annotation in (TableSource, TableSource | None):
+    if annotation in TABLES:
         return "TableSource" if annotation == TableSource else "TableSource | None"
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     for long, short in SHORT.items():
         text = re.sub(rf"(?<![\w.]){re.escape(long)}", short, text)
-    return text.replace("NoneType", "None")
+    return OWN.sub(r"\2", text).replace("NoneType", "None")
+
+
+def own_types(function: object) -> set[tuple[str, str]]:
+    """Module and name of the types of aimt that a verb takes or returns."""
+    signature = inspect.signature(function)
+    annotations = [*(p.annotation for p in signature.parameters.values()), signature.return_annotation]
+    return {found for a in annotations if a not in TABLES for found in OWN.findall(inspect.formatannotation(a)) if found[1] not in NAMES}
 
 
 def parameter_text(p: inspect.Parameter) -> str:
@@ -72,7 +81,9 @@ def stub() -> str:
     names = [
         f"from {address.partition(':')[0]} import {address.partition(':')[2]} as {name}" for name, address in NAMES.items() if name != "Run"
     ]
-    verbs = [function_stub(name, resolve(address)) for name, address in VERBS.items()]
+    functions = {name: resolve(address) for name, address in VERBS.items()}
+    verbs = [function_stub(name, function) for name, function in functions.items()]
+    names += [f"from {module} import {name}" for module, name in sorted(set().union(*map(own_types, functions.values())))]
     public = "".join(f"    {name!r},\n" for name in aimt.__all__)
     return f"{HEAD}{chr(10).join(names)}\n\n__version__: str\n__all__ = [\n{public}]\n\n" + "\n".join(verbs)
 

@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/core/problem.html.md"""
 __all__ = ['TASKS', 'OUTCOMES', 'FAIRNESS', 'Problem']
 
 # %% ../../nbs/core/30_problem.ipynb #1da39a2d
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -77,7 +78,7 @@ class Problem:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Problem":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Problem":
         """A problem from plain data. Raises `ProblemError` on fields it does not know."""
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:

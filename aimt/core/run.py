@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from os import PathLike
@@ -82,7 +82,7 @@ class Run:
         cls,
         path: str | Path,  # Directory to make; it must not hold anything yet
         *,
-        settings: dict[str, Any] | None = None,  # What was asked for, to repeat it
+        settings: Mapping[str, object] | None = None,  # What was asked for, to repeat it
         overwrite: bool = False,  # Replace an earlier run in the same place
     ) -> "Run":
         """Start a run. Raises `RunError` when the place is taken or cannot be written."""

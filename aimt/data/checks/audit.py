@@ -12,19 +12,20 @@ __all__ = ['FEW', 'SMALL_SHARE', 'SMALL_ROWS', 'GAP', 'RATIO', 'MOST_DATES', 'ch
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...core.contents import Audit, AuditColumn, AuditFinding, AuditGroup, AuditGroups, Estimate, SetAside
 from ...core.problem import Problem
 from ...core.plot_style import COLORS, axis_text, new_figure
 from .text_checks import check_broken, check_date_order, check_default_day
 from .text_checks import check_lengths, check_placeholders, check_stock
 from ..table.infer_problem import encode_target
 from .missingness import Sketch, check_gaps
-from .leakage import LEAK, LEAK_R2, Scorer, check_contradictions, check_leakage, check_order
+from .leakage import LEAK, LEAK_R2, ColumnScore, Scorer, check_contradictions, check_leakage, check_order
 from .near_duplicates import RowKeys, check_near_rows
 from .drift import check_parts
 from .column_checks import SAMPLE, SEVERITIES, Cells, finding, merge, read_cells
@@ -43,12 +44,12 @@ _CAPPED = 0.01  # Share of rows with the largest value from which a target looks
 def check_target(
     y: np.ndarray,  # Coded target, shape (n,)
     problem: Problem,  # What is asked
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Imbalance and lonely classes; a capped number."""
     yield from _check_classes(y, problem) if problem.classification else _check_cap(y, problem.target)
 
 
-def _check_classes(y: np.ndarray, problem: Problem) -> Iterator[dict[str, Any]]:
+def _check_classes(y: np.ndarray, problem: Problem) -> Iterator[AuditFinding]:
     counts = np.bincount(y, minlength=len(problem.labels))
     rarest = int(counts.argmin())
     name, count, share = show(problem.labels[rarest]), int(counts[rarest]), counts[rarest] / len(y)
@@ -79,7 +80,7 @@ def _check_classes(y: np.ndarray, problem: Problem) -> Iterator[dict[str, Any]]:
         )
 
 
-def _check_cap(y: np.ndarray, target: str) -> Iterator[dict[str, Any]]:
+def _check_cap(y: np.ndarray, target: str) -> Iterator[AuditFinding]:
     distinct = len(np.unique(y))
     top = np.flatnonzero(y == y.max())
     if distinct >= 100 and len(top) >= max(_CAPPED * len(y), 10 * len(y) / distinct):
@@ -138,31 +139,32 @@ def group_rates(
     groups: tuple[list[str], np.ndarray],  # Names, and group of each row, shape (n,)
     y: np.ndarray,  # Coded target, shape (n,)
     problem: Problem,  # What is asked
-) -> list[dict[str, Any]]:  # One dict per group: group, n, share, and base_rate (of the positive class) or mean
+) -> list[AuditGroup]:  # Groups without rows are left out
     """Size and base rate of each group, with 95 % intervals."""
     names, codes = groups
     n = np.bincount(codes, minlength=len(names))
-    key = "base_rate" if problem.task == "binary" else "mean" if problem.task == "regression" else None
     weights = (y == 1) if problem.task == "binary" else y
     total = np.bincount(codes, weights=weights, minlength=len(names))
     square = np.bincount(codes, weights=np.square(weights.astype(float)), minlength=len(names))
     out = []
-    for g, name in enumerate(names):
-        row = {"group": name, "n": int(n[g]), "share": n[g] / len(codes)}
-        if key and n[g]:
-            row[key] = _wilson(total[g], n[g]) if key == "base_rate" else _mean(total[g], square[g], n[g])
-        out += [row] if n[g] else []
+    for g in np.flatnonzero(n):
+        row: AuditGroup = {"group": names[g], "n": int(n[g]), "share": n[g] / len(codes)}
+        if problem.task == "binary":
+            row["base_rate"] = _wilson(total[g], n[g])
+        elif problem.task == "regression":
+            row["mean"] = _mean(total[g], square[g], n[g])
+        out.append(row)
     return out
 
 
-def _wilson(k: float, n: float, z: float = 1.96) -> dict[str, float]:
+def _wilson(k: float, n: float, z: float = 1.96) -> Estimate:
     p = k / n
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return {"value": p, "low": max((centre - half) / scale, 0.0), "high": min((centre + half) / scale, 1.0)}
 
 
-def _mean(total: float, square: float, n: float, z: float = 1.96) -> dict[str, float]:
+def _mean(total: float, square: float, n: float, z: float = 1.96) -> Estimate:
     mean = total / n
     half = z * np.sqrt(max(square / n - mean**2, 0.0) / max(n - 1, 1))
     return {"value": mean, "low": mean - half, "high": mean + half}
@@ -170,10 +172,10 @@ def _mean(total: float, square: float, n: float, z: float = 1.96) -> dict[str, f
 # %% ../../../nbs/data/checks/40_audit.ipynb #ce242073
 def check_groups(
     column: str,  # Column whose groups matter
-    rates: list[dict[str, Any]],  # From `group_rates`
+    rates: list[AuditGroup],  # From `group_rates`
     problem: Problem,  # What is asked
     spread: float = 0.0,  # Standard deviation of a numeric target: the unit in which means differ
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Groups with few rows, and outcomes that differ between groups."""
     small = [g for g in rates if g["share"] < SMALL_SHARE or g["n"] < SMALL_ROWS]
     if small:
@@ -188,7 +190,7 @@ def check_groups(
             value=min(g["share"] for g in small),
             limit=SMALL_SHARE,
         )
-    key = "base_rate" if problem.task == "binary" else "mean"
+    key: Literal["base_rate", "mean"] = "base_rate" if problem.task == "binary" else "mean"
     large = sorted((g for g in rates if g["n"] >= SMALL_ROWS and key in g), key=lambda g: g[key]["value"])
     if len(large) < 2 or large[0][key]["high"] >= large[-1][key]["low"]:
         return
@@ -222,13 +224,10 @@ def audit(
     problem: Problem | None = None,  # What is asked; without it, only the table itself is judged
     *,
     rows: np.ndarray | None = None,  # Rows whose target may be read, ascending: the training rows; None: all
-) -> dict[str, Any]:  # JSON-ready; see below
+) -> Audit:  # JSON-ready
     """Examine a table, and name the columns that no model should see.
 
     With `rows`, the target of all other rows is blanked first, and plays no part in anything.
-    The result has `n_rows`, `n_columns`, `findings` (see `finding`; the worst first), `set_aside` (column and reason),
-    `columns` (name, kind, missing, n_unique, example, score), `groups` (rates of each group), `target_rows` (rows whose target
-    was read), `sampled` (rows that the costly checks looked at, at most; None when all) and `seconds`.
     """
     start = time.perf_counter()
     schema = schema or infer_schema(frame)
@@ -282,7 +281,7 @@ def _hide_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndar
     return frame, replace(schema, columns={**schema.columns, target: column})
 
 
-def _about_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndarray) -> list[dict[str, Any]]:
+def _about_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.ndarray) -> list[AuditFinding]:
     """What the checks of single columns say of the target, in the rows where it may be read."""
     known = replace(schema, columns={**schema.columns, target: replace(schema[target], missing=0.0)})
     part = frame[[target]].iloc[rows[frame[target].iloc[rows].notna().to_numpy()]]
@@ -290,7 +289,7 @@ def _about_target(frame: pd.DataFrame, schema: Schema, target: str, rows: np.nda
     return [{**f, "rows": [int(rows[r]) for r in f["rows"]]} for f in found if f["columns"] == [target]]
 
 
-def _set_aside(found: list[dict[str, Any]], inputs: list[str]) -> list[dict[str, str]]:
+def _set_aside(found: list[AuditFinding], inputs: list[str]) -> list[SetAside]:
     """Each column once, with the gravest reason."""
     out: dict[str, str] = {}
     for f in sorted(found, key=lambda f: SEVERITIES.index(f["severity"])):
@@ -300,9 +299,9 @@ def _set_aside(found: list[dict[str, Any]], inputs: list[str]) -> list[dict[str,
     return [{"column": name, "reason": reason} for name, reason in out.items()]
 
 
-def _columns(frame: pd.DataFrame, schema: Schema, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _columns(frame: pd.DataFrame, schema: Schema, scores: list[ColumnScore]) -> list[AuditColumn]:
     alone = {s["column"]: max(round(float(s["score"]), 4), 0.0) for s in scores}
-    out = []
+    out: list[AuditColumn] = []
     for c in schema.columns.values():
         known = frame[c.name].notna().to_numpy()
         example = show(frame[c.name].iloc[int(known.argmax())])[1:-1] if known.any() else ""
@@ -316,7 +315,9 @@ class _Watch:
     """Looks at each column as it passes, with the question in mind."""
 
     def __init__(self, frame: pd.DataFrame, schema: Schema, problem: Problem | None, inputs: list[str]):
-        self.problem, self.inputs, self.scores, self.groups = problem, set(inputs), [], []
+        self.problem, self.inputs = problem, set(inputs)
+        self.scores: list[ColumnScore] = []
+        self.groups: list[AuditGroups] = []
         self.keys = np.zeros(len(frame), np.uint64)
         self.scorer, self.group_scorers, self.proxies = None, {}, {}
         self.copies: list[TargetCopy] = []
@@ -348,7 +349,7 @@ class _Watch:
             if column != name:
                 self.proxies.setdefault(column, []).append(scorer(cells))
 
-    def findings(self) -> list[dict[str, Any]]:
+    def findings(self) -> list[AuditFinding]:
         """What was found out about the target, the leaks and the groups."""
         p = self.problem
         if p is None or not len(self.y):
@@ -377,7 +378,7 @@ class _Whole:
         self.keys, self.sketch = RowKeys(schema, names, len(frame)), Sketch(len(frame), len(names), among=among)
         self.dates: dict[str, np.ndarray] = {}
         self.who: dict[str, tuple[np.ndarray, bool]] = {}
-        self.found: list[dict[str, Any]] = []
+        self.found: list[AuditFinding] = []
 
     def __call__(self, cells: Cells, hashes: np.ndarray) -> None:
         self.keys.add(cells, hashes)
@@ -392,7 +393,7 @@ class _Whole:
         if len(self.who) < _MOST_WHO and may_group(cells):
             self.who[cells.column.name] = value_codes(cells, self.sketch.rows), cells.numbers is not None
 
-    def findings(self) -> list[dict[str, Any]]:
+    def findings(self) -> list[AuditFinding]:
         """Odd texts and dates, rows that belong together or are nearly the same, gaps, and parts that differ."""
         together = check_related(self.who, self.sketch, self.target)
         return [
@@ -405,7 +406,7 @@ class _Whole:
         ]
 
 
-def _check_proxies(group: str, scores: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _check_proxies(group: str, scores: list[ColumnScore]) -> Iterator[AuditFinding]:
     told = sorted((s for s in scores if s["score"] >= _PROXY), key=lambda s: -s["score"])
     if told:
         first = told[0]
@@ -422,7 +423,7 @@ def _check_proxies(group: str, scores: list[dict[str, Any]]) -> Iterator[dict[st
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #4e2975fa
 def plot_audit(
-    result: dict[str, Any],  # From `audit`
+    result: Audit,  # From `audit`
     most: int = 12,  # Columns shown
 ) -> Figure:
     """The columns set aside and the strongest others: what each explains alone, and what was found."""

@@ -16,13 +16,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...core.contents import AuditFinding, Severity
 from ..table.parse import text_codes
 from ..table.schema import HUGE, Column, Schema, show
 
@@ -32,7 +32,7 @@ SEVERITIES = ("critical", "warning", "note")
 
 def finding(
     check: str,  # Name of the check
-    severity: str,  # One of SEVERITIES
+    severity: Severity,
     columns: Sequence[str],  # Columns it is about
     evidence: str,  # One sentence with a number
     advice: str,  # One sentence: what to do
@@ -42,7 +42,7 @@ def finding(
     value: float | None = None,  # The number that was found ...
     limit: float | None = None,  # ... and the number it was compared with
     action: str = "",  # "set aside" when models should not see the columns
-) -> dict[str, Any]:  # JSON-ready
+) -> AuditFinding:  # JSON-ready
     """One finding of the audit, as plain data."""
     first = [int(r) for _, r in zip(range(5), rows, strict=False)]
     return {
@@ -134,7 +134,7 @@ def sample_rows(
 MISSING_NOTE, MISSING_WARNING = 0.01, 0.5  # Share of missing values from which there is a note, a warning
 
 
-def check_filled(cells: Cells) -> Iterator[dict[str, Any]]:
+def check_filled(cells: Cells) -> Iterator[AuditFinding]:
     """Empty, constant, missing and infinite."""
     name, column = cells.column.name, cells.column
     if column.kind == "empty" or column.n_unique == 0:
@@ -202,7 +202,7 @@ _CODES = (-1.0, 99.0, 999.0, 9999.0, 99999.0, -9.0, -99.0, -999.0, -9999.0)  # N
 GAP = 0.2  # Width of the gap beside a sentinel, relative to the middle 90 % of the other values
 
 
-def check_sentinel(cells: Cells) -> Iterator[dict[str, Any]]:
+def check_sentinel(cells: Cells) -> Iterator[AuditFinding]:
     """A repeated extreme value with a gap beside it, which may stand for "unknown"."""
     x = cells.numbers
     if x is None or cells.column.kind == "boolean" or cells.column.n_unique < 20:
@@ -253,7 +253,7 @@ _FAR_LOG = 5.0  # The same on the logarithmic scale
 _FEW_FAR = 0.03  # Share of the rows up to which values far out are outliers; more are a tail of the column
 
 
-def check_outliers(cells: Cells) -> Iterator[dict[str, Any]]:
+def check_outliers(cells: Cells) -> Iterator[AuditFinding]:
     """Numbers too far from the rest to be anything but an error or another kind of thing."""
     x = cells.numbers
     if x is None or cells.column.kind == "boolean" or cells.column.n_unique < 20:
@@ -291,7 +291,7 @@ FORMULA = r"^[=+\-@].*[(!|]"  # What a spreadsheet would run
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 
 
-def check_words(cells: Cells) -> Iterator[dict[str, Any]]:
+def check_words(cells: Cells) -> Iterator[AuditFinding]:
     """Numbers mixed with words, spellings of one word, control characters and formulas."""
     if cells.levels is None or not len(cells.levels):
         return
@@ -321,7 +321,7 @@ def _matches(levels: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(levels, pattern).to_numpy(zero_copy_only=False)
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #3ba3a4bd
-def _mixed(cells: Cells, number: np.ndarray, counts: np.ndarray, levels: pa.Array) -> Iterator[dict[str, Any]]:
+def _mixed(cells: Cells, number: np.ndarray, counts: np.ndarray, levels: pa.Array) -> Iterator[AuditFinding]:
     share = counts[number].sum() / max(counts.sum(), 1)
     if cells.column.kind != "category" or not 0.1 <= share <= 0.95 or number.sum() < 20:
         return
@@ -342,7 +342,7 @@ def _mixed(cells: Cells, number: np.ndarray, counts: np.ndarray, levels: pa.Arra
     )
 
 
-def _spelling(cells: Cells, counts: np.ndarray, levels: pa.Array) -> Iterator[dict[str, Any]]:
+def _spelling(cells: Cells, counts: np.ndarray, levels: pa.Array) -> Iterator[AuditFinding]:
     if cells.column.kind != "category" or len(levels) > 10_000:
         return
     ways = defaultdict(list)
@@ -369,7 +369,7 @@ _RARE = 10  # A level with fewer rows is rare
 _PER_LEVEL = 5  # Rows per level under which a category is hardly usable
 
 
-def check_levels(cells: Cells) -> Iterator[dict[str, Any]]:
+def check_levels(cells: Cells) -> Iterator[AuditFinding]:
     """Rare levels, and far too many of them."""
     if cells.column.kind != "category" or cells.levels is None or not len(cells.levels):
         return
@@ -423,7 +423,7 @@ def expected_collisions(
 def check_id(
     column: Column,  # What the schema knows; the values are not needed
     n_rows: int,  # Rows of the table
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """A column that numbers or names the rows, or names somebody who has several rows."""
     name, n, k = show(column.name), round(n_rows * (1 - column.missing)), column.n_unique
     if n < 20 or column.missing > 0.2:
@@ -471,9 +471,9 @@ def _number_id(column: Column, n: int, k: int, named: bool) -> str:
 
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #1a24e8cc
 def merge(
-    findings: Iterable[dict[str, Any]],  # Findings in any order
+    findings: Iterable[AuditFinding],  # Findings in any order
     most: int = 3,  # Findings of one kind that stay apart
-) -> list[dict[str, Any]]:  # The worst kind first
+) -> list[AuditFinding]:  # The worst kind first
     """Draw findings of one kind together, and put them in order of severity."""
     kinds = defaultdict(list)
     for f in findings:
@@ -485,7 +485,7 @@ def merge(
     return out
 
 
-def _together(group: list[dict[str, Any]]) -> dict[str, Any]:
+def _together(group: list[AuditFinding]) -> AuditFinding:
     columns = list(dict.fromkeys(c for f in group for c in f["columns"]))
     evidence = f"{len(group):,} columns: {group[0]['evidence']}; also " + ", ".join(show(c) for c in columns[1:6])
     more = len(columns) - 6

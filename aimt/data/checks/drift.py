@@ -10,11 +10,11 @@ __all__ = ['BLOCKS', 'APART', 'FAR_APART', 'SORTED', 'GROUPED', 'block_counts', 
 
 # %% ../../../nbs/data/checks/25_drift.ipynb #6b187e77
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from scipy.stats import chi2
 
+from ...core.contents import AuditFinding
 from .missingness import Binned, Sketch
 from .column_checks import finding
 from ..table.schema import show
@@ -124,7 +124,7 @@ def sorted_by(
 def check_parts(
     sketch: Sketch,  # All columns
     target: str | None = None,  # The column to be predicted
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Columns that differ between parts of the file; or the column that the file is sorted by."""
     if len(sketch.rows) < 10 * BLOCKS:
         return
@@ -153,7 +153,7 @@ def check_parts(
         yield _tell_part(apart, sketch)
 
 # %% ../../../nbs/data/checks/25_drift.ipynb #dcbeaf4e
-def _tell_order(order: dict[str, str], along: list[str], sketch: Sketch) -> Iterator[dict[str, Any]]:
+def _tell_order(order: dict[str, str], along: list[str], sketch: Sketch) -> Iterator[AuditFinding]:
     first = max((c for c in sketch.columns if c.name in order), key=lambda c: (order[c.name] == "sorted", int(c.codes.max())))
     along = [n for n in order if n != first.name] + along
     if not along and not first.date:
@@ -173,7 +173,7 @@ def _tell_order(order: dict[str, str], along: list[str], sketch: Sketch) -> Iter
     )
 
 
-def _tell_part(apart: list[tuple[float, Binned, int, int]], sketch: Sketch) -> dict[str, Any]:
+def _tell_part(apart: list[tuple[float, Binned, int, int]], sketch: Sketch) -> AuditFinding:
     distance, column, start, end = apart[0]
     k = _strongest(column, start, end)
     yes = column.codes <= k if column.cuts is not None and k else column.codes == k

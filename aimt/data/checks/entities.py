@@ -9,11 +9,11 @@ __all__ = ['SEVERAL', 'AT_MOST', 'VALUES', 'PAIRS', 'may_group', 'value_codes', 
 
 # %% ../../../nbs/data/checks/15_entities.ipynb #daaca182
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ...core.contents import AuditFinding
 from .missingness import Binned, Sketch
 from .column_checks import Cells, check_id, finding
 from ..table.schema import show
@@ -88,7 +88,7 @@ def check_related(
     who: Mapping[str, tuple[np.ndarray, bool]],  # Columns that may group the rows: value of each row, whether they are numbers
     sketch: Sketch,  # All columns
     target: str | None = None,  # The column to be predicted
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """A column whose rows belong together, by what they share."""
     found = []
     for name, (codes, ordered) in who.items():
@@ -108,7 +108,7 @@ def check_related(
         yield _tell_related(name, common, toward, k, sketch, target)
 
 
-def _tell_related(name: str, common: list[str], toward: float, k: int, sketch: Sketch, target: str | None) -> dict[str, Any]:
+def _tell_related(name: str, common: list[str], toward: float, k: int, sketch: Sketch, target: str | None) -> AuditFinding:
     more = f" and {len(common) - 2} more columns" if len(common) > 2 else ""
     also = f", and mostly {show(target)} as well" if toward >= _SHARE_TARGET else ""
     return finding(

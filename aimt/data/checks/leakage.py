@@ -6,17 +6,18 @@ Docs: https://aimt-dev.github.io/aimt/data/checks/leakage.html.md"""
 
 # %% auto #0
 __all__ = ['FOLDS', 'LEAK', 'LEAK_AUC', 'LEAK_R2', 'BACKED', 'SURE_AUC', 'STRONG', 'STRONG_R2', 'ORDER', 'bin_probability',
-           'explained_classes', 'explained_variance', 'bin_numbers', 'bins_of', 'target_sample', 'Scorer',
-           'column_scores', 'check_leakage', 'check_order', 'check_contradictions']
+           'explained_classes', 'explained_variance', 'bin_numbers', 'bins_of', 'target_sample', 'ColumnScore',
+           'Scorer', 'column_scores', 'check_leakage', 'check_order', 'check_contradictions']
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #4a09e2d5
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from .target_encoding import ALIKE, LEFT, LEFT_ROW, EncodingWatch
+from ...core.contents import AuditFinding
+from .target_encoding import ALIKE, LEFT, LEFT_ROW, EncodingWatch, TargetEncoding
 from .column_checks import SAMPLE, Cells, finding, read_cells
 from .table_checks import canonical, digest, repeated
 from ..table.infer_schema import infer_schema
@@ -113,6 +114,18 @@ def _fair_share(counts: np.ndarray, limit: int) -> np.ndarray:
     return share
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #fa744194
+class ColumnScore(TypedDict):
+    """How much of the target one column explains alone."""
+
+    column: str
+    score: float  # Share of information (classes) or of the variance of ranks (numbers), validated on other rows
+    auc: float | None  # None unless there are two classes
+    by_missing: float  # The score of merely knowing whether a value is there
+    by_missing_auc: float | None
+    copy: bool  # Whether it is the target in other words or units
+    encodings: list[TargetEncoding]  # Columns computed from the target, as far as this column brings them to light
+
+
 class Scorer:
     """Scores columns one by one against one target; the same rows and folds for each."""
 
@@ -138,7 +151,7 @@ class Scorer:
     def __call__(
         self,
         cells: Cells,  # A column of the whole table
-    ) -> dict[str, Any]:  # column, score, auc, by_missing, by_missing_auc, copy, encodings
+    ) -> ColumnScore:
         """How much of the target this column explains alone."""
         score, auc = self.judge(bins_of(cells, self.rows), None if cells.numbers is None else cells.numbers[self.rows])
         known = cells.known[self.rows]
@@ -167,13 +180,8 @@ def column_scores(
     y: np.ndarray,  # Coded target: classes from 0, or numbers
     classification: bool,  # Which of the two
     columns: list[str],  # Columns to score
-) -> list[dict[str, Any]]:  # One dict per column, in order of the columns
-    """How much of the target each column explains alone: column, score, auc, by_missing, by_missing_auc, copy, encodings.
-
-    `score` is a share of information (classes) or of the variance of ranks (numbers), validated on other rows; `auc` is
-    None unless there are two classes; `by_missing` is the score of merely knowing whether a value is there; `encodings`
-    are columns that were computed from the target, as far as this column brings them to light.
-    """
+) -> list[ColumnScore]:  # One for each column, in their order
+    """How much of the target each column explains alone."""
     scorer = Scorer(y, classification, n_columns=len(columns))
     return [scorer(read_cells(frame, schema, name)) for name in columns]
 
@@ -244,14 +252,16 @@ _ALONE = 0.5  # ... alone: the next best explains less than this share of what i
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #2bc705dd
 def check_leakage(
-    scores: list[dict[str, Any]],  # From `column_scores`
+    scores: list[ColumnScore],  # From `column_scores`
     classification: bool,  # Whether the target is a class
     target: str = "the target",  # Its name
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Columns that give the target away, and one that might."""
     leaks = [s for s in scores if s["copy"] or _gives_away(s["score"], s["auc"], classification)]
     rest = sorted((s for s in scores if s not in leaks), key=lambda s: -s["score"])
-    best = f"; the best of the other columns, {show(rest[0]['column'])}, reaches {_measure(rest[0])}" if rest else ""
+    best = (
+        f"; the best of the other columns, {show(rest[0]['column'])}, reaches {_measure(rest[0]['score'], rest[0]['auc'])}" if rest else ""
+    )
     for s in leaks:
         yield finding(
             "leak",
@@ -307,16 +317,16 @@ def check_leakage(
         )
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #9e5dd1d6
-def _encodings(scores: list[dict[str, Any]], known: set[str]) -> dict[str, dict[str, Any]]:
+def _encodings(scores: list[ColumnScore], known: set[str]) -> dict[str, TargetEncoding]:
     """Columns computed from the target, each once: of the category that leaves least, a named one if there is one."""
-    out: dict[str, dict[str, Any]] = {}
-    found = [e for s in scores for e in s.get("encodings", ()) if e["column"] not in known]
+    out: dict[str, TargetEncoding] = {}
+    found = [e for s in scores for e in s["encodings"] if e["column"] not in known]
     for e in sorted(found, key=lambda e: (e["form"] == "alike", e["level"] is None, e["left"])):
         out.setdefault(e["column"], e)
     return out
 
 
-def _encoded_text(e: dict[str, Any], target: str) -> str:
+def _encoded_text(e: TargetEncoding, target: str) -> str:
     name, target, level = show(e["column"]), show(target), "group of rows that share its value"
     level = level if e["level"] is None else show(e["level"])
     if e["form"] == "alike":
@@ -338,18 +348,17 @@ def _gives_away(score: float, auc: float | None, classification: bool) -> bool:
     return score >= (LEAK if classification else LEAK_R2)
 
 
-def _measure(s: dict[str, Any]) -> str:
-    return f"{max(s['score'], 0):.0%}" if s["auc"] is None else f"AUC {s['auc']:.3f}"
+def _measure(score: float, auc: float | None) -> str:
+    return f"{max(score, 0):.0%}" if auc is None else f"AUC {auc:.3f}"
 
 
-def _leak_text(s: dict[str, Any], classification: bool, target: str) -> str:
+def _leak_text(s: ColumnScore, classification: bool, target: str) -> str:
     name, target = show(s["column"]), show(target)
     if _gives_away(s["by_missing"], s["by_missing_auc"], classification):
-        gaps = {"score": s["by_missing"], "auc": s["by_missing_auc"]}
-        return f"Whether {name} is filled in tells {target} almost perfectly ({_measure(gaps)})"
+        return f"Whether {name} is filled in tells {target} almost perfectly ({_measure(s['by_missing'], s['by_missing_auc'])})"
     if s["copy"]:
         return f"{name} is {target} in other words"
-    return f"{name} alone tells {target} almost perfectly ({_measure(s)})"
+    return f"{name} alone tells {target} almost perfectly ({_measure(s['score'], s['auc'])})"
 
 # %% ../../../nbs/data/checks/35_leakage.ipynb #7bd3844f
 ORDER = 0.05  # Share of the target explained by the row number from which the order is worth a note
@@ -358,7 +367,7 @@ ORDER = 0.05  # Share of the target explained by the row number from which the o
 def check_order(
     y: np.ndarray,  # Coded target, in the order of the table
     classification: bool,  # Whether y are classes
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Whether the place of a row in the table tells its target."""
     if len(y) < 100:
         return
@@ -380,7 +389,7 @@ def check_order(
 def check_contradictions(
     keys: np.ndarray,  # Hash of each row's inputs, shape (n,), from `hash_rows`
     y: np.ndarray,  # Class of each row, shape (n,)
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Rows with equal inputs and different classes."""
     again = repeated(keys)
     if not len(again):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom
 
+from ...core.contents import AuditFinding
 from .column_checks import Cells, finding, sample_rows
 from ..table.schema import show
 
@@ -145,7 +146,7 @@ def table_chance(
 def check_gaps(
     sketch: Sketch,  # All columns
     target: str | None = None,  # The column to be predicted
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Columns whose gaps go along with the target, or with another column."""
     gaps = [c for c in sketch.columns if c.name != target and _ENOUGH <= (c.codes == 0).sum() <= len(c.codes) - _ENOUGH]
     rng = np.random.default_rng(0)
@@ -196,7 +197,7 @@ def _relations(group: list[Binned], others: Sequence[Binned], target: str | None
     return out, tried
 
 # %% ../../../nbs/data/checks/10_missingness.ipynb #7df4b1cb
-def _tell(group: list[Binned], relation: tuple[Any, ...], toward: bool, sketch: Sketch) -> dict[str, Any]:
+def _tell(group: list[Binned], relation: tuple[Any, ...], toward: bool, sketch: Sketch) -> AuditFinding:
     phi, other, k, table = relation
     here, there = table[0] / np.maximum(table.sum(0), 1)
     above = here < there  # name the side on which the gaps are

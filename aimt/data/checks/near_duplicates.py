@@ -11,13 +11,13 @@ __all__ = ['TRIFLE', 'FEWEST', 'WIDEST', 'AGREE', 'FEW_TWINS', 'MANY_TWINS', 'ev
 # %% ../../../nbs/data/checks/20_near_duplicates.ipynb #424c3303
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...core.contents import AuditFinding
 from .column_checks import Cells, finding, read_cells, sample_rows
 from .table_checks import hash_cells, hash_column, repeated
 from ..table.schema import Schema, show
@@ -164,7 +164,7 @@ def check_near_rows(
     schema: Schema,  # Its schema
     keys: RowKeys,  # All columns gathered
     target: str | None = None,  # Rows that differ in it alone are contradictions, not twins
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Rows that repeat another but for a trifle, or in all columns but one."""
     names = list(keys.grids)
     if len(frame) < 20 or len(names) < 3:
@@ -261,7 +261,7 @@ def _example(rows: np.ndarray, keys: np.ndarray, column: str) -> pd.DataFrame:
     return pd.DataFrame({"a": pairs[:, 0], "b": pairs[:, 1], "column": column})
 
 
-def _told(frame: pd.DataFrame, pairs: pd.DataFrame, count: int, what: str) -> dict[str, Any]:
+def _told(frame: pd.DataFrame, pairs: pd.DataFrame, count: int, what: str) -> AuditFinding:
     """The finding, with the columns that differ most and one pair of rows."""
     often = pairs.column.dropna().value_counts()
     columns = [str(c) for c in often.index[:3]]

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ...core.contents import AuditFinding
 from aimt.data.checks.column_checks import (
     FORMULA,
     Cells,
@@ -101,7 +102,7 @@ def repeated(
     return np.flatnonzero(pd.Series(keys).duplicated(keep=keep).to_numpy())
 
 
-def check_duplicate_rows(keys: np.ndarray) -> Iterator[dict[str, Any]]:  # keys: hash of each row
+def check_duplicate_rows(keys: np.ndarray) -> Iterator[AuditFinding]:  # keys: hash of each row
     """Rows that repeat an earlier row in every column."""
     again = repeated(keys, keep="first")
     if len(again):
@@ -144,7 +145,7 @@ def check_copies(
     frame: pd.DataFrame,  # The table
     schema: Schema,  # Its schema
     forms: dict[str, bytes],  # Digest of each column's canonical form on a sample
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Columns that can be computed from each other."""
     alike = defaultdict(list)
     for name, form in forms.items():
@@ -187,7 +188,7 @@ def check_table(
     columns: Sequence[str] | None = None,  # Columns to look at; all when None
     inputs: Sequence[str] | None = None,  # Columns that may be ids or copies of others; all of them when None
     watch: Callable[[Cells, np.ndarray], None] | None = None,  # Called with each column and its values' hashes
-) -> list[dict[str, Any]]:  # Findings, not yet merged
+) -> list[AuditFinding]:  # Findings, not yet merged
     """Everything that can be said about a table without knowing what it is for."""
     schema = schema or infer_schema(frame)
     names = schema.names if columns is None else list(columns)
@@ -229,7 +230,7 @@ def _read_all(frame: pd.DataFrame, schema: Schema, names: Sequence[str]) -> Iter
         yield ahead.result()
 
 
-def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[AuditFinding]:
     """What the schema could not read."""
     for note in schema.notes:
         names = [n for n in schema.names if f" in {show(n)} " in note]
@@ -237,7 +238,7 @@ def _unreadable(schema: Schema, wanted: Sequence[str]) -> Iterator[dict[str, Any
             yield finding("unreadable", "note", names[:1], note, "Mend these values, or say what kind the column is")
 
 
-def _odd_names(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _odd_names(names: Sequence[str]) -> Iterator[AuditFinding]:
     odd = [n for n in names if not n.isprintable() or n != n.strip() or re.match(FORMULA, n)]
     if odd:
         more = f"; so do {len(odd) - 1} more" if len(odd) > 1 else ""

@@ -11,11 +11,12 @@ __all__ = ['GAP', 'PURE_GAP', 'PURE', 'FILLED_GAP', 'FILLED_PURE', 'MANY', 'RANK
 # %% ../../../nbs/data/checks/37_target_copies.ipynb #3092c4ed
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from ...core.contents import AuditFinding
 from .leakage import FOLDS, _auc, _ranks, bins_of, explained_classes, explained_variance, target_sample
 from .column_checks import Cells, finding
 from ..table.schema import show
@@ -235,7 +236,7 @@ def check_copies_of_target(
     copies: list[TargetCopy],  # What was found
     target: str = "the target",  # Its name
     classification: bool = True,  # Whether it is a class
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Columns that look like a noisy copy of the target, or are filled in by it."""
     for c in copies:
         yield finding(

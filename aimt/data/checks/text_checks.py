@@ -11,13 +11,13 @@ __all__ = ['MANY_ROWS', 'STOCK_SHARE', 'UNIQUE', 'mend_text', 'check_broken', 'c
 # %% ../../../nbs/data/checks/05_text_checks.ipynb #d0de3e4e
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import poisson
 
+from ...core.contents import AuditFinding
 from .column_checks import SAMPLE, Cells, finding, sample_rows
 from ..table.schema import show
 
@@ -53,7 +53,7 @@ def _hits(levels: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(levels, pattern).to_numpy(zero_copy_only=False)
 
 
-def _odd(check: str, cells: Cells, hit: np.ndarray, evidence: str, advice: str, value: float | None = None) -> dict[str, Any]:
+def _odd(check: str, cells: Cells, hit: np.ndarray, evidence: str, advice: str, value: float | None = None) -> AuditFinding:
     """A finding about the rows of some distinct texts."""
     rows = np.flatnonzero(np.isin(cells.codes, hit))
     share = len(rows) / max(cells.n, 1)
@@ -72,7 +72,7 @@ def _odd(check: str, cells: Cells, hit: np.ndarray, evidence: str, advice: str, 
 # %% ../../../nbs/data/checks/05_text_checks.ipynb #46b98990
 def check_broken(
     cells: Cells,  # A column
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Characters that were read in the wrong code."""
     levels, counts = _levels(cells)
     hit = np.flatnonzero(_hits(levels, _BROKEN) & (counts > 0))
@@ -103,7 +103,7 @@ _FORM = 50  # Up to so many different values, a category may be the answers of a
 
 def check_placeholders(
     cells: Cells,  # A column
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Texts that stand for nothing."""
     levels, counts = _levels(cells)
     hit = _hits(levels, _PLACEHOLDER)
@@ -130,7 +130,7 @@ STOCK_SHARE, UNIQUE = 0.005, 0.7  # ... and share of the rows; when so many of t
 
 def check_lengths(
     cells: Cells,  # A column
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """A few texts that are far longer than the others."""
     levels, counts = _levels(cells)
     if len(levels) < 20:
@@ -155,7 +155,7 @@ def check_lengths(
 
 def check_stock(
     cells: Cells,  # A column
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Texts that stand in many rows, while nearly all others are unique."""
     if cells.levels is None or len(cells.levels) < 50 or (cells.column.kind == "category" and cells.column.mean_words < 1.5):
         return
@@ -184,7 +184,7 @@ _DAY = 86_400
 
 def check_date_order(
     dates: Mapping[str, np.ndarray],  # Columns of dates, in seconds, shape (n,), NaN where missing
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Rows in which the later of two dates comes first."""
     names = list(dates)
     for i, one in enumerate(names):
@@ -192,7 +192,7 @@ def check_date_order(
             yield from _wrong_order(one, dates[one], other, dates[other])
 
 
-def _wrong_order(one: str, a: np.ndarray, other: str, b: np.ndarray) -> Iterator[dict[str, Any]]:
+def _wrong_order(one: str, a: np.ndarray, other: str, b: np.ndarray) -> Iterator[AuditFinding]:
     before, after = int((a < b).sum()), int((b < a).sum())
     if before < after:
         one, a, other, b, before, after = other, b, one, a, after, before
@@ -223,7 +223,7 @@ def _wrong_order(one: str, a: np.ndarray, other: str, b: np.ndarray) -> Iterator
 # %% ../../../nbs/data/checks/05_text_checks.ipynb #8ba6efdd
 def check_default_day(
     cells: Cells,  # A column
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """Far too many dates on a 1 January."""
     if cells.column.kind != "date" or cells.numbers is None:
         return

@@ -14,7 +14,7 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,7 +195,7 @@ def _lines(stream: Any, path: Path) -> Iterator[str]:
         yield b"".join(parts).decode("utf-8-sig")
 
 # %% ../../../nbs/data/io/25_load.ipynb #2b16d81d
-def table_of(rows: list[dict[str, Any]], path: Path) -> pa.Table:
+def table_of(rows: Sequence[Mapping[str, object]], path: Path) -> pa.Table:
     """Objects as an Arrow table; a field that an object lacks is missing."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:

@@ -19,7 +19,7 @@ import pandas as pd
 from ...core.errors import DataError, closest
 from ...core.files import atomic_path, sha256
 from . import parsers as corpora
-from .download import Source, cache_dir, fetch, installed, record_of
+from .download import Source, SourceRecord, cache_dir, fetch, installed, record_of
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -430,7 +430,7 @@ def _read_fetched(entry: Dataset) -> pd.DataFrame:
     return frame
 
 
-def _version(record: dict[str, Any]) -> str:
+def _version(record: SourceRecord) -> str:
     """The version; of an index, which has none, the suite and the beginning of its checksum."""
     return f"{record['version']} {record['sha256'][:12]}" if record["kind"] == "index" else record["version"]
 

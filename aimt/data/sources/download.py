@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/sources/download.html.md"""
 
 # %% auto #0
 __all__ = ['LIMIT', 'Say', 'DEFAULT_MIRROR', 'KEYRINGS', 'RECORD', 'Source', 'cache_dir', 'Unreachable', 'Gone', 'download',
-           'check_file', 'debian_mirror', 'Found', 'record_of', 'installed', 'fetch', 'is_offline']
+           'check_file', 'debian_mirror', 'Found', 'SourceRecord', 'record_of', 'installed', 'fetch', 'is_offline']
 
 # %% ../../../nbs/data/sources/00_download.ipynb #16a2e27e
 import hashlib
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from ...core.errors import DataError, RunError
 from ...core.files import read_json, sha256, write_error, write_json
@@ -360,17 +360,31 @@ _GETTERS: dict[str, Callable[[Source, Path, Say], Found]] = {
 RECORD = "SOURCE.json"  # In the folder of each source: what it is and where it came from
 
 
-def record_of(
-    source: Source,
-) -> dict[str, Any]:  # kind, name, version, sha256, origin, known, fetched, files; empty if it is not in the cache
+class SourceRecord(TypedDict):
+    """What is known of a source in the cache: the content of its ``SOURCE.json``."""
+
+    kind: str  # As in `Source`
+    name: str
+    version: str
+    sha256: str  # Of the archive that came
+    bytes: int  # Of the archive; of the files when it was not unpacked
+    origin: str  # Address or command
+    known: bool  # Whether it is the version that was looked at and counted
+    keep: list[str]  # Patterns of the members that were unpacked
+    strip: str  # Beginning of their names that was left away
+    fetched: str  # Date and time, in UTC
+    files: dict[str, int]  # Bytes of each file
+
+
+def record_of(source: Source) -> SourceRecord | None:  # None if it is not in the cache
     """What is known of a source in the cache. Raises `DataError` when the record is damaged."""
     path = source.folder / RECORD
     if not path.exists():
-        return {}
+        return None
     try:
-        record = read_json(path)
+        record: SourceRecord = read_json(path)
         wanted = list(source.keep), source.strip
-        return record if (record["keep"], record["strip"]) == wanted and isinstance(record["files"], dict) else {}
+        return record if (record["keep"], record["strip"]) == wanted and isinstance(record["files"], dict) else None
     except (RunError, KeyError, TypeError) as e:
         raise DataError("this file is damaged", where=str(path), hint=_AGAIN) from e
 
@@ -378,7 +392,7 @@ def record_of(
 _AGAIN = "Delete the folder; it will be fetched again"
 
 
-def _complete(source: Source, record: dict[str, Any]) -> Path:
+def _complete(source: Source, record: SourceRecord) -> Path:
     """The folder, every file of it there with its size. Raises `DataError` otherwise."""
     for name, size in record["files"].items():
         path = source.folder / name
@@ -426,7 +440,7 @@ def fetch(
     return source.folder
 
 
-def _fill(source: Source, place: Path, say: Say) -> dict[str, Any]:
+def _fill(source: Source, place: Path, say: Say) -> SourceRecord:
     """Fetch and unpack below `place`; returns the record that lies beside the files."""
     found = _get(source, place, say)
     files, folder = {source.file: found.path.stat().st_size}, place / "files"
@@ -443,7 +457,7 @@ def _fill(source: Source, place: Path, say: Say) -> dict[str, Any]:
     if not files:
         raise DataError(f"{source.file} contains none of the files expected", where=found.origin)
     size = sum(files.values()) if not source.keep else found.path.stat().st_size
-    record = {
+    record: SourceRecord = {
         "kind": source.kind,
         "name": source.name,
         "version": found.version,
