@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from math import exp, hypot, log
 from typing import Any
 
+from ..core.contents import Audit, AuditFinding
 from ..core.errors import ProblemError, closest
 from ..core.problem import Problem
 from aimt.decide.gate import (
@@ -75,11 +76,11 @@ def _names(names: list[Any], most: int = 3) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 # %% ../../nbs/decide/10_table_gates.ipynb #c483f276
-def _is_leak(finding: dict[str, Any]) -> bool:
+def _is_leak(finding: AuditFinding) -> bool:
     return "leak" in str(finding.get("check", "")).lower()
 
 
-def _open_findings(problem: Problem, audit: dict[str, Any], leaks: bool) -> list[dict[str, Any]]:
+def _open_findings(problem: Problem, audit: Audit, leaks: bool) -> list[AuditFinding]:
     """Critical findings of one kind that still touch the model: about a column in use, or about no column at all."""
     used = {*problem.inputs, problem.target}
     return [
@@ -114,13 +115,13 @@ def _quoted(name: str) -> str:
     return f'{name}="REASON"' if name.replace("_", "").replace("-", "").isalnum() else f'"{name}=REASON"'
 
 
-def _findings(audit: dict[str, Any], check: str) -> list[dict[str, Any]]:
+def _findings(audit: Audit, check: str) -> list[AuditFinding]:
     return [f for f in audit.get("findings", []) if f.get("check") == check]
 
 # %% ../../nbs/decide/10_table_gates.ipynb #586b7fe9
 def data_gate(
     problem: Problem,
-    audit: dict[str, Any] | None,
+    audit: Audit | None,
     scores: dict[str, Any] | None,
     decision: dict[str, Any] | None,
     limits: Limits,
@@ -161,7 +162,7 @@ def _test_sizes(
         yield f" of '{problem.positive_label}'", int(found["tp"] + found["fn"]), limits.cases
 
 
-def _order_doubts(problem: Problem, audit: dict[str, Any]) -> Iterator[_Doubt]:
+def _order_doubts(problem: Problem, audit: Audit) -> Iterator[_Doubt]:
     for f in _findings(audit, "order of time") if not problem.time else []:
         figures = {"value": f["value"], "limit": f["limit"], "measure": "skill lost forward in time", "limit_text": "attested by a person"}
         yield _Doubt(f["evidence"], f["advice"], ("order",), figures)
@@ -176,7 +177,7 @@ def _label_doubts(labels: dict[str, Any] | None, limits: Limits) -> Iterator[_Do
 
 # %% ../../nbs/decide/10_table_gates.ipynb #da4e471f
 def leakage_gate(
-    problem: Problem, audit: dict[str, Any] | None, overlap: dict[str, Any] | None, limits: Limits, twins: dict[str, Any] | None = None
+    problem: Problem, audit: Audit | None, overlap: dict[str, Any] | None, limits: Limits, twins: dict[str, Any] | None = None
 ) -> GateResult:
     """HOLD for a leak in use or test rows seen in training, NOT YET for suspicious columns or near-duplicates, until a person attests."""
     gate = GATES["leakage"]
@@ -197,7 +198,7 @@ def leakage_gate(
     return gate.result("pass", text + (f" {100 * seen:.1f} % of the test rows repeat." if seen else ""), **figures)
 
 
-def _leak_doubts(problem: Problem, audit: dict[str, Any], limits: Limits) -> Iterator[_Doubt]:
+def _leak_doubts(problem: Problem, audit: Audit, limits: Limits) -> Iterator[_Doubt]:
     """Columns in use that give the answer away, and those that may."""
     left = _open_findings(problem, audit, leaks=True)
     columns = _used(problem, left)
@@ -217,12 +218,12 @@ def _leak_doubts(problem: Problem, audit: dict[str, Any], limits: Limits) -> Ite
         yield _Doubt(text, advice, tuple(names), figures)
 
 # %% ../../nbs/decide/10_table_gates.ipynb #3439c9ca
-def _used(problem: Problem, findings: Sequence[dict[str, Any]]) -> list[str]:
+def _used(problem: Problem, findings: Sequence[AuditFinding]) -> list[str]:
     return sorted({c for f in findings for c in f.get("columns", []) if c in problem.inputs})
 
 
 def _twin_doubts(
-    problem: Problem, audit: dict[str, Any], overlap: dict[str, Any] | None, twins: dict[str, Any] | None, limits: Limits
+    problem: Problem, audit: Audit, overlap: dict[str, Any] | None, twins: dict[str, Any] | None, limits: Limits
 ) -> Iterator[_Doubt]:
     """Test rows that repeat training rows, exactly or nearly."""
     advice = (
@@ -405,7 +406,7 @@ ATTESTABLE = {
 # %% ../../nbs/decide/10_table_gates.ipynb #d6141995
 def table_gates(
     problem: Problem,
-    audit: dict[str, Any] | None = None,  # From the audit of the data
+    audit: Audit | None = None,  # From the audit of the data
     scores: dict[str, Any] | None = None,  # Scores on the test, and their differences
     calibration: dict[str, Any] | None = None,  # Calibration on the test
     overfitting: dict[str, Any] | None = None,  # Train, validation and test compared

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.contents import Audit, AuditFinding
 from ...core.errors import AimtError
 from ...core.problem import Problem
 from ...data.table.infer_problem import encode_target
@@ -34,12 +35,12 @@ def measure_leak_impact(
     frame: pd.DataFrame,  # The table that was audited
     schema: Schema,  # Its schema
     problem: Problem,  # What is asked
-    audit: dict[str, Any],  # From `aimt.data.checks.audit.audit`
+    audit: Audit,  # From `aimt.data.checks.audit.audit`
     *,
     seconds: float = 20.0,  # No further model is begun after this
     threads: int = 1,
     seed: int = 0,  # Same seed, same rows, folds and models
-) -> dict[str, Any]:  # The audit; findings of suspects have the scores in their evidence, and as `scores`
+) -> Audit:  # The audit; findings of suspects have the scores in their evidence, and as `scores`
     """Say of each column that is suspected of giving the target away what a model scores with it and without it.
 
     `scores` holds metric, label, with, without. An audit without suspects comes back as it is, and so does one whose table
@@ -60,7 +61,7 @@ def measure_leak_impact(
     return {**audit, "findings": [told.get(id(f), f) for f in audit["findings"]]}
 
 
-def _told(finding: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
+def _told(finding: AuditFinding, scores: dict[str, Any]) -> AuditFinding:
     label, name = scores["label"], show(finding["columns"][0])
     which = "it" if len(finding["columns"]) == 1 else name
     both = f"{readable(scores['with'])}, without {readable(scores['without'])}"

@@ -11,12 +11,12 @@ __all__ = ['ROWS', 'LATE', 'LOST', 'FLOOR', 'MOST_DATES', 'GROUPS', 'GROUPED', '
 # %% ../../../nbs/evaluate/table/17_order.ipynb #14225c8f
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from ...core.contents import AuditFinding
 from ...core.errors import AimtError, DataError
 from ...core.problem import Problem
 from ...data.table.features import FeatureEncoder, dense
@@ -134,7 +134,7 @@ def check_forward(
     *,
     seed: int = 0,  # Same seed, same answer
     threads: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AuditFinding]:
     """The order in which a random split is proven to be too kind, if there is one."""
     if problem.time or len(y) < 100 or not problem.inputs:
         return

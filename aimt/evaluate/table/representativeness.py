@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import chdtrc, ndtri
 
+from ...core.contents import Audit, AuditFinding
 from ...core.errors import DataError
 from ...core.files import plain
 from ...core.problem import Problem
@@ -221,7 +222,7 @@ def plot_population(
 # %% ../../../nbs/evaluate/table/30_representativeness.ipynb #4af4ad39
 def population_findings(
     compared: dict[str, Any],  # From `compare_population`
-) -> list[dict[str, Any]]:
+) -> list[AuditFinding]:
     """Findings of the audit: columns whose shares differ significantly, and by enough, from those of the population."""
     out = []
     for c in compared["columns"]:
@@ -247,10 +248,10 @@ def population_findings(
 
 
 def against_population(
-    result: dict[str, Any],  # From `aimt.data.checks.audit.audit`
+    result: Audit,  # From `aimt.data.checks.audit.audit`
     frame: pd.DataFrame,  # The table
     shares: dict[str, dict[str, float]],  # From `read_population`
-) -> dict[str, Any]:  # The audit, with the comparison as `population` and its findings among the others
+) -> Audit:  # The audit, with the comparison as `population` and its findings among the others
     """What an audit says of a table that is meant to represent a population."""
     compared = compare_population(frame, shares)
     return {**result, "population": compared, "findings": merge([*result["findings"], *population_findings(compared)])}

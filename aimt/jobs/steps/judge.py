@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.contents import Audit
 from ...core.errors import ProblemError
 from ...core.ledger import fingerprint_of
 from ...core.run import Run
@@ -161,7 +162,7 @@ def _share_repeated(work: JudgeWork, inputs: list[str]) -> float | None:
     return float(min(found["share"], found["pairs"]))
 
 
-def _audited(work: JudgeWork, frame: pd.DataFrame, names: list[str], inputs: list[str]) -> dict[str, Any]:
+def _audited(work: JudgeWork, frame: pd.DataFrame, names: list[str], inputs: list[str]) -> Audit:
     problem = work.problem.replace(
         inputs=inputs, drop=[], sensitive_features=[g for g in work.problem.sensitive_features if g in names], entity=None, time=None
     )

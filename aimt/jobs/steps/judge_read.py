@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.contents import Audit
 from ...core.errors import DataError, ProblemError
 from ...core.problem import FAIRNESS, Problem
 from ...core.progress import Progress
@@ -51,7 +52,7 @@ class JudgeWork(Work):
     rivals: dict[str, Predictions] = field(default_factory=dict)  # Name -> answers of a simpler model
     known: pd.DataFrame | None = None  # Training rows whose outcome is known
     y_known: np.ndarray | None = None  # Their coded outcome
-    audit: dict[str, Any] = field(default_factory=dict)
+    audit: Audit = field(default_factory=Audit)
 
     def about(self) -> dict[str, Any]:
         """What the run stores about the file, the problem, and what was inferred."""

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.cluster import on_cluster
+from ...core.contents import Audit
 from ...core.errors import DataError
 from ...core.files import atomic_path
 from ...core.hardware import machine, threads_for
@@ -68,7 +69,7 @@ class TableWork(Work):
     plan: dict[str, Any] = field(init=False)
     split: Split = field(init=False)
     trained: Trained = field(init=False)
-    audit: dict[str, Any] = field(default_factory=dict)
+    audit: Audit = field(default_factory=Audit)
 
     @property
     def seed(self) -> int:

@@ -9,10 +9,10 @@ __all__ = ['audit', 'audit_lines']
 
 # %% ../../../nbs/jobs/verbs/00_audit.ipynb #288f3feb
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from ...core.contents import Audit
 from ...core.errors import ProblemError
 from ...core.problem import Problem
 from ...core.progress import Progress
@@ -38,7 +38,7 @@ def audit(
     sql: str | None = None,  # Database URL; `source` is then a query or a table name
     date_format: str | None = None,  # strptime format of dates that came as text: "%d/%m/%Y"; found out when None
     quiet: bool = False,  # No progress
-) -> dict[str, Any]:  # n_rows, n_columns, findings, set_aside, columns; see `aimt.data.checks.audit.audit`
+) -> Audit:
     """Look for what is wrong with a table. Raises `DataError` when it cannot be read, or the shares of the population make no sense."""
     shares = None if population is None else read_population(population)
     progress = Progress(2, quiet=quiet)
@@ -65,7 +65,7 @@ def audit(
     return result
 
 
-def _with_target(frame: pd.DataFrame, schema: Schema, problem: Problem, result: dict[str, Any]) -> dict[str, Any]:
+def _with_target(frame: pd.DataFrame, schema: Schema, problem: Problem, result: Audit) -> Audit:
     """What small models add: scores with and without each suspect, and whether the order of the rows is one of time."""
     result = measure_leak_impact(frame, schema, problem, result)
     y, known = encode_target(frame, problem, schema)
@@ -76,7 +76,7 @@ def _with_target(frame: pd.DataFrame, schema: Schema, problem: Problem, result: 
 
 # %% ../../../nbs/jobs/verbs/00_audit.ipynb #f5277b4a
 def audit_lines(
-    result: dict[str, Any],  # What `audit` returned
+    result: Audit,  # What `audit` returned
 ) -> list[str]:
     """The findings as lines of text, the worst first."""
     lines = [f"{result['source']}: {result['n_rows']:,} rows, {result['n_columns']:,} columns"]

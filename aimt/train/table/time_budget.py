@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.hardware import Machine
 from ...core.hardware import machine as this_machine
 from ...core.hardware import threads_for
 from ...models.table.bagging import MANY_ROWS, portfolio
@@ -120,7 +121,7 @@ def plan(
     n_classes: int = 2,
     n_encoded: int | None = None,  # Columns after encoding; as many as there are when None
     time_limit: float = 60.0,  # Seconds for training
-    machine: dict[str, Any] | None = None,  # From `aimt.core.hardware.machine`; this one when None
+    machine: Machine | None = None,  # From `aimt.core.hardware.machine`; this one when None
     speed: float | None = None,  # From `machine_speed`; measured when None
 ) -> dict[str, Any]:  # seconds, memory_mb, stages, threads, fits, notes
     """What a run will take: seconds by stage, peak memory, and whether it fits into this machine."""
@@ -162,7 +163,7 @@ def plan(
     }
 
 # %% ../../../nbs/train/table/00_time_budget.ipynb #e4622b7d
-def _notes(memory: float, machine: dict[str, Any], search: float, limit: float, train_rows: int) -> list[str]:
+def _notes(memory: float, machine: Machine, search: float, limit: float, train_rows: int) -> list[str]:
     notes = []
     if memory >= 0.9 * machine["available_mb"]:
         notes.append(
