@@ -29,10 +29,12 @@ import pytest
 from aimt.core.errors import DataError, RunError
 from aimt.data.sources import parsers as corpora
 from aimt.data.sources import catalog as datasets
-from aimt.data.sources import download as fetch
+from aimt.data.sources import cache as fetch
+from aimt.data.sources import download as downloads
 from aimt.data.io.archive import unpack
 from aimt.data.sources.catalog import DATASETS, FETCHED, dataset_path, is_cached, list_datasets, load_dataset
-from aimt.data.sources.download import Gone, Source, Unreachable, download, record_of
+from aimt.data.sources.cache import record_of
+from aimt.data.sources.download import Gone, Source, Unreachable, download
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs limits and signals of a POSIX system")
 
@@ -101,7 +103,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("AIMT_DATA", str(folder))
     monkeypatch.setenv("AIMT_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
     monkeypatch.delenv("AIMT_OFFLINE", raising=False)
-    monkeypatch.setattr(fetch.time, "sleep", lambda s: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda s: None)
     return folder
 
 
@@ -467,22 +469,22 @@ def test_an_index_without_a_signature_is_not_believed(tmp_path, monkeypatch):
     file = tmp_path / "InRelease"
     file.write_bytes(release({"main/x": b"x"}))
     monkeypatch.setenv("AIMT_DEBIAN_MIRROR", "http://mirror.invalid/debian")
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(downloads.shutil, "which", lambda name: None)
     with pytest.raises(DataError, match="signature cannot be checked.*https"):
-        fetch._check_signature(file, tmp_path / "Release")
+        downloads._check_signature(file, tmp_path / "Release")
     monkeypatch.undo()
     monkeypatch.setenv("AIMT_DEBIAN_MIRROR", "http://mirror.invalid/debian")
-    if not fetch.shutil.which("gpgv") or not any(Path(k).exists() for k in fetch.KEYRINGS):
+    if not downloads.shutil.which("gpgv") or not any(Path(k).exists() for k in downloads.KEYRINGS):
         pytest.skip("no gpgv, or no keys of Debian")
     with pytest.raises(DataError, match="signature of the index is wrong"):
-        fetch._check_signature(file, tmp_path / "Release")
+        downloads._check_signature(file, tmp_path / "Release")
 
 
 def test_the_mirror_is_the_one_given_or_the_systems(monkeypatch):
     monkeypatch.setenv("AIMT_DEBIAN_MIRROR", "https://mirror.example/debian/")
-    assert fetch.debian_mirror() == "https://mirror.example/debian"
+    assert downloads.debian_mirror() == "https://mirror.example/debian"
     monkeypatch.delenv("AIMT_DEBIAN_MIRROR")
-    assert fetch.debian_mirror().endswith("/debian")
+    assert downloads.debian_mirror().endswith("/debian")
 
 
 # --- clients of registries ------------------------------------------------------------------------------------------
@@ -562,7 +564,8 @@ def test_an_address_is_a_source_too(mirror, cache):
 WORKER = """
 import sys
 from aimt.core.errors import AimtError
-from aimt.data.sources.download import Source, fetch
+from aimt.data.sources.cache import fetch
+from aimt.data.sources.download import Source
 if int(sys.argv[1]):
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
@@ -844,7 +847,7 @@ def test_every_entry_says_what_it_must():
     for d in FETCHED.values():
         assert d.title and d.description and d.licence and d.source and d.how in ("Debian", "npm", "PyPI")
         for s in d.sources:
-            assert len(s.sha256) == 64 and s.size > 0 and s.file and s.version and s.kind in fetch._GETTERS
+            assert len(s.sha256) == 64 and s.size > 0 and s.file and s.version and s.kind in downloads._GETTERS
             assert s.kind == "index" or (s.keep and s.unpacked), "without a size a bomb is not told from the data"
     places = {}
     for s in {s for d in FETCHED.values() for s in d.sources}:

@@ -26,8 +26,8 @@ import pyarrow.csv as pacsv
 from ...core.errors import DataError
 from ...core.files import atomic_path, write_error
 from .delimited import stream_delimited
-from .text_format import existing_file, inspect_text
-from .load import Unchanged, damaged, file_format, json_records, load_table, table_of
+from .text_format import damaged, existing_file, inspect_text
+from .load import Unchanged, file_format, json_records, load_table, table_of
 from .memory import TableSource, as_source
 from .dtypes import plain_column, plain_frame
 

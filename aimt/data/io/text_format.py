@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/data/io/text_format.html.md"""
 
 # %% auto #0
 __all__ = ['MOST_LINE', 'DELIMITERS', 'MISSING', 'existing_file', 'compression', 'open_bytes', 'blocks', 'Scan', 'long_line',
-           'scan', 'line_at', 'detect_encoding', 'records', 'agreement', 'sniff_delimiter', 'unique_names', 'count_of',
-           'text_columns', 'Layout', 'inspect_text', 'no_rows', 'open_text']
+           'damaged', 'scan', 'line_at', 'detect_encoding', 'records', 'agreement', 'sniff_delimiter', 'unique_names',
+           'count_of', 'text_columns', 'Layout', 'inspect_text', 'no_rows', 'open_text']
 
 # %% ../../../nbs/data/io/00_text_format.ipynb #a4df4077
 import codecs
@@ -103,6 +103,13 @@ def long_line(path: Path, line: int) -> DataError:
     return DataError(
         f"line {line:,} has more than {MOST_LINE >> 20} MB", where=str(path), hint="Export it again, with each row on a line of its own"
     )
+
+
+def damaged(path: Path, kind: str, error: Exception) -> DataError:
+    """The error for a file that breaks the rules of its own format."""
+    reason = str(error).strip().splitlines()[0][:120].rstrip(".") if str(error).strip() else type(error).__name__
+    reason = reason.split(". ")[0]
+    return DataError(f"this {kind} file is damaged or cut off ({reason})", where=str(path), hint="Copy or export it again")
 
 # %% ../../../nbs/data/io/00_text_format.ipynb #8baf8d49
 def scan(

@@ -19,7 +19,8 @@ import pandas as pd
 from ...core.errors import DataError, closest
 from ...core.files import atomic_path, sha256
 from . import parsers as corpora
-from .download import Source, SourceRecord, cache_dir, fetch, installed, record_of
+from .cache import SourceRecord, fetch, installed, record_of
+from .download import Source, cache_dir
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
