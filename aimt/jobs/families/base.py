@@ -24,7 +24,7 @@ from ...core.commands import resolve
 from ...data.sources.catalog import list_datasets, load_dataset
 from ...data.io.load import Table, load_table
 from ...data.checks.table_checks import hash_column
-from ...explain.occlusion import occlude
+from ...explain.occlusion import PartEffect, occlude
 from ...metrics.intervals import mean_interval, wilson
 
 # %% ../../../nbs/jobs/families/00_base.ipynb #6d198c90
@@ -267,7 +267,7 @@ def reasons_for(
     model: nn.Module,
     value: Any,  # An input
     answer: str,
-) -> list[dict[str, Any]]:  # As `occlude` gives them
+) -> list[PartEffect]:
     """What each part of an input does for an answer."""
     names, without = family.parts(value)
     return occlude(lambda some: family.belief(model, some, answer), names, without)

@@ -30,10 +30,10 @@ from ...evaluate.table.label_errors import find_label_errors
 from ...evaluate.table.learning_curve import learning_curve
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import readable, score_models
-from ...explain.partial_dependence import column_effect
-from ...explain.permutation_importance import permutation_importance
+from ...explain.partial_dependence import ColumnEffect, column_effect
+from ...explain.permutation_importance import Importance, permutation_importance
 from ...explain.shap_values import explain_rows
-from ...explain.surrogate_rules import rule_set
+from ...explain.surrogate_rules import RuleSet, rule_set
 from ..shared.run_rows import outcome_rows
 from ...models.table.gam_plots import additive_report
 from ...models.table.compact import latency_ms
@@ -281,7 +281,7 @@ def _fold_models(model: Any) -> list[Any]:
     return twins
 
 # %% ../../../nbs/jobs/steps/01_table_evaluate.ipynb #fbadb5f2
-def _rules(work: TableWork) -> dict[str, Any] | None:
+def _rules(work: TableWork) -> RuleSet | None:
     """A few rules that stand for the model, checked on the test rows; none where there are too few rows or too many columns."""
     if len(work.problem.inputs) > _WIDE_COLUMNS:
         return None
@@ -303,7 +303,7 @@ def _rules(work: TableWork) -> dict[str, Any] | None:
         return None
 
 
-def _effects(work: TableWork, frame: pd.DataFrame, importance: dict[str, Any], most: int = 4) -> list[dict[str, Any]]:
+def _effects(work: TableWork, frame: pd.DataFrame, importance: Importance, most: int = 4) -> list[ColumnEffect]:
     """How the answer moves with each of the most important columns, as far as there is time."""
     frame, _ = work.schema.conform(frame, work.problem.inputs)  # numbers that are written as text are numbers
     columns = [c["column"] for c in importance["columns"] if (c["value"] or 0) > 0 and frame[c["column"]].nunique() > 1]

@@ -92,7 +92,7 @@ def explain_table(
     if columns:
         inputs, _ = trained.conform(frame)
         names = column_names(columns, trained.schema, "to show")
-        return [column_effect(trained.model.predict_raw, inputs, name, trained.problem) for name in names]
+        return [dict(column_effect(trained.model.predict_raw, inputs, name, trained.problem)) for name in names]
     numbers = _numbers(rows, len(frame))
     if change:
         return _changes(trained, frame, numbers, desired, column_names(immutable, trained.schema, "to keep fixed"))
@@ -248,7 +248,7 @@ def reason_lines(
     return lines
 
 
-def _whole_lines(found: dict[str, Any]) -> list[str]:
+def _whole_lines(found: Any) -> list[str]:
     """Rules, or how stable reasons are."""
     rules = found["question"] == "rules"
     made, checked = ("Rules are made from", "checked on") if rules else ("New models are trained on", "measured on")
