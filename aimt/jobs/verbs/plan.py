@@ -42,13 +42,14 @@ def plan(
     else:
         config = GPTConfig.preset(size, **({"vocab_size": vocab_size} if vocab_size else {}))
         settings = {"batch_size": 8, "seq_len": config.context}
-    return plan_network(
+    planned = plan_network(
         config,
         batch_size=batch_size or settings["batch_size"],
         seq_len=seq_len or settings["seq_len"],
         tokens=tokens,
         time_limit=None if tokens else time_limit,
     )
+    return dict(planned)
 
 
 _CHARACTERS = 100  # different ones in a text, when it is not known

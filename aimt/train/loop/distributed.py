@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -338,7 +338,7 @@ class Parallel:
         folder: str | Path,  # Such as ``run/step-00000100``
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        extra: dict[str, Any],  # JSON values and tensors that belong to this process
+        extra: Mapping[str, object],  # JSON values and tensors that belong to this process
     ) -> None:
         """Write a sharded checkpoint; see `aimt.train.loop.sharded_checkpoint.save_sharded`."""
         save_sharded(folder, model, optimizer, extra, rank=self.rank, world=self.world)

@@ -12,7 +12,7 @@ __all__ = ['CSVWriter', 'TensorBoardWriter', 'MLflowWriter', 'WandbWriter']
 import csv
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class CSVWriter(_Writer):
             rows = list(csv.DictReader(f))
         return [r for r in rows if r.get("step") and None not in r.values()]  # the last line may be torn
 
-    def write(self, part: str, row: dict[str, Any]) -> None:
+    def write(self, part: str, row: Mapping[str, object]) -> None:
         """Append a row."""
         if part not in self._files:
             self._files[part] = open(self._path(part), "a", newline="", encoding="utf-8", buffering=1)
@@ -137,14 +137,14 @@ class TensorBoardWriter(_Writer):
 
 # %% ../../../nbs/train/loop/40_loggers.ipynb #745a2465
 class MLflowWriter(_Writer):
-    """Writes a run of MLflow, into a local database by default."""
+    """Writes a run of MLflow, into local files by default."""
 
     def __init__(
         self,
         folder: str | Path,  # Where MLflow keeps its things
         *,
         experiment: str = "aimt",  # Name of the experiment
-        uri: str | None = None,  # A tracking server in place of a local database
+        uri: str | None = None,  # A tracking server in place of local files
         every: int = 10,  # Steps between two points
     ):
         super().__init__(every)

@@ -12,7 +12,7 @@ __all__ = ['TrainConfig', 'pick_device', 'pick_precision', 'Trainer', 'n_tokens'
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,21 +23,20 @@ from torch import Tensor, nn
 
 from ...core.errors import ModelFormatError, ProblemError, RunError
 from .checkpoint import Checkpoints, copy_state
-from aimt.train.loop.recovery import (
-    Patience,
-    Recovery,
-    bad_values,
-    is_out_of_memory,
-    largest_gradients,
-    memory_error,
-    run_lock,
-    stop_signals,
-    trouble,
-)
+from .recovery import Patience, Recovery, failure_evidence, is_out_of_memory, memory_error, run_lock, stop_signals, trouble
 from .optim import EMA, OPTIMIZERS, clip_gradients, make_optimizer, set_lr
 from .distributed import Parallel
 from .schedule import SCHEDULES, schedule
-from .state import BatchStream, History, load_model, load_optimizer, random_states, seed_everything, set_random_states
+from aimt.train.loop.state import (
+    BatchStream,
+    History,
+    StepRow,
+    load_model,
+    load_optimizer,
+    random_states,
+    seed_everything,
+    set_random_states,
+)
 
 # %% ../../../nbs/train/loop/35_trainer.ipynb #5807c5fd
 @dataclass(frozen=True)
@@ -388,16 +387,14 @@ class _Recovering(_Session):
             self._report_saves()
         return True
 
-    def _roll_back(self, kind: str, row: dict[str, Any], batches: list[dict[str, Tensor]], losses: list[float]) -> None:
+    def _roll_back(self, kind: str, row: StepRow, batches: list[dict[str, Tensor]], losses: list[float]) -> None:
         """Back to a good state, with a lower rate and other data."""
         self._unread.clear()
-        evidence = {k: row[k] for k in ("step", "loss", "grad_norm", "lr")} | {"kind": kind, "losses": losses[-5:]}
-        evidence["batch"] = bad_values(batches) if kind == "nan" else ""
-        evidence["largest_gradients"] = largest_gradients(self.model)
+        evidence = failure_evidence(kind, row, losses, batches, self.model)
         target = self.recovery.decide(evidence)
         state, events = self.recovery.good[target], self.history.events
         self._restore(copy_state(state, None) if state is not None else self._read(target))
-        self.history.events = [*events, evidence | {"back_to": target, "lr_factor": self.recovery.factor}]
+        self.history.events = [*events, {**evidence, "back_to": target, "lr_factor": self.recovery.factor}]
 
 # %% ../../../nbs/train/loop/35_trainer.ipynb #0dc5a118
 class Trainer(_Recovering):
@@ -430,7 +427,7 @@ class Trainer(_Recovering):
             self._finish()
         return self.history
 
-    def train_step(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:  # A row for the history, and what it came from
+    def train_step(self) -> tuple[StepRow, list[dict[str, Tensor]]]:  # A row (loss and norm may still be on a GPU), and its batches
         """One update of the weights."""
         loss_sum, data_seconds, batches = 0.0, 0.0, []
         self.optimizer.zero_grad()
@@ -451,8 +448,8 @@ class Trainer(_Recovering):
             self.ema.update(self.model)
         self.step += 1
         tokens = sum(n_tokens(b) for b in batches) * self.parallel.world
-        row = {"step": self.step, "loss": loss_sum, "lr": lr, "grad_norm": grad_norm, "seconds": 0.0, "tokens": tokens}
-        return row | {"data_seconds": data_seconds}, batches
+        row = StepRow(step=self.step, loss=loss_sum, lr=lr, grad_norm=grad_norm, seconds=0.0, tokens=tokens, data_seconds=data_seconds)
+        return row, batches
 
     def _next_batch(self) -> tuple[dict[str, Any], float]:
         start = time.perf_counter()
@@ -464,7 +461,7 @@ class Trainer(_Recovering):
         self._batch = batch
         return batch, time.perf_counter() - start
 
-    def _clip(self) -> Tensor | float:
+    def _clip(self) -> Any:  # A number, or a tensor that is not read yet
         if self.many:
             return self.parallel.clip(self.model, self.config.clip)
         return clip_gradients(self.params, self.config.clip)
@@ -485,7 +482,7 @@ class Trainer(_Recovering):
         set_random_states(states)
 
 # %% ../../../nbs/train/loop/35_trainer.ipynb #565569b7
-def n_tokens(batch: dict[str, Any]) -> int:
+def n_tokens(batch: Mapping[str, Tensor]) -> int:
     """Tokens of a batch, or rows when it has no ``ids``."""
     ids = batch.get("ids")
     return ids.numel() if ids is not None else len(next(iter(batch.values())))
