@@ -47,7 +47,7 @@ from ...evaluate.table.leak_impact import measure_leak_impact
 from ..shared.source import about_table, read_source
 from ..shared.pipeline import Work
 from ...metrics.registry import get_metric
-from ...train.table.time_budget import compare, plan
+from ...train.table.time_budget import RunPlan, compare, plan
 from ...train.table.fit import Trained
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #424af0f4
@@ -66,7 +66,7 @@ class TableWork(Work):
     frame: pd.DataFrame = field(init=False)  # rows whose target is known
     rows: np.ndarray = field(init=False)  # their row numbers in the source
     y: np.ndarray = field(init=False)  # coded target
-    plan: dict[str, Any] = field(init=False)
+    plan: RunPlan = field(init=False)
     split: Split = field(init=False)
     trained: Trained = field(init=False)
     audit: Audit = field(default_factory=Audit)

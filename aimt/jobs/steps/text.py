@@ -40,7 +40,8 @@ from ...models.text.ngram import NGram
 from ...train.networks.doctor import diagnose_network
 from ...train.networks.training_monitor import TrainingMonitor
 from ...train.loop.distributed import Parallel, silence_other_ranks
-from ...train.networks.pretrain import Evaluate, TrainedText, choose_tokenizer, train_text
+from ...train.networks.pretrain import Evaluate, TrainedText, train_text
+from ...train.networks.text_settings import choose_tokenizer
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #a0e8a4cb
 VALID_FRACTION, TEST_FRACTION = 0.05, 0.1  # Of the characters: they choose the checkpoint; they are scored once

@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/verbs/plan.html.md"""
 __all__ = ['plan', 'plan_lines']
 
 # %% ../../../nbs/jobs/verbs/40_plan.ipynb #c63be6b1
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ...core.errors import ProblemError, closest
 from ...data.text.corpus import describe_texts
 from ...models.text.gpt import PRESETS, GPTConfig
 from ...train.networks.resource_estimate import plan_network
-from ...train.networks.pretrain import choose, choose_tokenizer
+from ...train.networks.text_settings import choose, choose_tokenizer
 
 # %% ../../../nbs/jobs/verbs/40_plan.ipynb #eb7ef80a
 def plan(
@@ -35,7 +36,7 @@ def plan(
         text = describe_texts(source)
         kind, known = choose_tokenizer(text)
         n_tokens = int(text.n_characters / _CHARACTERS_PER_TOKEN[kind])
-        settings = choose(n_tokens, vocab_size=vocab_size or known or _CHARACTERS, time_limit=time_limit, size=size)
+        settings: Mapping[str, Any] = choose(n_tokens, vocab_size=vocab_size or known or _CHARACTERS, time_limit=time_limit, size=size)
         config = GPTConfig(**settings["model"])
     elif size is None:
         raise ProblemError("there is nothing to plan", hint="Name a text, or a size: aimt plan --size small")

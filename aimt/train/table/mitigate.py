@@ -6,13 +6,13 @@ Docs: https://aimt-dev.github.io/aimt/train/table/mitigate.html.md"""
 
 # %% auto #0
 __all__ = ['CRITERIA', 'Rows', 'Rule', 'fairness_gap', 'reweigh', 'GroupThresholds', 'group_thresholds', 'exponentiated_gradient',
-           'accuracy_fairness_curve', 'best_common_threshold', 'plot_mitigation', 'plot_accuracy_fairness',
-           'mitigation_report']
+           'accuracy_fairness_curve', 'best_common_threshold', 'plot_accuracy_fairness', 'GapFigures',
+           'CommonThreshold', 'CurvePoint', 'MitigationReport', 'mitigation_report', 'plot_mitigation']
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #9d0d6b86
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -279,13 +279,6 @@ def best_common_threshold(
     return float(scores[0] if k == 0 else (scores[k - 1] + scores[k]) / 2)
 
 
-def plot_mitigation(
-    reports: list[dict[str, Any]],  # From `mitigation_report`, one for each column of groups
-) -> Figure:
-    """Accuracy against the gap that is left, a line for each column."""
-    return plot_accuracy_fairness({f"{CRITERIA[r['criterion']]}, {r['column']}": pd.DataFrame(r["curve"]) for r in reports})
-
-
 def plot_accuracy_fairness(
     curves: dict[str, pd.DataFrame],  # Name of the criterion -> from `accuracy_fairness_curve`
 ) -> Figure:
@@ -300,6 +293,56 @@ def plot_accuracy_fairness(
     ax.legend(frameon=False, fontsize=8, loc="best")
     return fig
 
+# %% ../../../nbs/train/table/15_mitigate.ipynb #19ee9f13
+class GapFigures(TypedDict):
+    """A gap between groups with its 95 % interval; None when it cannot be measured."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class CommonThreshold(TypedDict):
+    """The best threshold that is the same for all groups."""
+
+    threshold: float
+    gap: GapFigures
+    accuracy: float
+    cost: float
+
+
+class CurvePoint(TypedDict):
+    """Group thresholds of one strength."""
+
+    strength: float  # Share of the way to equal rates
+    accuracy: float
+    cost: float
+    gap: float | None
+    low: float | None
+    high: float | None
+
+
+class MitigationReport(TypedDict):
+    """What group thresholds would do for a model."""
+
+    column: str  # Name of the groups' column
+    criterion: str  # A key of `CRITERIA`
+    needed: bool  # Whether there is a gap beyond chance in the rows that were learned from
+    gap_learned: float | None  # That gap
+    strength: float  # The one that was chosen
+    n: int  # Rows it was judged on
+    gap_before: GapFigures
+    gap_after: GapFigures
+    accuracy_before: float
+    accuracy_after: float
+    cost_before: float
+    cost_after: float
+    common_best: CommonThreshold
+    gain: dict[str, float]  # What is saved for each row against the best common threshold: value, low, high
+    thresholds: dict[str, float]  # Group -> threshold to use
+    curve: list[CurvePoint]
+    message: str
+
 # %% ../../../nbs/train/table/15_mitigate.ipynb #fdad9185
 def mitigation_report(
     y: np.ndarray,  # True codes, 0 or 1, shape (n,)
@@ -313,7 +356,7 @@ def mitigation_report(
     costs: tuple[float, float] = (1.0, 1.0),  # Of a false positive and a false negative
     target: float = 0.8,  # Share of the gap that ought to go
     seed: int = 0,  # Of the five parts
-) -> dict[str, Any]:  # column, criterion, needed, strength, n, gap_*, accuracy_*, cost_*, common_best, gain, thresholds, curve, message
+) -> MitigationReport:
     """What group thresholds would do for a model: the weakest that cut the gap by `target`, or else the strongest.
 
     `gain` is what they save for each row against the best common threshold, with a 95 % interval; below zero they cost more.
@@ -328,32 +371,40 @@ def mitigation_report(
     decided = {name: _decided(rule, learn, judged, seed) for name, rule in rules.items()}
     found = {name: _figures(rows, decision, criterion, costs) for name, (rows, decision) in decided.items()}
     saved = _mistakes(decided["common"][0][0], decided["common"][1], costs) - _mistakes(decided["after"][0][0], decided["after"][1], costs)
-    gap = lambda name: {"value": found[name]["gap"], "low": found[name]["low"], "high": found[name]["high"]}
+    before, after, common = found["before"], found["after"], found["common"]
     shown = curve if judged is None else accuracy_fairness_curve(*learn, **how, test=judged, steps=11)
-    result = {
+    result: MitigationReport = {
         "column": column,
         "criterion": criterion,
         "needed": bool(first["low"] > 0),
         "gap_learned": first["gap"],
         "strength": strength,
         "n": len(saved),
-        "gap_before": gap("before"),
-        "gap_after": gap("after"),
-        **{f"{k}_{when}": found[when][k] for k in ("accuracy", "cost") for when in ("before", "after")},
+        "gap_before": _gap(before),
+        "gap_after": _gap(after),
+        "accuracy_before": before["accuracy"],
+        "accuracy_after": after["accuracy"],
+        "cost_before": before["cost"],
+        "cost_after": after["cost"],
         "common_best": {
             "threshold": best_common_threshold(learn[0], learn[1], costs),
-            "gap": gap("common"),
-            "accuracy": found["common"]["accuracy"],
-            "cost": found["common"]["cost"],
+            "gap": _gap(common),
+            "accuracy": common["accuracy"],
+            "cost": common["cost"],
         },
         "gain": mean_interval(saved),
         "thresholds": group_thresholds(*learn, **how, strength=strength).thresholds,
         "curve": shown.to_dict("records"),
+        "message": "",
     }
     return plain({**result, "message": _message(result)})
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #a2390059
-def _message(r: dict[str, Any]) -> str:
+def _gap(figures: dict[str, float]) -> GapFigures:
+    return {"value": figures["gap"], "low": figures["low"], "high": figures["high"]}
+
+
+def _message(r: MitigationReport) -> str:
     before, after, what = r["gap_before"]["value"], r["gap_after"]["value"], CRITERIA[r["criterion"]]
     if not np.isfinite(before):
         return f"'{r['column']}' has fewer than two groups that are large enough to be compared."
@@ -368,3 +419,10 @@ def _message(r: dict[str, Any]) -> str:
         f" {r['n']:,} rows that it was not learned on. Against {common}, it would {verb} {abs(gain['value']):.3g} [{ends[0]:.3g},"
         f" {ends[1]:.3g}] for each 1,000 rows."
     )
+
+
+def plot_mitigation(
+    reports: list[MitigationReport],  # From `mitigation_report`, one for each column of groups
+) -> Figure:
+    """Accuracy against the gap that is left, a line for each column."""
+    return plot_accuracy_fairness({f"{CRITERIA[r['criterion']]}, {r['column']}": pd.DataFrame(r["curve"]) for r in reports})
