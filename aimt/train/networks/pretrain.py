@@ -210,7 +210,7 @@ def make_batches(tokens: TokenFiles, s: TextSettings, seed: int, parallel: Paral
     rows = max(1, s["batch_size"] // parallel.world)
     return TokenBatches(tokens.train, rows, s["seq_len"], seed=seed, rank=parallel.rank, world=parallel.world)
 
-
+# %% ../../../nbs/train/networks/10_pretrain.ipynb #9e2fda51
 def train_config(s: TextSettings, steps: int | None, seed: int, precision: str, device: str, compile: bool) -> TrainConfig:
     """The settings of the loop."""
     return TrainConfig(
