@@ -13,7 +13,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -95,7 +95,7 @@ def print_json(
 
 
 def show_verdict(
-    report: dict[str, Any],  # As `report.json` of a run
+    report: Mapping[str, Any],  # As `report.json` of a run
     as_json: bool,  # Print the report as JSON instead of a summary
     gate: bool,  # Exit with 3 unless the verdict is SHIP
 ) -> None:

@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/deploy/report/sign_off.html.md"""
 __all__ = ['ROLES', 'REVIEWED', 'looks_sentence', 'reuse_section', 'model_fingerprint', 'signed_facts', 'sign_off_section']
 
 # %% ../../../nbs/deploy/report/01_sign_off.ipynb #693a2d19
+from collections.abc import Mapping
 from typing import Any
 
 from ...core.ledger import fingerprint_of
@@ -108,7 +109,7 @@ REVIEWED = (
 )
 
 
-def model_fingerprint(info: dict[str, Any]) -> str:  # Empty when the run holds no model
+def model_fingerprint(info: Mapping[str, object]) -> str:  # Empty when the run holds no model
     """The SHA-256 of the names and checksums of the model files."""
     files = {
         name: digest for name, digest in as_dict(info.get("files")).items() if name.split("/")[0] in ("model", "adapters", "model.json")

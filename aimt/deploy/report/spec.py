@@ -145,7 +145,7 @@ def next_command(
     return remedy if isinstance(remedy, str) else train_command(run, spec, **(remedy(run) if callable(remedy) else remedy))
 
 
-def longer(run: RunParts) -> dict[str, Any]:
+def longer(run: RunParts) -> dict[str, float]:
     """A remedy: four times the time."""
     return {"time_limit": 4 * (run.settings.get("time_limit") or lookup(run.info, "timings", "total") or 60)}
 

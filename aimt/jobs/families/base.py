@@ -75,10 +75,10 @@ class FinetuneTask(ABC):
         """The loss of a batch."""
 
     @abstractmethod
-    def score(self, model: nn.Module, pairs: pd.DataFrame) -> dict[str, Any]:
+    def score(self, model: nn.Module, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Figures of held-out pairs, one value for each: the loss first, `metric` among them."""
 
-    def watch(self, model: nn.Module, pairs: pd.DataFrame) -> dict[str, Any]:
+    def watch(self, model: nn.Module, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """What is measured again and again during the training: the figures of `score`, or those that take no time."""
         return self.score(model, pairs)
 

@@ -131,7 +131,7 @@ class BERTFamily(FinetuneTask):
         weights = batch.get("class_weights")
         return model(batch["ids"], documents=batch["documents"], targets=batch["targets"], class_weights=weights)
 
-    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
+    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Loss, and whether each text is put into its class."""
         probability, y = model.classify(list(pairs["input"])).double().numpy(), _numbers(model, pairs)
         return {

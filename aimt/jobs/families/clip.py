@@ -350,7 +350,7 @@ class CLIPFamily(FinetuneTask):
         """Contrastive loss above the least possible, in nats; computed in chunks, as if at once."""
         return clip_loss(model, batch, chunk=CHUNK) - _least(same_group(batch["group"])).float().mean()
 
-    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
+    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Loss; and whether the right class, or the right one of these captions, is the nearest.
 
         Other classes than the model's are found by their names alone. Raises `DataError` when only some are others.

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/families/deepspeech.html.md"""
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MAX_SECONDS', 'WAYS', 'FEW', 'DEEPSPEECH_FAMILY', 'recordings_in', 'frames_of', 'hear', 'SpeechBatches',
-           'read_text_of', 'choose_way', 'fit_alphabet', 'DeepSpeechFamily']
+           'DecoderSettings', 'DecoderTrial', 'read_text_of', 'choose_way', 'fit_alphabet', 'DeepSpeechFamily']
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #a94ae6ce
 import json
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -163,7 +163,23 @@ class SpeechBatches(ExampleBatches):
         }
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #1e45a2b9
-WAYS: tuple[dict[str, Any], ...] = (
+class DecoderSettings(TypedDict, total=False):
+    """Settings of a search with a language model; those left out are the defaults of `LMScorer`."""
+
+    alpha: float  # Weight of the language model
+    beta: float  # Nats added for each word
+    block_unknown: bool  # Whether only words of the language model can be written
+    unknown: float  # Nats of a word that it does not know
+
+
+class DecoderTrial(DecoderSettings):
+    """A way of reading that was tried."""
+
+    way: str  # In words, such as "known words"
+    wer: float  # Word errors over the number of words that were said
+
+
+WAYS: tuple[DecoderSettings, ...] = (
     {"alpha": 0.5, "beta": 1.0},
     {"alpha": 0.931289039105002, "beta": 1.1834137581510284},
     {"alpha": 0.5, "beta": 1.0, "block_unknown": False, "unknown": -12.0},
@@ -188,8 +204,8 @@ def choose_way(
     texts: Sequence[str],  # What is said in them
     alphabet: Alphabet,
     scorer: LMScorer,  # Its language model
-    ways: Sequence[dict[str, Any]] = WAYS,
-) -> tuple[LMScorer | None, list[dict[str, Any]]]:  # None for sound alone, and the word errors of every way
+    ways: Sequence[DecoderSettings] = WAYS,
+) -> tuple[LMScorer | None, list[DecoderTrial]]:  # None for sound alone, and the word errors of every way
     """The way of reading with the fewest word errors; among equals the simplest."""
     total = max(1, sum(len(t.split()) for t in texts))
 
@@ -197,7 +213,7 @@ def choose_way(
         return sum(edit_distance(t.split(), read(x).text.split()) for t, x in zip(texts, log_probs, strict=True)) / total
 
     best, least = None, rate(lambda x: greedy(x, alphabet))
-    table: list[dict[str, Any]] = [{"way": "sound alone", "wer": least}]
+    table: list[DecoderTrial] = [{"way": "sound alone", "wer": least}]
     for way in ways:
         trial = LMScorer(scorer.lm, **way)
         wer = rate(lambda x, trial=trial: beam_search(x, alphabet, scorer=trial, **_BEAM)[0])  # type: ignore[misc]
@@ -295,7 +311,7 @@ class DeepSpeechFamily(FinetuneTask):
         """Nats per recording: `speech_loss`."""
         return speech_loss(model, batch)
 
-    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
+    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Nats, and errors of words and characters, over their mean number, so that means are rates."""
         if getattr(model, "lm", None) is not None and model.held is None:
             model.held = pairs  # the part to stop by: the first that is scored after `batches`
@@ -386,7 +402,7 @@ def _belief(model: Any, log_probs: Sequence[Tensor], text: str) -> list[float]:
     return [max(v, _LEAST) for v in found]
 
 
-def _told(table: list[dict[str, Any]]) -> str:
+def _told(table: list[DecoderTrial]) -> str:
     best, alone = min(table, key=lambda r: r["wer"]), table[0]["wer"]
     return f"read by {best['way']}: {best['wer']:.1%} word errors on the part to stop by, by sound alone {alone:.1%}"
 

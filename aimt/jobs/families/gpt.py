@@ -367,7 +367,7 @@ class GPTFamily(FinetuneTask):
         """Nats for each token of the answers."""
         return gpt_loss(model, batch)
 
-    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
+    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Nats for each token of the answer, and whether the answer is right (of plain text: the share of right tokens)."""
         figures = _figures(model, pairs)
         right = [r.mean() if is_plain(pairs) else float(r.all()) for _, r in figures]

@@ -139,11 +139,11 @@ class T5Family(FinetuneTask):
         """Nats for each token of the targets."""
         return t5_loss(model, batch)
 
-    def watch(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
+    def watch(self, model: Any, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """The loss alone: to write all answers takes many times as long."""
         return {"loss": np.array([n.mean() for n in answer_nats(model, encode(model, pairs))])}
 
-    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, Any]:
+    def score(self, model: Any, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Nats for each token of the target, chrF of the answer, and whether it is exactly right."""
         loss = self.watch(model, pairs)["loss"]
         said, wanted = answer(model, list(pairs["input"])), list(pairs["target"])

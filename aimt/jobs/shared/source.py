@@ -8,12 +8,14 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/source.html.md"""
 __all__ = ['BUNDLED', 'read_source', 'about_table']
 
 # %% ../../../nbs/jobs/shared/00_source.ipynb #1c429db1
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ...core.contents import About
 from ...data.sources.catalog import DATASETS, load_dataset
 from ...data.io.load import Table, load_table
 from ...data.io.memory import TableSource
@@ -25,15 +27,23 @@ BUNDLED = "german-credit"  # What a verb works on when no table is given
 def read_source(
     source: TableSource | None,  # A table, or with `sql` a query; the bundled loans when None
     sql: str | None = None,  # Database URL
-) -> tuple[Table, dict[str, Any]]:  # The table, and the problem's fields that are known of the bundled one
+) -> tuple[Table, Mapping[str, Any]]:  # The table, and the problem's fields that are known of the bundled one
     """The table that a verb works on."""
     if source is None and sql is None:
         return replace(load_dataset(BUNDLED), source=f"{BUNDLED} (bundled with aimt)"), DATASETS[BUNDLED].problem
     return load_table(source, sql=sql), {}
 
 
-def about_table(table: Table) -> dict[str, Any]:
+def about_table(table: Table) -> About:
     """What a run keeps about the table that it was made from."""
-    data: dict[str, Any] = {name: getattr(table, name) for name in ("source", "format", "encoding", "delimiter")}
-    data |= {"rows": len(table.frame), "columns": table.frame.shape[1]}
-    return data | {name: getattr(table, name) for name in ("fingerprint", "warnings", "seconds")}
+    return {
+        "source": table.source,
+        "format": table.format,
+        "encoding": table.encoding,
+        "delimiter": table.delimiter,
+        "rows": len(table.frame),
+        "columns": table.frame.shape[1],
+        "fingerprint": table.fingerprint,
+        "warnings": table.warnings,
+        "seconds": table.seconds,
+    }

@@ -11,7 +11,7 @@ __all__ = ['SKETCH', 'TuneWork', 'begin', 'noting', 'read', 'model_folder', 'ope
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #0630b95b
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...decide.finetune_gates import Figure, tuned_gates
 from ...decide.gate import GateResult
+from ...deploy.report.finetune import AnswerCount, ExplainedAnswer, FigureInterval, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
 from ...evaluate.text.language_model import near_copies, seen_share, smooth, text_sketch
 from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
 from ...data.checks.table_checks import hash_column
 from ...data.io.memory import as_source
 from ..shared.options import shown_source
-from ..shared.pipeline import Work
+from ..shared.pipeline import RunFields, Work
 from ...metrics.intervals import mean_interval
 from ...models.layers.hub import find_model, hub_commit, is_hub_id
 from ...models.layers.lora import lora_layers, remove_lora, save_adapters
@@ -65,11 +66,11 @@ class TuneWork(Work):
     retention_data: pd.DataFrame | None = None  # examples of the task the network was trained for
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def asked(self) -> Mapping[str, Any]:
         """The options by name."""
         return {f: getattr(self.options, f) for f in self.options.__dataclass_fields__}
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunFields:
         """Nothing is known before the examples are read."""
         return {"notes": []} if not self.resumed else {}
 
@@ -293,7 +294,7 @@ def train_network(work: TuneWork) -> str:
     )
 
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #0b92dab1
-def _steps(o: dict[str, Any], batches: Any) -> int | None:
+def _steps(o: Mapping[str, Any], batches: Any) -> int | None:
     if o["steps"] or not o["epochs"]:
         return o["steps"]
     return max(1, round(o["epochs"] * len(batches)))
@@ -320,7 +321,7 @@ def _save(work: TuneWork) -> None:
     work.family.save(work.model, work.run.path / "model")
 
 
-def _curve(tuned: FineTuned) -> dict[str, Any]:
+def _curve(tuned: FineTuned) -> TuningCurve:
     steps, evals = tuned.history.steps, [e for e in tuned.history.evals if "loss" in e]
     return {
         "train": {"steps": smooth([s["step"] for s in steps]), "loss": smooth([s["loss"] for s in steps])},
@@ -336,28 +337,31 @@ def answer_after(work: TuneWork) -> str:
     work.after = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     work.answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}
-    table: list[dict[str, Any]] = [
-        {"model": name, **interval_of(v)} | {"difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()
+    table: list[TunedScoreRow] = [
+        {"model": name, **_figure(interval_of(v)), "difference": _figure(mean_interval(rows["fine-tuned"] - v))} for name, v in rows.items()
     ]
-    figures = {k: {"before": interval_of(work.before[k]), "after": interval_of(v)} for k, v in work.after.items()}
+    scores: TunedScores = {
+        "label": family.label,
+        "metric": family.metric,
+        "percent": family.percent,
+        "n": len(test),
+        "greater_is_better": family.greater_is_better,
+        "table": table,
+        "figures": {k: {"before": _figure(interval_of(work.before[k])), "after": _figure(interval_of(v))} for k, v in work.after.items()},
+    }
     work.keep_result(
-        scores={
-            "label": family.label,
-            "metric": family.metric,
-            "percent": family.percent,
-            "n": len(test),
-            "greater_is_better": family.greater_is_better,
-            "table": table,
-            "figures": figures,
-        },
-        answers={"kind": family.kind, "examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))},
+        scores=scores, answers={"kind": family.kind, "examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))}
     )
     row = table[0]
     low, high = number_of(family, row["low"]), number_of(family, row["high"])
     return f"{family.label} {number_of(family, row['value'])} [{low}, {high}] on {len(test):,} held-out {family.unit}"
 
 
-def _examples(work: TuneWork) -> list[dict[str, Any]]:
+def _figure(found: Mapping[str, Any]) -> FigureInterval:
+    return {"value": found["value"], "low": found["low"], "high": found["high"]}
+
+
+def _examples(work: TuneWork) -> list[ShownAnswer]:
     """The worst, those first of which it was surest; and some from all of the test."""
     test, figure = work.parts["test"], work.after[work.family.metric]
     badness = -figure if work.family.greater_is_better else figure
@@ -376,7 +380,7 @@ def _examples(work: TuneWork) -> list[dict[str, Any]]:
     ]
 
 
-def _counts(answers: list[str], truth: list[str], most: int = 12) -> list[dict[str, Any]]:
+def _counts(answers: list[str], truth: list[str], most: int = 12) -> list[AnswerCount]:
     """How often each answer is given, and how often it is true."""
     said, true = pd.Series(answers).value_counts(), pd.Series(truth).astype(str).value_counts()
     names = list(dict.fromkeys([*true.index[:most], *said.index[:most]]))[:most]
@@ -387,7 +391,7 @@ def _counts(answers: list[str], truth: list[str], most: int = 12) -> list[dict[s
 def explain(work: TuneWork) -> str:
     """Explain the first three answers to test examples."""
     family, test = work.family, work.parts["test"]
-    reasons: list[dict[str, Any]] = []
+    reasons: list[ExplainedAnswer] = []
     for i in range(min(3, len(test))):
         answer = work.answers[i]
         reasons.append(

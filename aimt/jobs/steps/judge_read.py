@@ -29,7 +29,7 @@ from ...decide.table_gates import ATTESTABLE
 from ..shared.external_model import ExternalModel, Predictions, class_predictions, number_predictions, open_external
 from ..shared.external_model import probability_predictions, read_answers
 from ..shared.options import flag_of, given_options, stored_settings
-from ..shared.pipeline import Work
+from ..shared.pipeline import RunFields, Work
 from ..shared.source import about_table, read_source
 from ...metrics.registry import get_metric
 
@@ -54,7 +54,7 @@ class JudgeWork(Work):
     y_known: np.ndarray | None = None  # Their coded outcome
     audit: Audit = field(default_factory=Audit)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunFields:
         """What the run stores about the file, the problem, and what was inferred."""
         t = self.table
         self.run.write("schema.json", self.schema.to_dict())

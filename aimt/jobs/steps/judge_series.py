@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.contents import About
 from ...core.errors import AimtError, ProblemError
 from ...core.progress import Progress
 from ...data.io.load import Table
@@ -24,7 +25,7 @@ from ...decide.gate import GateResult, number
 from ...decide.given_forecast_gates import ForecastEvidence, given_forecast_gates
 from ..shared.external_forecaster import open_forecaster_model, rolling_forecasts
 from ..shared.external_forecasts import ForecastColumns, join_series, quantile_columns, read_forecasts
-from ..shared.pipeline import Work
+from ..shared.pipeline import RunFields, Work
 from ..shared.source import read_source
 from .judge_read import repeat_command
 from .series import count_origins
@@ -45,10 +46,10 @@ class JudgeSeriesWork(Work):
     dated: str = "model"  # Where the origins come from
     season: int = 1  # Steps in a season
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunFields:
         """What the run stores about the table."""
         t = self.table
-        data = {"source": t.source, "rows": len(t.frame), "fingerprint": t.fingerprint}
+        data: About = {"source": t.source, "rows": len(t.frame), "fingerprint": t.fingerprint}
         return {"data": data, "notes": [*t.warnings, *self.panel.notes], "command": repeat_command(self)}
 
     def attestable(self) -> list[str]:

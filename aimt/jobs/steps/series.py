@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.contents import About
 from ...core.errors import DataError, ProblemError, RunError, closest
 from ...core.files import atomic_path
 from ...core.ledger import rows_fingerprint
@@ -32,7 +33,7 @@ from ...data.io.append_columns import extend_table
 from ...data.io.chunks import add_columns, open_writer
 from ...decide.series_gates import forecast_gates
 from ...decide.gate import GateResult, number
-from ..shared.pipeline import Work
+from ..shared.pipeline import Measured, RunFields, Work
 from ..shared.source import read_source
 from ...metrics.forecast import mase
 from ...models.table.conformal import check_coverage
@@ -57,12 +58,12 @@ class SeriesWork(Work):
         """Coverage of the outermost quantiles."""
         return max(self.model.levels) - min(self.model.levels)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunFields:
         """What the run keeps about the table."""
-        data = {"source": self.source, "rows": len(self.table.frame), "fingerprint": self.fingerprint}
+        data: About = {"source": self.source, "rows": len(self.table.frame), "fingerprint": self.fingerprint}
         return {"data": data, "notes": [*self.table.warnings, *self.panel.notes]}
 
-    def close(self, measured: dict[str, Any]) -> list[str]:
+    def close(self, measured: Measured) -> list[str]:
         """What to do with a run that has just ended."""
         return [_next_command(self.run, self.known)]
 

@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/table.html.md"""
 __all__ = ['TableWork', 'begin', 'define', 'check_data', 'plan_resources', 'split', 'part_clusters']
 
 # %% ../../../nbs/jobs/steps/00_table.ipynb #498fd1e5
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from ...evaluate.table.representativeness import against_population
 from ...evaluate.table.covariate_shift import find_shift
 from ...evaluate.table.leak_impact import measure_leak_impact
 from ..shared.source import about_table, read_source
-from ..shared.pipeline import Work
+from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.registry import get_metric
 from ...train.table.time_budget import RunPlan, compare, plan
 from ...train.table.fit import Trained
@@ -56,7 +57,7 @@ class TableWork(Work):
     """What the steps of a table hand on to one another."""
 
     table: Table
-    defaults: dict[str, Any]  # fields of the problem that are known of the bundled table
+    defaults: Mapping[str, Any]  # fields of the problem that are known of the bundled table
     keep: Any = None  # columns to use whatever the audit says
     population: dict[str, dict[str, float]] | None = None  # shares of groups where the model is to be used
     threads: int = 1
@@ -82,7 +83,7 @@ class TableWork(Work):
         train = self.split.train
         return latest_rows(self.split.fold[train]) if self.split.ordered else np.arange(len(train))
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunFields:
         """What the run keeps about the file, the question, and what was inferred."""
         table = self.table
         self.run.write("schema.json", self.schema.to_dict())
@@ -98,9 +99,9 @@ class TableWork(Work):
         """Columns, and what the gates of a table ask about."""
         return [*self.schema.names, *ATTESTABLE]
 
-    def close(self, measured: dict[str, Any]) -> list[str]:
+    def close(self, measured: Measured) -> list[str]:
         """What was planned beside what was measured."""
-        self.keep_result(plan=compare(self.plan, measured))
+        self.keep_result(plan=compare(self.plan, {**measured}))
         return [
             f"planned {self.plan['seconds']:.0f} s and {self.plan['memory_mb']:.0f} MB, took "
             f"{measured['seconds']:.0f} s and {measured['memory_mb']:.0f} MB"

@@ -12,7 +12,7 @@ __all__ = ['VALID_FRACTION', 'TEST_FRACTION', 'N_SAMPLES', 'SAMPLE_TOKENS', 'SKE
 import itertools
 import math
 import time as clock
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.contents import About
 from ...core.errors import DataError, ProblemError, RunError, closest
 from ...core.ledger import fingerprint_of
 from ...core.problem import Problem
@@ -33,7 +34,7 @@ from ...decide.gate import GateResult
 from ...decide.text_gates import text_gates
 from ...evaluate.text.language_model import block_gain, copied, score_text, smooth, text_sketch
 from ...generate.text.sampling import generate
-from ..shared.pipeline import Work
+from ..shared.pipeline import Measured, RunFields, Work
 from ..shared.run_lifecycle import find_interrupted
 from ...models.text.gpt import GPT, PRESETS, GPTConfig
 from ...models.text.ngram import NGram
@@ -68,10 +69,10 @@ class TextWork(Work):
         """Seed of everything random."""
         return self.options.seed
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunFields:
         """What the run keeps about the text, and the question."""
         text = self.text
-        data = {
+        data: About = {
             "source": text.name,
             "files": len(text.files),
             "documents": text.n_documents,
@@ -88,7 +89,7 @@ class TextWork(Work):
         if not self.main:
             self.tokenizer, self.tokens = Tokenizer.load(self.run.path / "model"), open_tokens(self.run.path / "tokens")
 
-    def close(self, measured: dict[str, Any]) -> list[str]:
+    def close(self, measured: Measured) -> list[str]:
         """How to let it write."""
         return [f'It writes: aimt generate {self.run.path} --prompt "..."']
 
@@ -173,7 +174,7 @@ class SampleHook:
         self.run, self.tokenizer, self.prompt, self.every = run, tokenizer, prompt, every
         self.last = -math.inf
 
-    def on_eval(self, trainer: Any, row: dict[str, Any]) -> None:
+    def on_eval(self, trainer: Any, row: Mapping[str, float]) -> None:
         """Write a sample unless the last one was a moment ago."""
         if row["seconds"] - self.last < self.every:
             return

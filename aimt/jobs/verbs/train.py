@@ -13,6 +13,7 @@ from typing import Any
 
 from ...core.run import Run
 from ...data.io.memory import TableSource
+from ...deploy.report.page import ReportRecord
 from ..shared.options import Options, parameters
 from ..shared.pipeline import KINDS, get_kind, train_source
 
@@ -45,7 +46,7 @@ train.__signature__ = train_signature()  # type: ignore[attr-defined]
 
 # %% ../../../nbs/jobs/verbs/55_train.ipynb #8c5bf2d5
 def summary_lines(
-    report: dict[str, Any],  # The content of report.json
+    report: ReportRecord,  # The content of report.json
 ) -> list[str]:
     """The verdict and its gates as lines of text."""
     verdict = report["verdict"]
