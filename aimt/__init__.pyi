@@ -28,7 +28,12 @@ from aimt.models.audio.deepspeech import DeepSpeech as DeepSpeech
 from aimt.train.loop.trainer import Trainer as Trainer
 from aimt.train.loop.trainer import TrainConfig as TrainConfig
 from aimt.core.contents import Audit
+from aimt.core.contents import Finding
 from aimt.core.hardware import Installation
+from aimt.jobs.verbs.compare import RunComparison
+from aimt.jobs.verbs.datasets import DatasetEntry
+from aimt.jobs.verbs.datasets import DatasetList
+from aimt.jobs.verbs.evaluate import Evaluation
 
 __version__: str
 __all__ = [
@@ -270,7 +275,7 @@ def evaluate(
     permutations: int = 0,
     time_limit: float | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a run's model on rows whose outcome is known.
 
     Raises `DataError` when the target or an input is missing. A run that writes is scored on a text instead.
@@ -281,7 +286,7 @@ def compare(
     *others: Run | str | Path,
     metric: str | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> RunComparison:
     """How runs differ on the rows that test all of them, with intervals. Raises `DataError` when there are no such rows."""
 
 def explain(
@@ -353,7 +358,7 @@ def plan(
 
 def doctor(
     run: Run | str | Path,
-) -> list[dict[str, Any]]:
+) -> list[Finding]:
     """What is wrong with a run: the gates that did not pass, then what was seen in training, or what its figures say of its table."""
 
 def datasets(
@@ -362,7 +367,7 @@ def datasets(
     task: str | None = None,
     refresh: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> DatasetList | DatasetEntry:
     """What data there are; or one of them, fetched and checked. Raises `DataError` for an unknown name."""
 
 def env(
