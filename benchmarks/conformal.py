@@ -33,7 +33,7 @@ from aimt.data.table.features import FeatureEncoder, dense
 from aimt.data.io.load import load_table
 from aimt.data.table.infer_schema import infer_schema
 from aimt.data.table.schema import Schema
-from aimt.metrics.fairness import make_groups
+from aimt.metrics.groups import make_groups
 from aimt.models.table.conformal import (
     cell_quantiles,
     conformal_quantile,

@@ -14,7 +14,7 @@ from aimt.data.sources.catalog import load_dataset
 from aimt.jobs.verbs.evaluate import score_lines
 from aimt.jobs.shared.table_model import open_model
 from aimt.jobs.verbs.train import train
-from aimt.metrics.fairness import make_groups
+from aimt.metrics.groups import make_groups
 from aimt.models.table.conformal import (
     Conformal,
     cell_quantiles,

@@ -18,16 +18,8 @@ from aimt.deploy.report.sections import RunParts
 from aimt.evaluate.table.group_metrics import JUDGED, group_report
 from aimt.evaluate.table.population_weights import effective_rows, population_weights, rake, read_population
 from aimt.evaluate.table.representativeness import compare_population, population_findings, population_lines, population_report
-from aimt.metrics.fairness import (
-    bin_names,
-    cross_groups,
-    equalized_odds,
-    event_interval,
-    group_calibration,
-    group_rates,
-    implied_rates,
-    quantile_cuts,
-)
+from aimt.metrics.fairness import equalized_odds, event_interval, group_calibration, group_rates, implied_rates
+from aimt.metrics.groups import bin_names, cross_groups, quantile_cuts
 
 PROBLEM = Problem(task="binary", target="y", inputs=["x"], metric="accuracy", labels=["no", "yes"], sensitive_features=["sex", "region"])
 

@@ -16,9 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from .gate import Gate, GateResult, fault_status, judge, merit_status, number, rows_needed, smallest_detectable, span
+from aimt.decide.gate import (
+    Gate,
+    GateResult,
+    VerdictRecord,
+    fault_status,
+    judge,
+    merit_status,
+    number,
+    rows_needed,
+    smallest_detectable,
+    span,
+)
 from .text_gates import training_gate
-from ..metrics.intervals import clustered_interval, wilson
+from ..metrics.intervals import Interval, clustered_interval, wilson
 
 # %% ../../nbs/decide/20_finetune_gates.ipynb #58b494c7
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Figure:
         """A value for people."""
         return f"{100 * value:.1f} %" if self.percent else number(value)
 
-    def difference(self, after: np.ndarray, other: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
+    def difference(self, after: np.ndarray, other: np.ndarray, groups: np.ndarray | None = None) -> Interval:
         """By how much `after` is better than `other`, with the 95 % interval of the mean difference, clustered by `groups`."""
         d = (np.asarray(after, float) - np.asarray(other, float)) * (1 if self.greater_is_better else -1)
         groups = np.arange(len(d)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -72,10 +83,11 @@ class Figure:
         return self.label[:1].upper() + self.label[1:]
 
 
-def _merit(gate: Gate, gain: dict[str, float], limits: TunedLimits, n: int, text: str, advice: str, measure: str) -> GateResult:
+def _merit(gate: Gate, gain: Interval, limits: TunedLimits, n: int, text: str, advice: str, measure: str) -> GateResult:
     """A gain, and how many examples would settle it."""
     status, half = merit_status(gain["value"], gain["low"], limits.gain), gain["value"] - gain["low"]
-    finite = {k: v if abs(v) < float("inf") else None for k, v in gain.items()}
+    ends = {"value": gain["value"], "low": gain["low"], "high": gain["high"]}
+    finite = {k: v if abs(v) < float("inf") else None for k, v in ends.items()}
     if status == "not yet":
         needed = rows_needed(n, half, gain["value"] - limits.gain) if half < float("inf") else None
         advice = "Test on more examples" + (f", about {needed:,}" if needed else "") + ": so few cannot tell the gain from chance."
@@ -272,6 +284,6 @@ def tuned_verdict(
     *results: Any,  # As for `tuned_gates`
     attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason
     **named: Any,  # As for `tuned_gates`
-) -> dict[str, Any]:
+) -> VerdictRecord:
     """SHIP, NOT YET or HOLD, with the gates, a summary and advice."""
     return judge(tuned_gates(*results, **named), attested).to_dict()

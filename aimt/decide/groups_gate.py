@@ -8,11 +8,12 @@ Docs: https://aimt-dev.github.io/aimt/decide/groups_gate.html.md"""
 __all__ = ['GROUPS', 'GroupLimits', 'groups_gate']
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #f0b48f49
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..core.problem import Problem
+from ..metrics.fairness_criteria import ComparisonRecord
+from ..metrics.reports import GroupReport
 from .gate import Gate, GateResult, Status, fault_status, number, rows_needed, smallest_detectable, span
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #a90d19f3
@@ -40,7 +41,7 @@ _RATE_NAMES = {
 # %% ../../nbs/decide/07_groups_gate.ipynb #f5e0d293
 def groups_gate(
     problem: Problem,  # Task, labels and criterion
-    groups: Mapping[str, Any] | None,  # From `group_report`
+    groups: GroupReport | None,
     limits: GroupLimits | None = None,
 ) -> GateResult:
     """Holds a proven fault of the criterion, passes when serious ones are excluded, and says *not yet* where the rows cannot tell."""
@@ -69,13 +70,13 @@ def groups_gate(
 _MORE_ROWS = "Gather more rows of the groups that were named."
 
 
-def _limit(c: Mapping[str, Any], limits: GroupLimits) -> float:
+def _limit(c: ComparisonRecord, limits: GroupLimits) -> float:
     """What is tolerable."""
     kind = "spread" if c["measure"] == "mean_error" else "gap" if c["other"] else "calibration"
     return float(getattr(limits, kind) * c["unit"])
 
 
-def _status(c: Mapping[str, Any], limits: GroupLimits) -> Status:
+def _status(c: ComparisonRecord, limits: GroupLimits) -> Status:
     limit = _limit(c, limits)
     status = fault_status(c["low"], c["high"], limit, limits.serious * limit)
     if c["role"] == "choice" and status == "hold":  # nobody said that these rates must be equal
@@ -83,13 +84,13 @@ def _status(c: Mapping[str, Any], limits: GroupLimits) -> Status:
     return status
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #74a20d0d
-def _relative(c: Mapping[str, Any], limits: GroupLimits, status: Status) -> tuple[float, ...]:
+def _relative(c: ComparisonRecord, limits: GroupLimits, status: Status) -> tuple[float, ...]:
     """What is told first: of proven faults the largest lower end, of open questions the largest upper end, else the largest fault."""
     first = {"hold": c["low"], "not yet": c["high"], "pass": c["value"]}[status]
     return c["role"] == "judged", first / _limit(c, limits), c["value"] / _limit(c, limits)
 
 
-def _small(groups: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str]:
+def _small(groups: GroupReport, limits: GroupLimits) -> tuple[str, str]:
     """Sentences about groups that are left out, and about those that are too large for that."""
     told = {False: "", True: ""}
     for large in told:
@@ -104,7 +105,7 @@ def _small(groups: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str]:
     return told[False], told[True]
 
 
-def _figures(c: Mapping[str, Any], limits: GroupLimits) -> dict[str, Any]:
+def _figures(c: ComparisonRecord, limits: GroupLimits) -> dict[str, Any]:
     limit = _limit(c, limits)
     where = c["column"] if c["other"] else f"{c['column']} '{c['group']}'"
     name = (
@@ -125,7 +126,7 @@ def _figures(c: Mapping[str, Any], limits: GroupLimits) -> dict[str, Any]:
     }
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #bb5e5853
-def _held(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str, str]:
+def _held(problem: Problem, groups: GroupReport, c: ComparisonRecord, limits: GroupLimits) -> tuple[str, str, str]:
     text = f"{_told(problem, c)}{_because(c)}"
     if c["other"]:
         return text, "Look at what differs between the groups, or change the criterion and say why.", "aimt doctor RUN"
@@ -136,7 +137,7 @@ def _held(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], lim
     )
 
 
-def _open(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str, str]:
+def _open(problem: Problem, groups: GroupReport, c: ComparisonRecord, limits: GroupLimits) -> tuple[str, str, str]:
     limit = _limit(c, limits)
     serious = limits.serious * limit
     if c["role"] == "choice" and c["low"] > limit:
@@ -159,12 +160,12 @@ def _open(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], lim
     )
 
 
-def _passed(problem: Problem, groups: Mapping[str, Any], c: Mapping[str, Any], limits: GroupLimits) -> tuple[str, str, str]:
+def _passed(problem: Problem, groups: GroupReport, c: ComparisonRecord, limits: GroupLimits) -> tuple[str, str, str]:
     serious = number(limits.serious * _limit(c, limits))
     return f"No group has a serious fault. The largest that was found: {_lower(_told(problem, c))} A size of {serious} is excluded.", "", ""
 
 # %% ../../nbs/decide/07_groups_gate.ipynb #9576f4da
-def _rows_to_settle(c: Mapping[str, Any], limit: float, serious: float) -> int | None:
+def _rows_to_settle(c: ComparisonRecord, limit: float, serious: float) -> int | None:
     """Rows in the group with which a serious fault would be excluded, or a fault proven, whichever needs fewer."""
     ways = [
         rows_needed(c["n"], c["high"] - c["value"], serious - c["value"]),
@@ -173,7 +174,7 @@ def _rows_to_settle(c: Mapping[str, Any], limit: float, serious: float) -> int |
     return min((w for w in ways if w), default=None)
 
 
-def _told(problem: Problem, c: Mapping[str, Any]) -> str:
+def _told(problem: Problem, c: ComparisonRecord) -> str:
     """The fault as a sentence about the people it is about."""
     where, points = f"{c['column']} is '{c['group']}'", lambda x: f"{100 * x:.3g} %"
     if c["measure"] == "mean_error":
@@ -189,7 +190,7 @@ def _told(problem: Problem, c: Mapping[str, Any]) -> str:
             f"Where {where}{among}, {points(c['expected'])} are predicted to be {event} and {points(c['observed'])} are, of {c['n']:,}"
             " rows."
         )
-    size = span({k: 100 * c[k] for k in ("value", "low", "high")})
+    size = span({"value": 100 * c["value"], "low": 100 * c["low"], "high": 100 * c["high"]})
     of = {"tpr": f" of the rows that are truly '{problem.labels[-1]}'", "fpr": f" of the rows that are truly '{problem.labels[0]}'"}.get(
         c["measure"], ""
     )
@@ -199,7 +200,7 @@ def _told(problem: Problem, c: Mapping[str, Any]) -> str:
     )
 
 
-def _because(c: Mapping[str, Any]) -> str:
+def _because(c: ComparisonRecord) -> str:
     """How much of a gap base rates alone would give."""
     if not c["other"] or c["implied"] is None or c["implied"] != c["implied"]:
         return ""

@@ -14,7 +14,7 @@ from math import log, sqrt
 from typing import Any
 
 from .gate import GateResult, known, merit_status, span
-from ..metrics.intervals import bonferroni_factor, widen
+from ..metrics.intervals import Interval, bonferroni_factor, widen
 
 # %% ../../nbs/decide/06_holdout_reuse.ipynb #613c6795
 def expected_optimism(
@@ -34,25 +34,28 @@ def allow_for_choices(
 
 
 def _widened(result: GateResult, n: int) -> GateResult:
-    figures = {"value": result.value, "low": result.low, "high": result.high}
-    if n <= 1 or result.better != "higher" or result.limit is None or not known(figures) or result.status in ("hold", "not checked"):
+    value, low, high = result.value, result.low, result.high
+    if n <= 1 or result.better != "higher" or result.limit is None or result.status in ("hold", "not checked"):
         return result
-    wide = widen(figures, n)
+    if value is None or low is None or high is None or not known({"value": value, "low": low, "high": high}):
+        return result
+    wide = widen({"value": value, "low": low, "high": high}, n)
     said = f"Corrected for the {n} models that were scored on tests of this table, the interval is {span(wide)}"
-    changed = {"low": wide["low"], "high": wide["high"], "limit_text": f"{result.limit_text}, corrected for {n} models"}
+    limit_text = f"{result.limit_text}, corrected for {n} models"
     if result.status == "pass" and merit_status(wide["value"], wide["low"], result.limit) != "pass":
         advice = "Score the model on rows that no earlier training was tested on: aimt evaluate RUN FRESH."
-        return replace(
-            result, status="not yet", text=f"{result.text} {said}: no longer above the limit.", advice=advice, merit="", **changed
-        )
-    return replace(result, text=f"{result.text} {said}.", **changed)
+        text = f"{result.text} {said}: no longer above the limit."
+        result = replace(result, status="not yet", text=text, advice=advice, merit="")
+    else:
+        result = replace(result, text=f"{result.text} {said}.")
+    return replace(result, low=wide["low"], high=wide["high"], limit_text=limit_text)
 
 # %% ../../nbs/decide/06_holdout_reuse.ipynb #b2883ad2
 def widen_again(
     gate: Mapping[str, Any],  # A gate of the verdict, as stored
     before: int,  # Number of models for which its interval is corrected
     now: int,  # Number of models known now
-) -> dict[str, Any] | None:  # value, low, high; None for a gate that is not about merit, or has no interval
+) -> Interval | None:  # None for a gate that is not about merit, or has no interval
     """The interval of a merit gate, corrected for the number of models known now."""
     if gate.get("better") != "higher" or gate.get("limit") is None or not known(gate):
         return None

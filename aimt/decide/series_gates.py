@@ -16,8 +16,19 @@ from typing import Any
 import pandas as pd
 
 from ..data.series.panel import Panel
-from .gate import Gate, GateResult, fault_status, judge, merit_status, number, rows_needed, smallest_detectable, span
-from ..metrics.intervals import clustered_interval, wilson
+from aimt.decide.gate import (
+    Gate,
+    GateResult,
+    VerdictRecord,
+    fault_status,
+    judge,
+    merit_status,
+    number,
+    rows_needed,
+    smallest_detectable,
+    span,
+)
+from ..metrics.intervals import Interval, clustered_interval, wilson
 from ..models.series.backtest import SIMPLE, told_ahead
 
 # %% ../../nbs/decide/25_series_gates.ipynb #86535337
@@ -66,12 +77,12 @@ def forecast_verdict(
     *results: Any,  # As for `forecast_gates`
     attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason
     **named: Any,  # As for `forecast_gates`
-) -> dict[str, Any]:
+) -> VerdictRecord:
     """SHIP, NOT YET or HOLD, with the gates, a summary and advice."""
     return judge(forecast_gates(*results, **named), attested).to_dict()
 
 # %% ../../nbs/decide/25_series_gates.ipynb #ac124fc8
-def _interval(judged: pd.DataFrame, values: pd.Series, limits: ForecastLimits) -> dict[str, float]:
+def _interval(judged: pd.DataFrame, values: pd.Series, limits: ForecastLimits) -> Interval:
     """Mean with its interval, clustered by origin (in blocks where origins overlap), and by series where there are enough."""
     known = values.notna()
     rows = judged[known]
@@ -119,9 +130,10 @@ def baseline_gate(judged: pd.DataFrame, limits: ForecastLimits, rivals: Sequence
     )
 
 
-def _finite(interval: dict[str, float]) -> dict[str, float | None]:
+def _finite(interval: Interval) -> dict[str, float | None]:
     """The same with None for ends that are not known."""
-    return {k: v if abs(v) < float("inf") else None for k, v in interval.items()}
+    figures = {"value": interval["value"], "low": interval["low"], "high": interval["high"]}
+    return {k: v if abs(v) < float("inf") else None for k, v in figures.items()}
 
 # %% ../../nbs/decide/25_series_gates.ipynb #31c315b2
 def coverage_gate(judged: pd.DataFrame, promised: float, horizon: int, limits: ForecastLimits) -> GateResult:
@@ -161,7 +173,7 @@ def width_gate(judged: pd.DataFrame, promised: float, limits: ForecastLimits) ->
     if not len(known):
         return gate.result("not checked", "No value of the test was really there.")
     found = _interval(known, known["inner"], limits)
-    inside = found | {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
+    inside = {"value": found["value"], "low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
     text = f"{100 * inside['value']:.0f} % of the tested values lie in the inner half of their {100 * promised:.0f} % interval."
     advice = "The intervals are more than twice as wide as needed: the past was wilder than the test."
     return gate.result(

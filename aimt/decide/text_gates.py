@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .gate import Gate, GateResult, fault_status, judge, merit_status, number, smallest_detectable, span
+from .gate import Gate, GateResult, VerdictRecord, fault_status, judge, merit_status, number, smallest_detectable, span
 
 # %% ../../nbs/decide/15_text_gates.ipynb #1a4b572e
 @dataclass(frozen=True)
@@ -203,6 +203,6 @@ def text_verdict(
     *results: Any,  # As for `text_gates`
     attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason
     **named: Any,  # As for `text_gates`
-) -> dict[str, Any]:
+) -> VerdictRecord:
     """SHIP, NOT YET or HOLD, with the gates, a summary and advice."""
     return judge(text_gates(*results, **named), attested).to_dict()

@@ -10,13 +10,24 @@ __all__ = ['rows_lever', 'rare_class_lever', 'columns_lever']
 
 # %% ../../../nbs/evaluate/table/47_extrapolation.ipynb #29b92ced
 import time
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .ablation import QUICK_TREES, Bench, cannot_tell, finite_mean, gain_text, judge_lever, paired_gain, smallest_gain
-from .learning_curve import drawing_order, fit_power_law, forecast_error, power_law
+from aimt.evaluate.table.ablation import (
+    QUICK_TREES,
+    Bench,
+    ColumnGain,
+    Lever,
+    cannot_tell,
+    finite_mean,
+    gain_text,
+    judge_lever,
+    paired_gain,
+    smallest_gain,
+)
+from .learning_curve import LearningCurve, drawing_order, fit_power_law, forecast_error, power_law
+from ...metrics.intervals import Interval
 from ...models.table.bagging import cross_fit, pool_to_prediction, to_pool
 from ...models.table.baselines import to_margin
 
@@ -50,7 +61,7 @@ def _error_of_fewer(bench: Bench, rows: np.ndarray, valid: np.ndarray, share: fl
     return bench.judge(_unshift(bench.pool(rows, valid), share, code, bench.table.task), valid)
 
 # %% ../../../nbs/evaluate/table/47_extrapolation.ipynb #136dcfa6
-def _ahead(bench: Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_draws: int = 400) -> dict[str, float] | str:
+def _ahead(bench: Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_draws: int = 400) -> Interval | str:
     """The gain forecast at `ratio` times the largest size, or why there is none."""
     folds = np.isfinite(errors).all(axis=0)
     if folds.sum() < 3:
@@ -60,7 +71,7 @@ def _ahead(bench: Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_
     law = fit_power_law(sizes, errors[:, folds].mean(axis=1) + rng.normal(size=(n_draws, len(sizes))) * noise, 1 / noise**2)
     drawn = power_law(law, 1.0) - power_law(law, ratio) + rng.normal(0, np.sqrt(0.5) * abs(f["missed"]), n_draws)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    gain = {"value": f["now"] - f["value"], "low": float(low), "high": float(high)}
+    gain: Interval = {"value": f["now"] - f["value"], "low": float(low), "high": float(high)}
     if gain["high"] >= smallest_gain(bench, f["now"]) and gain["high"] - gain["low"] > errors[0, folds].mean() - errors[-1, folds].mean():
         return "the scores scatter more than they rise"
     return gain
@@ -69,8 +80,8 @@ def _ahead(bench: Bench, sizes: np.ndarray, errors: np.ndarray, ratio: float, n_
 def rows_lever(
     bench: Bench,  # Table and folds
     base: np.ndarray,  # Error of each fold with all rows
-    curve: dict[str, Any] | None = None,  # From `learning_curve`; measured here when None
-) -> dict[str, Any]:  # From `judge_lever`
+    curve: LearningCurve | None = None,  # Measured here when None
+) -> Lever:
     """The gain from twice the rows."""
     assumed = "the error goes on falling as a power law of the rows"
     if curve is not None:
@@ -82,13 +93,13 @@ def rows_lever(
     return judge_lever(bench, "rows", finite_mean(list(base)), gain, f"a quick model with {sizes[0]:,} to {sizes[-1]:,} rows", assumed)
 
 
-def _of_curve(bench: Bench, base: np.ndarray, curve: dict[str, Any], assumed: str) -> dict[str, Any]:
+def _of_curve(bench: Bench, base: np.ndarray, curve: LearningCurve, assumed: str) -> Lever:
     """From what `learning_curve` found."""
     ahead, fit = curve.get("forecast"), curve.get("fit")
     if not ahead or not fit:
-        return cannot_tell("rows", "see the learning curve") | {"message": curve.get("message") or "There is no learning curve."}
+        return {**cannot_tell("rows", "see the learning curve"), "message": curve.get("message") or "There is no learning curve."}
     now = fit["a"] + fit["b"] * curve["sizes"][-1] ** -fit["c"]
-    errors = [1 - ahead[key] if bench.metric.higher_is_better else ahead[key] for key in ("value", "low", "high")]
+    errors = [1 - score if bench.metric.higher_is_better else score for score in (ahead["value"], ahead["low"], ahead["high"])]
     low, high = sorted(now - e for e in errors[1:])
     return judge_lever(
         bench,
@@ -104,7 +115,7 @@ def rare_class_lever(
     bench: Bench,  # Table and folds
     base: np.ndarray,  # Error of each fold with all rows
     labels: list[str],  # Names of the classes
-) -> dict[str, Any] | None:  # From `judge_lever`; None when no class is rare
+) -> Lever | None:  # None when no class is rare
     """The gain from twice the rows of the rarest class."""
     if bench.table.task == "regression":
         return None
@@ -157,7 +168,7 @@ def _strongest(bench: Bench) -> str:
 def columns_lever(
     bench: Bench,  # Table and folds
     base: np.ndarray,  # Error of each fold with all columns
-) -> dict[str, Any]:  # From `judge_lever`, and `strongest`: what the strongest column brings
+) -> Lever:  # With `strongest`: what the strongest column brings
     """The gain from two more columns like the existing ones."""
     names = _columns(bench)
     if len(names) < 4:
@@ -167,13 +178,14 @@ def columns_lever(
     gain = _ahead(bench, scale, errors, float(np.exp(6 / len(names)))) if len(sizes) == 4 else "there are too few columns to take some away"
     if isinstance(gain, str):
         return cannot_tell("features", gain)
-    best, measured = None, f"a quick model with {sizes[0]} to {sizes[-1]} columns"
+    best: ColumnGain | None = None
+    measured = f"a quick model with {sizes[0]} to {sizes[-1]} columns"
     name = _strongest(bench)
     table = bench.restrict(set(names) - {name})
     without = np.array([bench.error(train, valid, table=table) for train, valid in bench.folds])
     have = np.isfinite(without) & np.isfinite(base)
     if have.sum() >= 3:
-        best = {"column": name} | paired_gain(bench, without[have], base[have])
+        best = {"column": name, **paired_gain(bench, without[have], base[have])}
         measured += f"; the strongest column, {name}, brings {gain_text(best)}"
     return judge_lever(
         bench, "features", finite_mean(list(base)), gain, measured, "new columns are like those that there are", strongest=best

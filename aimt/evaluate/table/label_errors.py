@@ -10,7 +10,7 @@ __all__ = ['f1_cut', 'LabelErrors', 'find_label_errors', 'plot_label_errors']
 # %% ../../../nbs/evaluate/table/40_label_errors.ipynb #d1c5e96b
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from scipy.stats import chi2
 from ...core.errors import DataError
 from ...core.files import plain
 from ...core.plot_style import COLORS, new_figure
+from ...metrics.intervals import Interval
+from ...metrics.reports import LabelErrorReport
 
 # %% ../../../nbs/evaluate/table/40_label_errors.ipynb #d5345a1a
 def _log_centred(probs: np.ndarray) -> np.ndarray:
@@ -162,11 +164,11 @@ class LabelErrors:
 
     table: pd.DataFrame  # Flagged rows, the most probable error first: row, given, suggested, probability
     probability: np.ndarray  # Of a wrong label, for every row, shape (N,); NaN without a prediction
-    noise_rate: dict[str, float]  # Share of wrong labels: value, low, high; says nothing unless `refuted`
+    noise_rate: Interval  # Share of wrong labels; says nothing unless `refuted`
     noise_matrix: np.ndarray  # P(given j | true k), shape (C, C)
     cut: float  # Rows above this probability are flagged
     expected_f1: float  # What F1 the flagged rows should have if the probabilities are right
-    calibration: str  # temperature or flexible
+    calibration: Literal["temperature", "flexible"]
     refuted: bool  # Whether 'no label is wrong' is refuted
 
     @property
@@ -184,7 +186,7 @@ class LabelErrors:
             f"{count} probably wrong; in all {share} may be. Check the flagged rows, the most probable errors first, before training again."
         )
 
-    def to_dict(self, *, rows: int = 100) -> dict[str, Any]:
+    def to_dict(self, *, rows: int = 100) -> LabelErrorReport:
         """Plain data for JSON, with the first `rows` flagged rows."""
         return plain(
             {
@@ -241,7 +243,7 @@ def find_label_errors(
     cut, expected = f1_cut(wrong)
     cut = cut if refuted else max(cut, 0.5)
     low, high = _rate_interval(probs[sample], y[sample], noise.T)
-    rate = {"value": float(wrong.mean()), "low": min(low, float(wrong.mean())), "high": max(high, float(wrong.mean()))}
+    rate: Interval = {"value": float(wrong.mean()), "low": min(low, float(wrong.mean())), "high": max(high, float(wrong.mean()))}
     q[np.arange(len(y)), y] = -1
     table = _table(np.flatnonzero(have), y, q.argmax(axis=1), wrong, cut, names)
     everywhere = np.full(len(have), np.nan)

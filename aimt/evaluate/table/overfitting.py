@@ -8,8 +8,6 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/table/overfitting.html.md"""
 __all__ = ['overfitting', 'plot_overfitting']
 
 # %% ../../../nbs/evaluate/table/10_overfitting.ipynb #62c167a0
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -18,8 +16,9 @@ from ...core.files import plain
 from ...core.problem import Problem
 from ...core.plot_style import COLORS, new_figure
 from .scores import readable
-from ...metrics.intervals import bootstrap
+from ...metrics.intervals import Interval, bootstrap
 from ...metrics.registry import Metric, get_metric
+from ...metrics.reports import OverfittingReport, OverfittingStatus, ScoreGaps
 
 # %% ../../../nbs/evaluate/table/10_overfitting.ipynb #d8e7ed3b
 def overfitting(
@@ -35,7 +34,7 @@ def overfitting(
         None,
     ),  # Cluster (entity or time) of each training row, and of each test row
     seed: int = 0,  # Same seed, same intervals
-) -> dict[str, Any]:  # metric, train, valid, test, gap_train_valid, gap_valid_test (intervals or None), status, message
+) -> OverfittingReport:
     """What was memorised (train minus validation) and what choosing has flattered (validation minus test).
 
     Validation rows took part in stopping, choosing and calibrating the models that predict them; test rows took no part.
@@ -55,7 +54,7 @@ def overfitting(
     if y_test is not None and test_pred is not None:
         last = {"test": np.asarray(test_pred, float)}
         test = bootstrap(metric.function, np.asarray(y_test), last, seed=seed + 1, clusters=new)["test"]
-    result = {
+    result: ScoreGaps = {
         "metric": metric.name,
         "label": metric.label,
         "higher_is_better": metric.higher_is_better,
@@ -65,10 +64,12 @@ def overfitting(
         "gap_train_valid": _turn(metric, found["train - valid"]) if pairs else None,
         "gap_valid_test": _turn(metric, _difference(found["valid"], test)) if test else None,
     }
-    return plain(result | _judge(result))
+    status, message = _judge(result)
+    report: OverfittingReport = {**result, "status": status, "message": message}
+    return plain(report)
 
 # %% ../../../nbs/evaluate/table/10_overfitting.ipynb #7efc2c55
-def _difference(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+def _difference(a: Interval, b: Interval) -> Interval:
     """Interval of a minus b from the intervals of two independent estimates (MOVER)."""
     d = a["value"] - b["value"]
     low = d - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
@@ -76,12 +77,13 @@ def _difference(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     return {"value": d, "low": float(low), "high": float(high)}
 
 
-def _turn(metric: Metric, d: dict[str, float]) -> dict[str, float]:
+def _turn(metric: Metric, d: Interval) -> Interval:
     """So that positive means worse on the second of the two."""
     return d if metric.higher_is_better else {"value": -d["value"], "low": -d["high"], "high": -d["low"]}
 
 
-def _judge(r: dict[str, Any]) -> dict[str, str]:
+def _judge(r: ScoreGaps) -> tuple[OverfittingStatus, str]:
+    status: OverfittingStatus
     gap, memorised = r["gap_valid_test"], r["gap_train_valid"]
     if not gap or not np.isfinite(gap["low"]):
         status, text = "not checked", "Validation and test were not compared."
@@ -100,24 +102,22 @@ def _judge(r: dict[str, Any]) -> dict[str, str]:
             f" On its own training rows the model scores {readable(r['train']['value'])} instead of "
             f"{readable(r['valid']['value'])}: usual for boosted trees, and why it is not used."
         )
-    return {"status": status, "message": text}
+    return status, text
 
 
-def _span(d: dict[str, float], sign: int = 1) -> str:
+def _span(d: Interval, sign: int = 1) -> str:
     value, low, high = sign * d["value"], *sorted((sign * d["low"], sign * d["high"]))
     return f"{readable(value)} ({readable(low)} to {readable(high)})"
 
 # %% ../../../nbs/evaluate/table/10_overfitting.ipynb #1b80ac1b
-def plot_overfitting(
-    result: dict[str, Any],  # From `overfitting`
-) -> Figure:
+def plot_overfitting(result: OverfittingReport) -> Figure:
     """The score on training, validation and test rows with 95 % intervals."""
-    parts = [p for p in ("train", "valid", "test") if result.get(p) and result[p]["value"] is not None]
+    scores = {"train": result["train"], "valid": result["valid"], "test": result["test"]}
+    parts = {part: score for part, score in scores.items() if score and score["value"] is not None}
     words = {"train": "training rows\n(fitted)", "valid": "validation rows\n(chosen on)", "test": "test rows\n(no part)"}
     colors = {"train": COLORS["muted"], "valid": COLORS["accent"], "test": COLORS["bad"]}
     fig, ax = new_figure(5.2, 0.8 + 0.55 * max(len(parts), 1))
-    for i, part in enumerate(parts):
-        v = result[part]
+    for i, (part, v) in enumerate(parts.items()):
         low, high = (v["value"] if v[k] is None else v[k] for k in ("low", "high"))
         ax.plot([low, high], [i, i], color=colors[part], lw=2.5, solid_capstyle="round")
         ax.plot(v["value"], i, "o", color=colors[part], ms=6)

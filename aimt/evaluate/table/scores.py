@@ -9,7 +9,6 @@ __all__ = ['BASELINES', 'score_models', 'readable', 'plot_scores']
 
 # %% ../../../nbs/evaluate/table/00_scores.ipynb #145af7c4
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,8 +18,9 @@ from ...core.files import plain
 from ...core.problem import Problem
 from ...core.plot_style import COLORS, new_figure
 from ...metrics.classification import decide
-from ...metrics.intervals import bootstrap
+from ...metrics.intervals import Interval, bootstrap
 from ...metrics.registry import Metric, get_metric, metrics_for
+from ...metrics.reports import BaselineDifference, ScoreReport, ScoreRow
 
 # %% ../../../nbs/evaluate/table/00_scores.ipynb #4e967761
 BASELINES = ("prior", "linear", "additive", "lightgbm")
@@ -39,7 +39,7 @@ def score_models(
     baselines: Sequence[str] = BASELINES,  # Those of them that are in `preds` count
     seed: int = 0,  # Same seed, same intervals
     clusters: np.ndarray | None = None,  # Cluster of each row: its entity or its time, (n,), or both, (n, 2); None: independent rows
-) -> dict[str, Any]:  # metric, label, higher_is_better, part, n_rows, table, best_baseline, difference, ...
+) -> ScoreReport:
     """Every score of every model with a 95 % interval, and the paired differences to the baselines.
 
     Raises `DataError` when a prediction does not have one row for each target.
@@ -56,31 +56,30 @@ def score_models(
     best = min((d for d in differences if np.isfinite(d["value"])), key=lambda d: d["value"], default=None)
     for row in table:
         row["seconds"] = (seconds or {}).get(row["model"])
-    return plain(
-        {
-            "metric": main.name,
-            "label": main.label,
-            "higher_is_better": main.higher_is_better,
-            "part": part,
-            "n_rows": len(y),
-            "threshold": threshold if problem.task == "binary" else None,
-            "models": list(preds),
-            "table": table,
-            "best_baseline": best["baseline"] if best else None,
-            "difference": best,
-            "difference_to_prior": next((d for d in differences if d["baseline"] == "prior"), None),
-            "differences": differences,
-        }
-    )
+    report: ScoreReport = {
+        "metric": main.name,
+        "label": main.label,
+        "higher_is_better": main.higher_is_better,
+        "part": part,
+        "n_rows": len(y),
+        "threshold": threshold if problem.task == "binary" else None,
+        "models": list(preds),
+        "table": table,
+        "best_baseline": best["baseline"] if best else None,
+        "difference": best,
+        "difference_to_prior": next((d for d in differences if d["baseline"] == "prior"), None),
+        "differences": differences,
+    }
+    return plain(report)
 
 # %% ../../../nbs/evaluate/table/00_scores.ipynb #c515ec34
 def _rows(
     metric: Metric, problem: Problem, y: np.ndarray, preds: dict[str, np.ndarray], threshold: float, seed: int, clusters: np.ndarray | None
-) -> list[dict[str, Any]]:
+) -> list[ScoreRow]:
     judged = _judged(metric, problem, preds, threshold)
     main = metric.name == problem.metric
     found = bootstrap(metric.function, y, judged, seed=seed, n_resamples=_resamples(len(y), main), clusters=clusters)
-    return [{"model": name, "metric": metric.name, "label": metric.label, **found[name]} for name in preds]
+    return [{"model": name, "metric": metric.name, "label": metric.label, **found[name], "seconds": None} for name in preds]
 
 
 def _judged(metric: Metric, problem: Problem, preds: dict[str, np.ndarray], threshold: float) -> dict[str, np.ndarray]:
@@ -97,10 +96,10 @@ def _resamples(n: int, main: bool) -> int:
 
 def _difference(
     metric: Metric, y: np.ndarray, preds: dict[str, np.ndarray], model: str, baseline: str, seed: int, clusters: np.ndarray | None
-) -> dict[str, Any]:
+) -> BaselineDifference:
     both = {"a": preds[model], "b": preds[baseline]}
     d = bootstrap(metric.function, y, both, seed=seed, pairs=[("a", "b")], clusters=clusters)["a - b"]
-    turned = d if metric.higher_is_better else {"value": -d["value"], "low": -d["high"], "high": -d["low"]}
+    turned: Interval = d if metric.higher_is_better else {"value": -d["value"], "low": -d["high"], "high": -d["low"]}
     return {"baseline": baseline, **turned}
 
 # %% ../../../nbs/evaluate/table/00_scores.ipynb #cee912ec
@@ -117,9 +116,7 @@ def readable(
 _SHOWN = {"prior": "base rate", "linear": "linear", "additive": "readable curves", "lightgbm": "LightGBM defaults", "model": "this model"}
 
 
-def plot_scores(
-    scores: dict[str, Any],  # From `score_models`
-) -> Figure:
+def plot_scores(scores: ScoreReport) -> Figure:
     """The main metric of each model with its 95 % interval."""
     rows = [r for r in scores["table"] if r["metric"] == scores["metric"] and r["value"] is not None]
     fig, ax = new_figure(5.2, 0.9 + 0.38 * max(len(rows), 1))

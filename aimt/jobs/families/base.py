@@ -25,7 +25,7 @@ from ...data.sources.catalog import list_datasets, load_dataset
 from ...data.io.load import Table, load_table
 from ...data.checks.table_checks import hash_column
 from ...explain.occlusion import PartEffect, occlude
-from ...metrics.intervals import mean_interval, wilson
+from ...metrics.intervals import Interval, mean_interval, wilson
 
 # %% ../../../nbs/jobs/families/00_base.ipynb #6d198c90
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def reasons_for(
 # %% ../../../nbs/jobs/families/00_base.ipynb #70509dc9
 def interval_of(
     values: np.ndarray,  # A figure of each example
-) -> dict[str, float]:  # value, low, high
+) -> Interval:
     """Mean of a figure with its 95 % interval."""
     values = np.asarray(values, float)
     if len(values) and np.isin(values, (0.0, 1.0)).all():

@@ -30,7 +30,7 @@ from ...core.run import Run
 from ...decide.finetune_gates import Figure, tuned_gates
 from ...decide.gate import GateResult
 from ...deploy.report.finetune import AnswerCount, ExplainedAnswer, FigureInterval, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
-from ...evaluate.text.language_model import near_copies, seen_share, smooth, text_sketch
+from ...evaluate.text.language_model import TextSketch, near_copies, seen_share, smooth, text_sketch
 from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
 from ...data.checks.table_checks import hash_column
 from ...data.io.memory import as_source
@@ -197,7 +197,7 @@ def _texts(family: FinetuneTask, part: pd.DataFrame) -> list[str]:
 
 def base_sketch(
     model: str | Path,  # Folder of a model or of a run, or a name on the hub
-) -> dict[str, Any] | None:
+) -> TextSketch | None:
     """What is known of the text that a base model was trained on: the sketch in its run; None when it comes from elsewhere."""
     for place in (Path(model), Path(model).parent):
         if (place / SKETCH).is_file():

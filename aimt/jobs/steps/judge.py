@@ -31,6 +31,7 @@ from ...decide.table_gates import GATES, table_gates
 from ...decide.threshold import decision_at_threshold
 from ...evaluate.table.calibration import calibration_report
 from ...evaluate.table.group_metrics import group_report
+from ...metrics.reports import GroupReport, OverfittingReport
 from ...evaluate.table.leak_impact import measure_leak_impact
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import readable, score_models
@@ -183,7 +184,7 @@ def evaluate(work: JudgeWork) -> str:
     rivals = {name: rival.values for name, rival in work.rivals.items()}
     fixed = 0.5 if work.answers.decided else work.options.threshold
     decision = decision_at_threshold(problem, y, values, fixed, rivals, clusters=clusters, seed=seed)
-    threshold = decision["threshold"] if problem.task == "binary" else 0.5
+    threshold = 0.5 if decision["threshold"] is None else decision["threshold"]
     scores = score_models(
         problem,
         y,
@@ -218,7 +219,7 @@ def _trivial_answer(work: JudgeWork) -> np.ndarray:
     return prior.fit(work.frame, work.y if work.y_known is None else work.y_known).predict_raw(work.frame)
 
 
-def _compare_groups(work: JudgeWork, threshold: float) -> dict[str, Any] | None:
+def _compare_groups(work: JudgeWork, threshold: float) -> GroupReport | None:
     """How each group fares on the judged rows."""
     problem = work.problem
     if not problem.sensitive_features:
@@ -228,7 +229,7 @@ def _compare_groups(work: JudgeWork, threshold: float) -> dict[str, Any] | None:
     return group_report(problem, values, work.y, work.answers.values, threshold, clusters=persons) | {"part": "judged rows"}
 
 
-def _compare_training_scores(work: JudgeWork, clusters: np.ndarray | None) -> dict[str, Any] | None:
+def _compare_training_scores(work: JudgeWork, clusters: np.ndarray | None) -> OverfittingReport | None:
     """What the model promised out of fold beside what it holds on the judged rows; None when the training table has no answers."""
     o = work.options
     columns = column_names(o.probability or o.prediction, work.schema, "")

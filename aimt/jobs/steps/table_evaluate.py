@@ -25,6 +25,7 @@ from ...decide.gate import GateResult
 from ...decide.table_gates import table_gates
 from ...evaluate.table.calibration import calibration_report
 from ...evaluate.table.group_metrics import group_report
+from ...metrics.reports import ColumnGroups, GroupReport, LabelErrorReport
 from ...evaluate.table.what_if import what_helps
 from ...evaluate.table.label_errors import find_label_errors
 from ...evaluate.table.learning_curve import learning_curve
@@ -98,7 +99,7 @@ def evaluate(work: TableWork) -> str:
         clusters=new,
         seed=work.seed,
     )
-    threshold = decision["threshold"] if problem.task == "binary" else 0.5
+    threshold = 0.5 if decision["threshold"] is None else decision["threshold"]
     scores = score_models(
         problem,
         y_test,
@@ -134,7 +135,7 @@ _MOST_CELLS = 3_000_000  # Rows times classes; wrong labels are not looked for i
 _WIDE_COLUMNS = 500  # Rules, and what would help most, are not looked for in more
 
 
-def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> dict[str, Any] | None:
+def _wrong_labels(work: TableWork, oof: np.ndarray, most: int = 20) -> LabelErrorReport | None:
     """The training rows whose label surprises models that did not see them most; and whether some labels are certainly wrong."""
     train, labels = work.split.train, work.problem.labels
     y, seen = work.y[train], np.flatnonzero(np.isfinite(oof[:, 0]))
@@ -155,7 +156,7 @@ def _group_values(work: TableWork, rows: np.ndarray) -> pd.DataFrame:
     return work.schema.conform(work.frame.iloc[rows].reset_index(drop=True), work.problem.sensitive_features, report=False)[0]
 
 
-def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> dict[str, Any]:
+def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> GroupReport:
     """How each group fares, on all rows that were predicted without having been learned from."""
     seen, rows = work.split.unseen(ours["oof"])
     persons = None if work.problem.entity is None else pd.factorize(work.frame[work.problem.entity])[0][rows]
@@ -173,7 +174,7 @@ def _groups(work: TableWork, ours: dict[str, np.ndarray], threshold: float) -> d
 _RATES = {"tpr": "equal-opportunity", "fpr": "predictive-equality", "selection_rate": "demographic-parity"}
 
 # %% ../../../nbs/jobs/steps/01_table_evaluate.ipynb #fd7dfd00
-def _mitigation(work: TableWork, ours: dict[str, np.ndarray], threshold: float, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _mitigation(work: TableWork, ours: dict[str, np.ndarray], threshold: float, columns: list[ColumnGroups]) -> list[dict[str, Any]]:
     """What a threshold for each group would do: learned on out-of-fold predictions, valued on the test rows.
 
     For each column with a gap that is proven, in the rate that the criterion asks about, or else in the larger of both error rates.

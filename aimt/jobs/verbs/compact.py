@@ -33,6 +33,7 @@ from ...deploy.report.card import write_card
 from ...deploy.report.table import write_report
 from ...evaluate.table.calibration import calibration_report
 from ...evaluate.table.group_metrics import group_report
+from ...metrics.reports import GroupReport
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import score_models
 from ..shared.table_model import SavedModel, open_model
@@ -174,7 +175,7 @@ def _looked(new: Run, saved: SavedModel) -> dict[str, Any]:
     return look | {"n": len(kept.rows)} | {k: v for k, v in asdict(found).items() if k != "entries"} | {"choices": found.choices}
 
 
-def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray, threshold: float) -> dict[str, Any] | None:
+def _groups(saved: SavedModel, rows: RunRows, oof: np.ndarray, pred: np.ndarray, threshold: float) -> GroupReport | None:
     """Metrics per group: on the test rows with the new model, and on the training rows with the old one's out-of-fold predictions."""
     problem = saved.problem
     seen, at = rows.split.unseen(oof)

@@ -25,14 +25,14 @@ from ...data.io.memory import TableSource, as_source
 from ...data.split.split import dependent_rows
 from ...data.table.infer_problem import encode_target, unknown_labels
 from ...data.table.schema import show
-from ...evaluate.table.model_comparison import permutation_test
+from ...evaluate.table.model_comparison import PermutationTest, permutation_test
 from ...evaluate.table.population_weights import read_population
 from ...evaluate.table.representativeness import population_lines, population_report
 from ...evaluate.table.scores import readable, score_models
 from ..shared.pipeline import do_verb
 from ..shared.table_model import SavedModel, open_model
 from ..shared.run_rows import note_scoring
-from ...metrics.fairness import make_groups
+from ...metrics.groups import make_groups
 from ...metrics.intervals import wilson
 from ...models.table.baselines import LinearModel, fold_pairs, to_prediction
 from ...models.trees.boosting import fit_member
@@ -179,7 +179,7 @@ def evaluate_table(
     threshold = 0.5 if trained.threshold is None else trained.threshold
     reuse, unwritten = note_scoring(run, "evaluate", table.fingerprint, np.flatnonzero(kept), y)
     pred = trained.model.predict_raw(inputs)
-    scores = score_models(
+    report = score_models(
         trained.problem,
         y,
         {"model": pred},

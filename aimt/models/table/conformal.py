@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import ProblemError
-from ...metrics.fairness import make_groups, quantile_cuts
+from ...metrics.groups import make_groups, quantile_cuts
 
 # %% ../../../nbs/models/table/45_conformal.ipynb #274392fb
 def check_coverage(coverage: float) -> float:

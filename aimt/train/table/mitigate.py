@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from ...core.errors import DataError, closest, require
 from ...core.files import plain
 from ...core.plot_style import COLORS, new_figure
-from ...metrics.fairness import as_groups, share_gap
+from ...metrics.fairness import share_gap
+from ...metrics.groups import as_groups
 from ...metrics.intervals import mean_interval
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #01e0d8c4
