@@ -277,7 +277,7 @@ def _curve(
         for t, o, v, e in columns
     ]
 
-# %% ../../nbs/decide/00_threshold.ipynb #8722050b
+# %% ../../nbs/decide/00_threshold.ipynb #1d15d4fe
 def _positive(pred: NDArray[Any]) -> NDArray[np.float64]:
     pred = np.asarray(pred, float)
     return pred[:, 1] if pred.ndim == 2 else pred
@@ -289,7 +289,7 @@ def _seen(y: NDArray[Any], pred: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np
     keep = np.isfinite(p)
     return np.asarray(y)[keep].astype(int), p[keep]
 
-
+# %% ../../nbs/decide/00_threshold.ipynb #8722050b
 def decision_report(
     problem: Problem,
     y_oof: NDArray[Any],  # True class of the training rows, 0 or 1, shape (n,)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from .intervals import bootstrap
+from .intervals import Interval, bootstrap
 
 # %% ../../nbs/metrics/30_speech.ipynb #55261b03
 def align(
@@ -87,7 +87,7 @@ def word_error_rate(
     n_resamples: int = 1000,
     level: float = 0.95,  # Coverage
     seed: int = 0,
-) -> dict[str, float]:  # value, low, high; NaN when nothing was said
+) -> Interval:  # NaN when nothing was said
     """Word error rate over all utterances, with a bootstrap interval. Raises `DataError` for unequal numbers."""
     n, errors = _counts(references, hypotheses, str.split)
     return bootstrap(_ratio, n, {"wer": errors}, n_resamples=n_resamples, level=level, seed=seed)["wer"]
@@ -100,7 +100,7 @@ def char_error_rate(
     n_resamples: int = 1000,
     level: float = 0.95,  # Coverage
     seed: int = 0,
-) -> dict[str, float]:  # value, low, high; NaN when nothing was said
+) -> Interval:  # NaN when nothing was said
     """Character error rate; spaces are characters too. Raises `DataError` for unequal numbers."""
     n, errors = _counts(references, hypotheses, lambda text: " ".join(text.split()))
     return bootstrap(_ratio, n, {"cer": errors}, n_resamples=n_resamples, level=level, seed=seed)["cer"]
@@ -113,7 +113,7 @@ def compare_transcripts(
     n_resamples: int = 1000,
     level: float = 0.95,  # Coverage
     seed: int = 0,
-) -> dict[str, dict[str, float]]:  # Per system and per difference ("b - a"): value, low, high of the word error rate
+) -> dict[str, Interval]:  # Word error rate per system and per difference ("b - a")
     """Word error rates of several systems on the same utterances, and how each differs from the first."""
     errors, n = {}, np.zeros(0)
     for name, texts in hypotheses.items():

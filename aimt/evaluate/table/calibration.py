@@ -165,7 +165,7 @@ def _measure(problem: Problem, y: np.ndarray, pred: np.ndarray, n_bins: int, see
         "bins": found["bins"],
     }
 
-
+# %% ../../../nbs/evaluate/table/05_calibration.ipynb #d4587217
 def _cautious(each: list[CalibrationFigures]) -> CalibrationFigures:
     """The widest intervals and the highest level of chance, of one for each kind of cluster."""
     first, noise = each[0], max(e["ece_noise"] for e in each)

@@ -25,7 +25,7 @@ from ...metrics.classification import roc_auc
 from ...metrics.intervals import Interval, bootstrap
 from ...models.trees.boosting import fit_member
 
-# %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #44e09631
+# %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #f507b2dc
 class ColumnShift(TypedDict):
     """How far the two distributions of a column are apart."""
 
@@ -44,7 +44,7 @@ class ShiftReport(TypedDict):
     shifted: bool
     message: str
 
-
+# %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #44e09631
 _MOST_COLUMNS = 300  # Of a wide table so many are looked at one by one, drawn at random
 _ALPHA = 0.01  # Of the tests of all columns together, and of the interval of the AUC
 

@@ -139,7 +139,7 @@ def power_law(law: dict[str, np.ndarray], ratio: float) -> np.ndarray:
     """The error at `ratio` times the largest size."""
     return law["a"] + law["b"] * ratio ** -law["c"]
 
-# %% ../../../nbs/evaluate/table/35_learning_curve.ipynb #7ff4f7bd
+# %% ../../../nbs/evaluate/table/35_learning_curve.ipynb #ce579852
 class ErrorForecast(Interval):
     """The error forecast at a larger size, and what the forecast is made of."""
 
@@ -151,7 +151,7 @@ class ErrorForecast(Interval):
     c: float
     r2: float  # Share of the variance between the sizes that the law explains
 
-
+# %% ../../../nbs/evaluate/table/35_learning_curve.ipynb #7ff4f7bd
 def forecast_error(
     sizes: np.ndarray,  # Rows trained on, shape (S,), the largest last
     errors: np.ndarray,  # Shape (S, K): K folds, 2 or more

@@ -172,7 +172,7 @@ def winner_score(
 def _best(scores: Mapping[str, float], metric: Any) -> str:
     return (max if metric.higher_is_better else min)(scores, key=lambda name: scores[name])
 
-# %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #07651a7a
+# %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #56fcb7ad
 class PermutationTest(TypedDict):
     """The real score among those of shuffled answers."""
 
@@ -186,7 +186,7 @@ class PermutationTest(TypedDict):
     message: str
     n_rows: NotRequired[int]  # Rows that it was made on, where these are a part of all
 
-
+# %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #07651a7a
 def permutation_test(
     learn: Learn,  # The whole way of training: whatever looks at the answers belongs inside
     frame: pd.DataFrame,  # Rows

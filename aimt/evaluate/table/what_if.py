@@ -179,7 +179,7 @@ def _model(bench: Bench, base: np.ndarray, pred: np.ndarray | None, whole: bool)
         at_most=True,
     )
 
-# %% ../../../nbs/evaluate/table/50_what_if.ipynb #7a1081c5
+# %% ../../../nbs/evaluate/table/50_what_if.ipynb #5c6ec351
 _ORDER = ("helps", "may help", "hardly", "cannot tell")
 
 
@@ -199,7 +199,7 @@ class WhatHelps(_Part):
     higher_is_better: bool
     seconds: float  # It took to measure
 
-
+# %% ../../../nbs/evaluate/table/50_what_if.ipynb #7a1081c5
 def what_helps(
     frame: pd.DataFrame,  # The table
     y: np.ndarray,  # Codes or values of its rows
