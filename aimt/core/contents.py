@@ -11,6 +11,7 @@ __all__ = ['Names', 'Scalar', 'Section', 'Sections', 'Severity', 'CONTENTS', 'MO
            'SchemaFile', 'ModelFile']
 
 # %% ../../nbs/core/37_contents.ipynb #8c5f7d4f
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from .problem import Problem
@@ -307,7 +308,7 @@ class Audit(TypedDict, total=False):
     sampled: int | None  # Rows that the costly checks looked at, at most; None: all
     seconds: float  # Time it took
     kept: list[str]  # Columns that somebody decided to keep in spite of a finding
-    population: dict[str, Any]  # Its groups against those of a population, when shares were stated
+    population: Mapping[str, Any]  # Its groups against those of a population, when shares were stated
     source: str  # Where the table came from
     warnings: list[str]  # What was assumed when it was read
 

@@ -24,7 +24,7 @@ from .rule_conditions import RuleConditions, number_words, path_conditions, tree
 from .rule_tree import Fork, RuleTree, fit_rule_tree, grow_tree
 from .selection_stability import selection_stability
 from ..metrics.classification import decide
-from ..metrics.intervals import bootstrap, wilson
+from ..metrics.intervals import Interval, ShareInterval, bootstrap, wilson
 from ..metrics.registry import get_metric
 
 # %% ../../nbs/explain/30_surrogate_rules.ipynb #8b99198e
@@ -48,9 +48,9 @@ def explained_share(
 class Fidelity(TypedDict):
     """How well the rules give the answers of the model, on rows held out."""
 
-    fidelity: dict[str, float]  # Share of the variation of its answers that they explain, with its interval
+    fidelity: Interval  # Share of the variation of its answers that they explain, with its interval
     off: float  # Mean absolute difference of the answers
-    equal: dict[str, float] | None  # Share of equal decisions, with its interval; None for regression
+    equal: ShareInterval | None  # Share of equal decisions, with its interval; None for regression
     equal_constant: float | None  # What always deciding alike would reach
 
 
@@ -59,10 +59,10 @@ class RuleScores(TypedDict):
 
     metric: str  # Name of the metric
     label: str  # Its name for readers
-    model: dict[str, float]  # Score of the model, with its interval
-    rules: dict[str, float]  # Score of the rules
+    model: Interval  # Score of the model, with its interval
+    rules: Interval  # Score of the rules
     constant: float  # Score of the average answer
-    price: dict[str, float]  # What the rules lose, with its interval; positive is worse
+    price: Interval  # What the rules lose, with its interval; positive is worse
 
 # %% ../../nbs/explain/30_surrogate_rules.ipynb #46b045b7
 def _decisions(pred: np.ndarray, problem: Problem, threshold: float) -> np.ndarray | None:

@@ -9,6 +9,7 @@ __all__ = ['audit', 'audit_lines']
 
 # %% ../../../nbs/jobs/verbs/00_audit.ipynb #288f3feb
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from ...data.table.infer_schema import infer_schema
 from ...data.table.schema import Schema
 from ...evaluate.table.order import check_forward
 from ...evaluate.table.population_weights import read_population
-from ...evaluate.table.representativeness import against_population, population_lines
+from ...evaluate.table.representativeness import PopulationReport, against_population, population_lines
 from ...evaluate.table.leak_impact import measure_leak_impact
 from ..shared.source import read_source
 
@@ -88,4 +89,4 @@ def audit_lines(
         )
         lines.append(f"          {finding['evidence']}. {finding['advice']}")
     lines += [] if result["findings"] else ["nothing found"]
-    return lines + (population_lines(result["population"]) if "population" in result else [])
+    return lines + (population_lines(cast(PopulationReport, result["population"])) if "population" in result else [])

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...core.contents import Finding
 from ...core.run import Run, stored_content
-from ...evaluate.table.doctor import Finding, diagnose_table
+from ...evaluate.table.doctor import diagnose_table
 from ...deploy.report.page import read_parts
 from ...deploy.report.spec import next_command, train_command
 from ..shared.pipeline import do_verb, kind_of, report_spec

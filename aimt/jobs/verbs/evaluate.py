@@ -188,7 +188,7 @@ def evaluate_table(
         seed=seed,
         clusters=dependent_rows(frame.iloc[np.flatnonzero(kept)], trained.problem, trained.schema),
     )
-    found = _evaluation(scores)
+    found = _evaluation(report)
     found["rows"] = {**counted, **_with_unknown(counted, y, pred)}
     found["warnings"] = [*warnings, *unwritten]
     found["reuse"] = {"looks": reuse.looks, "models": reuse.models}

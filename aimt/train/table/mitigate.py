@@ -23,7 +23,7 @@ from ...core.files import plain
 from ...core.plot_style import COLORS, new_figure
 from ...metrics.fairness import share_gap
 from ...metrics.groups import as_groups
-from ...metrics.intervals import mean_interval
+from ...metrics.intervals import Interval, mean_interval
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #01e0d8c4
 CRITERIA = {"demographic-parity": "selection rate", "equal-opportunity": "true positive rate", "predictive-equality": "false positive rate"}
@@ -339,7 +339,7 @@ class MitigationReport(TypedDict):
     cost_before: float
     cost_after: float
     common_best: CommonThreshold
-    gain: dict[str, float]  # What is saved for each row against the best common threshold: value, low, high
+    gain: Interval  # What is saved for each row against the best common threshold: value, low, high
     thresholds: dict[str, float]  # Group -> threshold to use
     curve: list[CurvePoint]
     message: str
@@ -411,13 +411,13 @@ def _message(r: MitigationReport) -> str:
         return f"'{r['column']}' has fewer than two groups that are large enough to be compared."
     if not r["needed"]:
         return f"The groups of '{r['column']}' differ by {r['gap_learned']:.3f} in {what}, which is within chance: no change is needed."
-    gain, best = {k: 1000 * v for k, v in r["gain"].items()}, r["common_best"]
+    gain, best = r["gain"], r["common_best"]
     verb, sign = ("save", 1) if gain["value"] >= 0 else ("cost", -1)
-    ends = sorted(sign * gain[k] for k in ("low", "high"))
+    value, *ends = 1000 * abs(gain["value"]), *sorted(1000 * sign * end for end in (gain["low"], gain["high"]))
     common = f"the best common threshold of {best['threshold']:.3g}, whose gap is {best['gap']['value']:.3f}"
     return (
         f"A threshold for each group of '{r['column']}' would bring the gap in {what} from {before:.3f} to {after:.3f}, measured on"
-        f" {r['n']:,} rows that it was not learned on. Against {common}, it would {verb} {abs(gain['value']):.3g} [{ends[0]:.3g},"
+        f" {r['n']:,} rows that it was not learned on. Against {common}, it would {verb} {value:.3g} [{ends[0]:.3g},"
         f" {ends[1]:.3g}] for each 1,000 rows."
     )
 
