@@ -50,6 +50,7 @@ __all__ = [
     'generate',
     'plan',
     'doctor',
+    'serve',
     'datasets',
     'env',
     'AimtError',
@@ -360,6 +361,25 @@ def doctor(
     run: Run | str | Path,
 ) -> list[Finding]:
     """What is wrong with a run: the gates that did not pass, then what was seen in training, or what its figures say of its table."""
+
+def serve(
+    run: Run | str | Path,
+    *others: Run | str | Path,
+    host: str = '127.0.0.1',
+    port: int = 8000,
+    workers: int = 1,
+    token_file: str | Path | None = None,
+    max_body_mb: float = 5.0,
+    rate: float = 100.0,
+    log: str | Path | None = None,
+    canary: str | Sequence[str] = (),
+    shadow: str | Sequence[str] = (),
+    quiet: bool = False,
+) -> None:
+    """Serve runs until the process is told to stop.
+
+    Raises `ProblemError` for options that do not fit together, `RunError` for a run that cannot be opened.
+    """
 
 def datasets(
     name: str | None = None,

@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy', 'train',
-           'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'explain', 'generate',
-           'plan', 'doctor', 'report', 'env', 'main']
+           'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'serve', 'explain',
+           'generate', 'plan', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/04_main.ipynb #37cb15fe
 import os
@@ -254,6 +254,30 @@ def compact(
         print_json({"run": str(new.path), **new.read("metrics.json")["compact"]})
     else:
         print("\n".join(resolve("aimt.jobs.verbs.compact:compact_lines")(new)))
+
+# %% ../../nbs/cli/04_main.ipynb #7a31c0de
+@app.command()
+@one_line_errors
+def serve(
+    run: RunPath,
+    others: Annotated[list[Path] | None, typer.Argument(help="More runs, each under the name of its directory.", metavar="RUN...")] = None,
+    host: Annotated[str, typer.Option(help="Address. Others than this machine need --token-file.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.", min=0, max=65_535)] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1, max=64)] = 1,
+    token_file: Annotated[Path | None, typer.Option(help="File with a token in each line.")] = None,
+    max_body_mb: Annotated[float, typer.Option(help="Largest body.", min=0.001)] = 5.0,
+    rate: Annotated[float, typer.Option(help="Requests per second of one client; 0 for no limit.", min=0)] = 100.0,
+    log: Annotated[str | None, typer.Option(help="Keep answers and outcomes: a SQLite file, or the URL of a database.")] = None,
+    canary: Annotated[list[str] | None, typer.Option(help="RUN:5%, a run that answers a share of the clients.")] = None,
+    shadow: Annotated[list[str] | None, typer.Option(help="A run that is asked too, and only logged.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve runs over HTTP: predictions, reasons, feedback, metrics.
+
+    Example: `aimt serve runs/churn --log churn.db`
+    """
+    options = {"host": host, "port": port, "workers": workers, "token_file": token_file, "max_body_mb": max_body_mb, "rate": rate}
+    resolve(VERBS["serve"])(run, *(others or []), **options, log=log, canary=canary or (), shadow=shadow or (), quiet=quiet)
 
 # %% ../../nbs/cli/04_main.ipynb #e918e224
 @app.command()

@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "generate": "aimt.jobs.verbs.generate:generate",
     "plan": "aimt.jobs.verbs.plan:plan",
     "doctor": "aimt.jobs.verbs.doctor:doctor",
+    "serve": "aimt.jobs.operate.serve:serve",
     "datasets": "aimt.jobs.verbs.datasets:datasets",
     "env": "aimt.core.hardware:environment",
 }

@@ -8,11 +8,11 @@ Docs: https://aimt-dev.github.io/aimt/deploy/serve/row_scorer.html.md"""
 __all__ = ['Row', 'FEW', 'read_number', 'read_boolean', 'category_reader', 'read_date', 'date_reader', 'RowEncoder', 'dense_row',
            'BoosterRow', 'booster_row', 'symmetric_row', 'RowScorer']
 
-# %% ../../../nbs/deploy/serve/05_row_scorer.ipynb #79588876
+# %% ../../../nbs/deploy/serve/05_row_scorer.ipynb #074c2e93
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -151,13 +151,13 @@ class RowEncoder:
         for place, name, read in self._plain:
             X[:, place] = [read(row.get(name)) for row in rows]
         moments = {name: self._moments(name, rows) for name in self.dates}
-        for place, name, since, read in self._dated:
+        for place, name, since, read_parts in self._dated:
             others = list(zip(*(moments[other] for other in since), strict=True)) if since else [()] * len(rows)
-            block = [read(moment, other) for moment, other in zip(moments[name], others, strict=True)]
+            block = [read_parts(moment, other) for moment, other in zip(moments[name], others, strict=True)]
             X[:, place : place + len(block[0])] = block
         for place, name, part in self._words:
-            block = part.encode(self._conformed(name, rows))
-            X[:, place : place + block.shape[1]] = block
+            topics = part.encode(self._conformed(name, rows))
+            X[:, place : place + topics.shape[1]] = topics
         return X
 
     def _moments(self, name: str, rows: Sequence[Row]) -> list[datetime | None]:
@@ -171,38 +171,59 @@ class RowEncoder:
         frame = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object)})
         return self.encoder.schema.conform(frame, [name], report=False)[0][name]
 
-# %% ../../../nbs/deploy/serve/05_row_scorer.ipynb #605b57ae
-def dense_row(
-    dense: DenseEncoder,  # Fitted
-) -> Callable[[Sequence[float]], np.ndarray]:
-    """A function from an encoded row to its dense columns, shape (k,)."""
-    t, plan, place = dense.table, [], 0
+# %% ../../../nbs/deploy/serve/05_row_scorer.ipynb #4d4f7530
+class _Place(NamedTuple):
+    """Where the dense columns of one encoded column are, and how a number is scaled."""
+
+    source: int
+    width: int  # Columns of a category; 0 for a number
+    start: int
+    cycle: int  # First of the two columns of a circle; -1 without
+    period: float
+    gap: int  # Column that says that the value is missing; -1 without
+    bent: bool
+    median: float
+    spread: float
+    center: float
+    scale: float
+
+
+def _places(dense: DenseEncoder) -> tuple[list[_Place], int]:
+    """The place of each encoded column, and the number of dense columns."""
+    t, out, place = dense.table, [], 0
     for i in range(len(dense.in_names)):
         width = min(dense.levels.get(i, 0), dense.max_one_hot + 1)
         start, place = place, place + (width or 1)
         cycle, place = (place, place + 2) if i in dense.cycles else (-1, place)
         gap, place = (place, place + 1) if t["gaps"][i] else (-1, place)
-        numbers = [float(t[k][i]) for k in ("median", "spread", "center", "scale")]
-        plan.append((i, width, start, cycle, dense.cycles.get(i, 1.0), gap, bool(t["bent"][i]), *numbers))
-    size = place
+        median, spread, center, scale = (float(t[k][i]) for k in ("median", "spread", "center", "scale"))
+        out.append(_Place(i, width, start, cycle, dense.cycles.get(i, 1.0), gap, bool(t["bent"][i]), median, spread, center, scale))
+    return out, place
+
+
+def dense_row(
+    dense: DenseEncoder,  # Fitted
+) -> Callable[[Sequence[float]], np.ndarray]:
+    """A function from an encoded row to its dense columns, shape (k,)."""
+    plan, size = _places(dense)
 
     def encode(x: Sequence[float]) -> np.ndarray:
         out = [0.0] * size
-        for i, width, start, cycle, period, gap, bent, median, spread, center, scale in plan:
-            value = x[i]
+        for p in plan:
+            value = x[p.source]
             missing = value != value
-            if width:
+            if p.width:
                 if not missing:
-                    out[start + min(int(value), width - 1)] = 1.0
+                    out[p.start + min(int(value), p.width - 1)] = 1.0
             else:
-                z = ((median if missing else value) - median) / spread
-                z = ((np.arcsinh(z) if bent else z) - center) / scale
-                out[start] = -10.0 if z < -10 else 10.0 if z > 10 else z
-            if cycle >= 0 and not missing:
-                angle = 2 * np.pi * value / period
-                out[cycle], out[cycle + 1] = np.sin(angle), np.cos(angle)
-            if gap >= 0:
-                out[gap] = float(missing)
+                z = ((p.median if missing else value) - p.median) / p.spread
+                z = (float(np.arcsinh(z) if p.bent else z) - p.center) / p.scale
+                out[p.start] = -10.0 if z < -10 else 10.0 if z > 10 else z
+            if p.cycle >= 0 and not missing:
+                angle = 2 * np.pi * value / p.period
+                out[p.cycle], out[p.cycle + 1] = float(np.sin(angle)), float(np.cos(angle))
+            if p.gap >= 0:
+                out[p.gap] = float(missing)
         return np.array(out)
 
     return encode
@@ -247,7 +268,7 @@ class BoosterRow:
         )
         if status:
             raise RuntimeError("LightGBM failed on a row")
-        return out if self.n_outputs == 1 else out[None]
+        return out if self.n_outputs == 1 else out.reshape(1, -1)
 
     def __del__(self) -> None:
         if getattr(self, "config", None):
@@ -268,18 +289,18 @@ def booster_row(member: Member, n_columns: int) -> _RowMargin:
 def symmetric_row(trees: SymmetricTrees) -> _RowMargin:
     """Margins of single rows from symmetric trees, added up in the order of `SymmetricTrees.margin`."""
     used, asks = np.unique(trees.asks, return_inverse=True)
-    asks = asks.reshape(trees.asks.shape)
+    asks = asks.reshape(-1, trees.asks.shape[1])
     some = used >= 0
     views = np.unique(trees.feature[used[some]])
     place = {int(f): i for i, f in enumerate(views)}
     question = np.array([place[int(f)] for f in trees.feature[used[some]]], dtype=np.int64)
     border = trees.border[used[some]]
-    bits = (1 << np.arange(asks.shape[1])).astype(np.int64)
+    bits = (1 << np.arange(trees.asks.shape[1])).astype(np.int64)
     first, which = int((~some).sum()), np.arange(len(asks))
     tables = [(trees.views[f].source, trees.views[f].table) for f in views]
     values = np.ascontiguousarray(trees.values)
     answers = np.zeros(len(used), np.int64)
-    sums = np.empty((len(asks) + 1, values.shape[2]))
+    sums = np.empty((len(asks) + 1, values.shape[-1]))
 
     def margin(x: np.ndarray) -> np.ndarray:
         seen = np.array([_seen(x[0, source], table) for source, table in tables]).astype(np.float32)
