@@ -51,6 +51,8 @@ __all__ = [
     'plan',
     'doctor',
     'serve',
+    'retrain',
+    'rollback',
     'datasets',
     'env',
     'AimtError',
@@ -380,6 +382,27 @@ def serve(
 
     Raises `ProblemError` for options that do not fit together, `RunError` for a run that cannot be opened.
     """
+
+def retrain(
+    run: Run | str | Path,
+    source: TableSource,
+    *,
+    data: TableSource | None = None,
+    out: str | Path | None = None,
+    arena: float = 0.3,
+    reason: str = 'asked for',
+    time_limit: float | None = None,
+    quiet: bool = False,
+) -> aimt.jobs.operate.retrain.Challenge:
+    """Train a challenger, compare it with the champion, and promote it if it has won.
+
+    Raises `DataError` when the new rows are too few or do not fit, `RunError` when the champion cannot be opened.
+    """
+
+def rollback(
+    run: Run | str | Path,
+) -> str:
+    """Undo the last promotion. Raises `ProblemError` when there was none, `RunError` when the run before is gone."""
 
 def datasets(
     name: str | None = None,

@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy', 'train',
-           'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'serve', 'explain',
-           'generate', 'plan', 'doctor', 'report', 'env', 'main']
+           'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'serve', 'retrain',
+           'rollback', 'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/04_main.ipynb #37cb15fe
 import os
@@ -278,6 +278,48 @@ def serve(
     """
     options = {"host": host, "port": port, "workers": workers, "token_file": token_file, "max_body_mb": max_body_mb, "rate": rate}
     resolve(VERBS["serve"])(run, *(others or []), **options, log=log, canary=canary or (), shadow=shadow or (), quiet=quiet)
+
+# %% ../../nbs/cli/04_main.ipynb #7a31c0df
+@app.command()
+@one_line_errors
+def retrain(
+    run: RunPath,
+    source: Annotated[str, typer.Option("--with", help="New rows with their outcomes, the latest last.")],
+    data: Annotated[str | None, typer.Option(help="The rows that the run was trained on, to learn from both.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory of the challenger, beside the run. Default: RUN-2, ...")
+    ] = None,
+    arena: Annotated[float, typer.Option(help="Share of the new rows that both are compared on.", min=0.05, max=0.95)] = 0.3,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds of training. Default: as for the run.", min=1)] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit code 3 when the champion stays.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a challenger on new rows; it replaces the champion only if it is significantly better on the latest of them.
+
+    Example: `aimt retrain runs/churn --with march.csv --data customers.csv`
+    """
+    found = resolve(VERBS["retrain"])(run, source, data=data, out=out, arena=arena, time_limit=time_limit, quiet=quiet or as_json)
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(resolve("aimt.jobs.operate.retrain:challenge_lines")(found)))
+    if gate and not found["promoted"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+@one_line_errors
+def rollback(run: RunPath, as_json: Json = False) -> None:
+    """Undo the last promotion: the run that answered before answers again.
+
+    Example: `aimt rollback runs/churn`
+    """
+    name = resolve(VERBS["rollback"])(run)
+    if as_json:
+        print_json({"run": name})
+    else:
+        print(f"{name} answers now")
 
 # %% ../../nbs/cli/04_main.ipynb #e918e224
 @app.command()

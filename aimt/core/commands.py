@@ -27,6 +27,8 @@ VERBS: dict[str, str] = {
     "plan": "aimt.jobs.verbs.plan:plan",
     "doctor": "aimt.jobs.verbs.doctor:doctor",
     "serve": "aimt.jobs.operate.serve:serve",
+    "retrain": "aimt.jobs.operate.retrain:retrain",
+    "rollback": "aimt.jobs.operate.retrain:rollback",
     "datasets": "aimt.jobs.verbs.datasets:datasets",
     "env": "aimt.core.hardware:environment",
 }
