@@ -30,6 +30,7 @@ from aimt.train.loop.trainer import TrainConfig as TrainConfig
 from aimt.core.contents import Audit
 from aimt.core.contents import Finding
 from aimt.core.hardware import Installation
+from aimt.jobs.operate.retrain import Challenge
 from aimt.jobs.verbs.compare import RunComparison
 from aimt.jobs.verbs.datasets import DatasetEntry
 from aimt.jobs.verbs.datasets import DatasetList
@@ -393,7 +394,7 @@ def retrain(
     reason: str = 'asked for',
     time_limit: float | None = None,
     quiet: bool = False,
-) -> aimt.jobs.operate.retrain.Challenge:
+) -> Challenge:
     """Train a challenger, compare it with the champion, and promote it if it has won.
 
     Raises `DataError` when the new rows are too few or do not fit, `RunError` when the champion cannot be opened.
