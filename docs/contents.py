@@ -21,7 +21,7 @@ SECTIONS = {  # folder: (name, what it is about), in reading order: guides first
     "explain": ("Explain", "Why the model predicts what it predicts"),
     "generate": ("Generate", "From next-token probabilities to text"),
     "decide": ("Decide", "From probabilities to decisions, and to a verdict"),
-    "deploy": ("Deploy", "Reports and model cards"),
+    "deploy": ("Deploy", "Reports, model cards and prediction services"),
     "jobs": ("Jobs", "Kinds of models, and each verb as one function"),
     "cli": ("Command line", "The `aimt` command"),
     "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),
@@ -50,12 +50,13 @@ ROOMS = {  # folders inside a section, in reading order: name
     "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
     "evaluate": {"table": "Tables", "text": "Text"},
     "generate": {"text": "Text", "audio": "Audio"},
-    "deploy": {"report": "Reports"},
+    "deploy": {"report": "Reports", "serve": "Prediction services"},
     "jobs": {
         "kinds": "Kinds of models",
         "steps": "Steps of each kind",
         "families": "Pretrained families",
         "verbs": "Verbs",
+        "operate": "Serving and retraining",
         "shared": "Shared parts",
     },
 }

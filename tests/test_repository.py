@@ -36,8 +36,8 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "train": ["loop", "networks", "table"],
     "evaluate": ["table", "text"],
     "generate": ["text", "audio"],
-    "deploy": ["report"],
-    "jobs": ["shared", "families", "steps", "kinds", "verbs"],
+    "deploy": ["report", "serve"],
+    "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate"],
 }
 MOST_MODULES = 16  # in a room
 NOTEBOOK_LIMIT, OUTPUTS_LIMIT, TREE_LIMIT = 300_000, 3_500_000, 25_000_000  # bytes: a notebook, all stored outputs, a clone without history

@@ -224,5 +224,6 @@ def _pair_sentence(pair: ExchangeablePair) -> str:
 
 
 def quoted_names(names: Sequence[str]) -> str:
+    """Names in quotes, the last one after 'and'."""
     said = [f"'{n}'" for n in names]
     return said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]

@@ -24,6 +24,7 @@ EOT, UNK = "<|endoftext|>", "<unk>"  # The end of a document; a character that i
 
 
 def find_tokenizer_file(path: Path) -> Path:
+    """The file with the vocabulary in a folder, or the file itself. Raises `ModelFormatError` when there is none."""
     if path.suffix in (".json", ".txt") and not path.is_dir():
         found = [path] if path.is_file() else []
     else:
@@ -35,6 +36,7 @@ def find_tokenizer_file(path: Path) -> Path:
 
 
 def tokenizer_settings(path: Path) -> dict[str, Any]:
+    """The settings beside a tokenizer; none when the file is absent. Raises `ModelFormatError` for settings of another kind."""
     settings = read_json(path) if path.is_file() else {}
     if not isinstance(settings, dict) or settings.get("aimt_kind", "hub") not in ("byte", "char", "bpe", "hub"):
         raise ModelFormatError("these settings of a tokenizer are not understood", where=str(path))
@@ -57,6 +59,7 @@ def count_ids(
 
 
 def end_token(engine: _Engine, settings: Mapping[str, Any], path: Path) -> int:
+    """Id of the token that ends a document. Raises `ModelFormatError` when there is none."""
     told = settings.get("eos_token")
     told = told.get("content") if isinstance(told, dict) else told
     for name in (told, EOT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]"):
@@ -84,6 +87,7 @@ BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def bert_engine(vocab: dict[str, int], lowercase: bool) -> _Engine:
+    """A WordPiece tokenizer that reads text as BERT does."""
     engine = _Engine(models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     engine.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     engine.pre_tokenizer, engine.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
