@@ -144,7 +144,7 @@ class RequestSchema:
         extra = [name for name in row if name not in self._known]
         for f in self.fields:
             if f.name not in row:
-                near = closest(f.name, extra)
+                near = closest(f.name, extra) if extra else ""
                 out.append(Fault(row=i, field=f.name, got=f"no such field{'. ' + near if near else ''}", expected=f.expected))
             elif not f.good(row[f.name]):
                 out.append(Fault(row=i, field=f.name, got=_shown(row[f.name]), expected=f.expected))
