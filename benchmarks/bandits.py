@@ -4,7 +4,7 @@
 
 The bandit: scikit-learn's digits (64 pixels divided by 16), ten actions, reward 1 for the right digit, contexts drawn with replacement by
 `default_rng(seed).integers`. The settings were chosen with `--tune`, on seeds 100 to 102; the figures are for seeds 0, 1, ....
-Speed is CPU time of decide and learn together, one thread: the median and the best of equal parts, since other processes on the machine slow some of them.
+Speed is CPU time of decide and learn together, one thread: the median and the best of equal parts, as other processes slow some of them.
 A replay is a log of the old policy, drawn anew, from which the value and the gain of a new policy are estimated; both are known exactly.
 """
 

@@ -61,7 +61,7 @@ class FeatureMap:
             np.maximum(x @ weights + offset, 0.0, out=z[..., n + 1 :])
         return z
 
-# %% ../../nbs/decide/35_bandits.ipynb #508741dc
+# %% ../../nbs/decide/35_bandits.ipynb #d0eb347d
 class LinearArms:
     """A ridge regression of the reward for each action, updated one row or one batch at a time."""
 
@@ -107,26 +107,28 @@ class LinearArms:
         sger(-c, u, u, a=V.T, overwrite_a=1)  # in place, on the memory of the array
         sger(1.0, z, z, a=self.precision[action].T, overwrite_a=1)
         w += (c * error) * u
-        self._count(action, c * error * error, 1)
+        _counted(self, action, c * error * error, 1)
 
     def update_batch(self, z: Floats, actions: Ints, rewards: Floats) -> None:
         """Learn from N rewards at once."""
         for k in np.unique(actions):
             mine = actions == k
-            self._count(int(k), _add_rows(self, int(k), z[mine], rewards[mine].astype(np.float32)), int(mine.sum()))
+            _counted(self, int(k), _add_rows(self, int(k), z[mine], rewards[mine].astype(np.float32)), int(mine.sum()))
 
-    def _count(self, action: int, squares: float, n: int) -> None:
-        noise = self.noise[action]
-        noise[0], noise[1] = noise[0] + squares, noise[1] + n
-        self.sigma2[action] = noise[0] / noise[1]
-        self.since, self.fresh = self.since + n, self.fresh + n
-        if self.fresh >= _REFRESH:  # rank-one updates gather rounding errors
-            self.inverse[:], self.fresh = [_inverse(A) for A in self.precision], 0
-        if self.half_life is not None and self.since >= max(1.0, self.half_life / 20):
-            _forget(self, 0.5 ** (self.since / self.half_life))
-            self.since = 0
+# %% ../../nbs/decide/35_bandits.ipynb #97d40927
+def _counted(model: LinearArms, action: int, squares: float, n: int) -> None:
+    """Count n rewards and their squared residuals; forget, or compute the inverses anew, when it is time."""
+    noise = model.noise[action]
+    noise[0], noise[1] = noise[0] + squares, noise[1] + n
+    model.sigma2[action] = noise[0] / noise[1]
+    model.since, model.fresh = model.since + n, model.fresh + n
+    if model.fresh >= _REFRESH:  # rank-one updates gather rounding errors
+        model.inverse[:], model.fresh = [_inverse(A) for A in model.precision], 0
+    if model.half_life is not None and model.since >= max(1.0, model.half_life / 20):
+        _forget(model, 0.5 ** (model.since / model.half_life))
+        model.since = 0
 
-# %% ../../nbs/decide/35_bandits.ipynb #ff289c05
+
 def _inverse(A: Floats) -> Floats:
     """Inverse of a positive definite matrix by its Cholesky factor."""
     half, failed = dpotri(dpotrf(A.astype(float), lower=1)[0], lower=1)
@@ -158,7 +160,7 @@ def _forget(model: LinearArms, keep: float) -> None:
     model.noise[:] = prior + keep * (model.noise - prior)
     model.sigma2[:] = model.noise[:, 0] / model.noise[:, 1]
 
-# %% ../../nbs/decide/35_bandits.ipynb #02d7bc93
+# %% ../../nbs/decide/35_bandits.ipynb #db85bc2d
 class Rule(Protocol):
     """How predicted rewards become the probabilities of actions."""
 
@@ -198,7 +200,7 @@ class LinUCB:
         """Probability of each action: 1 for one of them."""
         return _certain(mean + self.alpha * sd)
 
-# %% ../../nbs/decide/35_bandits.ipynb #8bdc08d2
+# %% ../../nbs/decide/35_bandits.ipynb #c6f04f59
 @dataclass(frozen=True)
 class Thompson:
     """Each action with the probability that it is the best, given what is known."""
@@ -219,7 +221,7 @@ class Thompson:
         probs = (np.diff(below, axis=-1) * others).sum(-1)
         return probs / probs.sum(-1, keepdims=True)
 
-# %% ../../nbs/decide/35_bandits.ipynb #2833ca22
+# %% ../../nbs/decide/35_bandits.ipynb #abebbc72
 @dataclass(frozen=True)
 class Safety:
     """Bounds on the probabilities of actions; they apply to each decision."""
@@ -262,7 +264,7 @@ class Safety:
                 probs[..., baseline] += extra
         return probs
 
-# %% ../../nbs/decide/35_bandits.ipynb #c57fce74
+# %% ../../nbs/decide/35_bandits.ipynb #8958021f
 class Pending:
     """Decisions that wait for their reward, by id; the newest `size` of them."""
 
@@ -306,7 +308,7 @@ class Pending:
         slot = decision % len(self.action)
         return slot if decision >= self.next_id - len(self.action) and self.action[slot] >= 0 else -1
 
-# %% ../../nbs/decide/35_bandits.ipynb #1ba5bf93
+# %% ../../nbs/decide/35_bandits.ipynb #433ec336
 class RewardModel(Protocol):
     """What a bandit needs to know about rewards."""
 
@@ -343,7 +345,7 @@ class Decisions:
     propensities: Floats
     ids: Ints
 
-# %% ../../nbs/decide/35_bandits.ipynb #8958021f
+# %% ../../nbs/decide/35_bandits.ipynb #6e2f5b9e
 class _Chooser:
     """A model of rewards, a rule and the bounds: the probabilities of actions."""
 
@@ -382,7 +384,7 @@ class _Chooser:
         probs[some] = self.safety.apply(self.rule.probabilities(mean[some], sd[some]), mean[some], inside)
         return probs
 
-# %% ../../nbs/decide/35_bandits.ipynb #d31a8779
+# %% ../../nbs/decide/35_bandits.ipynb #1537da37
 class Bandit(_Chooser):
     """A policy that learns from the rewards of its own decisions."""
 
@@ -443,7 +445,7 @@ class Bandit(_Chooser):
         self.pending.action[slot] = -1
         return len(at)
 
-# %% ../../nbs/decide/35_bandits.ipynb #433ec336
+# %% ../../nbs/decide/35_bandits.ipynb #88c85534
 def _draw(probs: list[float], u: float) -> int:
     """The action at which the cumulative probability exceeds u in [0, 1)."""
     for k, p in enumerate(probs):

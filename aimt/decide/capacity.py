@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.errors import ProblemError
 from ..core.plot_style import COLORS, new_figure
-from ..metrics.intervals import bootstrap_weights
+from ..metrics.intervals import Interval, bootstrap_weights
 
 # %% ../../nbs/decide/30_capacity.ipynb #f812a202
 def expected_gain(
@@ -70,7 +70,7 @@ def _efforts(effort: ArrayLike, n: int) -> NDArray[np.float64]:
         raise ProblemError(f"every effort must be above 0; the smallest is {effort.min():g}")
     return effort
 
-# %% ../../nbs/decide/30_capacity.ipynb #a7419a13
+# %% ../../nbs/decide/30_capacity.ipynb #4c1f3c4f
 @dataclass(frozen=True)
 class CapacityValue:
     """What a selection within a budget is worth per 1,000 decisions; each figure has `value`, `low`, `high`."""
@@ -78,9 +78,9 @@ class CapacityValue:
     budget: float  # Effort per 1,000 decisions
     treated: float  # Share of the rows
     price: float  # Expected gain of one more unit of effort (the shadow price)
-    gain: dict[str, float]  # Over treating nobody
-    over_random: dict[str, float]  # Over a random selection within the same budget
-    lost: dict[str, float]  # What the limit costs: gain without a limit, minus gain
+    gain: Interval  # Over treating nobody
+    over_random: Interval  # Over a random selection within the same budget
+    lost: Interval  # What the limit costs: gain without a limit, minus gain
 
 
 def capacity_value(
@@ -115,8 +115,8 @@ def capacity_value(
     price = float(density[waiting].max()) if waiting.any() else 0.0
     return CapacityValue(float(budget), float(taken.mean()), price, *found)
 
-
-def _interval(value: float, draws: NDArray[Any], level: float) -> dict[str, float]:
+# %% ../../nbs/decide/30_capacity.ipynb #a3506d1d
+def _interval(value: float, draws: NDArray[Any], level: float) -> Interval:
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return {"value": float(value), "low": float(low), "high": float(high)}
 
@@ -143,7 +143,7 @@ class _Worth:
         chance = np.minimum(1.0, self.budget * n / (w @ self.effort)) * (w @ self.real) / n
         return 1000 * np.column_stack([gain, gain - chance, unlimited - gain])
 
-# %% ../../nbs/decide/30_capacity.ipynb #f13c40e3
+# %% ../../nbs/decide/30_capacity.ipynb #399ef933
 def plot_capacity(
     curves: Mapping[str, list[CapacityValue]],  # Name -> values at growing budgets
     unit: str = "",  # Of the gain

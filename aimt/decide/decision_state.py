@@ -60,7 +60,7 @@ def _events(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
                 raise ModelFormatError(f"the line that ends at byte {start:,} is damaged", where=str(path))
             yield event, start
 
-# %% ../../nbs/decide/50_decision_state.ipynb #144365f2
+# %% ../../nbs/decide/50_decision_state.ipynb #130b35ff
 def _settings(bandit: Bandit) -> dict[str, Any]:
     model, rule = bandit.model, type(bandit.rule).__name__
     if not isinstance(model, LinearArms) or rule not in _RULES:
@@ -87,7 +87,7 @@ def _made(path: Path) -> Bandit:
         raise ModelFormatError(f"these settings are damaged ({e})", where=str(path)) from e
     return bandit
 
-
+# %% ../../nbs/decide/50_decision_state.ipynb #a1618b37
 def _arrays(bandit: Bandit) -> dict[str, np.ndarray]:
     """What changes, with the waiting decisions only."""
     model, pending = bandit.model, bandit.pending
@@ -120,7 +120,7 @@ def _restore(bandit: Bandit, arrays: dict[str, np.ndarray], told: dict[str, Any]
     model.since, model.fresh, pending.next_id = int(told["since"]), int(told["fresh"]), int(told["next_id"])
     bandit.rng.bit_generator.state = told["rng"]
 
-# %% ../../nbs/decide/50_decision_state.ipynb #5b473c9c
+# %% ../../nbs/decide/50_decision_state.ipynb #bb27c6cf
 class _Journal:
     """The folder of a bandit: its lock, its log and its snapshots."""
 
@@ -182,7 +182,7 @@ class _Journal:
             self._handle = -1
         self._lock.release()
 
-# %% ../../nbs/decide/50_decision_state.ipynb #0a016ae7
+# %% ../../nbs/decide/50_decision_state.ipynb #0b76d1b5
 class DurableBandit(_Journal):
     """A bandit whose decisions and rewards are on the disk before they are acknowledged."""
 
@@ -225,7 +225,7 @@ class DurableBandit(_Journal):
         if self.lines >= self.snapshot_every:
             self.snapshot()
 
-# %% ../../nbs/decide/50_decision_state.ipynb #bb27c6cf
+# %% ../../nbs/decide/50_decision_state.ipynb #4f19bbe5
 def _replay(bandit: Bandit, event: dict[str, Any], log: Path) -> None:
     """Repeat what a line tells; the random number of a decision is drawn and dropped."""
     try:
@@ -272,7 +272,7 @@ def _load_snapshot(folder: Path, bandit: Bandit) -> int:
         hint = f"Remove {_SNAPSHOT}: the state is then replayed from the log"
         raise ModelFormatError(f"this snapshot is damaged ({e})", where=str(path), hint=hint) from e
 
-# %% ../../nbs/decide/50_decision_state.ipynb #0b76d1b5
+# %% ../../nbs/decide/50_decision_state.ipynb #0e376fcb
 def read_log(
     folder: str | Path,  # Of a durable bandit; it may be in use
 ) -> tuple[Floats, Log]:  # Contexts (n, d), and the decisions with a reward

@@ -21,7 +21,7 @@ from ..core.errors import DataError
 from ..core.plot_style import COLORS, axis_text, new_figure
 from .bandits import Floats, Ints, RewardModel
 from .gate import Gate, GateResult, Status, Verdict, judge, merit_status, number, rows_needed, span
-from ..metrics.intervals import mean_interval
+from ..metrics.intervals import Interval, mean_interval
 
 # %% ../../nbs/decide/40_off_policy.ipynb #508a34c4
 Method = Literal["dr", "snips", "ips"]
@@ -98,9 +98,9 @@ def cross_fit_rewards(
 class OffPolicy:
     """What a policy would have earned per decision, judged from another one's log; each dict has value, low, high."""
 
-    value: dict[str, float]
-    gain: dict[str, float]  # Over the policy that made the log
-    mean_weight: dict[str, float]  # Should be 1
+    value: Interval
+    gain: Interval  # Over the policy that made the log
+    mean_weight: Interval  # Should be 1
     effective_n: float  # Rows of the policy itself that the log is worth
     max_weight: float
     clipped: float  # Share of rows whose weight was cut
@@ -133,7 +133,7 @@ def off_policy(
     return OffPolicy(found[0], found[1], mean_weight, effective, float(w.max()), float(cut.mean()), len(w), method)
 
 
-def _interval(scores: Floats, effective: float, missing: float, clusters: NDArray[np.generic] | None, level: float) -> dict[str, float]:
+def _interval(scores: Floats, effective: float, missing: float, clusters: NDArray[np.generic] | None, level: float) -> Interval:
     """The t interval of a mean, with the effective sample size and what the weights miss."""
     usual = mean_interval(scores, level=level, clusters=clusters)
     units = len(scores) if clusters is None else len(np.unique(clusters))
@@ -141,7 +141,7 @@ def _interval(scores: Floats, effective: float, missing: float, clusters: NDArra
     half = float(np.hypot((usual["high"] - usual["low"]) / 2 * t[0] / t[1], missing))
     return {"value": usual["value"], "low": usual["value"] - half, "high": usual["value"] + half}
 
-# %% ../../nbs/decide/40_off_policy.ipynb #01abb62a
+# %% ../../nbs/decide/40_off_policy.ipynb #f695ab65
 _GAIN = Gate("gain", "Is the policy better than the one that made the log?", "policy", "merit", essential=True)
 _OVERLAP = Gate("overlap", "Do the logged decisions contain what the policy would do?", "policy", "fault", essential=True)
 _TOLERABLE, _SERIOUS = 0.05, 0.5  # Distance of the mean weight from 1
@@ -180,7 +180,7 @@ def judge_policy(
     """SHIP only if the interval of the gain over the logging policy lies above 0 and the log contains what the policy would do."""
     return judge([_gain_gate(found), _overlap_gate(found)])
 
-# %% ../../nbs/decide/40_off_policy.ipynb #fa8150fe
+# %% ../../nbs/decide/40_off_policy.ipynb #c657cd83
 def plot_off_policy(
     found: Mapping[str, OffPolicy],  # Name of each policy -> its estimate, all from one log
 ) -> Figure:

@@ -37,7 +37,7 @@ class SquareCB:
         np.put_along_axis(probs, best, 1 - probs.sum(-1, keepdims=True), -1)
         return probs
 
-# %% ../../nbs/decide/37_squarecb.ipynb #12905dd7
+# %% ../../nbs/decide/37_squarecb.ipynb #55053c3a
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -80,7 +80,7 @@ class Regressor:
         model = clone(self.estimator)
         return model.fit(X, y).predict if weight is None else model.fit(X, y, sample_weight=weight).predict
 
-# %% ../../nbs/decide/37_squarecb.ipynb #0d0f7979
+# %% ../../nbs/decide/37_squarecb.ipynb #d1e4eeaf
 class FittedArms:
     """A reward model made of any fitted models, one or several (bootstrap) for each action, fitted again as rows arrive."""
 
@@ -132,7 +132,7 @@ class FittedArms:
         if end >= self.n_fitted * (1 + self.growth) and end >= self.min_rows:
             fit_arms(self, end)
 
-# %% ../../nbs/decide/37_squarecb.ipynb #d1e4eeaf
+# %% ../../nbs/decide/37_squarecb.ipynb #61a8f8d4
 def fit_arms(
     model: FittedArms,
     n_rows: int,  # Fit on so many of the first rows

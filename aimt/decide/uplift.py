@@ -21,7 +21,7 @@ from ..core.errors import DataError, ProblemError
 from ..core.plot_style import COLORS, new_figure
 from .bandits import Floats
 from .squarecb import BoostedTrees, Fit, Predict
-from ..metrics.intervals import bootstrap_weights, mean_interval
+from ..metrics.intervals import Interval, bootstrap_weights, mean_interval
 
 # %% ../../nbs/decide/45_uplift.ipynb #0c9081b3
 Learner = Literal["two-model", "x", "dr"]
@@ -62,7 +62,7 @@ def trial(
     e = np.broadcast_to(np.asarray(w.mean() if propensity is None else propensity, float), w.shape)
     return Trial(np.atleast_2d(np.asarray(X, float)), w, np.asarray(y, float), e)
 
-# %% ../../nbs/decide/45_uplift.ipynb #2b972fe2
+# %% ../../nbs/decide/45_uplift.ipynb #2ed6f705
 def _outcomes(rows: Trial, fit: Fit, seed: int) -> tuple[Predict, Predict]:
     """Regressions of the outcome on the untreated and on the treated rows."""
     w = rows.treated
@@ -116,7 +116,7 @@ def fit_uplift(
     share = propensity or (lambda X: np.full(len(X), rows.propensity.mean()))
     return lambda X: share(X) * t0(X) + (1 - share(X)) * t1(X)
 
-# %% ../../nbs/decide/45_uplift.ipynb #fedac5e6
+# %% ../../nbs/decide/45_uplift.ipynb #18781a8f
 @dataclass(frozen=True)
 class Qini:
     """Gain per row from treating the share of rows with the highest predicted uplift."""
@@ -125,7 +125,7 @@ class Qini:
     gain: Floats
     low: Floats  # Ends of the pointwise intervals
     high: Floats
-    coefficient: dict[str, float]  # Area above the random line: value, low, high
+    coefficient: Interval  # Area above the random line: value, low, high
 
 
 def qini_curve(
@@ -156,14 +156,14 @@ def qini_curve(
     around = [float(q) for q in np.quantile(area(draws), ends)]
     return Qini(share, gain[0], low, high, {"value": float(area(gain)[0]), "low": around[0], "high": around[1]})
 
-# %% ../../nbs/decide/45_uplift.ipynb #501768ac
+# %% ../../nbs/decide/45_uplift.ipynb #688f972b
 @dataclass(frozen=True)
 class UpliftValue:
     """What the policy is worth per 1,000 rows; each dict has value, low, high."""
 
     treated: float  # Share of the rows
-    over_none: dict[str, float]  # Gain over treating nobody
-    over_all: dict[str, float]  # Gain over treating everybody
+    over_none: Interval  # Gain over treating nobody
+    over_all: Interval  # Gain over treating everybody
 
 
 def uplift_value(
@@ -178,7 +178,7 @@ def uplift_value(
     none, everybody = (mean_interval(1000 * v, level=level) for v in (treat * net, (treat - 1.0) * net))
     return UpliftValue(float(treat.mean()), none, everybody)
 
-# %% ../../nbs/decide/45_uplift.ipynb #6fd02cf8
+# %% ../../nbs/decide/45_uplift.ipynb #b8ac9e41
 def plot_qini(curve: Qini) -> Figure:
     """The Qini curve with its intervals and the line of a random order."""
     fig, ax = new_figure()
