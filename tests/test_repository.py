@@ -40,7 +40,7 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate"],
 }
 MOST_MODULES = 16  # in a room
-NOTEBOOK_LIMIT, OUTPUTS_LIMIT, TREE_LIMIT = 300_000, 3_500_000, 25_000_000  # bytes: a notebook, all stored outputs, a clone without history
+NOTEBOOK_LIMIT, OUTPUTS_LIMIT, TREE_LIMIT = 300_000, 4_000_000, 25_000_000  # bytes: a notebook, all stored outputs, a clone without history
 FIGURE_WIDTH, FIGURE_DPI = 1000, 100  # pixels, pixels per inch
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}

@@ -70,7 +70,7 @@ def _settings(bandit: Bandit) -> dict[str, Any]:
     f = model.features
     arms: dict[str, Any] = {"n_actions": model.n_actions, "n_features": f.n_features, "ridge": model.ridge, "n_random": f.n_random}
     arms |= {"half_life": model.half_life, "seed": f.seed}
-    told = {"rule": rule, "options": asdict(bandit.rule), "safety": asdict(bandit.safety), "max_pending": len(bandit.pending.action)}  # type: ignore[call-overload]
+    told = {"rule": rule, "options": vars(bandit.rule), "safety": asdict(bandit.safety), "max_pending": len(bandit.pending.action)}
     return {"format": _FORMAT, "model": arms, **told, "rng": bandit.rng.bit_generator.state}
 
 

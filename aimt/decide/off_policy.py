@@ -150,7 +150,8 @@ _TOLERABLE, _SERIOUS = 0.05, 0.5  # Distance of the mean weight from 1
 def _gain_gate(found: OffPolicy) -> GateResult:
     gain = found.gain
     status = merit_status(gain["value"], gain["low"])
-    text = f"Per decision the policy earns {span(gain)} more than the policy that made the log ({found.n:,} decisions, worth {number(found.effective_n)} of its own)."
+    rows = f"{found.n:,} decisions, worth {number(found.effective_n)} of its own"
+    text = f"Per decision the policy earns {span(gain)} more than the policy that made the log ({rows})."
     needed = rows_needed(found.n, gain["value"] - gain["low"], gain["value"])
     advice = f"Log about {needed:,} decisions" if status == "not yet" and needed else "Keep the policy that made the log"
     figures = {"measure": "gain per decision", **gain, "limit": 0.0, "limit_text": "above 0"}
