@@ -22,6 +22,7 @@ SECTIONS = {  # folder: (name, what it is about), in reading order: guides first
     "generate": ("Generate", "From next-token probabilities to text"),
     "decide": ("Decide", "From probabilities to decisions, and to a verdict"),
     "deploy": ("Deploy", "Reports, model cards and prediction services"),
+    "monitor": ("Monitor", "Is the model still right? Drift, and performance with and without labels"),
     "jobs": ("Jobs", "Kinds of models, and each verb as one function"),
     "cli": ("Command line", "The `aimt` command"),
     "core": ("Core", "The run, the problem, errors and files: what everything else stands on"),

@@ -24,7 +24,7 @@ ROWS = [  # lowest first; a section imports from lower rows only
     {"data", "metrics"},
     {"models"},
     {"train"},
-    {"evaluate", "explain", "generate", "decide"},
+    {"evaluate", "explain", "generate", "decide", "monitor"},
     {"deploy"},
     {"jobs"},
     {"cli", "apps"},
