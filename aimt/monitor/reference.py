@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from ..core.errors import DataError, ModelFormatError
 
 # %% ../../nbs/monitor/00_reference.ipynb #e5a5bea1
-GRID = 40  # Bins of a number
+GRID = 40  # A number with at most so many distinct values gets an edge at each; others have bins of 1/40 of the rows
 LEVELS = 20  # Levels of a category that are counted one by one
 LONGEST = 64  # Characters of a level that is kept by name
+_SHARES = np.sort(
+    np.r_[np.arange(1, GRID) / GRID, 0.002, 0.01, 0.99, 0.998]
+)  # Of the rows below an edge; the tails decide how far values lie
 NUMBER_UNITS = ("number", "date", "length")  # As it is; days since 1970; characters of a text
 
 
@@ -121,7 +124,7 @@ def _sketch_number(values: pd.Series, unit: str) -> NumberSketch:
     x = np.sort(_finite(values, unit)[0])
     edges = x[np.diff(x, prepend=-np.inf) > 0] if len(x) else x
     if len(edges) > GRID:
-        edges = np.unique(x[(np.arange(1, GRID) * len(x)) // GRID])
+        edges = np.unique(x[(_SHARES * len(x)).astype(int)])
         short = np.unique([float(f"{e:.9g}") for e in edges])  # fewer digits in the file; any edge will do
         edges = short if len(short) == len(edges) else edges
     return NumberSketch(edges, np.zeros(len(edges) + 1, int), 0, np.inf, -np.inf, unit).count(values)
