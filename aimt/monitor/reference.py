@@ -53,8 +53,8 @@ class NumberSketch:
         ends = (float(x[0]), float(x[-1])) if len(x) else (np.inf, -np.inf)
         return NumberSketch(self.edges, np.diff(np.r_[0, below, len(x)]), missing, *ends, self.unit)
 
-    def __add__(self, other: "NumberSketch") -> "NumberSketch":
-        if not np.array_equal(self.edges, other.edges) or self.unit != other.unit:
+    def __add__(self, other: "ColumnSketch") -> "NumberSketch":
+        if not isinstance(other, NumberSketch) or not np.array_equal(self.edges, other.edges) or self.unit != other.unit:
             raise DataError("two sketches with different bins cannot be added", hint="Count the second with `count` of the first")
         ends = (min(self.low, other.low), max(self.high, other.high))
         return NumberSketch(self.edges, self.counts + other.counts, self.missing + other.missing, *ends, self.unit)
@@ -79,8 +79,8 @@ class CategorySketch:
         known = [int(found.get(level, 0)) for level in self.levels]
         return CategorySketch(self.levels, np.array([*known, int(found.sum()) - sum(known)]), missing)
 
-    def __add__(self, other: "CategorySketch") -> "CategorySketch":
-        if self.levels != other.levels:
+    def __add__(self, other: "ColumnSketch") -> "CategorySketch":
+        if not isinstance(other, CategorySketch) or self.levels != other.levels:
             raise DataError("two sketches with different levels cannot be added", hint="Count the second with `count` of the first")
         return CategorySketch(self.levels, self.counts + other.counts, self.missing + other.missing)
 
