@@ -270,16 +270,21 @@ def compare_performance(
     rows = []
     for name, m in measured.items():
         r, e = reference.get(name), (estimate or {}).get(name)
-        row = {"metric": name, **m, "reference": None, "change": None, "alert": False, "contradicts": False}
-        if r and all(part[key] is not None and np.isfinite(part[key]) for part in (m, r) for key in ("value", "low", "high")):
-            row |= {"reference": r["value"], "change": _difference(m, r)}
-            better = METRICS[name].higher_is_better
-            worst_case = row["change"]["high"] if better else -row["change"]["low"]  # how much better it can be at most
-            row["alert"] = bool(worst_case < 0 and abs(row["change"]["value"]) >= MIN_DECLINE * abs(r["value"]))
-        if e is not None and m["value"] is not None:
-            row["contradicts"] = bool(abs(m["value"] - e.value) > 3 * e.error)
+        row: dict[str, Any] = {"metric": name, **m, "reference": None, "change": None, "alert": False, "contradicts": False}
+        if r and all(_known(part) for part in (m, r)):
+            change = _difference(m, r)
+            at_best = change["high"] if METRICS[name].higher_is_better else -change["low"]
+            large = abs(change["value"]) >= MIN_DECLINE * abs(r["value"] or 0.0)
+            row |= {"reference": r["value"], "change": change, "alert": bool(at_best < 0 and large)}
+        value = m["value"]
+        if e is not None and value is not None:
+            row["contradicts"] = bool(abs(value - e.value) > 3 * e.error)
         rows.append(row)
     return rows
+
+
+def _known(score: Mapping[str, float | None]) -> bool:
+    return all((end := score[key]) is not None and np.isfinite(end) for key in ("value", "low", "high"))
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float]:
