@@ -47,6 +47,7 @@ __all__ = [
     'compare',
     'explain',
     'compact',
+    'monitor',
     'report',
     'generate',
     'plan',
@@ -326,6 +327,22 @@ def compact(
     """A run with a model many times faster, measured against the old one on the test rows.
 
     Raises `DataError` when the table is not named, gone or changed, `ProblemError` when the model cannot be as fast as asked.
+    """
+
+def monitor(
+    run: Run | str | Path,
+    source: TableSource,
+    *,
+    data: TableSource | None = None,
+    out: str | Path | None = None,
+    alpha: float = 0.05,
+    min_distance: float = 0.01,
+    control: str = 'holm',
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare new rows with what a run was trained on: drift, and performance estimated without labels or measured with them.
+
+    Adds a line to monitor.jsonl in the run. Raises `RunError` for a run without a reference, `DataError` when an input is missing.
     """
 
 def report(

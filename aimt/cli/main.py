@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy', 'train',
            'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'serve', 'retrain',
-           'rollback', 'explain', 'generate', 'plan', 'doctor', 'report', 'env', 'main']
+           'rollback', 'explain', 'generate', 'plan', 'monitor', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/04_main.ipynb #37cb15fe
 import os
@@ -436,6 +436,32 @@ def plan(
         print_json(found)
     else:
         print("\n".join(resolve("aimt.jobs.verbs.plan:plan_lines")(found)))
+
+
+@app.command()
+@one_line_errors
+def monitor(
+    run: RunPath,
+    source: Annotated[str, typer.Argument(help="Table with new rows; with the column of the target, their performance is measured.")],
+    data: Annotated[str | None, typer.Option(help="The training table again: also test all columns together, by a classifier.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a report here, an HTML page.")] = None,
+    alpha: Annotated[float, typer.Option(help="Probability of any false alarm among the drift tests.")] = 0.05,
+    min_distance: Annotated[float, typer.Option(help="Smallest drift that is reported, from 0 (same) to 1 (no overlap).")] = 0.01,
+    control: Annotated[str, typer.Option(help="Of false alarms: holm (of any) or fdr (of their share).")] = "holm",
+    as_json: Json = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when there is an alert.")] = False,
+) -> None:
+    """Compare new rows with those a model was trained on: drift, and performance estimated or measured.
+
+    Example: `aimt monitor runs/churn today.csv --out today.html --gate`
+    """
+    found = resolve(VERBS["monitor"])(run, source, data=data, out=out, alpha=alpha, min_distance=min_distance, control=control)
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(resolve("aimt.jobs.verbs.monitor:monitor_lines")(found)))
+    if gate and found["alerts"]:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "compare": "aimt.jobs.verbs.compare:compare_runs",
     "explain": "aimt.jobs.verbs.explain:explain",
     "compact": "aimt.jobs.verbs.compact:compact_run",
+    "monitor": "aimt.jobs.verbs.monitor:monitor",
     "report": "aimt.jobs.verbs.report:report",
     "generate": "aimt.jobs.verbs.generate:generate",
     "plan": "aimt.jobs.verbs.plan:plan",

@@ -39,6 +39,7 @@ _UNSEALED = (
     "report.json",
     "card.md",
     "future.csv",
+    "monitor.jsonl",
     LEDGER,
 )  # rewritten, or filled in, after the run is done
 _UNSEALED_FOLDERS = ("checkpoints",)  # these carry checksums of their own, and go when the run is done with them
@@ -306,6 +307,10 @@ class Run:
         """Reasons for predictions: the verb `explain` for this run."""
         return resolve(VERBS["explain"])(self, *args, **options)
 
+    def monitor(self, *args: Any, **options: Any) -> Any:
+        """Drift and performance on new rows: the verb `monitor` for this run."""
+        return resolve(VERBS["monitor"])(self, *args, **options)
+
     def generate(self, *args: Any, **options: Any) -> Any:
         """Text that goes on from a prompt: the verb `generate` for this run."""
         return resolve(VERBS["generate"])(self, *args, **options)
@@ -344,7 +349,17 @@ class Run:
 
 # %% ../../nbs/core/40_run.ipynb #bedb5268
 _ELSEWHERE = ("checkpoints", "tokens")  # these large folders may be links to another disk
-_TOP = {*_UNSEALED, LOCK, "audit.json", "schema.json", "splits.parquet", "metrics.json", "predictions.parquet", "test.parquet"}
+_TOP = {
+    *_UNSEALED,
+    LOCK,
+    "audit.json",
+    "schema.json",
+    "splits.parquet",
+    "metrics.json",
+    "predictions.parquet",
+    "test.parquet",
+    "reference.json",
+}
 _MODEL_FILE = r"[\w.-]+\.(json|safetensors|npy|bin|jinja|arpa|distcp)|(member_\d+|trees|merges|vocab|alphabet)\.txt(\.gz)?"
 _WORK = re.compile(rf"(model|adapters|tokens|checkpoints)/(.*/)?({_MODEL_FILE}|lock)")
 

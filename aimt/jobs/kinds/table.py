@@ -84,6 +84,7 @@ TABLE = Kind(
         "explain": "aimt.jobs.verbs.explain:explain_table",
         "compact": "aimt.jobs.verbs.compact:compact_run",
         "doctor": "aimt.jobs.verbs.doctor:doctor_table",
+        "monitor": "aimt.jobs.verbs.monitor:monitor_table",
     },
     time_limit=60,
 )

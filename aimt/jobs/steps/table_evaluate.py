@@ -35,6 +35,7 @@ from ...explain.partial_dependence import ColumnEffect, column_effect
 from ...explain.permutation_importance import Importance, permutation_importance
 from ...explain.shap_values import explain_rows
 from ...explain.surrogate_rules import RuleSet, rule_set
+from ..shared.monitor_reference import write_reference
 from ..shared.run_rows import outcome_rows
 from ...models.table.gam_plots import additive_report
 from ...models.table.compact import latency_ms
@@ -126,6 +127,8 @@ def evaluate(work: TableWork) -> str:
         mitigation=mitigation,
         additive=additive_report(work.trained.models["additive"], problem),
     )
+    train, test = (work.frame.iloc[rows].reset_index(drop=True) for rows in (work.split.train, work.split.test))
+    write_reference(work.run, problem, work.schema, train, test, y_test, ours["test"], clusters=new, seed=work.seed)
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == problem.metric)
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y_test):,} test rows"

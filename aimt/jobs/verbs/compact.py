@@ -37,6 +37,7 @@ from ...metrics.reports import GroupReport
 from ...evaluate.table.overfitting import overfitting
 from ...evaluate.table.scores import score_models
 from ..shared.table_model import SavedModel, open_model
+from ..shared.monitor_reference import write_reference
 from ..shared.run_rows import RunRows, outcome_rows, read_rows, stored_clusters, stored_predictions
 from ..shared.run_lifecycle import record_outcome
 from ...models.table.compact import compact, latency_ms
@@ -150,6 +151,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
         choices=reuse["choices"],
     )
     _write_predictions(new, saved, pred)
+    write_reference(new, problem, saved.schema, rows.part("train")[0], X, y, pred, clusters=new_rows, seed=seed)
     return plain(
         {
             **{name: old[name] for name in _CARRIED if name in old},
