@@ -130,7 +130,7 @@ def monitor_lines(
     lines.append(f"{metric.label}")
     lines += [f"  {name:<12} {_span(score)}" for name, score in scores.items() if score and score["value"] is not None]
     lines += [f"  estimated    cannot know: {doubt}" for doubt in found["doubts"]]
-    if found["estimated"] and not found["doubts"]:
+    if found["estimated"] and not found["doubts"] and not found["measured"]:
         lines.append(f"  {found['caveat']}")
     lines.append("most changed columns (distance from the reference, adjusted p)")
     lines += [
