@@ -335,6 +335,7 @@ def monitor(
     *,
     data: TableSource | None = None,
     out: str | Path | None = None,
+    webhook: str | None = None,
     alpha: float = 0.05,
     min_distance: float = 0.01,
     control: str = 'holm',

@@ -556,6 +556,8 @@ CASES: dict[str, tuple[Case, int]] = {  # and how many of them in a minute
         5,
     ),
     "explain": (on_rows("explain"), 15),
+    "monitor": (on_rows("monitor"), 10),
+    "monitor numbers": (on_rows("monitor", run="numbers"), 5),
     "explain change": (on_rows("explain", "--change"), 4),
     "options": (asking, 45),
     "damaged run": (damaged_run, 30),

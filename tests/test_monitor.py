@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,32 @@ def test_shifted_rows_end_with_3_and_a_report(made, run, tmp_path):
     page = (tmp_path / "new.html").read_text(encoding="utf-8")
     assert "ALERT" in page and "credit_amount_dm" in page and "<svg" in page and "could not be" not in page
     assert aimt("monitor", run, tmp_path / "new.csv").exit_code == 0
+
+
+def test_alerts_are_posted_and_a_deaf_webhook_is_a_warning(made, run):
+    got = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/hook"
+    rows = later(made).drop(columns=TARGET)
+    monitor(run, rows, webhook=address)
+    assert not got, "nothing is posted without an alert"
+    older = rows.assign(age=rows["age"] + 20)
+    monitor(run, older, webhook=address)
+    server.shutdown()
+    server.server_close()
+    assert [a["name"] for a in got[0]["alerts"]][0] == "age" and got[0]["n_rows"] == 300
+    assert any("could not be posted" in w for w in monitor(run, older, webhook=address)["warnings"])
 
 
 def test_wrong_labels_are_a_measured_decay_and_are_remembered(made, run):

@@ -84,6 +84,7 @@ def verbs(folder: Path, run: Path):
         "compare": (folder / "other",),
         "generate": ("It was",),
         "compact": (),
+        "monitor": (table,),
     }
     options = {"predict": {"quiet": True, "thresholds": "housing"}, "compact": {"data": folder / "wrong.csv", "quiet": True}}
     for verb, rest in words.items():
@@ -104,6 +105,7 @@ READERS = {
     "audit.json": ("report", "doctor"),
     "schema.json": ("predict", "evaluate", "explain"),
     "model/model.json": ("predict", "explain"),
+    "reference.json": ("monitor",),
 }
 
 

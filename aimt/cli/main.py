@@ -445,6 +445,7 @@ def monitor(
     source: Annotated[str, typer.Argument(help="Table with new rows; with the column of the target, their performance is measured.")],
     data: Annotated[str | None, typer.Option(help="The training table again: also test all columns together, by a classifier.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a report here, an HTML page.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="Post the alerts as JSON to this address, when there are any.")] = None,
     alpha: Annotated[float, typer.Option(help="Probability of any false alarm among the drift tests.")] = 0.05,
     min_distance: Annotated[float, typer.Option(help="Smallest drift that is reported, from 0 (same) to 1 (no overlap).")] = 0.01,
     control: Annotated[str, typer.Option(help="Of false alarms: holm (of any) or fdr (of their share).")] = "holm",
@@ -455,7 +456,8 @@ def monitor(
 
     Example: `aimt monitor runs/churn today.csv --out today.html --gate`
     """
-    found = resolve(VERBS["monitor"])(run, source, data=data, out=out, alpha=alpha, min_distance=min_distance, control=control)
+    options = {"data": data, "out": out, "webhook": webhook, "alpha": alpha, "min_distance": min_distance, "control": control}
+    found = resolve(VERBS["monitor"])(run, source, **options)
     if as_json:
         print_json(found)
     else:

@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/core/contents.html.md"""
 __all__ = ['Names', 'Scalar', 'Section', 'Sections', 'Severity', 'CONTENTS', 'MOST_BYTES', 'CompactSettings', 'Settings', 'About',
            'RunInfo', 'Decision', 'Rule', 'Mitigation', 'Gate', 'Verdict', 'Finding', 'CompactPrice', 'Metrics',
            'AuditFinding', 'SetAside', 'AuditColumn', 'Estimate', 'AuditGroup', 'AuditGroups', 'Audit', 'SchemaColumn',
-           'SchemaFile', 'ModelFile']
+           'SchemaFile', 'ModelFile', 'Sketch', 'ScoreEntry', 'RecalibrationEntry', 'GroupEntry', 'ReferenceFile']
 
 # %% ../../nbs/core/37_contents.ipynb #8c5f7d4f
 from collections.abc import Mapping
@@ -352,5 +352,60 @@ class ModelFile(TypedDict, total=False):
     files: dict[str, str]
 
 
-CONTENTS: dict[str, Any] = {"run.json": RunInfo, "metrics.json": Metrics, "audit.json": Audit, "schema.json": SchemaFile}
+class Sketch(TypedDict):
+    """The counts of a table's columns; each checks itself when it is read."""
+
+    n_rows: int
+    columns: dict[str, dict[str, Any]]
+
+
+class ScoreEntry(TypedDict):
+    """A score with its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class RecalibrationEntry(TypedDict):
+    """How probabilities are to be corrected, as the test rows showed."""
+
+    slope: float
+    intercepts: list[float]
+    covariance: list[list[float]]
+    n: int
+    ece: float
+    noise: float
+
+
+class GroupEntry(TypedDict):
+    """The test rows of a group."""
+
+    column: str
+    name: str
+    predictions: Sketch
+    performance: dict[str, ScoreEntry]
+
+
+class ReferenceFile(TypedDict):
+    """``reference.json``: what new rows are compared with."""
+
+    task: str
+    metric: str
+    labels: list[str]
+    inputs: Sketch
+    predictions: Sketch
+    performance: dict[str, ScoreEntry]
+    recalibration: RecalibrationEntry | None
+    rules: dict[str, Rule]
+    groups: list[GroupEntry]
+
+
+CONTENTS: dict[str, Any] = {
+    "run.json": RunInfo,
+    "metrics.json": Metrics,
+    "audit.json": Audit,
+    "schema.json": SchemaFile,
+    "reference.json": ReferenceFile,
+}
 MOST_BYTES = 1 << 26  # of one of these files

@@ -125,7 +125,8 @@ def _together(run: RunParts) -> SectionContent:
         return SectionContent(
             text=[outside, "The classifier two-sample test needs rows of the reference: give the training table with --data."]
         )
-    text = f"A classifier tells the new rows from the training rows with AUC {_interval(test | {'value': test['auc']})}, p = {test['p']:.2g}; 0.5 is no difference."
+    auc = _interval(test | {"value": test["auc"]})
+    text = f"A classifier tells the new rows from the training rows with AUC {auc}, p = {test['p']:.2g}; 0.5 is no difference."
     rows = [[name, percent(share)] for name, share in list(as_dict(test.get("columns")).items())[:8]]
     return SectionContent(
         text=[outside, text], tables=[section_table("What it goes by", ["Column", "Share of the gain"], rows, right=(1,))]
@@ -185,19 +186,18 @@ def monitor_page(
     facts = [("Rows", counted(found.get("n_rows"), "row")), (f"{METRICS[str(found['metric'])].label}, measured", _interval(main))]
     estimate = None if found.get("doubts") else _interval(lookup(found, "estimated", found.get("metric")))
     facts.append(("Estimated", estimate or "cannot know"))
-    return render_report(
-        {
-            "version": version_of("aimt"),
-            "created": str(found.get("time") or ""),
-            "docs": docs_url(),
-            "verdict_page": "",
-            "title": "Is the model still right?",
-            "kicker": " · ".join(
-                filter(None, ["aimt monitor", short_source(str(found.get("source") or "")), str(found.get("time") or "")[:10]])
-            ),
-            "verdict": {"verdict": "ALERT" if alerts else "NO ALERT", "summary": summary, "gates": []},
-            "facts": [{"label": label, "value": value} for label, value in facts if value],
-            "sections": [build_section(section, parts) for section in SECTIONS],
-            "results": {"metrics": parts.metrics},
-        }
-    )
+    page: Any = {
+        "version": version_of("aimt"),
+        "created": str(found.get("time") or ""),
+        "docs": docs_url(),
+        "verdict_page": "",
+        "title": "Is the model still right?",
+        "kicker": " · ".join(
+            filter(None, ["aimt monitor", short_source(str(found.get("source") or "")), str(found.get("time") or "")[:10]])
+        ),
+        "verdict": {"verdict": "ALERT" if alerts else "NO ALERT", "summary": summary, "gates": []},
+        "facts": [{"label": label, "value": value} for label, value in facts if value],
+        "sections": [build_section(section, parts) for section in SECTIONS],
+        "results": {"metrics": parts.metrics},
+    }
+    return render_report(page)

@@ -21,6 +21,7 @@ from ...core.files import append_line, plain
 from ...core.problem import Problem
 from ...core.run import Run
 from ...data.table.schema import Schema
+from ...metrics.registry import METRICS
 from ...monitor.check import ModelReference, make_reference
 
 # %% ../../../nbs/jobs/shared/40_monitor_reference.ipynb #159492c9
@@ -64,7 +65,10 @@ def read_reference(
         )
     reference = ModelReference.from_dict(run.read(REFERENCE))
     missing = [name for name in run.problem.inputs if name not in reference.inputs.columns]
-    if missing or reference.task != run.problem.task or reference.metric != run.problem.metric:
+    unknown = [
+        name for scores in (reference.performance, *(g.performance for g in reference.groups)) for name in scores if name not in METRICS
+    ]
+    if missing or unknown or reference.task != run.problem.task or reference.metric != run.problem.metric:
         raise RunError("the reference and the problem of this run do not belong together", where=str(run.path), hint="Train again")
     return reference
 

@@ -8,16 +8,19 @@ Docs: https://aimt-dev.github.io/aimt/jobs/verbs/monitor.html.md"""
 __all__ = ['monitor', 'monitor_table', 'monitor_lines']
 
 # %% ../../../nbs/jobs/verbs/70_monitor.ipynb #defeb4d0
+import json
 import time
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pandas as pd
 
 from ...core.errors import DataError, ProblemError
 from ...core.files import plain, write_text
-from ...core.run import Run
+from ...core.run import Run, stored_content
 from ...data.io.memory import TableSource, as_source
 from ...data.split.split import dependent_rows
 from ...data.table.infer_problem import encode_target
@@ -37,6 +40,7 @@ def monitor(
     *,
     data: TableSource | None = None,  # The training table again: also the classifier two-sample test of all columns together
     out: str | Path | None = None,  # Write a report here, an HTML page
+    webhook: str | None = None,  # Post the alerts as JSON to this address, when there are any
     alpha: float = 0.05,  # Probability of any false alarm among the drift tests
     min_distance: float = 0.01,  # A column that drifted less is not reported
     control: str = "holm",  # holm: any false alarm; fdr: the share of false ones among the alarms
@@ -51,7 +55,22 @@ def monitor(
     if control not in ("holm", "fdr"):
         raise ProblemError(f"--control {control!r} is unknown", hint="Use holm or fdr")
     options = {"alpha": alpha, "min_distance": min_distance, "control": control, "seed": seed}
-    return do_verb(run, "monitor", as_source(source), data=data, out=out, **options)
+    if webhook is not None and not webhook.startswith(("http://", "https://")):
+        raise ProblemError("--webhook must be an address that begins with http:// or https://", hint="Give the whole address")
+    found = do_verb(run, "monitor", as_source(source), data=data, out=out, **options)
+    if webhook is not None and found["alerts"]:
+        found["warnings"] += _post(webhook, {key: found[key] for key in ("run", "source", "time", "n_rows", "alerts")})
+    return found
+
+
+def _post(address: str, message: dict[str, Any], *, seconds: float = 10.0) -> list[str]:
+    """Post a message as JSON; a warning when nobody took it: a check must not fail because of its messenger."""
+    body = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    try:
+        with urlopen(Request(address, body, {"Content-Type": "application/json"}), timeout=seconds):
+            return []
+    except (OSError, ValueError, HTTPException) as e:
+        return [f"the alerts could not be posted to the webhook: {type(e).__name__}"]
 
 # %% ../../../nbs/jobs/verbs/70_monitor.ipynb #577f70c1
 def monitor_table(
@@ -80,17 +99,12 @@ def monitor_table(
         known = read_rows(run, data, saved=trained).part("train")[0]
         two_sample = two_sample_test(known, inputs, trained.schema, trained.problem.inputs, seed=seed)
     history = read_history(run)
-    check = check_rows(
-        reference,
-        inputs,
-        pred,
-        labelled=labelled,
-        sensitive=sensitive_columns(trained.problem, trained.schema, table.frame),
-        two_sample=two_sample,
-        contradicted=was_contradicted(history),
-        limits=Limits(alpha, min_distance, "fdr" if control == "fdr" else "holm"),
-        seed=seed,
-    )
+    sensitive = sensitive_columns(trained.problem, trained.schema, table.frame)
+    limits = Limits(alpha, min_distance, "fdr" if control == "fdr" else "holm")
+    with stored_content(run):
+        contradicted = was_contradicted(history)
+        options: dict[str, Any] = {"labelled": labelled, "sensitive": sensitive, "two_sample": two_sample, "contradicted": contradicted}
+        check = check_rows(reference, inputs, pred, limits=limits, seed=seed, **options)
     line, unwritten = note_check(run, history_line(check, reference.metric) | {"ms_per_1000_rows": speed}, table.source)
     about = {"run": str(run.path), "source": table.source, "time": line["time"], "metric": reference.metric}
     found = about | check.to_dict() | {"reference": reference.performance, "ms_per_1000_rows": speed}
