@@ -30,7 +30,9 @@ from aimt.train.loop.trainer import TrainConfig as TrainConfig
 from aimt.core.contents import Audit
 from aimt.core.contents import Finding
 from aimt.core.hardware import Installation
+from aimt.jobs.operate.policy import PolicyMade
 from aimt.jobs.operate.retrain import Challenge
+from aimt.jobs.operate.watch import Watched
 from aimt.jobs.verbs.compare import RunComparison
 from aimt.jobs.verbs.datasets import DatasetEntry
 from aimt.jobs.verbs.datasets import DatasetList
@@ -55,6 +57,8 @@ __all__ = [
     'serve',
     'retrain',
     'rollback',
+    'watch',
+    'policy',
     'datasets',
     'env',
     'AimtError',
@@ -384,7 +388,7 @@ def doctor(
     """What is wrong with a run: the gates that did not pass, then what was seen in training, or what its figures say of its table."""
 
 def serve(
-    run: Run | str | Path,
+    run: Run | str | Path | None = None,
     *others: Run | str | Path,
     host: str = '127.0.0.1',
     port: int = 8000,
@@ -395,6 +399,7 @@ def serve(
     log: str | Path | None = None,
     canary: str | Sequence[str] = (),
     shadow: str | Sequence[str] = (),
+    policy: str | Path | Sequence[str | Path] = (),
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -422,6 +427,41 @@ def rollback(
     run: Run | str | Path,
 ) -> str:
     """Undo the last promotion. Raises `ProblemError` when there was none, `RunError` when the run before is gone."""
+
+def watch(
+    run: Run | str | Path,
+    log: str | Path,
+    *,
+    every: float = 3600.0,
+    once: bool = False,
+    data: TableSource | None = None,
+    on_decay: bool = True,
+    on_drift: bool = True,
+    after_labels: int | None = None,
+    after_days: float | None = None,
+    least_labels: int = 200,
+    time_limit: float | None = None,
+) -> Iterator[Watched]:
+    """Look at the log again and again; yields what each look found. Raises `RunError` for a run or a log that is not there."""
+
+def policy(
+    folder: str | Path,
+    source: TableSource,
+    *,
+    actions: str | Sequence[str],
+    rule: str = 'linucb',
+    baseline: str | None = None,
+    baseline_share: float = 0.0,
+    min_propensity: float = 0.0,
+    max_exploration: float = 1.0,
+    half_life: float | None = None,
+    seed: int = 0,
+) -> PolicyMade:
+    """Make a policy that has learned nothing yet; `aimt serve --policy FOLDER` lets it decide.
+
+    Raises `DataError` for a table without columns that can be used, `ProblemError` for options that do not fit, `RunError` when there
+    is a policy in the folder already.
+    """
 
 def datasets(
     name: str | None = None,

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy', 'train',
            'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'serve', 'retrain',
-           'rollback', 'explain', 'generate', 'plan', 'monitor', 'doctor', 'report', 'env', 'main']
+           'rollback', 'watch', 'policy', 'explain', 'generate', 'plan', 'monitor', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/04_main.ipynb #37cb15fe
 import os
@@ -259,8 +259,7 @@ def compact(
 @app.command()
 @one_line_errors
 def serve(
-    run: RunPath,
-    others: Annotated[list[Path] | None, typer.Argument(help="More runs, each under the name of its directory.", metavar="RUN...")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories, each served under its name.", metavar="RUN...")] = None,
     host: Annotated[str, typer.Option(help="Address. Others than this machine need --token-file.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.", min=0, max=65_535)] = 8000,
     workers: Annotated[int, typer.Option(help="Processes.", min=1, max=64)] = 1,
@@ -270,14 +269,23 @@ def serve(
     log: Annotated[str | None, typer.Option(help="Keep answers and outcomes: a SQLite file, or the URL of a database.")] = None,
     canary: Annotated[list[str] | None, typer.Option(help="RUN:5%, a run that answers a share of the clients.")] = None,
     shadow: Annotated[list[str] | None, typer.Option(help="A run that is asked too, and only logged.")] = None,
+    policy: Annotated[list[Path] | None, typer.Option(help="A policy that decides and learns, from `aimt policy`.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve runs over HTTP: predictions, reasons, feedback, metrics.
+    """Serve runs over HTTP: predictions, reasons, decisions, feedback, metrics.
 
     Example: `aimt serve runs/churn --log churn.db`
     """
-    options = {"host": host, "port": port, "workers": workers, "token_file": token_file, "max_body_mb": max_body_mb, "rate": rate}
-    resolve(VERBS["serve"])(run, *(others or []), **options, log=log, canary=canary or (), shadow=shadow or (), quiet=quiet)
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "token_file": token_file,
+        "max_body_mb": max_body_mb,
+        "rate": rate,
+    }
+    options |= {"log": log, "canary": canary or (), "shadow": shadow or (), "policy": policy or (), "quiet": quiet}
+    resolve(VERBS["serve"])(*(runs or [None]), **options)
 
 # %% ../../nbs/cli/04_main.ipynb #7a31c0df
 @app.command()
@@ -320,6 +328,61 @@ def rollback(run: RunPath, as_json: Json = False) -> None:
         print_json({"run": name})
     else:
         print(f"{name} answers now")
+
+# %% ../../nbs/cli/04_main.ipynb #7a31c0e0
+@app.command()
+@one_line_errors
+def watch(
+    run: RunPath,
+    log: Annotated[str, typer.Option(help="Where the service keeps its answers: a SQLite file or a URL.")],
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=1)] = 3600,
+    once: Annotated[bool, typer.Option("--once", help="One look, and no more.")] = False,
+    data: Annotated[str | None, typer.Option(help="The table that the run was trained on: challengers learn from it too.")] = None,
+    on_decay: Annotated[bool, typer.Option(help="Retrain when measured scores are worse.")] = True,
+    on_drift: Annotated[bool, typer.Option(help="Retrain when rows drift.")] = True,
+    after_labels: Annotated[int | None, typer.Option(help="Retrain after so many outcomes.", min=1)] = None,
+    after_days: Annotated[float | None, typer.Option(help="Retrain after so many days.", min=0)] = None,
+    least_labels: Annotated[int, typer.Option(help="Outcomes below which nothing is retrained.", min=20)] = 200,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds of a training. Default: as for the run.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Monitor the answers of a service, and retrain when there is a reason.
+
+    Example: `aimt watch runs/churn --log churn.db --data customers.csv`
+    """
+    options = {k: v for k, v in locals().items() if k not in {"run", "log", "as_json"}}
+    for found in resolve(VERBS["watch"])(run, log, **options):
+        if as_json:
+            print_json(found)
+        else:
+            print("\n".join(resolve("aimt.jobs.operate.watch:watched_lines")(found)), flush=True)
+
+
+@app.command()
+@one_line_errors
+def policy(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    source: Annotated[str, typer.Argument(help="Table of typical contexts, without outcomes.")],
+    actions: Annotated[str, typer.Option(help="Names of the actions: safe,bold,calm.")],
+    rule: Annotated[str, typer.Option(help="linucb, thompson, epsilon-greedy or squarecb.")] = "linucb",
+    baseline: Annotated[str | None, typer.Option(help="The action that is known to be safe.")] = None,
+    baseline_share: Annotated[float, typer.Option(help="Least share of decisions for it.", min=0, max=1)] = 0.0,
+    min_propensity: Annotated[float, typer.Option(help="Least probability of every action.", min=0, max=0.5)] = 0.0,
+    max_exploration: Annotated[float, typer.Option(help="Most share of decisions that explore.", min=0, max=1)] = 1.0,
+    half_life: Annotated[float | None, typer.Option(help="Rewards after which an old one counts half.", min=1)] = None,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a policy for decisions in real time, a contextual bandit that has learned nothing yet.
+
+    Example: `aimt policy policies/offers customers.csv --actions none,discount,gift --baseline none`
+    """
+    options = {k: v for k, v in locals().items() if k not in {"folder", "source", "as_json"}}
+    made = resolve(VERBS["policy"])(folder, source, **options)
+    if as_json:
+        print_json(made)
+    else:
+        print("\n".join(resolve("aimt.jobs.operate.policy:policy_lines")(made)))
 
 # %% ../../nbs/cli/04_main.ipynb #e918e224
 @app.command()

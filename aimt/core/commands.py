@@ -30,6 +30,8 @@ VERBS: dict[str, str] = {
     "serve": "aimt.jobs.operate.serve:serve",
     "retrain": "aimt.jobs.operate.retrain:retrain",
     "rollback": "aimt.jobs.operate.retrain:rollback",
+    "watch": "aimt.jobs.operate.watch:watch",
+    "policy": "aimt.jobs.operate.policy:policy",
     "datasets": "aimt.jobs.verbs.datasets:datasets",
     "env": "aimt.core.hardware:environment",
 }

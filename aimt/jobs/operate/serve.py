@@ -23,6 +23,7 @@ from typing import Any
 from ...core.errors import ProblemError, require
 from ...core.run import Run
 from ...deploy.serve.answer_log import AnswerLog
+from ...deploy.serve.decisions import Policies, open_policy
 from ...deploy.serve.guards import Guard, RateLimit, read_tokens
 from ...deploy.serve.service import Service
 from ...deploy.serve.traffic import Route, Traffic, Version, read_share
@@ -47,10 +48,13 @@ class ServeOptions:
     log: str | None = None  # File of a SQLite database, or URL; None: no log
     canary: tuple[str, ...] = ()  # RUN:SHARE, for the run of the same name, or for the only one
     shadow: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()  # Folders of policies, for /decide
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise ProblemError("there is no run to serve", hint="aimt serve runs/churn")
+        if not self.runs and not self.policies:
+            raise ProblemError("there is nothing to serve", hint="aimt serve runs/churn, or --policy policies/offers")
+        if self.policies and self.workers > 1:
+            raise ProblemError("a policy learns in one process", hint="Leave out --workers, or serve the policy by itself")
         if not self.token_file and not _is_local(self.host):
             raise ProblemError(
                 f"on {self.host} others can reach this service, and it has no tokens", hint="Give --token-file FILE, or listen on 127.0.0.1"
@@ -91,7 +95,7 @@ def _beside(run: str, routes: dict[str, Route]) -> tuple[str, Version]:
         raise ProblemError(f"{run} predicts '{target}', and {len(fitting)} of the runs that are served do", hint="Exactly one must")
     return fitting[0], Version(fitting[0], version.version, version.model, version.batcher)
 
-# %% ../../../nbs/jobs/operate/05_serve.ipynb #dcf07495
+# %% ../../../nbs/jobs/operate/05_serve.ipynb #ced40eca
 async def watch_champions(
     traffic: Traffic,
     runs: Sequence[str],
@@ -129,6 +133,9 @@ def make_app(options: ServeOptions) -> Guard:
     """The whole application: guard, service, models, log."""
     traffic = load_traffic(options)
     service = Service(traffic, AnswerLog(options.log) if options.log else None)
+    policies = Policies({p.name: p for p in map(open_policy, options.policies)})
+    if options.policies:
+        policies.add_to(service)
     watching: list[asyncio.Task[None]] = []
 
     async def started() -> None:
@@ -137,6 +144,7 @@ def make_app(options: ServeOptions) -> Guard:
     async def stopped() -> None:
         for task in watching:
             task.cancel()
+        policies.close()
 
     service.started, service.stopped = started, stopped
     limit = RateLimit(options.rate) if options.rate > 0 else None
@@ -153,9 +161,9 @@ def app_of_worker() -> Guard:
     given: dict[str, Any] = json.loads(os.environ[_ENVIRONMENT])
     return make_app(ServeOptions(**(given | {k: tuple(v) for k, v in given.items() if isinstance(v, list)})))
 
-# %% ../../../nbs/jobs/operate/05_serve.ipynb #68e1edb4
+# %% ../../../nbs/jobs/operate/05_serve.ipynb #08ac0c4c
 def serve(
-    run: Run | str | Path,  # A run that is done
+    run: Run | str | Path | None = None,  # A run that is done; None: policies alone
     *others: Run | str | Path,  # More runs, each under the name of its directory
     host: str = "127.0.0.1",  # Address; on another than this machine's own a token file is needed
     port: int = 8000,  # Port; 0 for any that is free
@@ -166,6 +174,7 @@ def serve(
     log: str | Path | None = None,  # Where answers and outcomes are kept: a SQLite file, or the URL of a database
     canary: str | Sequence[str] = (),  # RUN:5%: this run answers a share of the clients
     shadow: str | Sequence[str] = (),  # Runs that are asked too, and only logged
+    policy: str | Path | Sequence[str | Path] = (),  # Folders of policies that decide and learn, from `aimt policy`
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -173,8 +182,8 @@ def serve(
     Raises `ProblemError` for options that do not fit together, `RunError` for a run that cannot be opened.
     """
     uvicorn = require("uvicorn", "serve")
-    many = lambda given: (given,) if isinstance(given, str) else tuple(given)
-    runs = tuple(str(r.path if isinstance(r, Run) else r) for r in (run, *others))
+    many = lambda given: (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
+    runs = tuple(str(r.path if isinstance(r, Run) else r) for r in (run, *others) if r is not None)
     options = ServeOptions(
         runs,
         host,
@@ -186,6 +195,7 @@ def serve(
         str(log) if log else None,
         many(canary),
         many(shadow),
+        many(policy),
     )
     shared: dict[str, Any] = {
         "host": host,
@@ -224,4 +234,6 @@ def _say(app: Guard, options: ServeOptions, quiet: bool) -> None:
     for name, route in service.traffic.routes.items():  # type: ignore[attr-defined]
         about = route.champion.model.about()
         print(f"{name} predicts {about['predicts']}, version {route.champion.version}, verdict {about['verdict']}")
+    for place in options.policies:
+        print(f"{Path(place).resolve().name} decides at /decide")
     print(f"http://{options.host}:{options.port}/docs says what to send. Stop with Ctrl+C.", flush=True)
