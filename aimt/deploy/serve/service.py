@@ -327,7 +327,7 @@ async def _health(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[
 
 
 async def _ready(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[tuple[bytes, bytes]]]:
-    if not service.traffic.routes:
+    if not service.traffic.routes and ("POST", "/decide") not in service.handlers:
         raise Refusal(503, "no model is loaded yet", "Try again in a second")
     return 200, b'{"status":"ready"}', _JSON_TYPE
 
