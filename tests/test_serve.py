@@ -362,4 +362,4 @@ def test_a_policy_decides_learns_and_survives(tmp_path):
             service.stop(signal.SIGKILL if killed and sys.platform != "win32" else signal.SIGTERM)
     from aimt.decide.decision_state import read_log as read_decisions
 
-    assert len(read_decisions(tmp_path / "offers")[1].reward) == 40
+    assert len(read_decisions(tmp_path / "offers")[1].rewards) == 40

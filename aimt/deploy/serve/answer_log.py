@@ -47,14 +47,17 @@ _CREATE = (
 )
 _ANSWER = (
     "INSERT INTO answers (id, at, model, version, route, role, inputs, outputs, milliseconds) "
-    "VALUES (:id, :at, :model, :version, :route, :role, :inputs, :outputs, :milliseconds) ON CONFLICT (id) DO NOTHING"
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 )
 _OUTCOME = (
-    "INSERT INTO outcomes (answer, row_number, at, outcome) VALUES (:answer, :row_number, :at, :outcome) "
+    "INSERT INTO outcomes (answer, row_number, at, outcome) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (answer, row_number) DO UPDATE SET at = excluded.at, outcome = excluded.outcome"
 )
 
 # %% ../../../nbs/deploy/serve/15_answer_log.ipynb #01e028f5
+_PAUSE = 0.05  # Seconds in which answers gather; outcomes are written at once
+
+
 @dataclass(frozen=True)
 class Answer:
     """One reply, as it is logged."""
@@ -65,7 +68,7 @@ class Answer:
     version: str
     route: str  # predict, generate or decide
     role: str  # champion, canary or shadow
-    inputs: Any  # Rows, prompt or context, as JSON
+    inputs: Any  # Rows, prompt or context; bytes that are JSON already are kept as they are
     outputs: Any
     milliseconds: float
 
@@ -96,6 +99,8 @@ class AnswerLog:
         self._outcomes: queue.Queue[tuple[Sequence[Outcome], Future[None]]] = queue.Queue(most_outcomes)
         self._wake, self._closing = threading.Event(), False
         self._engine, self._text = _engine(self.url), require("sqlalchemy", "serve").text
+        mark = "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
+        self._answer, self._outcome = _ANSWER.replace("?", mark), _OUTCOME.replace("?", mark)
         try:
             self._create()
         except Exception as e:
@@ -121,7 +126,7 @@ class AnswerLog:
             self._answers.put_nowait(answer)
         except queue.Full:
             self.dropped += 1
-        self._wake.set()
+            self._wake.set()
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> "Future[None]":
         """Write outcomes. The future is done when they are committed, and fails when they could not be."""
@@ -147,7 +152,7 @@ class AnswerLog:
     def _run(self) -> None:
         again: list[Answer] = []
         while True:
-            self._wake.wait(1.0)
+            self._wake.wait(_PAUSE)
             self._wake.clear()
             while batch := self._waiting(again):
                 again = self._write(*batch, again)
@@ -163,9 +168,9 @@ class AnswerLog:
         try:
             with self._engine.begin() as connection:
                 if answers or again:
-                    connection.execute(self._text(_ANSWER), [_answer_row(a) for a in (*again, *answers)])
+                    connection.exec_driver_sql(self._answer, [_answer_row(a) for a in (*again, *answers)])
                 if rows := [_outcome_row(o) for outcomes, _ in groups for o in outcomes]:
-                    connection.execute(self._text(_OUTCOME), rows)
+                    connection.exec_driver_sql(self._outcome, rows)
         except Exception as e:
             self.failures += 1
             self.dropped += len(again)
@@ -194,12 +199,16 @@ def _reason(error: Exception) -> str:
     return hide_password(str(cause).strip().splitlines()[0][:200]) if str(cause).strip() else type(cause).__name__
 
 
-def _answer_row(a: Answer) -> dict[str, Any]:
-    return {**vars(a), "inputs": json.dumps(a.inputs, default=str), "outputs": json.dumps(a.outputs, default=str)}
+def _answer_row(a: Answer) -> tuple[Any, ...]:
+    return (a.id, a.at, a.model, a.version, a.route, a.role, _json(a.inputs), _json(a.outputs), a.milliseconds)
 
 
-def _outcome_row(o: Outcome) -> dict[str, Any]:
-    return {**vars(o), "outcome": json.dumps(o.outcome)}
+def _outcome_row(o: Outcome) -> tuple[Any, ...]:
+    return (o.answer, o.row_number, o.at, json.dumps(o.outcome))
+
+
+def _json(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else json.dumps(value, default=str)
 
 # %% ../../../nbs/deploy/serve/15_answer_log.ipynb #2332a757
 def read_log(
@@ -223,9 +232,16 @@ def read_log(
     for a in answers:
         if (model is not None and a["model"] != model) or a["role"] not in roles:
             continue
-        inputs, outputs = json.loads(a["inputs"]), json.loads(a["outputs"])
+        inputs, outputs = _rows_in(json.loads(a["inputs"]), "rows"), _rows_in(json.loads(a["outputs"]), "predictions")
         for i, (given, said) in enumerate(zip(inputs, outputs, strict=False)):
             about = {k: a[k] for k in ("id", "at", "model", "version", "role", "milliseconds")}
             rows.append(about | {"row_number": i, "input": given, "output": said, "outcome": outcomes.get((a["id"], i))})
     names = ["id", "row_number", "at", "model", "version", "role", "milliseconds", "input", "output", "outcome"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _rows_in(kept: Any, name: str) -> list[Any]:
+    """The rows of a whole request or reply, or of a part of one."""
+    if isinstance(kept, dict):
+        return kept[name] if isinstance(kept.get(name), list) else [kept]
+    return kept if isinstance(kept, list) else [kept]

@@ -43,6 +43,13 @@ def read_number(value: Any) -> float:
     return number if -HUGE <= number <= HUGE else _NAN
 
 
+def _many_numbers(values: list[Any]) -> np.ndarray:
+    """`read_number` of each value."""
+    found = np.array(values, dtype=float)  # None becomes NaN
+    found[np.abs(found) > HUGE] = _NAN
+    return found
+
+
 def read_boolean(value: Any) -> float:
     """0, 1 or NaN."""
     return _NAN if value is None else float(value)
@@ -149,7 +156,8 @@ class RowEncoder:
             return np.array([[read(get(name)) for _, name, read in self._plain]])
         X = np.empty((len(rows), self.width))
         for place, name, read in self._plain:
-            X[:, place] = [read(row.get(name)) for row in rows]
+            values = [row.get(name) for row in rows]
+            X[:, place] = _many_numbers(values) if read is read_number else [read(value) for value in values]
         moments = {name: self._moments(name, rows) for name in self.dates}
         for place, name, since, read_parts in self._dated:
             others = list(zip(*(moments[other] for other in since), strict=True)) if since else [()] * len(rows)

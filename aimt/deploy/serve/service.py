@@ -244,7 +244,7 @@ async def predict_rows(service: Service, scope: Scope) -> tuple[int, bytes, Sequ
         out["warnings"] = unusual
     body = service.dumps(out)
     service.metrics.scored(version, role, len(rows))
-    service.keep(number, version, "predict", role, rows, answers, start)
+    service.keep(number, version, "predict", role, scope["body"], body, start)
     for shadow in route.shadows:
         service.later(_ask_shadow(service, shadow, rows))
     return 200, body, _JSON_TYPE
