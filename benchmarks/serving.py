@@ -216,9 +216,8 @@ def in_process() -> None:
         scorer.score([row])
         times.append(time.perf_counter_ns() - start)
     single = np.concatenate([scorer.score([row]) for row in rows])
-    print(
-        f"one row in process: p50 {np.median(times) / 1e3:.1f} us; largest difference from the batch {np.abs(single - scorer.model.predict(X.head(2000))).max():.1e}"
-    )
+    apart = np.abs(single - scorer.model.predict(X.head(2000))).max()
+    print(f"one row in process: p50 {np.median(times) / 1e3:.1f} us; largest difference from the batch {apart:.1e}")
     times = []
     for row in rows:
         start = time.perf_counter_ns()
@@ -235,6 +234,5 @@ if __name__ == "__main__":
     table = pd.DataFrame([measure(kind, options.seconds) for kind in ("Starlette", "FastAPI", "aimt")]).set_index("server")
     print(table.T.round(3).to_string())
     for peer in ("Starlette", "FastAPI"):
-        print(
-            f"aimt / {peer}: {table.loc['aimt', 'c16 req/CPU-s'] / table.loc[peer, 'c16 req/CPU-s']:.2f} x the requests per CPU-second at 16 connections"
-        )
+        ratio = table.loc["aimt", "c16 req/CPU-s"] / table.loc[peer, "c16 req/CPU-s"]
+        print(f"aimt / {peer}: {ratio:.2f} x the requests per CPU-second at 16 connections")

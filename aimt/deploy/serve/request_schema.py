@@ -18,7 +18,7 @@ import pandas as pd
 
 from ...core.errors import closest
 from ...data.table.schema import HUGE, Column, Schema
-from .row_scorer import Row, read_date
+from .row_scorer import Row, columns_of, read_date
 
 # %% ../../../nbs/deploy/serve/10_request_schema.ipynb #17587c2e
 MAX_FAULTS = 100  # Told in one reply
@@ -157,8 +157,8 @@ class RequestSchema:
     def _all_good(self, rows: Sequence[Any]) -> bool:
         """Whether many rows have no fault, looked at column by column; when False, the rows are looked at one by one."""
         try:
-            for name, kind in self._kinds:
-                values = [row[name] for row in rows]
+            columns = columns_of(rows, self.inputs)
+            for (name, kind), values in zip(self._kinds, columns, strict=True):
                 types = set(map(type, values))
                 if kind == "number" and types <= _NUMBERS:
                     found = np.array(values, dtype=float)
