@@ -363,3 +363,43 @@ def test_a_policy_decides_learns_and_survives(tmp_path):
     from aimt.decide.decision_state import read_log as read_decisions
 
     assert len(read_decisions(tmp_path / "offers")[1].rewards) == 40
+
+
+# --- many, slow and vanishing clients --------------------------------------------------------------------------------------
+
+
+def test_a_thousand_clients_at_once_are_answered_or_told_to_come_again(shop):
+    import asyncio
+
+    body = json.dumps({"size": 50, "age": 30, "town": "Wien"}).encode()
+    message = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    async def client(port: int) -> int:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 30)
+        writer.write(message)
+        status = int((await asyncio.wait_for(reader.readline(), 30)).split()[1])
+        writer.close()
+        return status
+
+    async def all_of(port: int, n: int) -> list[int]:
+        return await asyncio.gather(*(client(port) for _ in range(n)))
+
+    with Service(shop / "runs/shop", "--rate", "0") as service:
+        found = asyncio.run(all_of(service.port, 1000))
+        assert set(found) <= {200, 503} and found.count(200) >= 500, {s: found.count(s) for s in set(found)}
+        assert service.post("/predict", body)[0] == 200
+        assert "Traceback" not in service.stop()
+
+
+def test_slow_and_vanishing_clients_do_not_stop_others(shop):
+    with Service(shop / "runs/shop", "--rate", "0") as service:
+        slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(50)]
+        for i, client in enumerate(slow):
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{" if i % 2 else b"POST /pre")
+        for client in slow[:25]:
+            client.close()  # in the middle of a request
+        for _ in range(20):
+            assert service.post("/predict", {"size": 50, "age": 30, "town": "Wien"})[0] == 200
+        for client in slow[25:]:
+            client.close()
+        assert "Traceback" not in service.stop()
