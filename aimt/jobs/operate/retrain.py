@@ -12,7 +12,7 @@ __all__ = ['Gain', 'Comparison', 'Challenge', 'split_arena', 'compare_in_arena',
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -56,6 +56,7 @@ class Comparison:
     metric: str
     scores: dict[str, float]  # Of champion and challenger
     gain: Gain
+    log_loss: Gain | None
     saved: Gain | None
 
 
@@ -71,6 +72,7 @@ class Challenge(TypedDict):
     rows: int  # In the arena
     scores: dict[str, float]  # Of champion and challenger
     gain: Gain  # In the metric, with the interval at the level of this challenge
+    log_loss: Gain | None  # The same in the log loss; None for a regression
     saved: Gain | None  # Value per 1,000 decisions
     verdict: str  # Of the challenger's own gates
     promoted: bool
@@ -121,9 +123,14 @@ def compare_in_arena(
     preds = {name: saved.model.predict_raw(saved.conform(rows)[0]) for name, saved in (("first", champion), ("model", challenger))}
     clusters = rows[champion.problem.entity].astype(str).to_numpy() if champion.problem.entity in rows else None
     scores = score_models(champion.problem, y, preds, baselines=("first",), seed=seed, clusters=clusters)
-    n = challenge * (challenge + 1)  # an interval of the level alpha / n is as wide as one of n that hold together
+    looks = 2 if champion.problem.classification else 1
+    n = looks * challenge * (challenge + 1)  # an interval of the level alpha / n is as wide as one of n that hold together
     gain = _widened(scores["differences"][0], n)
     main = {row["model"]: float(row["value"]) for row in scores["table"] if row["metric"] == scores["metric"]}
+    log_loss = None
+    if champion.problem.classification:
+        proper = score_models(replace(champion.problem, metric="log_loss"), y, preds, baselines=("first",), seed=seed, clusters=clusters)
+        log_loss = _widened(proper["differences"][0], n)
     saved_value = None
     if champion.problem.task == "binary" and champion.problem.cost:
         limits = [0.5 if s.threshold is None else s.threshold for s in (champion, challenger)]
@@ -132,7 +139,7 @@ def compare_in_arena(
         )
         saved_value = _widened(mean_interval(1000 * (now - before), clusters=clusters), n)
     both = {"champion": main["first"], "challenger": main["model"]}
-    return Comparison(len(y), str(scores["label"]), both, gain, saved_value)
+    return Comparison(len(y), str(scores["label"]), both, gain, log_loss, saved_value)
 
 
 def _widened(found: Interval, n: int) -> Gain:
@@ -243,6 +250,7 @@ def retrain(
         metric=found.metric,
         scores=found.scores,
         gain=found.gain,
+        log_loss=found.log_loss,
         saved=found.saved,
     )
     if promoted:
@@ -259,8 +267,14 @@ def _decide(found: Comparison, verdict: str) -> tuple[bool, str]:
         return False, f"The challenger stays out: its own gates say HOLD. {found.metric} differs by {shown}."
     if saved is not None and saved["high"] < 0:
         return False, f"The challenger stays out: its decisions cost more. {found.metric} differs by {shown}."
+    proper = found.log_loss
+    if gain["high"] < 0 or (proper is not None and proper["high"] < 0):
+        return False, f"The champion stays: the challenger is worse. {found.metric} differs by {shown}."
     if gain["low"] > 0:
         return True, f"The challenger is promoted: {found.metric} is better by {shown}."
+    if proper is not None and proper["low"] > 0:
+        by = f"{proper['value']:.3g} [{proper['low']:.3g}, {proper['high']:.3g}]"
+        return True, f"The challenger is promoted: its log loss is better by {by}, {found.metric} differs by {shown}."
     return False, f"The champion stays: the challenger is not shown to be better. {found.metric} differs by {shown}."
 
 
