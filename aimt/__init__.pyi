@@ -264,6 +264,7 @@ def predict(
     conditional_on: str | None = None,
     thresholds: str | None = None,
     chunk_rows: int | None = None,
+    cluster: str | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> pd.DataFrame | Path:

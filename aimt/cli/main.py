@@ -156,23 +156,27 @@ def audit(
 @one_line_errors
 def predict(
     run: RunPath,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write: .csv or .parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write: .csv or .parquet; with --cluster a folder.")],
     source: Annotated[str | None, typer.Argument(help="Table with new rows. A forecast needs one only for what is known ahead.")] = None,
     coverage: Coverage = None,
     conditional_on: CoveredBy = None,
     thresholds: Annotated[
         str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="A folder of Parquet files, on several machines: dask://HOST:PORT, ray://HOST:PORT or local:PROCESSES."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over the table itself.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Add prediction, probability and decision to new rows, any number of them; or forecast the coming steps of series.
 
-    Examples: `aimt predict runs/churn new.csv -o scored.csv --coverage 0.9`, `aimt predict runs/sales future.csv -o forecasts.csv`
+    Examples: `aimt predict runs/churn new.csv -o scored.csv --coverage 0.9`, `aimt predict runs/sales future.csv -o forecasts.csv`,
+    `aimt predict runs/churn customers/ -o scored/ --cluster dask://10.0.0.5:8786`
     """
-    resolve(VERBS["predict"])(
-        run, source, out=out, coverage=coverage, conditional_on=conditional_on, thresholds=thresholds, overwrite=overwrite, quiet=quiet
-    )
+    options: dict[str, Any] = {"coverage": coverage, "conditional_on": conditional_on, "thresholds": thresholds, "cluster": cluster}
+    resolve(VERBS["predict"])(run, source, out=out, overwrite=overwrite, quiet=quiet, **options)
 
 # %% ../../nbs/cli/04_main.ipynb #ccd31cf7
 @app.command()

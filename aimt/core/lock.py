@@ -189,7 +189,7 @@ def _beat(held: _Held) -> None:
 
 def _leave_to_parent() -> None:
     """A forked child has the open file too, and would keep the lock when its parent is gone."""
-    for held in list(_HELD):
+    for held in [h for h in _HELD if h.open]:  # the number of one that is closed may belong to another file by now
         held.open, held.mutex = False, threading.Lock()
         held.over.set()
         with suppress(OSError):

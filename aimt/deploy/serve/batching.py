@@ -34,7 +34,7 @@ class Batcher:
     async def __call__(self, rows: Sequence[Any]) -> Sequence[Any]:
         """One answer for each row. Raises what `score` raises, and `OverflowError` when too much is waiting."""
         if not self._busy and self.seconds * len(rows) <= self.inline and self.batches:
-            return self._timed(rows)
+            return self.measure(rows)
         if sum(len(waiting) for waiting, _ in self._queue) + len(rows) > self.most_waiting:
             raise OverflowError("too many rows are waiting")
         future = asyncio.get_running_loop().create_future()
@@ -44,7 +44,8 @@ class Batcher:
             asyncio.get_running_loop().create_task(self._work())
         return await future
 
-    def _timed(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def measure(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """The answers to some rows, at once, and how long they took."""
         start = time.perf_counter()
         answers = self.score(rows)
         each = (time.perf_counter() - start) / max(len(rows), 1)
@@ -59,7 +60,7 @@ class Batcher:
             group = self._take()
             rows = group[0][0] if len(group) == 1 else [row for some, _ in group for row in some]
             try:
-                answers = await loop.run_in_executor(self._pool, self._timed, rows)
+                answers = await loop.run_in_executor(self._pool, self.measure, rows)
             except Exception as e:
                 self._fail(group, e)
                 continue

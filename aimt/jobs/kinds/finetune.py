@@ -74,6 +74,7 @@ FINETUNE = Kind(
         "evaluate": "aimt.jobs.families.finetuned_model:evaluate_tuned",
         "explain": "aimt.jobs.families.finetuned_model:explain_tuned",
         "generate": "aimt.jobs.verbs.generate:generate_answer",
+        "serve": "aimt.jobs.operate.served_text:served_tuned",
         "doctor": "aimt.jobs.verbs.doctor:doctor_network",
     },
     noun="network",

@@ -60,6 +60,6 @@ SERIES = Kind(
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.report.series:REPORT",
     open="aimt.jobs.steps.series:open_forecaster",
-    verbs={"predict": "aimt.jobs.steps.series:predict_series"},
+    verbs={"predict": "aimt.jobs.steps.series:predict_series", "serve": "aimt.jobs.operate.served_forecast:served_forecast"},
     time_limit=300,
 )

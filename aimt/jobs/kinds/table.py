@@ -83,6 +83,7 @@ TABLE = Kind(
         "evaluate": "aimt.jobs.verbs.evaluate:evaluate_table",
         "explain": "aimt.jobs.verbs.explain:explain_table",
         "compact": "aimt.jobs.verbs.compact:compact_run",
+        "serve": "aimt.jobs.operate.served_table:served_table",
         "doctor": "aimt.jobs.verbs.doctor:doctor_table",
         "monitor": "aimt.jobs.verbs.monitor:monitor_table",
     },

@@ -57,6 +57,7 @@ TEXT = Kind(
     open="aimt.jobs.shared.text_model:open_text_model",
     verbs={
         "generate": "aimt.jobs.verbs.generate:generate_text",
+        "serve": "aimt.jobs.operate.served_text:served_text",
         "evaluate": "aimt.jobs.shared.text_model:evaluate_text",
         "doctor": "aimt.jobs.verbs.doctor:doctor_network",
     },

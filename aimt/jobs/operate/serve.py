@@ -24,11 +24,12 @@ from ...core.errors import ProblemError, require
 from ...core.run import Run
 from ...deploy.serve.answer_log import AnswerLog
 from ...deploy.serve.decisions import Policies, open_policy
+from ...deploy.serve.generate_route import GENERATE, write_text
 from ...deploy.serve.guards import Guard, RateLimit, read_tokens
 from ...deploy.serve.service import Service
 from ...deploy.serve.traffic import Route, Traffic, Version, read_share
 from .champion import CHAMPION, champion_of
-from .served_table import served_version
+from .served_run import served_version
 
 # %% ../../../nbs/jobs/operate/05_serve.ipynb #e37dcf2d
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -87,10 +88,11 @@ def load_traffic(options: ServeOptions) -> Traffic:
 
 
 def _beside(run: str, routes: dict[str, Route]) -> tuple[str, Version]:
-    """A canary or shadow, and the name of the route that it belongs to: the one that predicts the same."""
+    """A canary or shadow, and the name of the route that it belongs to: the one of its kind that predicts the same."""
     version = served_version(run)
-    target = version.model.saved.problem.target
-    fitting = [name for name, route in routes.items() if route.champion.model.saved.problem.target == target]
+    asked = lambda v: (v.model.kind, v.model.about()["predicts"])
+    target = version.model.about()["predicts"]
+    fitting = [name for name, route in routes.items() if asked(route.champion) == asked(version)]
     if len(fitting) != 1:
         raise ProblemError(f"{run} predicts '{target}', and {len(fitting)} of the runs that are served do", hint="Exactly one must")
     return fitting[0], Version(fitting[0], version.version, version.model, version.batcher)
@@ -136,6 +138,8 @@ def make_app(options: ServeOptions) -> Guard:
     policies = Policies({p.name: p for p in map(open_policy, options.policies)})
     if options.policies:
         policies.add_to(service)
+    if any(hasattr(route.champion.model, "begin") for route in traffic.routes.values()):
+        service.add("/generate", write_text, GENERATE)
     watching: list[asyncio.Task[None]] = []
 
     async def started() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.commands import resolve
 from ...core.errors import DataError, ProblemError
 from ...core.problem import Problem
 from ...core.progress import Progress
@@ -137,9 +138,11 @@ def predict(
     conditional_on: str | None = None,  # Where the coverage is kept: group, class, both or none; in the run's groups when None
     thresholds: str | None = None,  # Column whose groups are decided each by a threshold of its own, as the run's report proposes
     chunk_rows: int | None = None,  # Rows in memory at a time; 100,000 when None
-    overwrite: bool = False,  # Write over the table itself
+    cluster: str
+    | None = None,  # dask://HOST:PORT, ray://HOST:PORT or local:PROCESSES: a folder of Parquet files, piece by piece on several machines
+    overwrite: bool = False,  # Write over the table itself; with a cluster, over a folder of other predictions
     quiet: bool = False,  # No progress and no warnings
-) -> pd.DataFrame | Path:  # The table with the added columns, or the file that was written
+) -> pd.DataFrame | Path:  # The table with the added columns, or the file or folder that was written
     """Add prediction, probability and decision to new rows, and with a coverage how sure they are.
 
     From a text file to a text file, whatever was there stays as it was written; see `extend_table`. Raises `DataError`
@@ -147,6 +150,11 @@ def predict(
     `ProblemError` for what the run cannot give.
     """
     check_asked(coverage, conditional_on)
+    if cluster is not None:
+        options = {"coverage": coverage, "conditional_on": conditional_on, "thresholds": thresholds}
+        several = resolve("aimt.jobs.operate.cluster_predict:predict_on_cluster")
+        where: Path = several(run, source, out=out, cluster=cluster, rows=chunk_rows, overwrite=overwrite, quiet=quiet, **options)
+        return where
     source = as_source(source)
     if out is not None and not overwrite:
         _spare_source(source, Path(out))
