@@ -30,6 +30,8 @@ from aimt.train.loop.trainer import TrainConfig as TrainConfig
 from aimt.core.contents import Audit
 from aimt.core.contents import Finding
 from aimt.core.hardware import Installation
+from aimt.jobs.operate.bundle import Bundle
+from aimt.jobs.operate.export import Export
 from aimt.jobs.operate.policy import PolicyMade
 from aimt.jobs.operate.retrain import Challenge
 from aimt.jobs.operate.watch import Watched
@@ -54,6 +56,8 @@ __all__ = [
     'generate',
     'plan',
     'doctor',
+    'export',
+    'bundle',
     'serve',
     'retrain',
     'rollback',
@@ -387,6 +391,26 @@ def doctor(
     run: Run | str | Path,
 ) -> list[Finding]:
     """What is wrong with a run: the gates that did not pass, then what was seen in training, or what its figures say of its table."""
+
+def export(
+    run: Run | str | Path,
+    *,
+    to: str = 'onnx',
+    out: str | Path | None = None,
+    int8: bool = False,
+    data: Any = None,
+) -> Export:
+    """Write a run in another format, and compare it with the run.
+
+    Raises `ProblemError` for what cannot be exported, `MissingExtraError` without the extra `onnx`.
+    """
+
+def bundle(
+    run: Run | str | Path,
+    *,
+    out: str | Path | None = None,
+) -> Bundle:
+    """Write a bundle. Raises `ProblemError` for a kind of run that cannot be served, `RunError` for one that is not done."""
 
 def serve(
     run: Run | str | Path | None = None,

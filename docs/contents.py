@@ -51,7 +51,7 @@ ROOMS = {  # folders inside a section, in reading order: name
     "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
     "evaluate": {"table": "Tables", "text": "Text"},
     "generate": {"text": "Text", "audio": "Audio"},
-    "deploy": {"report": "Reports", "serve": "Prediction services"},
+    "deploy": {"report": "Reports", "serve": "Prediction services", "export": "Export"},
     "jobs": {
         "kinds": "Kinds of models",
         "steps": "Steps of each kind",

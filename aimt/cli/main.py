@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/cli/main.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Source', 'Sql', 'Target', 'Population', 'DateFormat', 'Quiet', 'RunPath', 'Coverage', 'CoveredBy', 'train',
-           'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'serve', 'retrain',
-           'rollback', 'watch', 'policy', 'explain', 'generate', 'plan', 'monitor', 'doctor', 'report', 'env', 'main']
+           'finetune', 'judge', 'datasets', 'audit', 'predict', 'evaluate', 'compare', 'compact', 'explain', 'generate',
+           'plan', 'doctor', 'report', 'env', 'main']
 
 # %% ../../nbs/cli/04_main.ipynb #37cb15fe
 import os
@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from .exit_codes import Json, one_line_errors, print_json
+from .deploy_commands import bundle, export, monitor, policy, retrain, rollback, serve, watch
 from .kind_commands import KIND_COMMANDS
 from ..core.progress import CleanStream
 from ..core.commands import VERBS, resolve
@@ -260,133 +261,8 @@ def compact(
         print("\n".join(resolve("aimt.jobs.verbs.compact:compact_lines")(new)))
 
 # %% ../../nbs/cli/04_main.ipynb #7a31c0de
-@app.command()
-@one_line_errors
-def serve(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories, each served under its name.", metavar="RUN...")] = None,
-    host: Annotated[str, typer.Option(help="Address. Others than this machine need --token-file.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.", min=0, max=65_535)] = 8000,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1, max=64)] = 1,
-    token_file: Annotated[Path | None, typer.Option(help="File with a token in each line.")] = None,
-    max_body_mb: Annotated[float, typer.Option(help="Largest body.", min=0.001)] = 5.0,
-    rate: Annotated[float, typer.Option(help="Requests per second of one client; 0 for no limit.", min=0)] = 100.0,
-    log: Annotated[str | None, typer.Option(help="Keep answers and outcomes: a SQLite file, or the URL of a database.")] = None,
-    canary: Annotated[list[str] | None, typer.Option(help="RUN:5%, a run that answers a share of the clients.")] = None,
-    shadow: Annotated[list[str] | None, typer.Option(help="A run that is asked too, and only logged.")] = None,
-    policy: Annotated[list[Path] | None, typer.Option(help="A policy that decides and learns, from `aimt policy`.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Serve runs over HTTP: predictions, reasons, decisions, feedback, metrics.
-
-    Example: `aimt serve runs/churn --log churn.db`
-    """
-    options: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "workers": workers,
-        "token_file": token_file,
-        "max_body_mb": max_body_mb,
-        "rate": rate,
-    }
-    options |= {"log": log, "canary": canary or (), "shadow": shadow or (), "policy": policy or (), "quiet": quiet}
-    resolve(VERBS["serve"])(*(runs or [None]), **options)
-
-# %% ../../nbs/cli/04_main.ipynb #7a31c0df
-@app.command()
-@one_line_errors
-def retrain(
-    run: RunPath,
-    source: Annotated[str, typer.Option("--with", help="New rows with their outcomes, the latest last.")],
-    data: Annotated[str | None, typer.Option(help="The rows that the run was trained on, to learn from both.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Directory of the challenger, beside the run. Default: RUN-2, ...")
-    ] = None,
-    arena: Annotated[float, typer.Option(help="Share of the new rows that both are compared on.", min=0.05, max=0.95)] = 0.3,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds of training. Default: as for the run.", min=1)] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit code 3 when the champion stays.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a challenger on new rows; it replaces the champion only if it is significantly better on the latest of them.
-
-    Example: `aimt retrain runs/churn --with march.csv --data customers.csv`
-    """
-    found = resolve(VERBS["retrain"])(run, source, data=data, out=out, arena=arena, time_limit=time_limit, quiet=quiet or as_json)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.operate.retrain:challenge_lines")(found)))
-    if gate and not found["promoted"]:
-        raise typer.Exit(3)
-
-
-@app.command()
-@one_line_errors
-def rollback(run: RunPath, as_json: Json = False) -> None:
-    """Undo the last promotion: the run that answered before answers again.
-
-    Example: `aimt rollback runs/churn`
-    """
-    name = resolve(VERBS["rollback"])(run)
-    if as_json:
-        print_json({"run": name})
-    else:
-        print(f"{name} answers now")
-
-# %% ../../nbs/cli/04_main.ipynb #7a31c0e0
-@app.command()
-@one_line_errors
-def watch(
-    run: RunPath,
-    log: Annotated[str, typer.Option(help="Where the service keeps its answers: a SQLite file or a URL.")],
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=1)] = 3600,
-    once: Annotated[bool, typer.Option("--once", help="One look, and no more.")] = False,
-    data: Annotated[str | None, typer.Option(help="The table that the run was trained on: challengers learn from it too.")] = None,
-    on_decay: Annotated[bool, typer.Option(help="Retrain when measured scores are worse.")] = True,
-    on_drift: Annotated[bool, typer.Option(help="Retrain when rows drift.")] = True,
-    after_labels: Annotated[int | None, typer.Option(help="Retrain after so many outcomes.", min=1)] = None,
-    after_days: Annotated[float | None, typer.Option(help="Retrain after so many days.", min=0)] = None,
-    least_labels: Annotated[int, typer.Option(help="Outcomes below which nothing is retrained.", min=20)] = 200,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds of a training. Default: as for the run.", min=1)] = None,
-    as_json: Json = False,
-) -> None:
-    """Monitor the answers of a service, and retrain when there is a reason.
-
-    Example: `aimt watch runs/churn --log churn.db --data customers.csv`
-    """
-    options = {k: v for k, v in locals().items() if k not in {"run", "log", "as_json"}}
-    for found in resolve(VERBS["watch"])(run, log, **options):
-        if as_json:
-            print_json(found)
-        else:
-            print("\n".join(resolve("aimt.jobs.operate.watch:watched_lines")(found)), flush=True)
-
-
-@app.command()
-@one_line_errors
-def policy(
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    source: Annotated[str, typer.Argument(help="Table of typical contexts, without outcomes.")],
-    actions: Annotated[str, typer.Option(help="Names of the actions: safe,bold,calm.")],
-    rule: Annotated[str, typer.Option(help="linucb, thompson, epsilon-greedy or squarecb.")] = "linucb",
-    baseline: Annotated[str | None, typer.Option(help="The action that is known to be safe.")] = None,
-    baseline_share: Annotated[float, typer.Option(help="Least share of decisions for it.", min=0, max=1)] = 0.0,
-    min_propensity: Annotated[float, typer.Option(help="Least probability of every action.", min=0, max=0.5)] = 0.0,
-    max_exploration: Annotated[float, typer.Option(help="Most share of decisions that explore.", min=0, max=1)] = 1.0,
-    half_life: Annotated[float | None, typer.Option(help="Rewards after which an old one counts half.", min=1)] = None,
-    seed: int = 0,
-    as_json: Json = False,
-) -> None:
-    """Make a policy for decisions in real time, a contextual bandit that has learned nothing yet.
-
-    Example: `aimt policy policies/offers customers.csv --actions none,discount,gift --baseline none`
-    """
-    options = {k: v for k, v in locals().items() if k not in {"folder", "source", "as_json"}}
-    made = resolve(VERBS["policy"])(folder, source, **options)
-    if as_json:
-        print_json(made)
-    else:
-        print("\n".join(resolve("aimt.jobs.operate.policy:policy_lines")(made)))
+for _verb in (export, bundle, serve, monitor, retrain, rollback, watch, policy):
+    app.command()(_verb)
 
 # %% ../../nbs/cli/04_main.ipynb #e918e224
 @app.command()
@@ -503,34 +379,6 @@ def plan(
         print_json(found)
     else:
         print("\n".join(resolve("aimt.jobs.verbs.plan:plan_lines")(found)))
-
-
-@app.command()
-@one_line_errors
-def monitor(
-    run: RunPath,
-    source: Annotated[str, typer.Argument(help="Table with new rows; with the column of the target, their performance is measured.")],
-    data: Annotated[str | None, typer.Option(help="The training table again: also test all columns together, by a classifier.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a report here, an HTML page.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="Post the alerts as JSON to this address, when there are any.")] = None,
-    alpha: Annotated[float, typer.Option(help="Probability of any false alarm among the drift tests.")] = 0.05,
-    min_distance: Annotated[float, typer.Option(help="Smallest drift that is reported, from 0 (same) to 1 (no overlap).")] = 0.01,
-    control: Annotated[str, typer.Option(help="Of false alarms: holm (of any) or fdr (of their share).")] = "holm",
-    as_json: Json = False,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when there is an alert.")] = False,
-) -> None:
-    """Compare new rows with those a model was trained on: drift, and performance estimated or measured.
-
-    Example: `aimt monitor runs/churn today.csv --out today.html --gate`
-    """
-    options = {"data": data, "out": out, "webhook": webhook, "alpha": alpha, "min_distance": min_distance, "control": control}
-    found = resolve(VERBS["monitor"])(run, source, **options)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.monitor:monitor_lines")(found)))
-    if gate and found["alerts"]:
-        raise typer.Exit(3)
 
 
 @app.command()

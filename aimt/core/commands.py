@@ -27,6 +27,8 @@ VERBS: dict[str, str] = {
     "generate": "aimt.jobs.verbs.generate:generate",
     "plan": "aimt.jobs.verbs.plan:plan",
     "doctor": "aimt.jobs.verbs.doctor:doctor",
+    "export": "aimt.jobs.operate.export:export",
+    "bundle": "aimt.jobs.operate.bundle:bundle",
     "serve": "aimt.jobs.operate.serve:serve",
     "retrain": "aimt.jobs.operate.retrain:retrain",
     "rollback": "aimt.jobs.operate.retrain:rollback",

@@ -131,7 +131,7 @@ EXTRA_PACKAGES = {
     "audio": ("soundfile",),
     "fair": ("fairlearn",),
     "catboost": ("catboost",),
-    "onnx": ("onnx", "onnxruntime"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "cluster": ("distributed", "ray"),
 }
 

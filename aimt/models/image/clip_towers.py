@@ -106,7 +106,7 @@ class ImageTower(nn.Module):
         patches = pixels.unfold(2, p, p).unfold(3, p, p)  # (B, 3, S/p, S/p, p, p)
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).to(self.patch.dtype)
         x = F.linear(patches, self.patch.flatten(1))
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positions
+        x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions
         x = self.norm_in(x)
         for block in self.blocks:
             x = block(x)
@@ -128,22 +128,23 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) int64 -> (B, D)
         end = self.end_of(ids)
-        ids = ids[:, : int(end.max()) + 1 if len(ids) else 1]  # Nothing after the last end can change the result
+        if not torch.compiler.is_exporting():
+            ids = ids[:, : int(end.max()) + 1 if len(ids) else 1]  # Nothing after the last end can change the result
         x = self.embed(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.project(self.norm_out(x[torch.arange(len(x), device=x.device), end]))
+        return self.project(self.norm_out(x[torch.arange(x.shape[0], device=x.device), end]))
 
     def end_of(self, ids: Tensor) -> Tensor:
         """The place of the end token in each text, (B,). Raises `ValueError` for ids that this model cannot read."""
         if ids.ndim != 2 or not 1 <= ids.shape[1] <= self.context:
             raise ValueError(f"texts have the shape (N, at most {self.context}), not {tuple(ids.shape)}; see CLIPTokenizer")
-        odd = (ids < 0) | (ids >= self.vocab_size)
-        if odd.any():
+        odd, exporting = (ids < 0) | (ids >= self.vocab_size), torch.compiler.is_exporting()  # a graph has no errors to raise
+        if not exporting and odd.any():
             raise ValueError(f"token {int(ids[odd][0])}, but the vocabulary has {self.vocab_size}; another tokenizer?")
         if self.eot_id is None:
             return ids.argmax(dim=1)
         found = ids == self.eot_id
-        if not found.any(dim=1).all():
+        if not exporting and not found.any(dim=1).all():
             raise ValueError(f"text {int((~found.any(dim=1)).nonzero()[0])} has no end token {self.eot_id}")
         return found.int().argmax(dim=1)

@@ -337,8 +337,9 @@ class Attention(nn.Module):
             if cache is not None:
                 k, v = cache.append(layer, k, v)
         own, q = q.dtype, q.to(k.dtype)  # a cache may count in another format
-        causal = self.causal and mask is None and x.shape[1] > 1
+        causal = self.causal and mask is None and (cache is None or x.shape[1] > 1)
         y = attention(q, k, v, mask=mask, causal=causal, scale=self.scale, dropout=self.dropout if self.training else 0.0)
+        y = y.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else y  # others lay it out otherwise
         return self.out(y.to(own).transpose(1, 2).flatten(2))
 
     def look_at(self, x: Tensor, memory: Tensor | None, cache: KVCache | None, layer: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -198,7 +198,7 @@ class BERT(Pretrained):
         documents: Tensor | None = None,  # (B, L) number of the text of each token, for packed rows; -1 for padding
     ) -> Tensor:  # (B, L, D)
         mask = None if mask is None else mask.bool()
-        if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
+        if mask is not None and mask.device.type == "cpu" and not torch.compiler.is_exporting() and bool(mask.all()):
             mask = None  # Nothing is hidden, and attention is faster without a mask
         x = self.inputs(ids, types, documents)
         see = attention_mask(ids.shape[1], causal=False, real=mask, documents=documents, device=ids.device)
@@ -216,7 +216,8 @@ class BERT(Pretrained):
             place = place - torch.where(first_tokens(documents), place, 0).cummax(dim=1).values
         if ids.shape[1] > c.context and (documents is None or int(place.max()) >= c.context):
             raise ValueError(f"{ids.shape[1]} tokens, but this model reads {c.context}; cut the text")
-        if ids.device.type == "cpu" and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < c.vocab_size:
+        checked = ids.device.type == "cpu" and not torch.compiler.is_exporting() and ids.numel() > 0
+        if checked and not 0 <= int(ids.min()) <= int(ids.max()) < c.vocab_size:
             odd = int(ids[(ids < 0) | (ids >= c.vocab_size)][0])
             raise ValueError(f"token {odd}, but the vocabulary has {c.vocab_size}; another tokenizer?")
         x = self.embed(ids) + self.pos_embed(place)

@@ -114,8 +114,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # %% ../../../nbs/models/text/05_gpt.ipynb #a134a1f3
 def _back(x: Tensor, shift: int, value: int) -> Tensor:
     """`x` (B, L) moved `shift` places to the right, with `value` in front."""
-    shift = min(shift, x.shape[1])
-    return F.pad(x[:, : x.shape[1] - shift], (shift, 0), value=value)
+    return F.pad(x, (shift, 0), value=value)[:, : x.shape[1]]
 
 
 def ngram_ids(
