@@ -51,13 +51,13 @@ ROOMS = {  # folders inside a section, in reading order: name
     "train": {"table": "Tables", "loop": "The training loop", "networks": "Networks"},
     "evaluate": {"table": "Tables", "text": "Text"},
     "generate": {"text": "Text", "audio": "Audio"},
-    "deploy": {"report": "Reports", "serve": "Prediction services", "export": "Export"},
+    "deploy": {"report": "Reports", "serve": "Prediction services", "export": "Export", "studio": "The studio"},
     "jobs": {
         "kinds": "Kinds of models",
         "steps": "Steps of each kind",
         "families": "Pretrained families",
         "verbs": "Verbs",
-        "operate": "Serving and retraining",
+        "operate": "Serving, retraining and the studio",
         "shared": "Shared parts",
     },
 }

@@ -36,7 +36,7 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "train": ["loop", "networks", "table"],
     "evaluate": ["table", "text"],
     "generate": ["text", "audio"],
-    "deploy": ["report", "serve", "export"],
+    "deploy": ["report", "serve", "export", "studio"],
     "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate"],
 }
 MOST_MODULES = 16  # in a room

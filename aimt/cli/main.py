@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from .exit_codes import Json, one_line_errors, print_json
-from .deploy_commands import bundle, export, monitor, policy, retrain, rollback, serve, watch
+from .deploy_commands import bundle, export, monitor, policy, retrain, rollback, serve, studio, watch
 from .kind_commands import KIND_COMMANDS
 from ..core.progress import CleanStream
 from ..core.commands import VERBS, resolve
@@ -261,7 +261,7 @@ def compact(
         print("\n".join(resolve("aimt.jobs.verbs.compact:compact_lines")(new)))
 
 # %% ../../nbs/cli/04_main.ipynb #7a31c0de
-for _verb in (export, bundle, serve, monitor, retrain, rollback, watch, policy):
+for _verb in (export, bundle, serve, monitor, retrain, rollback, watch, policy, studio):
     app.command()(_verb)
 
 # %% ../../nbs/cli/04_main.ipynb #e918e224

@@ -84,14 +84,24 @@ class Progress:
         self.stages: list[Stage] = []
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
+    def stage(
+        self,
+        name: str,
+        on_update: Callable[[str], None] | None = None,  # Told what is happening too, also where nothing is shown
+    ) -> Iterator[Stage]:
         """A step: prints its line when the block ends, and keeps its seconds in `stages`."""
         number = len(self.stages) + 1
         head = f"[{number:2d}/{self.total}] " if self.total else ""
-        stage = Stage(name, _show=lambda text: self._draw(f"{head}{name:<10} {text}"))
+
+        def show(text: str) -> None:
+            self._draw(f"{head}{name:<10} {text}")
+            if on_update:
+                on_update(text)
+
+        stage = Stage(name, _show=show)
         self.stages.append(stage)
         start = time.perf_counter()
-        stage.update("...")
+        self._draw(f"{head}{name:<10} ...")
         try:
             yield stage
         except BaseException:

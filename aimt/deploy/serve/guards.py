@@ -163,6 +163,7 @@ class Guard:
     max_body: int = 5_000_000  # Bytes
     body_seconds: float = 30.0  # For the whole body
     most_at_once: int = 256  # Requests that are worked on
+    streamed: frozenset[str] = frozenset()  # Paths whose body the app reads itself, piece by piece, and limits
     refused: dict[int, int] = field(default_factory=dict)  # Status -> how many
     at_once: int = 0
 
@@ -179,7 +180,7 @@ class Guard:
             return
         self.at_once += 1
         try:
-            if scope["method"] not in ("GET", "HEAD"):
+            if scope["method"] not in ("GET", "HEAD") and scope["path"] not in self.streamed:
                 scope["body"] = await self._body(receive)
             await self.app(scope, receive, send)
         except _Refused as e:
@@ -201,7 +202,8 @@ class Guard:
         if self.at_once >= self.most_at_once:
             return {"status": 503, "error": "the service is busy", "hint": "Try again in a second", "retry_after": 1.0}
         for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value) > self.max_body):
+            known = name == b"content-length" and scope["path"] not in self.streamed
+            if known and (not value.isdigit() or int(value) > self.max_body):
                 return {"status": 413, "error": "the body is too large", "hint": f"At most {self.max_body / 1e6:g} MB"}
         return None
 

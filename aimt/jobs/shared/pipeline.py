@@ -243,7 +243,7 @@ def _run_step(kind: Kind, work: Work, step: Step, start: float, *, written: bool
         return
     if written:
         work.run.enter(step.name)
-    with work.progress.stage(step.name) as work.stage:
+    with work.progress.stage(step.name, _Teller(work.run, step.name) if written else None) as work.stage:
         work.stage.done(call(step.run, work))
     if written:
         _note(work, work.stage)
@@ -270,6 +270,22 @@ def slowdown(
     return min(4.0, max(1.0, seconds / max(cpu_seconds, 1e-3))) if seconds > 1 else 1.0
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #a532e0ff
+@dataclass
+class _Teller:
+    """Writes what a step is doing into `events.jsonl`: once a second, and in a long step less often, so that the file stays small."""
+
+    run: Run
+    stage: str
+    begun: float = field(default_factory=clock.monotonic)
+    told: float = 0.0
+
+    def __call__(self, text: str) -> None:
+        now = clock.monotonic()
+        if now - self.told >= max(1.0, 0.01 * (now - self.begun)):
+            self.told = now
+            self.run.event(self.stage, what="update", text=text)
+
+
 def _note(work: Work, stage: Stage) -> None:
     work.run.event(stage.name, what="done", result=stage.result, seconds=round(stage.seconds, 3))
 

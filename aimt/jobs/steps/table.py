@@ -160,7 +160,8 @@ def define(work: TableWork) -> str:
         target = choose_target(work.schema, o.target or work.defaults.get("target"))[0]
         frame = work.table.frame = frame.assign(**{target: word_column(work.table, target)})
         work.schema.columns[target] = infer_column(target, frame[target])[0]
-    work.problem, work.notes = define_problem(frame, work.schema, **{**work.defaults, **_overrides(work)})
+    known = work.defaults if o.target in (None, work.defaults.get("target")) else {}  # they are about that target
+    work.problem, work.notes = define_problem(frame, work.schema, **{**known, **_overrides(work)})
     work.notes += _words_left_out(work)
     get_metric(work.problem.metric, work.problem.task)
     work.keep = column_names(work.options.keep, work.schema, "to keep")

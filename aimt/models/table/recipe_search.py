@@ -155,6 +155,7 @@ def search(
                 continue
             cut = cut or not bag.complete
             log.append(_entry(bag, table, metric))
+            maker.best = _best_so_far(log, table.task)
             far_ahead = bags and _in_part(bag, len(folds)) and _trial(bags, bag.oof, table, metric)[-1] > 0.5
             if not bags or far_ahead:  # with the folds it has
                 folds = folds[: len(bag.members)]
@@ -195,6 +196,7 @@ class _Maker:
     seed: int
     shelf: SearchCache | None
     on_update: Callable[[str], None]
+    best: str = ""  # The best score so far, in words
 
     def late(self, moment: float) -> bool:
         return self.deadline is not None and moment > self.deadline
@@ -220,7 +222,7 @@ class _Maker:
     def _fit(
         self, candidates: list[Candidate], folds: Any, repeat: int, *, start_by: float | None = None, **ask: Any
     ) -> list[FoldEnsemble | Exception]:
-        self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else ""))
+        self.on_update(", ".join(c.name for c in candidates) + (f", round {repeat + 1}" if repeat else "") + self.best)
         outputs, seed = self.table.n_classes if self.table.task == "multiclass" else 1, self.seed + 1000 * repeat
         caps = [max_rounds(c, len(self.table.y), n_members=len(folds), n_outputs=outputs) for c in candidates]
         caps = caps if self.rounds is None else [min(cap, self.rounds) for cap in caps]
@@ -346,7 +348,7 @@ def _regrow(maker: "_Maker", chosen: list[FoldEnsemble], log: list[dict[str, Any
         if not n:
             continue
         name, begun = f"{bag.candidate.name}, on all rows", time.perf_counter()
-        maker.on_update(name)
+        maker.on_update(name + maker.best)
         try:
             bag.whole = grow_whole(bag.candidate, bag.members, maker.table, n=n, seed=maker.seed, threads=maker.threads)
         except FAILURES as e:  # its members of folds are there
@@ -405,3 +407,10 @@ def _entry(bag: FoldEnsemble, table: Encoded, metric: str | None) -> dict[str, A
         "seconds": round(bag.seconds, 3),
         "complete": bag.complete,
     }
+
+
+def _best_so_far(log: list[dict[str, Any]], task: str) -> str:
+    """The best score of the recipes that are done, to be shown while the others are fitted."""
+    metric = get_metric(log[-1]["metric"], task)
+    scores = [entry["score"] for entry in log if entry["score"] is not None]
+    return f"; best so far: {metric.label} {(max if metric.higher_is_better else min)(scores):.4g} out of fold"
