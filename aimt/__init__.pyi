@@ -30,7 +30,11 @@ from aimt.train.loop.trainer import TrainConfig as TrainConfig
 from aimt.core.contents import Audit
 from aimt.core.contents import Finding
 from aimt.core.hardware import Installation
+from aimt.jobs.operate.bundle import Bundle
+from aimt.jobs.operate.export import Export
+from aimt.jobs.operate.policy import PolicyMade
 from aimt.jobs.operate.retrain import Challenge
+from aimt.jobs.operate.watch import Watched
 from aimt.jobs.verbs.compare import RunComparison
 from aimt.jobs.verbs.datasets import DatasetEntry
 from aimt.jobs.verbs.datasets import DatasetList
@@ -47,13 +51,18 @@ __all__ = [
     'compare',
     'explain',
     'compact',
+    'monitor',
     'report',
     'generate',
     'plan',
     'doctor',
+    'export',
+    'bundle',
     'serve',
     'retrain',
     'rollback',
+    'watch',
+    'policy',
     'studio',
     'datasets',
     'env',
@@ -260,6 +269,7 @@ def predict(
     conditional_on: str | None = None,
     thresholds: str | None = None,
     chunk_rows: int | None = None,
+    cluster: str | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> pd.DataFrame | Path:
@@ -329,6 +339,23 @@ def compact(
     Raises `DataError` when the table is not named, gone or changed, `ProblemError` when the model cannot be as fast as asked.
     """
 
+def monitor(
+    run: Run | str | Path,
+    source: TableSource,
+    *,
+    data: TableSource | None = None,
+    out: str | Path | None = None,
+    webhook: str | None = None,
+    alpha: float = 0.05,
+    min_distance: float = 0.01,
+    control: str = 'holm',
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare new rows with what a run was trained on: drift, and performance estimated without labels or measured with them.
+
+    Adds a line to monitor.jsonl in the run. Raises `RunError` for a run without a reference, `DataError` when an input is missing.
+    """
+
 def report(
     run: Run | str | Path,
 ) -> Path:
@@ -366,8 +393,28 @@ def doctor(
 ) -> list[Finding]:
     """What is wrong with a run: the gates that did not pass, then what was seen in training, or what its figures say of its table."""
 
-def serve(
+def export(
     run: Run | str | Path,
+    *,
+    to: str = 'onnx',
+    out: str | Path | None = None,
+    int8: bool = False,
+    data: Any = None,
+) -> Export:
+    """Write a run in another format, and compare it with the run.
+
+    Raises `ProblemError` for what cannot be exported, `MissingExtraError` without the extra `onnx`.
+    """
+
+def bundle(
+    run: Run | str | Path,
+    *,
+    out: str | Path | None = None,
+) -> Bundle:
+    """Write a bundle. Raises `ProblemError` for a kind of run that cannot be served, `RunError` for one that is not done."""
+
+def serve(
+    run: Run | str | Path | None = None,
     *others: Run | str | Path,
     host: str = '127.0.0.1',
     port: int = 8000,
@@ -378,6 +425,7 @@ def serve(
     log: str | Path | None = None,
     canary: str | Sequence[str] = (),
     shadow: str | Sequence[str] = (),
+    policy: str | Path | Sequence[str | Path] = (),
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -405,6 +453,41 @@ def rollback(
     run: Run | str | Path,
 ) -> str:
     """Undo the last promotion. Raises `ProblemError` when there was none, `RunError` when the run before is gone."""
+
+def watch(
+    run: Run | str | Path,
+    log: str | Path,
+    *,
+    every: float = 3600.0,
+    once: bool = False,
+    data: TableSource | None = None,
+    on_decay: bool = True,
+    on_drift: bool = True,
+    after_labels: int | None = None,
+    after_days: float | None = None,
+    least_labels: int = 200,
+    time_limit: float | None = None,
+) -> Iterator[Watched]:
+    """Look at the log again and again; yields what each look found. Raises `RunError` for a run or a log that is not there."""
+
+def policy(
+    folder: str | Path,
+    source: TableSource,
+    *,
+    actions: str | Sequence[str],
+    rule: str = 'linucb',
+    baseline: str | None = None,
+    baseline_share: float = 0.0,
+    min_propensity: float = 0.0,
+    max_exploration: float = 1.0,
+    half_life: float | None = None,
+    seed: int = 0,
+) -> PolicyMade:
+    """Make a policy that has learned nothing yet; `aimt serve --policy FOLDER` lets it decide.
+
+    Raises `DataError` for a table without columns that can be used, `ProblemError` for options that do not fit, `RunError` when there
+    is a policy in the folder already.
+    """
 
 def studio(
     folder: str | Path = 'runs',

@@ -191,7 +191,7 @@ def predict_on_cluster(
     overwrite: bool = False,  # Replace other predictions in the output folder
     quiet: bool = False,
 ) -> Path:  # The output folder
-    """Predict piece by piece; pieces that are done stay. Raises `DataError` for sources that cannot be read or an output folder that is not ours."""
+    """Predict piece by piece; pieces that are done stay. Raises `DataError` for unreadable sources or a foreign output folder."""
     check_asked(coverage, conditional_on)
     run = run if isinstance(run, Run) else Run.open(run)
     if out is None or not isinstance(source, (str, Path)):

@@ -22,7 +22,7 @@ def served_version(
     *,
     name: str | None = None,  # As clients call it; the name of the directory when None
 ) -> Version:
-    """A run as a version that can be served. Raises `RunError` when it is not done or was changed, `ProblemError` when its kind is not served."""
+    """A run as a version that can be served. Raises `RunError` when it is not done, `ProblemError` when its kind is not served."""
     run = run if isinstance(run, Run) else Run.open(run)
     model: Any = call(verb_of(run, "serve"), run)
     digest = str(run.info.get("digest") or run.info.get("run_id") or "")

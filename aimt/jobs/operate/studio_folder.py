@@ -34,7 +34,8 @@ from ...deploy.report.spec import command
 from ...deploy.serve.service import Refusal
 from ...deploy.studio.forms import Request
 from ...metrics.registry import METRICS
-from .served_table import ServedTable, served_version
+from .served_run import served_version
+from .served_table import ServedTable
 from .studio_jobs import Jobs
 from ..shared.source import BUNDLED, read_source
 from ..verbs.audit import audit
