@@ -39,6 +39,7 @@ from aimt.jobs.verbs.compare import RunComparison
 from aimt.jobs.verbs.datasets import DatasetEntry
 from aimt.jobs.verbs.datasets import DatasetList
 from aimt.jobs.verbs.evaluate import Evaluation
+from aimt.train.networks.resource_estimate import NetworkPlan
 
 __version__: str
 __all__ = [
@@ -385,7 +386,7 @@ def plan(
     batch_size: int | None = None,
     seq_len: int | None = None,
     vocab_size: int | None = None,
-) -> dict[str, Any]:
+) -> NetworkPlan:
     """Parameters, memory, arithmetic, time and cost of training a GPT, here and on common GPUs."""
 
 def doctor(

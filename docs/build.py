@@ -178,7 +178,17 @@ def argument_table(symbol: Symbol, page: Page, index: Index) -> str:
     return head + "\n".join(body) + "\n:::"
 
 
-def typed_signature(symbol: Symbol) -> str:
+def qualified(text: str, page: Page, index: Index) -> str:
+    """A type whose known names are complete, since two modules may have a class of one name; `~` shows the last part alone."""
+
+    def full(m: re.Match) -> str:
+        symbol = index.find(m[0], page) if m[0][:1].isupper() else None
+        return f"~{symbol.full}" if symbol else m[0]
+
+    return re.sub(r"[A-Za-z_][\w.]*", full, text)
+
+
+def typed_signature(symbol: Symbol, page: Page, index: Index) -> str:
     """The signature with types, for what has no argument comments."""
     by_name = {a.name: a for a in symbol.arguments}
 
@@ -186,7 +196,7 @@ def typed_signature(symbol: Symbol) -> str:
         a = by_name.get(m[2])
         if a is None or not a.type:
             return m[0]
-        return f"{m[1]}{m[2]}: {a.type}" + (f" = {a.default}" if a.default else "")
+        return f"{m[1]}{m[2]}: {qualified(a.type, page, index)}" + (f" = {a.default}" if a.default else "")
 
     names = "|".join(map(re.escape, by_name))
     parts = symbol.signature[1:-1].split(", ") if symbol.signature else []
@@ -213,12 +223,13 @@ def source_line(symbol: Symbol) -> str:
 def api(symbol: Symbol, page: Page, index: Index) -> str:
     """A symbol's entry: signature, docstring, table of arguments, link to the source."""
     told = any(a.comment for a in symbol.arguments) or bool(symbol.returns_comment)
-    signature = symbol.signature if told else typed_signature(symbol)
-    if symbol.kind not in ("class", "property") and symbol.returns:
-        signature += f" -> {symbol.returns}"
+    signature = symbol.signature if told else typed_signature(symbol, page, index)
+    returns = qualified(symbol.returns, page, index)
+    if symbol.kind not in ("class", "property") and returns:
+        signature += f" -> {returns}"
     options = [f":module: {symbol.module}"]
     options += [f":{symbol.kind}:"] if symbol.kind in ("classmethod", "staticmethod") else []
-    options += [f":type: {symbol.returns}"] if symbol.kind == "property" and symbol.returns else []
+    options += [f":type: {returns}"] if symbol.kind == "property" and returns else []
     kind = symbol.kind if symbol.kind in ("function", "class", "property") else "method"
     source = source_line(symbol)
     body = [

@@ -16,7 +16,6 @@ extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.githubpages"]
 source_suffix = {".ipynb": "myst-nb"}
 html_extra_path = [str(root / "_proc" / "extra")]
 
-suppress_warnings = ["ref.python"]  # two classes of one name in two modules: the link leads to one of them
 nb_execution_mode = "off"  # outputs are stored in the notebooks and checked by the tests
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
@@ -27,7 +26,6 @@ myst_heading_anchors = 4
 myst_dmath_allow_digits = False  # "$5 to $10" is money
 highlight_language = "none"  # a code block without a language is plain text
 add_module_names = False
-python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 copybutton_exclude = ".linenos, .gp, .go"
 copybutton_selector = "div.cell_input pre, div.highlight-sh pre, div.highlight-python pre, div.highlight-bash pre"

@@ -1,7 +1,7 @@
 """Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command.
 
 `pytest -m quick` is a choice of fast tests of every room: the checks of the repository, the fastest page of each room, a run
-of each kind, and one round of each case of the fuzz test. `pytest --measure` records how long pages take, from which it chooses.
+of each kind, and one round of each case of the fuzz test. `pytest --measure` records the CPU time of pages, by which it chooses.
 """
 
 import json
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = ROOT / "tests" / "seconds.json"  # Page -> how long it took; made by `pytest -n 1 --measure tests/test_notebooks.py`
+SECONDS = ROOT / "tests" / "seconds.json"  # Page -> its seconds of CPU time; made by `pytest --measure tests/test_notebooks.py`
 QUICK = (  # besides the pages; the fuzz test trains a table, a series, a text and a network first
     "tests/test_repository.py",
     "tests/test_fuzz.py",
@@ -31,7 +31,7 @@ PAGE = re.compile(r"tests/test_notebooks\.py::test_notebook\[(.+)\]")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--measure", action="store_true", help="write to tests/seconds.json how long each page took")
+    parser.addoption("--measure", action="store_true", help="write to tests/seconds.json the CPU time of each page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,14 +49,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 class Stopwatch:
-    """Adds up the seconds of each page, and writes them at the end."""
+    """Collects the CPU time of each page, and writes it at the end."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if (page := PAGE.fullmatch(report.nodeid)) and report.when == "call" and report.passed:
-            self.seconds[page[1]] = round(report.duration, 1)
+            self.seconds[page[1]] = round(dict(report.user_properties)["seconds"], 1)
 
     def pytest_sessionfinish(self) -> None:
         known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}

@@ -48,7 +48,7 @@ def fitted(request):
     noisy = truth + 0.3 * rng.normal(size=len(X))
     y = {"regression": noisy, "binary": noisy > np.median(noisy), "multiclass": np.digitize(noisy, [1.0, 2.5])}[request.param]
     y = y if request.param == "regression" else y.astype(int)
-    model, held_out = fit_additive(X, y, folds_of(len(X)), task=request.param, n_classes=TASKS[request.param], levels={4: 4}, most_pairs=2)
+    model, held_out = fit_additive(X, y, folds_of(len(X)), task=request.param, n_classes=TASKS[request.param], levels={4: 4}, max_pairs=2)
     return request.param, X, y, model, held_out
 
 
@@ -111,7 +111,7 @@ def test_the_planted_pair_is_found_and_no_other():
     assert np.corrcoef(curves[(2, 3)](X)[:, 0], together)[0, 1] > 0.95
     assert np.corrcoef(curves[(0,)](X)[:, 0], X[:, 0] > 0)[0, 1] > 0.95
     assert abs(curves[(5,)].values[-1, 0] - curves[(5,)].values[:-1, 0].mean() - 1) < 0.25
-    without, _ = fit_additive(X, y, folds_of(len(X), 5), task="regression", levels={4: 4}, most_pairs=0)
+    without, _ = fit_additive(X, y, folds_of(len(X), 5), task="regression", levels={4: 4}, max_pairs=0)
     assert np.std(model.margin(X) - truth) < 0.6 * np.std(without.margin(X) - truth)
 
 
@@ -163,7 +163,7 @@ def test_axis_cells_are_the_intervals():
 )
 def test_damaged_states_are_refused(hurt):
     X, truth, _ = planted(200)
-    model, _ = fit_additive(X, truth, folds_of(200), task="regression", most_pairs=0)
+    model, _ = fit_additive(X, truth, folds_of(200), task="regression", max_pairs=0)
     state = json.loads(json.dumps(model.to_state()))
     hurt(state)
     with pytest.raises(ModelFormatError, match="damaged"):
@@ -172,7 +172,7 @@ def test_damaged_states_are_refused(hurt):
 
 def test_same_seed_same_model_other_seed_another():
     X, truth, _ = planted(400)
-    one, two, three = (fit_additive(X, truth, folds_of(400), task="regression", most_pairs=0, seed=s)[0].margin(X) for s in (1, 1, 2))
+    one, two, three = (fit_additive(X, truth, folds_of(400), task="regression", max_pairs=0, seed=s)[0].margin(X) for s in (1, 1, 2))
     assert np.array_equal(one, two) and not np.array_equal(one, three)
 
 
@@ -233,7 +233,7 @@ def test_the_whole_model_survives_its_state(on_loans):
 
 def test_report_says_and_draws_every_kind(on_loans):
     _, _, problem, _, model = on_loans
-    found = additive_report(model, problem, most=20)
+    found = additive_report(model, problem, max_terms=20)
     json.dumps(found, allow_nan=False)
     assert found["label"] == "bad" and len(found["parts"]) == found["n_curves"] + found["n_pairs"]
     importance = [p["importance"] for p in found["parts"]]
@@ -260,7 +260,7 @@ def test_dates_maps_and_several_classes_are_shown():
         y = frame["y"].to_numpy() if target == "y" else pd.Categorical(frame["e"]).codes.astype(int)
         model = AdditiveModel(task, 3 if task == "multiclass" else 1, schema=schema, inputs=problem.inputs)
         model.fit(frame, y, fold=np.arange(1500) % 3)
-        found = additive_report(model, problem, most=9)
+        found = additive_report(model, problem, max_terms=9)
         kinds = {t["kind"] for t in found["terms"]}
         assert all(plot_term(t).axes and t["message"] for t in found["terms"])
         if target == "y":

@@ -234,11 +234,11 @@ def test_a_compressed_member_is_bounded(tmp_path):
     from aimt.core.foreign import inflate
 
     with pytest.raises(ValueError, match="more than"):
-        inflate(gzip.compress(bytes(1 << 26)), most=1 << 20)
+        inflate(gzip.compress(bytes(1 << 26)), max_bytes=1 << 20)
     with pytest.raises(ValueError, match="cut off"):
-        inflate(gzip.compress(b"some trees")[:-10], most=1 << 20)
+        inflate(gzip.compress(b"some trees")[:-10], max_bytes=1 << 20)
     with pytest.raises(zlib.error):
-        inflate(b"no gzip", most=1 << 20)
+        inflate(b"no gzip", max_bytes=1 << 20)
 
 
 # -- tokenizers ------------------------------------------------------------------------------------------------------

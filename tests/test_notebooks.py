@@ -73,7 +73,7 @@ def use_module(nb, package: str) -> None:
 
 
 def run_notebook(path: Path) -> dict:
-    """Run the notebook; returns {"error": traceback or "", "cells": [{"id", "stored", "printed"}]}."""
+    """Run the notebook; returns {"error": traceback or "", "cells": [{"id", "stored", "printed"}], "seconds": of processors}."""
     from execnb.shell import CaptureShell
     from fastcore.xtras import working_directory
     from nbdev.config import get_config
@@ -99,6 +99,7 @@ def run_notebook(path: Path) -> dict:
     return {
         "error": (shell.prettytb(fname=path) or repr(shell.exc)) if shell.exc else "",
         "cells": [{"id": c.id, "stored": stored[c.id], "printed": cell_text(c)} for c in compared],
+        "seconds": sum(os.times()[:4]),  # with those of processes that have ended; a busy machine does not change them
     }
 
 
@@ -167,8 +168,9 @@ def _unit(number: str) -> float:
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=name_of)
-def test_notebook(path, result_of):
+def test_notebook(path, result_of, record_property):
     result = result_of(path)
+    record_property("seconds", result.get("seconds", 0.0))  # for `--measure`
     if result["error"]:
         pytest.fail(result["error"], pytrace=False)
     if sys.platform == "linux" and not os.environ.get("AIMT_TEST_MODULE"):

@@ -118,15 +118,15 @@ def read_json(
     path: str | Path,
     kind: Any = Any,  # The type that its content must have
     *,
-    most: int = MOST_BYTES,  # Bytes; a larger file is not read
+    max_bytes: int = MOST_BYTES,  # Bytes; a larger file is not read
 ) -> Any:
     """Read a JSON file. Raises `RunError` when it is missing, damaged, too large or not of this type."""
     path = Path(path)
     try:
         if not path.is_file():
             raise FileNotFoundError
-        if path.stat().st_size > most:
-            raise RunError(f"this file has {path.stat().st_size:,} bytes; at most {most:,} are read", where=str(path), hint=_ANOTHER)
+        if path.stat().st_size > max_bytes:
+            raise RunError(f"this file has {path.stat().st_size:,} bytes; at most {max_bytes:,} are read", where=str(path), hint=_ANOTHER)
         value = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
         _check_shape(value)
     except FileNotFoundError as e:

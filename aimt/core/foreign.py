@@ -81,13 +81,13 @@ def _said(kind: Any) -> str:
 def inflate(
     raw: bytes,  # A gzip file
     *,
-    most: int,  # Bytes that it may hold
+    max_bytes: int,  # Bytes that it may hold
 ) -> bytes:
     """The content of a gzip file. Raises `ValueError` when it is cut off or holds more than `most` bytes."""
     unpacker = zlib.decompressobj(wbits=31)
-    out = unpacker.decompress(raw, most + 1)
-    if len(out) > most:
-        raise ValueError(f"it holds more than {most:,} bytes")
+    out = unpacker.decompress(raw, max_bytes + 1)
+    if len(out) > max_bytes:
+        raise ValueError(f"it holds more than {max_bytes:,} bytes")
     if not unpacker.eof:
         raise ValueError("it is cut off")
     return out

@@ -116,7 +116,7 @@ def _look_of(line: bytes) -> Look | None:
 
 def siblings(
     run: str | Path,  # Directory of a run
-    most: int = _MOST_SIBLINGS,  # Maximum number of folders
+    max_folders: int = _MOST_SIBLINGS,  # Maximum number of folders
 ) -> Iterator[Path]:
     """The sibling folders of a run that hold a ledger. Links are skipped; folders above and below are not read."""
     here, found = Path(os.path.abspath(run)), 0
@@ -126,7 +126,7 @@ def siblings(
         return
     for name in names:
         place = here.parent / name
-        if found < most and (place / LEDGER).is_file() and not (place / LEDGER).is_symlink():
+        if found < max_folders and (place / LEDGER).is_file() and not (place / LEDGER).is_symlink():
             found += 1
             yield place
 
@@ -165,7 +165,7 @@ def count_looks(
     rows: str,  # Fingerprint of its test rows
     data: str,  # Fingerprint of its table and question
     *,
-    most: int = 30,  # Maximum number of entries in the result
+    max_entries: int = 30,  # Maximum number of entries in the result
 ) -> Reuse:
     """How often these rows were scored: by this run, and by those in the same folder."""
     known: dict[Look, str] = {}
@@ -187,7 +187,7 @@ def count_looks(
         last=same[-1].time if same else "",
         verbs={verb: verbs.count(verb) for verb in dict.fromkeys(verbs)},
         entries=tuple(
-            {"run": known[look], "time": look.time, "verb": look.verb, "model": look.model, "n": look.n} for look in same[-most:]
+            {"run": known[look], "time": look.time, "verb": look.verb, "model": look.model, "n": look.n} for look in same[-max_entries:]
         ),
         left_out=left_out,
     )

@@ -160,7 +160,7 @@ class Run:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep the directory until the block ends, also when the run is over before: its report is still to be written."""
+        """Keep the lock until the block ends, even if the run is over before: its report is still to be written."""
         self._kept = True
         try:
             yield
@@ -169,7 +169,7 @@ class Run:
             self.release()
 
     def release(self) -> None:
-        """Give the directory free, as the end of the process does. What was not done by then reads as interrupted."""
+        """Release the directory, as the end of the process does. A run that is not done by then reads as interrupted."""
         if self._lock is not None and not self._kept:
             self._lock.release()
 
@@ -195,9 +195,8 @@ class Run:
         settings = self.info["settings"]
         if "kind" in settings:
             return str(settings["kind"])
-        return {"forecast": "series", "finetune": "finetune"}.get(
-            settings.get("job"), "text" if settings.get("model") == "gpt" else "table"
-        )
+        other = "text" if settings.get("model") == "gpt" else "table"
+        return {"forecast": "series", "finetune": "finetune"}.get(settings.get("job"), other)
 
     @property
     def problem(self) -> Problem:
@@ -214,7 +213,7 @@ class Run:
 
     def read(self, name: str) -> Any:
         """The content of a JSON file of the run; `RunError` if it was changed since, or has other types than `CONTENTS` says."""
-        return read_json(self.file(name), CONTENTS.get(name, Any), most=MOST_BYTES)
+        return read_json(self.file(name), CONTENTS.get(name, Any), max_bytes=MOST_BYTES)
 
     def file(self, name: str) -> Path:
         """The path of a file of the run, after checking that it is there and unchanged."""
@@ -403,7 +402,7 @@ def _made_by(info: dict[str, Any], name: str) -> bool:
 
 # %% ../../nbs/core/40_run.ipynb #5b99168e
 def _clear(path: Path, info: dict[str, Any] | None) -> None:
-    """Remove the files of an old run, and none besides. Its ledger stays: the test rows remain seen."""
+    """Remove the files of an old run, and no others. Its ledger stays: the test rows remain seen."""
     mine = [name for name in _names(path) if name not in (LOCK, LEDGER) and _made_by(info, name)] if info else []
     root = path.resolve()
     try:
@@ -421,14 +420,13 @@ def _refuse_links(path: Path, names: Iterable[str]) -> None:
     """Raise `RunError` when a file that will be written is a link to a place outside of the run."""
     for name in names:
         if (path / name).is_symlink() and not (path / name).resolve().is_relative_to(path.resolve()):
-            raise RunError(
-                "this is a link that leads out of the run, and would be written through", where=str(path / name), hint="Remove the link"
-            )
+            what = "this is a link that leads out of the run, and would be written through"
+            raise RunError(what, where=str(path / name), hint="Remove the link")
 
 
 def _checked(path: Path) -> dict[str, Any]:
     """The content of a run.json that aimt wrote."""
-    info = read_json(path, most=MOST_BYTES)
+    info = read_json(path, max_bytes=MOST_BYTES)
     if not isinstance(info, dict) or any(key not in info for key in _REQUIRED):
         raise RunError("this is not a run.json that aimt wrote", where=str(path), hint="Give the directory of a run")
     if type(info["format"]) is not int or info["format"] > RUN_FORMAT:

@@ -123,7 +123,7 @@ def counterfactuals(
     threshold: float = 0.5,  # Two classes: probability from which a row is treated as positive
     immutable: Sequence[str] = (),  # Columns that cannot change, besides those of groups, time and identity
     only: Mapping[str, str] | None = None,  # Columns that can only increase or decrease: {"age": "up"}
-    most_changes: int = 3,  # Columns that may change together
+    max_changes: int = 3,  # Columns that may change together
     answers: int = 3,  # Different ways to find
 ) -> list[Counterfactual]:  # The best first
     """Counterfactuals: the nearest rows with another prediction, each changing other columns; an empty list when none is found.
@@ -148,7 +148,7 @@ def counterfactuals(
     offered = offers(known, problem.inputs)
     free = {column: offer for column, offer in offered.items() if column not in unchanging}
     search = _Search(predict, goal, row.reset_index(drop=True), free, only)
-    found = [search.settle(state) for state in search.run(most_changes, answers)]
+    found = [search.settle(state) for state in search.run(max_changes, answers)]
     if not found:
         return []
     near = _Nearness(known[problem.inputs], offered, row[problem.inputs])
@@ -214,12 +214,12 @@ class _Search:
         """How far inside of the goal each state is."""
         return self.goal(np.asarray(self.predict(self.frame(states)), float))
 
-    def run(self, most_changes: int, answers: int) -> list[State]:
+    def run(self, max_changes: int, answers: int) -> list[State]:
         """States that reach the goal: first all single changes, then on from the most promising."""
         beam: list[State] = [{}]
         found: list[State] = []
         start = abs(float(self.reached([{}])[0]))
-        for _ in range(most_changes):
+        for _ in range(max_changes):
             states = self._next(beam)
             if not states:
                 break

@@ -31,13 +31,13 @@ def occlude(
     parts: Sequence[str],  # Names of the parts, in order
     without: Callable[[np.ndarray], Any],  # Makes an input from a mask of the parts that stay
     *,
-    most: int = 64,  # With more parts than this, neighbours are left out together
+    max_parts: int = 64,  # With more parts than this, neighbours are left out together
 ) -> list[PartEffect]:  # In the order of the input
     """Occlusion: how far the score of the answer falls without each part."""
     n = len(parts)
     if not n:
         return []
-    groups = np.array_split(np.arange(n), min(n, most))
+    groups = np.array_split(np.arange(n), min(n, max_parts))
     masks = [np.ones(n, bool)]
     for group in groups:
         masks.append(np.ones(n, bool))

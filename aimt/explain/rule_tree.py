@@ -107,7 +107,7 @@ class Fork:
 
 def prune_tree(
     tree: DecisionTreeRegressor,  # A grown tree
-    most: int,  # Leaves
+    max_leaf_nodes: int,  # Leaves
 ) -> set[int]:  # Nodes that still ask a question
     """Cost-complexity pruning: back to `most` leaves, and further while at most `NEARLY` of the variation is lost."""
     t = tree.tree_
@@ -120,7 +120,7 @@ def prune_tree(
             sides = [t.children_left[node], t.children_right[node]]
             leaves[node], below[node] = leaves[sides].sum(), below[sides].sum()
         weakest = min(asking, key=lambda node: (risk[node] - below[node]) / (leaves[node] - 1))
-        if leaves[0] <= most:
+        if leaves[0] <= max_leaf_nodes:
             lost += risk[weakest] - below[weakest]
             if lost > NEARLY * risk[0]:
                 return asking
@@ -137,13 +137,13 @@ def _under(t: Any, node: int) -> set[int]:
 def grow_tree(
     places: np.ndarray,  # Places of the values, shape (n, axes)
     answers: np.ndarray,  # Shape (n, outputs)
-    most: int,  # Leaves
+    max_leaf_nodes: int,  # Leaves
     seed: int = 0,
 ) -> tuple[DecisionTreeRegressor, set[int]]:  # The grown tree, and the nodes that still ask
     """A large tree, and the splits of it that pruning keeps."""
     tree = DecisionTreeRegressor(min_samples_leaf=max(5, int(0.01 * len(places))), random_state=seed)
     tree.fit(places, answers if answers.shape[1] > 1 else answers[:, 0])
-    return tree, prune_tree(tree, most)
+    return tree, prune_tree(tree, max_leaf_nodes)
 
 # %% ../../nbs/explain/26_rule_tree.ipynb #a0b13ddf
 def round_cuts(
@@ -278,7 +278,7 @@ def fit_rule_tree(
     frame: pd.DataFrame,  # Rows; those that have answers come first
     columns: Sequence[str],  # Columns to split, where they are in the table
     answers: np.ndarray,  # The model's answers for the first n rows, shape (n, outputs)
-    most: int,  # Leaves
+    max_leaf_nodes: int,  # Leaves
     seed: int = 0,  # Order in which columns that are equally good are tried
 ) -> RuleTree:
     """A pruned tree with round cuts from the first rows of a table, those that have answers."""
@@ -287,7 +287,7 @@ def fit_rule_tree(
     places = np.column_stack([a.places(frame[a.name][:n]) for a in axes]) if axes else np.zeros((n, 0))
     root = Fork()
     if axes and np.ptp(answers, axis=0).max() > 1e-9:
-        root = _fork(*grow_tree(places, answers, most, seed), 0, axes, places, np.arange(n))
+        root = _fork(*grow_tree(places, answers, max_leaf_nodes, seed), 0, axes, places, np.arange(n))
     values = {a.name: axis_values(frame[a.name], a.kind) for a in axes}
     _round(root, {name: (x[:n], known[:n]) for name, (x, known) in values.items()}, answers)
     return RuleTree(root, axes, places, values)

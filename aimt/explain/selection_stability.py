@@ -174,7 +174,7 @@ def exchangeable_columns(
     draws: np.ndarray,  # The same for M newly trained models, shape (M, 1 + B, C)
     like: np.ndarray,  # From `column_association`
     together: Callable[[list[tuple[str, str]]], np.ndarray],  # Loss of the score when both columns of each pair are shuffled
-    most: int = 6,  # Pairs at most, those with the highest association
+    max_pairs: int = 6,  # Pairs at most, those with the highest association
 ) -> list[ExchangeablePair]:
     """Pairs of columns that copy each other, by their values or by swapping their importance, and what both lose."""
     samples, each = draws[:, 1:].reshape(-1, len(columns)), draws[:, 0]
@@ -190,7 +190,7 @@ def exchangeable_columns(
             if like[i, j] >= SAME or (untold and helped[i] and helped[j] and swap[i, j] <= SWAP):
                 pairs.append((j, i))
     pairs.sort(key=lambda p: -like[p])
-    pairs = pairs[:most]
+    pairs = pairs[:max_pairs]
     both = together([(columns[a], columns[b]) for a, b in pairs]) if pairs else []
     told: list[ExchangeablePair] = [
         {

@@ -149,7 +149,7 @@ def reason_stability(
     n_resamples: int = 100,  # Draws of the test rows
     top: int = 5,  # How many columns count as the first
     max_rows: int = 1000,  # Larger test sets are sampled down to this number of rows
-    most_columns: int = 30,  # With more columns, those are compared that matter most to the model
+    max_columns: int = 30,  # With more columns, those are compared that matter most to the model
     time_limit: float = 60.0,  # Seconds for everything
     seed: int = 0,  # Same seed and enough time, same result
 ) -> StabilityReport:
@@ -161,7 +161,7 @@ def reason_stability(
         raise DataError(f"{len(test)} test rows are too few", hint="Give at least 20 rows whose answer is known")
     start, rng = time.monotonic(), np.random.default_rng(seed)
     who_train, who_test = who or (None, None)
-    kept, orders, columns = _within(model, test, problem, rng, max_rows, most_columns, time_limit, np.asarray(y_test))
+    kept, orders, columns = _within(model, test, problem, rng, max_rows, max_columns, time_limit, np.asarray(y_test))
     part, truth = test.iloc[kept].reset_index(drop=True), np.asarray(y_test)[kept]
     weights = draw_weights(len(kept), n_resamples, None if who_test is None else np.asarray(who_test)[kept], seed)
 
@@ -214,7 +214,7 @@ def _within(
     problem: Problem,
     rng: np.random.Generator,
     max_rows: int,
-    most_columns: int,
+    max_columns: int,
     time_limit: float,
     y: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -224,13 +224,13 @@ def _within(
     model.predict_raw(test.iloc[kept])
     each = (time.monotonic() - start) / len(kept)
     columns, repeats = list(problem.inputs), 3
-    affordable = int(time_limit / 5 / max(each * repeats * min(len(columns), most_columns), 1e-12))
+    affordable = int(time_limit / 5 / max(each * repeats * min(len(columns), max_columns), 1e-12))
     kept = kept[: max(affordable, min(100, len(kept)))]
     orders = np.array([rng.permutation(len(kept)) for _ in range(repeats)])
-    if len(columns) > most_columns:
+    if len(columns) > max_columns:
         part, weights = test.iloc[kept[:200]].reset_index(drop=True), np.ones((1, len(kept[:200])))
         once = bootstrap_importance(model.predict_raw, part, y[kept[:200]], problem, columns, rng.permutation(len(part))[None], weights)[0]
-        columns = [columns[j] for j in np.sort(np.argsort(-once, kind="stable")[:most_columns])]
+        columns = [columns[j] for j in np.sort(np.argsort(-once, kind="stable")[:max_columns])]
     return kept, orders, columns
 
 

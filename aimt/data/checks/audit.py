@@ -104,11 +104,11 @@ _PROXY = 0.5  # Share of a group column that another column explains, from which
 
 def group_cells(
     cells: Cells,  # A column whose groups matter
-    most: int = 20,  # Largest categories that stay apart
+    max_levels: int = 20,  # Largest categories that stay apart
 ) -> tuple[list[str], np.ndarray]:  # Names of the groups, group of each row
     """Groups of a column: its categories, or quarters of a number; missing values are a group too."""
     if cells.numbers is None or cells.column.n_unique <= 4:
-        codes, names = _value_groups(cells, most)
+        codes, names = _value_groups(cells, max_levels)
     else:
         x = cells.numbers
         cuts = np.unique(np.nanquantile(x, [0.25, 0.5, 0.75]))
@@ -424,7 +424,7 @@ def _check_proxies(group: str, scores: list[ColumnScore]) -> Iterator[AuditFindi
 # %% ../../../nbs/data/checks/40_audit.ipynb #4e2975fa
 def plot_audit(
     result: Audit,  # From `audit`
-    most: int = 12,  # Columns shown
+    max_columns: int = 12,  # Columns shown
 ) -> Figure:
     """The columns set aside and the strongest others: what each explains alone, and what was found."""
     said: dict[str, list[str]] = {}
@@ -436,7 +436,7 @@ def plot_audit(
     columns = [c for c in result["columns"] if c["name"] != result.get("target")]
     value = {c["name"]: (c["score"] or 0.0) if scored else c["missing"] for c in columns}
     names = sorted(value, key=lambda n: (-value[n], n))
-    names = sorted([*aside & set(names), *(n for n in names if n not in aside)][:most], key=lambda n: (value[n], n))
+    names = sorted([*aside & set(names), *(n for n in names if n not in aside)][:max_columns], key=lambda n: (value[n], n))
     fig, ax = new_figure(5.6, 0.7 + 0.22 * max(len(names), 3))
     colors = [COLORS["bad"] if n in aside else COLORS["accent"] for n in names]
     ax.barh(range(len(names)), [value[n] for n in names], color=colors, height=0.6)

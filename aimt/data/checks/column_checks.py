@@ -472,7 +472,7 @@ def _number_id(column: Column, n: int, k: int, named: bool) -> str:
 # %% ../../../nbs/data/checks/00_column_checks.ipynb #1a24e8cc
 def merge(
     findings: Iterable[AuditFinding],  # Findings in any order
-    most: int = 3,  # Findings of one kind that stay apart
+    max_findings: int = 3,  # Findings of one kind that stay apart
 ) -> list[AuditFinding]:  # The worst kind first
     """Draw findings of one kind together, and put them in order of severity."""
     kinds = defaultdict(list)
@@ -481,7 +481,7 @@ def merge(
     out = []
     for key in sorted(kinds, key=lambda key: key[0]):
         group = sorted(kinds[key], key=lambda f: -f["n_rows"])
-        out += [_together(group)] if len(group) > most else group
+        out += [_together(group)] if len(group) > max_findings else group
     return out
 
 

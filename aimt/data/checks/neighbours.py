@@ -86,7 +86,7 @@ class NearTwins:
         example = None if self.example is None else list(self.example)
         return {"n_test": self.n_test, "share": self.share, "low": self.low, "example": example, "text": self.text}
 
-
+# %% ../../../nbs/data/checks/17_neighbours.ipynb #155f1b19
 def near_twins(
     frame: pd.DataFrame,  # The table
     schema: Schema,  # Its schema

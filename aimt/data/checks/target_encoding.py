@@ -267,11 +267,11 @@ class EncodingWatch:
 def target_columns(
     y: np.ndarray,  # Coded target: classes from 0, or numbers
     classification: bool,  # Which of the two
-    most: int = 10,  # Classes looked at
+    max_classes: int = 10,  # Classes looked at
 ) -> np.ndarray:  # Shape (n, K): a number in standard units, or one column for each of the largest classes
     """The target as numbers whose means an encoding could hold."""
     if not classification:
         return ((y - np.mean(y)) / (float(np.std(y)) or 1.0))[:, None]
     counts = np.bincount(y)
-    chosen = np.array([1]) if len(counts) == 2 else np.argsort(-counts, kind="stable")[:most]
+    chosen = np.array([1]) if len(counts) == 2 else np.argsort(-counts, kind="stable")[:max_classes]
     return (y[:, None] == chosen).astype(float)

@@ -43,7 +43,7 @@ class RangeCheck:
     seen: dict[str, _Seen] = field(default_factory=dict)
 
     def update(self, frame: pd.DataFrame) -> "RangeCheck":  # Rows in the training types; see `Schema.conform`
-        """Count some rows in."""
+        """Add the counts of some rows."""
         for name in frame.columns:
             column, seen = self.schema[name], self.seen.setdefault(name, _Seen())
             seen.rows += len(frame)
@@ -107,7 +107,7 @@ def scale_of(
     seen: _Seen,  # Counts of the new rows
     column: Column,  # Of the training table
 ) -> float:  # One of FACTORS; 1 when the column is not scaled, or cannot tell
-    """By what the values seem to be multiplied against training."""
+    """The factor by which the values seem to be multiplied, compared with training."""
     if seen.at_most is None or seen.n < MIN_ROWS or column.spread is None:
         return 1.0
     share = np.r_[0, np.array(column.spread)[:, 1]]
@@ -118,10 +118,7 @@ def scale_of(
 
 
 def _gone(column: Column, seen: _Seen) -> str:
-    return (
-        f"{show(column.name)} has no value in any of these {seen.rows:,} rows, and had one in {1 - column.missing:.0%} of the rows of"
-        " training"
-    )
+    return f"{show(column.name)} has no value in any of these {seen.rows:,} rows, but one in {1 - column.missing:.0%} of the training rows"
 
 
 def _scaled(column: Column, seen: _Seen, factor: float) -> str:

@@ -23,20 +23,20 @@ from .spec import ReportSpec
 # %% ../../../nbs/deploy/report/05_card.ipynb #67e77117
 def escape(
     text: Any,  # Anything that came from the data
-    most: int = 200,  # Characters; longer texts are cut
+    max_chars: int = 200,  # Characters; longer texts are cut
 ) -> str:
     """The text as Markdown that shows exactly it."""
-    shown = visible(str(text), most).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = visible(str(text), max_chars).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#~$!])", r"\\\1", shown)
 
 # %% ../../../nbs/deploy/report/05_card.ipynb #cde352ce
 def list_names(
     names: Any,  # Of columns or classes
-    most: int = 40,  # Named; of more their number is told
+    max_names: int = 40,  # Named; of more their number is told
 ) -> str:
     """Names for a line of the card."""
     names = [escape(n) for n in names or []]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "") or "none"
 
 
 def _details(run: RunParts) -> list[str]:

@@ -102,7 +102,7 @@ def _judged_table(g: dict[str, Any]) -> list[SectionTable]:
     ]
     head = ["Group", "Judged", "Predicted, or first", "Observed, or second", "Difference"]
     caption = "What the verdict asks: the lower ends allow for all comparisons, the upper ends are those of each alone"
-    return [section_table(caption, head, rows, right=(2, 3, 4), most=20, folded=len(rows) > 8)] if rows else []
+    return [section_table(caption, head, rows, right=(2, 3, 4), max_rows=20, folded=len(rows) > 8)] if rows else []
 
 
 def _implied_table(column: dict[str, Any]) -> list[SectionTable]:
@@ -128,7 +128,7 @@ def _rates_table(column: dict[str, Any], *, folded: bool = False) -> SectionTabl
     few = len(column["groups"]) - len(shown)
     caption = f"By {column['column']}, with 95 % intervals" + (f"; {counted(few, 'group')} of too few rows left out" if few else "")
     head = ["Group", "Rows", *(_RATES[r] for r in rates)]
-    return section_table(caption, head, rows, right=tuple(range(1, len(rates) + 2)), most=20, folded=folded)
+    return section_table(caption, head, rows, right=tuple(range(1, len(rates) + 2)), max_rows=20, folded=folded)
 
 
 def _meaning_table(column: dict[str, Any]) -> list[SectionTable]:
@@ -149,7 +149,7 @@ def _meaning_table(column: dict[str, Any]) -> list[SectionTable]:
     ]
     head = ["Group", *(_MEANINGS[r] for r in known), "Calibration error", "By chance up to", ""]
     caption = f"By {column['column']}: what a decision and a probability mean"
-    return [section_table(caption, head, rows, right=tuple(range(1, len(known) + 3)), most=20)]
+    return [section_table(caption, head, rows, right=tuple(range(1, len(known) + 3)), max_rows=20)]
 
 
 def _gap_tables(columns: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> list[SectionTable]:
@@ -163,7 +163,7 @@ def _gap_tables(columns: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> 
     if ranked:
         told = [[f"{r['column']}: {_GAPS.get(r['rate'], r['rate'])}", span(r), r["highest"], r["lowest"]] for r in ranked]
         caption = f"All {len(ranked)} gaps, the surest first, with intervals that hold together with 95 %"
-        tables.append(section_table(caption, head, told, right=(1,), most=15, folded=len(ranked) > 8))
+        tables.append(section_table(caption, head, told, right=(1,), max_rows=15, folded=len(ranked) > 8))
     return tables
 
 # %% ../../../nbs/deploy/report/08_groups.ipynb #466a0ed5
@@ -180,7 +180,7 @@ def _population(run: RunParts) -> SectionContent:
             for g in c["groups"]
         ]
         caption = f"{c['column']} in the table and in the population; intervals hold together with 95 %"
-        tables.append(section_table(caption, ["Group", "Rows", "Found", "Stated", ""], rows, right=(1, 2, 3), most=20))
+        tables.append(section_table(caption, ["Group", "Rows", "Found", "Stated", ""], rows, right=(1, 2, 3), max_rows=20))
     scores = [[s["label"], span(s["found"]), span(s["population"])] for s in found.get("scores") or []]
     if scores:
         tables.append(section_table("Scores as found and in the population", ["", "As found", "In the population"], scores, right=(1, 2)))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from .card import escape
-from .sections import RunParts, Section, SectionContent, effort
+from .sections import EFFORT, RunParts, Section, SectionContent
 from .spec import ReportSpec
 from .table import REPORT as TABLE
 
@@ -110,7 +110,8 @@ REPORT: ReportSpec = replace(
     TABLE,
     train="judge",
     makes="figures",
-    sections=(*(_judged(s) for s in TABLE.sections if s.name in _KEPT), Section("plan", "What it takes", effort)),
+    sections=tuple(_judged(s) for s in TABLE.sections if s.name in _KEPT),
+    effort=EFFORT,
     card={**TABLE.card, "Model Details": _card_details, "Evaluation Data": _card_test, "Training Data": _card_training},
     use=(),
     remedies={},

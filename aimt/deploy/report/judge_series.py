@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ...decide.gate import number
 from .card import escape
-from .sections import RunParts, Section, SectionContent, effort, section_figure, section_table
+from .sections import RunParts, Section, SectionContent, section_figure, section_table
 from .spec import ReportSpec
 
 # %% ../../../nbs/deploy/report/32_judge_series.ipynb #cecaa924
@@ -144,7 +144,6 @@ REPORT = ReportSpec(
         Section("scores", "How good are the forecasts?", _scores, (("metrics/forecast.html", "The scores"),)),
         Section("made", "When were they made?", _made, (("metrics/look_ahead.html", "Look-ahead bias"),)),
         Section("task", "What was judged", _task, (("jobs/shared/external_forecasts.html", "How forecasts are read"),)),
-        Section("plan", "What it takes", effort),
     ),
     card_title=lambda run: f"forecasts of {run.settings['actual']}",
     card={

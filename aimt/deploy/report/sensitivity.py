@@ -44,7 +44,7 @@ def robustness_section(run: RunParts) -> SectionContent:
             ["Column", "Fault", "Values hit", f"Loss of {found['label']}"],
             every,
             right=(2, 3),
-            most=60,
+            max_rows=60,
             folded=True,
         )
     )

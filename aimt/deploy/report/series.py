@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ...decide.gate import number
 from .card import escape
-from .sections import RunParts, Section, SectionContent, effort, lookup, section_figure, section_table
+from .sections import RunParts, Section, SectionContent, lookup, section_figure, section_table
 from .spec import ReportSpec
 
 # %% ../../../nbs/deploy/report/25_series.ipynb #7250ab2e
@@ -127,7 +127,6 @@ REPORT = ReportSpec(
         Section("ahead", "What comes next?", _ahead),
         Section("members", "Who forecasts?", _members, (("models/series/forecaster.html", "How members are weighed"),)),
         Section("task", "What it learned from", _task, (("data/series/panel.html", "From tables to series"),)),
-        Section("plan", "What it takes", effort),
     ),
     card_title=lambda run: f"a forecast of {run.settings['target']}",
     card={

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .sections import RunParts, Section, SectionContent, as_dict, lookup, section_table, short_source
+from .sections import EFFORT, RunParts, Section, SectionContent, as_dict, lookup, section_table, short_source
 from .sign_off import reuse_section, sign_off_section
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #a937e5af
@@ -27,6 +27,7 @@ class ReportSpec:
 
     title: Callable[[RunParts], str]  # The question that the report answers
     sections: tuple[Section, ...]  # In order of reading
+    effort: Section = EFFORT  # The last section before the signatures: time and memory
     verdict_page: str = "decide/gate.html"  # Page of the documentation that explains the gates
     facts: Callable[[RunParts], Iterable[tuple[str, str | None]]] = lambda run: ()  # What it is, and the figure people ask for first
     card_title: Callable[[RunParts], str] = lambda run: run.source  # What the model is, in a few words
@@ -40,7 +41,7 @@ class ReportSpec:
 
     @property
     def all_sections(self) -> tuple[Section, ...]:
-        """The sections of the kind, then how often the test was looked at, how to repeat the run, and a block to sign."""
+        """The sections of the kind, then how often the test was used, how to repeat the run, what it takes, and a block to sign."""
         kept, counted = ("core/run.html", "What a run keeps"), ("core/ledger.html", "What the ledger counts")
         return (
             *self.sections,
@@ -48,6 +49,7 @@ class ReportSpec:
                 "reuse", "How often the test was used", reuse_section, (("decide/holdout_reuse.html", "What reusing a test does"), counted)
             ),
             Section("reproduce", "To repeat it", lambda run: _reproduce(run, self), (kept,)),
+            self.effort,
             Section("sign-off", "Sign-off", sign_off_section),
         )
 

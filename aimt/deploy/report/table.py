@@ -23,6 +23,7 @@ from .table_data import audit_section, problem_section, split_section
 # %% ../../../nbs/deploy/report/10_table.ipynb #32e995f5
 from . import page
 from aimt.deploy.report.sections import (
+    EFFORT,
     RunParts,
     Section,
     SectionContent,
@@ -400,8 +401,8 @@ REPORT = ReportSpec(
         ),
         Section("decide", "The decision", _decide, (("decide/threshold.html", "How the threshold is chosen"),)),
         Section("costs", "If the costs are wrong", costs_section, (("decide/cost_sensitivity.html", "How the costs are varied"),)),
-        Section("plan", "What it takes", _plan, (("train/table/time_budget.html", "How effort is estimated"),)),
     ),
+    effort=replace(EFFORT, build=_plan, links=(("train/table/time_budget.html", "How effort is estimated"),)),
     card_title=lambda run: run.problem.get("target", "a model"),
     card=CARD,
     use=("aimt predict RUN NEW.csv -o predictions.csv",),

@@ -107,7 +107,7 @@ def _all_columns(audit: dict[str, Any]) -> list[SectionTable]:
         for c in audit.get("columns") or []
     ]
     heads = ["Column", "Kind", "Missing", "Distinct", "Example"]
-    return [section_table("All columns", heads, columns, right=(2, 3), most=60, folded=True)] if columns else []
+    return [section_table("All columns", heads, columns, right=(2, 3), max_rows=60, folded=True)] if columns else []
 
 # %% ../../../nbs/deploy/report/06_table_data.ipynb #6429523f
 def split_section(

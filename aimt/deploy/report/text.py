@@ -9,11 +9,13 @@ __all__ = ['REPORT']
 
 # %% ../../../nbs/deploy/report/15_text.ipynb #59da69e7
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ...decide.gate import number
 from .card import escape
 from aimt.deploy.report.sections import (
+    EFFORT,
     RunParts,
     Section,
     SectionContent,
@@ -251,8 +253,8 @@ REPORT = ReportSpec(
             _training,
             (("train/loop/trainer.html", "The training loop"), ("train/networks/doctor.html", "The doctor")),
         ),
-        Section("plan", "What it takes", _plan, (("train/networks/resource_estimate.html", "How effort is estimated"),)),
     ),
+    effort=replace(EFFORT, build=_plan, links=(("train/networks/resource_estimate.html", "How effort is estimated"),)),
     card_title=lambda run: f"text like '{run.source}'",
     card={
         "Model Details": _card_details,

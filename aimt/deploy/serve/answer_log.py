@@ -82,7 +82,7 @@ class Outcome:
     outcome: Any  # Label, value or reward
     at: float = field(default_factory=time.time)
 
-
+# %% ../../../nbs/deploy/serve/15_answer_log.ipynb #dc81dca3
 class AnswerLog:
     """Writes answers and outcomes to a database, in a thread of its own."""
 
@@ -90,13 +90,13 @@ class AnswerLog:
         self,
         place: str | Path,  # File of a SQLite database, or a URL such as postgresql+psycopg://user:password@host/name
         *,
-        most_waiting: int = 10_000,  # Answers that wait to be written; more are counted and dropped
-        most_outcomes: int = 100_000,  # Outcomes that wait; more are refused
+        max_waiting: int = 10_000,  # Answers that wait to be written; more are counted and dropped
+        max_outcomes: int = 100_000,  # Outcomes that wait; more are refused
     ):
         self.url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
         self.dropped = self.written = self.failures = 0
-        self._answers: queue.Queue[Answer] = queue.Queue(most_waiting)
-        self._outcomes: queue.Queue[tuple[Sequence[Outcome], Future[None]]] = queue.Queue(most_outcomes)
+        self._answers: queue.Queue[Answer] = queue.Queue(max_waiting)
+        self._outcomes: queue.Queue[tuple[Sequence[Outcome], Future[None]]] = queue.Queue(max_outcomes)
         self._wake, self._closing = threading.Event(), False
         self._engine, self._text = _engine(self.url), require("sqlalchemy", "serve").text
         mark = "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
@@ -183,7 +183,7 @@ class AnswerLog:
             future.set_result(None)
         return []
 
-
+# %% ../../../nbs/deploy/serve/15_answer_log.ipynb #9fa06622
 def _drain(waiting: "queue.Queue[Any]", most: int) -> list[Any]:
     out: list[Any] = []
     while len(out) < most:

@@ -22,8 +22,8 @@ class Batcher:
 
     score: Callable[[Sequence[Any]], Sequence[Any]]  # Rows -> one answer for each
     inline: float = 0.002  # Seconds up to which rows are scored in the event loop
-    most_rows: int = 1024  # In one batch
-    most_waiting: int = 100_000  # Rows that wait
+    max_rows: int = 1024  # In one batch
+    max_waiting: int = 100_000  # Rows that wait
     seconds: float = 0.0  # Moving average of the time of a row
     batches: int = 0
     rows: int = 0
@@ -35,7 +35,7 @@ class Batcher:
         """One answer for each row. Raises what `score` raises, and `OverflowError` when too much is waiting."""
         if not self._busy and self.seconds * len(rows) <= self.inline and self.batches:
             return self.measure(rows)
-        if sum(len(waiting) for waiting, _ in self._queue) + len(rows) > self.most_waiting:
+        if sum(len(waiting) for waiting, _ in self._queue) + len(rows) > self.max_waiting:
             raise OverflowError("too many rows are waiting")
         future = asyncio.get_running_loop().create_future()
         self._queue.append((rows, future))
@@ -75,7 +75,7 @@ class Batcher:
         size, n = 0, 0
         for rows, _ in self._queue:
             size += len(rows)
-            if n and size > self.most_rows:
+            if n and size > self.max_rows:
                 break
             n += 1
         group, self._queue[:] = self._queue[:n], self._queue[n:]

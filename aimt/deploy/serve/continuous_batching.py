@@ -29,8 +29,8 @@ class ContinuousBatcher:
     """Does the steps of many jobs together."""
 
     step: Callable[[Sequence[Any]], Sequence[tuple[Any, bool]]]  # Live jobs -> for each a piece, and whether it is the last
-    most_live: int = 16  # Jobs in the batch
-    most_waiting: int = 64  # Jobs that wait for a place
+    max_live: int = 16  # Jobs in the batch
+    max_waiting: int = 64  # Jobs that wait for a place
     steps: int = 0
     pieces: int = 0
     _live: list[_Seat] = field(default_factory=list, repr=False)
@@ -40,7 +40,7 @@ class ContinuousBatcher:
 
     async def __call__(self, job: Any) -> AsyncIterator[Any]:
         """The pieces of a job as they come. Raises `OverflowError` when too many wait, and what `step` raises."""
-        if len(self._waiting) + sum(not s.over for s in self._live) >= self.most_live + self.most_waiting:
+        if len(self._waiting) + sum(not s.over for s in self._live) >= self.max_live + self.max_waiting:
             raise OverflowError("too many jobs are waiting")
         seat = _Seat(job)
         self._waiting.append(seat)
@@ -60,7 +60,7 @@ class ContinuousBatcher:
     def _admit(self) -> None:
         """Who is over leaves, who waits takes the free places."""
         self._live = [s for s in self._live if not s.over]
-        free = self.most_live - len(self._live)
+        free = self.max_live - len(self._live)
         self._live += self._waiting[:free]
         self._waiting = self._waiting[free:]
 

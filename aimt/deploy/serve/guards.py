@@ -131,7 +131,7 @@ class RateLimit:
 
     rate: float  # Requests per second
     burst: float = 0.0  # Requests at once; twice the rate, at least 10, when 0
-    most_clients: int = 10_000
+    max_clients: int = 10_000
     _levels: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict, repr=False)
 
     def wait(
@@ -145,14 +145,14 @@ class RateLimit:
         level = min(full, level + max(0.0, now - before) * self.rate)
         passed = level >= 1
         self._levels[client] = (level - 1 if passed else level, now)
-        if len(self._levels) > self.most_clients:
+        if len(self._levels) > self.max_clients:
             self._levels.popitem(last=False)
         return 0.0 if passed else (1 - level) / self.rate
 
 # %% ../../../nbs/deploy/serve/20_guards.ipynb #52b3a002
 OPEN = frozenset({"/health", "/ready"})  # Answered without a token: they say nothing about a model
 
-
+# %% ../../../nbs/deploy/serve/20_guards.ipynb #5e04829c
 @dataclass
 class Guard:
     """Lets through what is allowed, with its body in ``scope["body"]``."""
@@ -162,7 +162,7 @@ class Guard:
     limit: RateLimit | None = None
     max_body: int = 5_000_000  # Bytes
     body_seconds: float = 30.0  # For the whole body
-    most_at_once: int = 256  # Requests that are worked on
+    max_concurrent: int = 256  # Requests that are worked on
     streamed: frozenset[str] = frozenset()  # Paths whose body the app reads itself, piece by piece, and limits
     refused: dict[int, int] = field(default_factory=dict)  # Status -> how many
     at_once: int = 0
@@ -199,7 +199,7 @@ class Guard:
             client = sha256(token).hexdigest() if token else str((scope.get("client") or ("",))[0])
             if (wait := self.limit.wait(client, time.monotonic())) > 0:
                 return {"status": 429, "error": "too many requests", "hint": f"At most {self.limit.rate:g} a second", "retry_after": wait}
-        if self.at_once >= self.most_at_once:
+        if self.at_once >= self.max_concurrent:
             return {"status": 503, "error": "the service is busy", "hint": "Try again in a second", "retry_after": 1.0}
         for name, value in scope["headers"]:
             known = name == b"content-length" and scope["path"] not in self.streamed
@@ -236,7 +236,7 @@ class Guard:
         self.refused[status] = self.refused.get(status, 0) + 1
         await refuse(send, status, error, hint, retry_after=retry_after)
 
-
+# %% ../../../nbs/deploy/serve/20_guards.ipynb #d10e6d2b
 @dataclass
 class _Refused(Exception):
     status: int

@@ -220,7 +220,7 @@ class RequestSchema:
             "additionalProperties": True,
         }
 
-
+# %% ../../../nbs/deploy/serve/10_request_schema.ipynb #8dc6edbc
 def _count(n: int) -> str:
     return f"{n:,} value{'' if n == 1 else 's'}"
 

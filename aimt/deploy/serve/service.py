@@ -98,7 +98,7 @@ def read_json(body: bytes) -> Any:
         raise Refusal(400, f"the body is no JSON: {e.msg} ({place})", 'Send {"rows": [{...}, ...]} in UTF-8') from e
 
 
-def read_rows(value: Any, most: int) -> list[Any]:
+def read_rows(value: Any, max_rows: int) -> list[Any]:
     """The rows of a parsed body: one object, a list of them, or {"rows": [...]}. Raises `Refusal`."""
     if isinstance(value, dict):
         rows = value["rows"] if isinstance(value.get("rows"), list) else [value]
@@ -106,15 +106,15 @@ def read_rows(value: Any, most: int) -> list[Any]:
         rows = value
     if not isinstance(rows, list) or not rows:
         raise Refusal(422, "there are no rows", 'Send {"rows": [{...}, ...]}, a list of rows, or one row')
-    if len(rows) > most:
-        raise Refusal(413, f"there are {len(rows):,} rows", f"Send at most {most:,} at once, or use: aimt predict")
+    if len(rows) > max_rows:
+        raise Refusal(413, f"there are {len(rows):,} rows", f"Send at most {max_rows:,} at once, or use: aimt predict")
     return rows
 
 # %% ../../../nbs/deploy/serve/35_service.ipynb #0e0c18d9
-def read_outcomes(value: Any, most: int) -> list[Outcome]:
+def read_outcomes(value: Any, max_outcomes: int) -> list[Outcome]:
     """Outcomes of a parsed body. Raises `Refusal` with all faults."""
     items = value if isinstance(value, list) else value.get("outcomes", [value]) if isinstance(value, dict) else []
-    if not isinstance(items, list) or not items or len(items) > most:
+    if not isinstance(items, list) or not items or len(items) > max_outcomes:
         raise Refusal(422, "there are no outcomes, or too many", 'Send {"answer": ID, "row": 0, "outcome": VALUE}, or a list')
     faults: list[Fault] = []
     out = []
@@ -140,7 +140,7 @@ _JSON_TYPE = ((b"content-type", b"application/json"),)
 _TABLES = {"text/csv": ".csv", "application/vnd.apache.parquet": ".parquet", "application/vnd.apache.arrow.stream": ".arrows"}
 _WARNED_ROWS = 100  # Requests of at most so many rows are looked through for what is unusual
 
-
+# %% ../../../nbs/deploy/serve/35_service.ipynb #3d60ee91
 @dataclass
 class Service:
     """Answers requests with the models of a table of routes."""
@@ -414,7 +414,7 @@ def openapi(
         "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
-
+# %% ../../../nbs/deploy/serve/35_service.ipynb #df97e230
 async def _docs(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[tuple[bytes, bytes]]]:
     return 200, docs_page(service.traffic, service.added).encode(), ((b"content-type", b"text/html; charset=utf-8"),)
 
@@ -451,6 +451,7 @@ _HEAD = (
     "text-align:left}dt{float:left;clear:left;width:9em;font-weight:600}</style>"
 )
 
+# %% ../../../nbs/deploy/serve/35_service.ipynb #78e472e7
 _HANDLERS: dict[tuple[str, str], Handler] = {
     ("POST", "/predict"): predict_rows,
     ("POST", "/explain"): explain_rows,

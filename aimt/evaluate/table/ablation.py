@@ -210,7 +210,7 @@ _WORDS = {"helps": "would help", "may help": "may help, or may not", "hardly": "
 _LEVERS = {
     "rows": "twice the rows",
     "labels": "cleaner labels",
-    "features": "two more columns of the kind there is",
+    "features": "two more columns like the existing ones",
     "model": "a longer search for a model",
     "scarce": "twice the rows of the rare class",
 }

@@ -82,7 +82,7 @@ def find_shift(
     }
     return plain(found)
 
-
+# %% ../../../nbs/evaluate/table/45_covariate_shift.ipynb #e3585f77
 def _told_apart(before: pd.DataFrame, after: pd.DataFrame, schema: Schema, inputs: list[str], seed: int, threads: int) -> Interval:
     """AUC of a classifier that tells the parts apart, on rows it has not seen."""
     both = pd.concat([before, after], ignore_index=True)

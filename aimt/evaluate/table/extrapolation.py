@@ -187,6 +187,4 @@ def columns_lever(
     if have.sum() >= 3:
         best = {"column": name, **paired_gain(bench, without[have], base[have])}
         measured += f"; the strongest column, {name}, brings {gain_text(best)}"
-    return judge_lever(
-        bench, "features", finite_mean(list(base)), gain, measured, "new columns are like those that there are", strongest=best
-    )
+    return judge_lever(bench, "features", finite_mean(list(base)), gain, measured, "new columns are like the existing ones", strongest=best)

@@ -37,7 +37,7 @@ def measure_leak_impact(
     problem: Problem,  # What is asked
     audit: Audit,  # From `aimt.data.checks.audit.audit`
     *,
-    seconds: float = 20.0,  # No further model is begun after this
+    seconds: float = 20.0,  # No further model is started after this
     threads: int = 1,
     seed: int = 0,  # Same seed, same rows, folds and models
 ) -> Audit:  # The audit; findings of suspects have the scores in their evidence, and as `scores`
@@ -89,7 +89,7 @@ def _weighed(
 
 
 def _drawn(y: np.ndarray, classification: bool, seed: int) -> np.ndarray:
-    """At most so many rows, every class in proportion, but of each at least twenty where there are."""
+    """At most `ROWS` rows, with the classes in proportion, but at least twenty of each where there are so many."""
     if len(y) <= ROWS:
         return np.arange(len(y))
     rng = np.random.default_rng(seed)

@@ -257,14 +257,14 @@ def population_weights(
     frame: pd.DataFrame,  # The table
     shares: dict[str, dict[str, float]],  # From `read_population`
     *,
-    most: float | None = None,  # Weights above this multiple of the mean are trimmed; None: no trimming
+    max_weight: float | None = None,  # Weights above this multiple of the mean are trimmed; None: no trimming
 ) -> np.ndarray:  # Shape (n,), mean 1 over the rows that count; 0 where a value is missing or was not stated
     """Weights with which the rows stand for the population. Raises `DataError` when no row is left, or shares contradict."""
     weights = margin_weights(population_margins(frame, shares))
-    if most is not None:
-        if not most >= 1:
-            raise DataError(f"weights cannot be cut at {most} times their mean", hint="Choose 1 or more, often 5")
-        weights = np.minimum(weights, most)
+    if max_weight is not None:
+        if not max_weight >= 1:
+            raise DataError(f"weights cannot be cut at {max_weight} times their mean", hint="Choose 1 or more, often 5")
+        weights = np.minimum(weights, max_weight)
         weights = weights * (weights > 0).sum() / weights.sum()
     return weights
 

@@ -184,7 +184,7 @@ def split_pairs(
     pairs: pd.DataFrame,  # From `FinetuneTask.read`
     *,
     share: float = 0.2,  # That is put away for the test
-    most: int = 2_000,  # Test examples at most
+    max_test: int = 2_000,  # Test examples at most
     classes: bool = False,  # Keep the shares of the targets
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:  # train, valid, test
@@ -198,11 +198,11 @@ def split_pairs(
         test = in_test & ~in_test_group  # what was learned is no test
         left = ~in_test
     else:
-        test = _take(pairs, group, min(share, most / len(pairs)), classes, seed)
+        test = _take(pairs, group, min(share, max_test / len(pairs)), classes, seed)
         left = ~test
     rest = np.flatnonzero(left)
     valid = _take(pairs.iloc[rest], group[rest], min(0.1, 500 / len(rest)), classes, seed + 1)
-    parts = {"train": pairs.iloc[rest[~valid]], "valid": pairs.iloc[rest[valid]], "test": pairs[test].head(most)}
+    parts = {"train": pairs.iloc[rest[~valid]], "valid": pairs.iloc[rest[valid]], "test": pairs[test].head(max_test)}
     for name, part in parts.items():
         if part.empty:
             raise DataError(f"no example is left for the {name} part", hint="Give more examples that differ")

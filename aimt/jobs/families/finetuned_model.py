@@ -22,6 +22,7 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.chunks import add_columns, open_writer
 from .base import FinetuneTask, find_family, interval_of, load_frame, reasons_for
+from ...explain.occlusion import PartEffect
 from ..shared.text_model import FigureRow, figure_row
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #99a82a87
@@ -140,7 +141,7 @@ class TunedExplanation(TypedDict):
     row: int  # Number of the input, from 0
     prediction: str
     probability: float | None  # Of the answer; None when the family gives none
-    parts: list[Any]  # In the order of the input, from `aimt.explain.occlusion.occlude`
+    parts: list[PartEffect]  # In the order of the input
     contributions: list[PartContribution]  # The same, the strongest first
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #30ef889a

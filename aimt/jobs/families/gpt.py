@@ -220,13 +220,13 @@ class AnswerBatches(ExampleBatches):
         return {name: torch.from_numpy(x) for name, x in out.items()}
 
 # %% ../../../nbs/jobs/families/10_gpt.ipynb #d865effd
-def by_length(lengths: Sequence[int], most: int = 64, tokens: int = 8192) -> Iterator[np.ndarray]:
+def by_length(lengths: Sequence[int], max_batch_size: int = 64, tokens: int = 8192) -> Iterator[np.ndarray]:
     """Places of similar lengths together, at most so many, and so many tokens with what is filled up."""
     order = np.argsort(np.asarray(lengths, int), kind="stable")
     at = 0
     while at < len(order):
         n = 1
-        while at + n < len(order) and n < most and (n + 1) * max(1, lengths[order[at + n]]) <= tokens:
+        while at + n < len(order) and n < max_batch_size and (n + 1) * max(1, lengths[order[at + n]]) <= tokens:
             n += 1
         yield order[at : at + n]
         at += n

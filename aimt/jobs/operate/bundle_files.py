@@ -73,7 +73,7 @@ def open_bundle(
     written = unpack(path, folder, keep=("bundle.json", "run/*"), limit=_MOST_UNPACKED)
     if "bundle.json" not in written:
         raise DataError("this archive is no bundle: it has no bundle.json", where=str(path), hint="aimt bundle RUN -o FILE.zip writes one")
-    about = read_json(folder / "bundle.json", BundleFile, most=MOST_BYTES)
+    about = read_json(folder / "bundle.json", BundleFile, max_bytes=MOST_BYTES)
     if about["format"] > _FORMAT:
         raise RunError(f"this bundle has format {about['format']}, this aimt reads up to {_FORMAT}", where=str(path), hint="Upgrade aimt")
     name, listed = safe_name(about["run"]), {to: digest for to, digest in about["files"].items() if to.startswith("run/")}

@@ -102,7 +102,7 @@ def split_arena(
 def _numeric(column: pd.Series) -> bool:
     return bool(pd.api.types.is_numeric_dtype(column))
 
-
+# %% ../../../nbs/jobs/operate/10_retrain.ipynb #b593a124
 def compare_in_arena(
     champion: SavedModel,
     challenger: SavedModel,
@@ -259,7 +259,7 @@ def retrain(
         file.write(json.dumps(challenge) + "\n")
     return challenge
 
-
+# %% ../../../nbs/jobs/operate/10_retrain.ipynb #c2df14ee
 def _decide(found: Comparison, verdict: str) -> tuple[bool, str]:
     gain, saved = found.gain, found.saved
     shown = f"{gain['value']:+.3g} [{gain['low']:.3g}, {gain['high']:.3g}] on the latest {found.rows:,} rows"
@@ -284,7 +284,7 @@ def _next_place(run: Path) -> Path:
         k += 1
     return run.with_name(f"{run.name}-{k}")
 
-
+# %% ../../../nbs/jobs/operate/10_retrain.ipynb #1e48a452
 _OF_THE_SOURCE = {"kind", "source", "sql", "time_limit", "compact"}
 
 
@@ -299,7 +299,7 @@ def _train_challenger(run: Run, champion: SavedModel, learn: pd.DataFrame, place
     limit = time_limit if time_limit is not None else settings.get("time_limit")
     return train(learn[[c for c in dict.fromkeys(used) if c in learn]], kind="table", out=place, time_limit=limit, quiet=quiet, **given)
 
-
+# %% ../../../nbs/jobs/operate/10_retrain.ipynb #7eefb04b
 def challenge_lines(challenge: Challenge) -> list[str]:
     """A challenge as lines of text."""
     s = challenge["scores"]

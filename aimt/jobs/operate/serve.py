@@ -252,7 +252,7 @@ def _listen(uvicorn: Any, options: ServeOptions, quiet: bool) -> None:
         os.environ.pop(_ENVIRONMENT, None)
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
-
+# %% ../../../nbs/jobs/operate/05_serve.ipynb #bb16cfbd
 def _say(app: Guard, options: ServeOptions, quiet: bool) -> None:
     if quiet:
         return

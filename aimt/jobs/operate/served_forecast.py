@@ -77,7 +77,7 @@ class ForecastContract:
 class ServedForecast:
     """A run of a forecast, as a `ServedModel`."""
 
-    kind, most_rows = "series", 1
+    kind, max_rows = "series", 1
 
     def __init__(
         self,

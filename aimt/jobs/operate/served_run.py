@@ -26,7 +26,7 @@ def served_version(
     run = run if isinstance(run, Run) else Run.open(run)
     model: Any = call(verb_of(run, "serve"), run)
     digest = str(run.info.get("digest") or run.info.get("run_id") or "")
-    batcher = Batcher(model.score, most_rows=getattr(model, "most_rows", 1024))
+    batcher = Batcher(model.score, max_rows=getattr(model, "max_rows", 1024))
     if probe := getattr(model, "probe", []):
         for _ in range(3):  # the first calls prepare what later ones use
             batcher.measure(probe)

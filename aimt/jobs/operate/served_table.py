@@ -57,14 +57,14 @@ class ServedTable:
         limit = self._threshold
         return [{"prediction": labels[int(p > q)], "probability": p, "decision": labels[int(p >= limit)]} for q, p in pred.tolist()]
 
-    def score_file(self, body: bytes, suffix: str, most: int) -> tuple[dict[str, list[Any]], list[str]]:
+    def score_file(self, body: bytes, suffix: str, max_rows: int) -> tuple[dict[str, list[Any]], list[str]]:
         """The added columns of a file, and what a person should know about the reading."""
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, f"body{suffix}")
             place.write_bytes(body)
             table, warnings = self._read(place)
-        if len(table) > most:
-            raise Refusal(413, f"there are {len(table):,} rows", f"Send at most {most:,} at once, or use: aimt predict")
+        if len(table) > max_rows:
+            raise Refusal(413, f"there are {len(table):,} rows", f"Send at most {max_rows:,} at once, or use: aimt predict")
         scored, more = add_predictions(self.saved, table)
         added = [name for name in scored.columns if name not in table.columns]
         columns = {name: scored[name].astype(object).where(scored[name].notna(), None).tolist() for name in added}

@@ -237,7 +237,7 @@ def make_studio(
 ) -> BrowserGuard:
     """The whole application: guards and pages."""
     sessions = Sessions(list(tokens or []))
-    pages = Guard(StudioApp(studio, started), tokens=sessions.tokens, max_body=2_000_000, most_at_once=32, streamed=_UPLOADS)
+    pages = Guard(StudioApp(studio, started), tokens=sessions.tokens, max_body=2_000_000, max_concurrent=32, streamed=_UPLOADS)
     login = Guard(login_app(studio, sessions), limit=RateLimit(0.5), max_body=10_000) if tokens else None
     return BrowserGuard(pages, hosts, login)
 

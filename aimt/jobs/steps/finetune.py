@@ -29,7 +29,7 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...decide.finetune_gates import Figure, tuned_gates
 from ...decide.gate import GateResult
-from ...deploy.report.finetune import AnswerCount, ExplainedAnswer, FigureInterval, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
+from ...deploy.report.finetune import AnswerCount, ExplainedAnswer, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
 from ...evaluate.text.language_model import TextSketch, near_copies, seen_share, smooth, text_sketch
 from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
 from ...data.checks.table_checks import hash_column
@@ -338,7 +338,7 @@ def answer_after(work: TuneWork) -> str:
     work.answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}
     table: list[TunedScoreRow] = [
-        {"model": name, **_figure(interval_of(v)), "difference": _figure(mean_interval(rows["fine-tuned"] - v))} for name, v in rows.items()
+        {"model": name, **interval_of(v), "difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()
     ]
     scores: TunedScores = {
         "label": family.label,
@@ -347,7 +347,7 @@ def answer_after(work: TuneWork) -> str:
         "n": len(test),
         "greater_is_better": family.greater_is_better,
         "table": table,
-        "figures": {k: {"before": _figure(interval_of(work.before[k])), "after": _figure(interval_of(v))} for k, v in work.after.items()},
+        "figures": {k: {"before": interval_of(work.before[k]), "after": interval_of(v)} for k, v in work.after.items()},
     }
     work.keep_result(
         scores=scores, answers={"kind": family.kind, "examples": _examples(work), "counts": _counts(work.answers, list(test["target"]))}
@@ -355,10 +355,6 @@ def answer_after(work: TuneWork) -> str:
     row = table[0]
     low, high = number_of(family, row["low"]), number_of(family, row["high"])
     return f"{family.label} {number_of(family, row['value'])} [{low}, {high}] on {len(test):,} held-out {family.unit}"
-
-
-def _figure(found: Mapping[str, Any]) -> FigureInterval:
-    return {"value": found["value"], "low": found["low"], "high": found["high"]}
 
 
 def _examples(work: TuneWork) -> list[ShownAnswer]:

@@ -15,7 +15,7 @@ from typing import Any
 from ...core.errors import ProblemError, closest
 from ...data.text.corpus import describe_texts
 from ...models.text.gpt import PRESETS, GPTConfig
-from ...train.networks.resource_estimate import plan_network
+from ...train.networks.resource_estimate import NetworkPlan, plan_network
 from ...train.networks.text_settings import choose, choose_tokenizer
 
 # %% ../../../nbs/jobs/verbs/40_plan.ipynb #eb7ef80a
@@ -28,7 +28,7 @@ def plan(
     batch_size: int | None = None,  # Rows at a time
     seq_len: int | None = None,  # Tokens of a row
     vocab_size: int | None = None,  # Different tokens; those of the text, or 50,257, when None
-) -> dict[str, Any]:  # See `aimt.train.networks.resource_estimate.plan_network`
+) -> NetworkPlan:
     """Parameters, memory, arithmetic, time and cost of training a GPT, here and on common GPUs."""
     if size is not None and size not in PRESETS:
         raise ProblemError(f"'{size}' is not a size", hint=closest(size, PRESETS))
@@ -43,14 +43,13 @@ def plan(
     else:
         config = GPTConfig.preset(size, **({"vocab_size": vocab_size} if vocab_size else {}))
         settings = {"batch_size": 8, "seq_len": config.context}
-    planned = plan_network(
+    return plan_network(
         config,
         batch_size=batch_size or settings["batch_size"],
         seq_len=seq_len or settings["seq_len"],
         tokens=tokens,
         time_limit=None if tokens else time_limit,
     )
-    return dict(planned)
 
 
 _CHARACTERS = 100  # different ones in a text, when it is not known
@@ -58,7 +57,7 @@ _CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "bpe": 3.5}  # of English; on
 
 # %% ../../../nbs/jobs/verbs/40_plan.ipynb #4b3d4023
 def plan_lines(
-    plan: dict[str, Any],  # What `plan` returned
+    plan: NetworkPlan,  # From `plan`
 ) -> list[str]:
     """The plan as lines of text."""
     c, memory = plan["config"], plan["memory_mb"]

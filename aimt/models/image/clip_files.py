@@ -280,7 +280,7 @@ class OpenCLIPSettings(TypedDict):
     aimt_format: int  # Version of the file
     model_cfg: OpenCLIPModel
 
-
+# %% ../../../nbs/models/image/02_clip_files.ipynb #21a15e80
 def config_to_open_clip(config: CLIPConfig) -> OpenCLIPSettings:
     """Settings for ``open_clip_config.json``."""
     v, t = config.vision, config.text

@@ -87,7 +87,7 @@ def _read_merges(text: str) -> list[tuple[str, str]]:
 def _openai_merges(path: Path) -> list[tuple[str, str]]:
     try:
         raw = path.read_bytes()
-        text = (inflate(raw, most=100 * len(raw)) if path.suffix == ".gz" else raw).decode()
+        text = (inflate(raw, max_bytes=100 * len(raw)) if path.suffix == ".gz" else raw).decode()
         return _read_merges(text)[: 49152 - 256 - 2]  # The file is longer than the vocabulary that was used
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise ModelFormatError(f"not a list of merges ({e})", where=str(path)) from e

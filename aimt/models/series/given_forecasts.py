@@ -149,13 +149,13 @@ class ShownForecasts(TypedDict):
 
 def shown_forecasts(
     forecasts: Forecasts,
-    most: int = 3,  # Series
+    max_series: int = 3,  # Series
     length: int = 60,  # Values of each
 ) -> list[ShownForecasts]:
     """The data of `plot_forecasts`: the latest values of the first series, and paths that do not overlap."""
     out: list[ShownForecasts] = []
     interval = forecasts.promised is not None
-    for i in range(min(most, len(forecasts.panel.names))):
+    for i in range(min(max_series, len(forecasts.panel.names))):
         rows = forecasts.rows[forecasts.rows["series"] == i].sort_values(["origin", "position"])
         end = forecasts.panel.first[i] + len(forecasts.panel.values[i])
         kept, start = [], np.inf

@@ -326,7 +326,7 @@ def _load_part(entry: dict[str, Any], model: Ensemble, folder: Path, arrays: dic
         return WeightedMember(str(entry["recipe"]), float(entry["weight"]), W)
     path = folder / Path(entry["file"]).name
     raw = path.read_bytes()
-    text = (inflate(raw, most=100 * len(raw)) if path.suffix == ".gz" else raw).decode("utf-8")  # trees are packed about 4 to 1
+    text = (inflate(raw, max_bytes=100 * len(raw)) if path.suffix == ".gz" else raw).decode("utf-8")  # trees are packed about 4 to 1
     booster = read_booster(text, n_columns=max(1, len(model.encoder.names)), n_outputs=outputs, where=str(path))
     member = Member(
         booster, model.task, int(entry["rounds"]), str(entry["stopped"]), bool(entry["log_target"]), averages=bool(entry.get("averages"))

@@ -134,7 +134,7 @@ def rank_pairs(
     *,
     columns: Sequence[int] | None = None,  # Those that are looked at; all when None
     levels: dict[int, int] | None = None,  # Position of each categorical column, and its number of codes
-    most: int = 6,  # Pairs in the answer
+    max_pairs: int = 6,  # Pairs in the answer
 ) -> list[tuple[int, int]]:
     """The pairs of columns whose coarse cells explain most of the residuals beyond chance, best first."""
     chosen = list(range(X.shape[1])) if columns is None else sorted(columns)
@@ -154,7 +154,7 @@ def rank_pairs(
             surplus = both - alone[j][0] - alone[k][0] - free
             if surplus > 3 * np.sqrt(2 * free):
                 found.append((surplus, j, k))
-    return [(j, k) for _, j, k in sorted(found, reverse=True)[:most]]
+    return [(j, k) for _, j, k in sorted(found, reverse=True)[:max_pairs]]
 
 
 def _coarse(x: np.ndarray, category: bool) -> np.ndarray:
@@ -260,7 +260,7 @@ def fit_additive(
     n_classes: int = 1,
     levels: dict[int, int] | None = None,  # Position of each categorical column, and its number of codes
     names: Sequence[str] | None = None,  # Of the columns
-    most_pairs: int = 6,  # Pairs that are tried
+    max_pairs: int = 6,  # Pairs that are tried
     deadline: float | None = None,  # Stop at this `time.perf_counter()`; one round is always grown
     threads: int = 1,
     seed: int = 0,
@@ -272,11 +272,11 @@ def fit_additive(
     if not X.shape[1]:
         return _constant(y, task, n_classes)
     start = time.perf_counter()
-    until = None if deadline is None else start + (0.6 if most_pairs else 0.9) * (deadline - start)
+    until = None if deadline is None else start + (0.6 if max_pairs else 0.9) * (deadline - start)
     bases, pieces = _column_pieces(job, _grow_columns(job, until))
     margins = np.repeat(bases[:, None], len(X), axis=1) + sum(piece(X) for piece in pieces)
-    if most_pairs:
-        bases, pieces, margins = _add_pairs(job, bases, pieces, margins, most_pairs)
+    if max_pairs:
+        bases, pieces, margins = _add_pairs(job, bases, pieces, margins, max_pairs)
     held_out = _held_out(margins, folds)
     base = bases.mean(axis=0)
     base = base - base.mean() if job.outputs > 1 else base
@@ -302,7 +302,7 @@ def _add_pairs(
     slope, weight = _slopes(held_out[seen], job.y[seen], job.task)
     sure = NormalDist().inv_cdf(1 - 0.05 / max(len(columns) * (len(columns) - 1) / 2, 1))
     failed = 0
-    for pair in rank_pairs(job.X[seen], slope, weight, columns=columns, levels=job.levels, most=most):
+    for pair in rank_pairs(job.X[seen], slope, weight, columns=columns, levels=job.levels, max_pairs=most):
         more = None if failed == 2 or job.late else _pair_pieces(job, pair, margins)
         if more is None:
             break
@@ -384,10 +384,10 @@ class AdditiveModel:
         schema: Schema,  # Of the training table
         inputs: Sequence[str],  # Columns to predict from
         seed: int = 0,
-        most_pairs: int = 6,  # Pairs of columns that are tried
+        max_pairs: int = 6,  # Pairs of columns that are tried
     ):
         self.task, self.n_classes, self.schema, self.inputs = task, n_classes, schema, list(inputs)
-        self.seed, self.most_pairs = seed, most_pairs
+        self.seed, self.max_pairs = seed, max_pairs
 
     def fit(
         self,
@@ -415,7 +415,7 @@ class AdditiveModel:
             n_classes=self.n_classes,
             levels=levels,
             names=names,
-            most_pairs=self.most_pairs,
+            max_pairs=self.max_pairs,
             deadline=until,
             threads=threads,
             seed=self.seed,

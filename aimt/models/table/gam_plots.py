@@ -82,12 +82,12 @@ def additive_report(
     model: AdditiveModel,  # Fitted
     problem: Problem,  # Names of the target and the classes
     *,
-    most: int = 4,  # Terms that are shown, a map among them if there is one
+    max_terms: int = 4,  # Terms that are shown, a map among them if there is one
 ) -> AdditiveReport:
     """The most important terms of an additive model as curves, bars or maps, each with a sentence."""
     found = model.additive_
     ranked = sorted(found.terms, key=lambda t: -t.importance)
-    power, shown = {id(t): t.importance**2 for t in ranked}, ranked[:most]
+    power, shown = {id(t): t.importance**2 for t in ranked}, ranked[:max_terms]
     pair = next((t for t in ranked if len(t.columns) == 2), None)
     if pair and shown and all(len(t.columns) == 1 for t in shown):  # the best map is shown in any case
         shown[-1] = pair

@@ -20,10 +20,10 @@ from ...core.errors import ModelFormatError
 # %% ../../../nbs/models/table/30_mlp.ipynb #90379dfa
 def quantile_edges(
     column: np.ndarray,  # Numbers of a training column, shape (n,)
-    most: int = 12,  # Intervals
+    max_bins: int = 12,  # Intervals
 ) -> np.ndarray:  # Rising edges, shape (T + 1,), at least two
     """Quantiles of a column, without repetitions."""
-    edges = np.unique(np.quantile(column, np.linspace(0, 1, most + 1)))
+    edges = np.unique(np.quantile(column, np.linspace(0, 1, max_bins + 1)))
     return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1.0])
 
 
