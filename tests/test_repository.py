@@ -38,7 +38,7 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "evaluate": ["table", "text"],
     "generate": ["text", "audio"],
     "deploy": ["report", "serve", "export", "studio"],
-    "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate"],
+    "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate", "studio"],
 }
 MOST_MODULES = 16  # in a room
 MODULE_LINES, CELL_LINES = 500, 60

@@ -34,7 +34,7 @@ VERBS: dict[str, str] = {
     "rollback": "aimt.jobs.operate.retrain:rollback",
     "watch": "aimt.jobs.operate.watch:watch",
     "policy": "aimt.jobs.operate.policy:policy",
-    "studio": "aimt.jobs.operate.studio:studio",
+    "studio": "aimt.jobs.studio.studio:studio",
     "datasets": "aimt.jobs.verbs.datasets:datasets",
     "env": "aimt.core.hardware:environment",
 }

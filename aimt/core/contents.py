@@ -358,7 +358,7 @@ class Sketch(TypedDict):
     n_rows: int
     columns: dict[str, dict[str, Any]]
 
-
+# %% ../../nbs/core/37_contents.ipynb #1b21629d
 class ScoreEntry(TypedDict):
     """A score with its 95 % interval."""
 

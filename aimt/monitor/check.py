@@ -54,7 +54,7 @@ class GroupReference:
     predictions: TableSketch
     performance: dict[str, Interval]  # By metric: value, low, high
 
-
+# %% ../../nbs/monitor/20_check.ipynb #1f1e7e88
 @dataclass(frozen=True)
 class ModelReference:
     """What new rows of a model are compared with: counts and parameters, no rows."""
@@ -101,7 +101,7 @@ class ModelReference:
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ModelFormatError(f"the reference is damaged or from another version ({e})") from e
 
-
+# %% ../../nbs/monitor/20_check.ipynb #cd97fc34
 def prediction_frame(
     pred: NDArray[Any],  # Probabilities, shape (n, K), or values, shape (n,)
     labels: Sequence[str],  # Classes
@@ -274,7 +274,7 @@ def check_rows(
     )
     return Check(**{**found.__dict__, "alerts": _alerts(reference, found)})
 
-
+# %% ../../nbs/monitor/20_check.ipynb #5b887a1f
 def _parts(reference: ModelReference, sensitive: pd.DataFrame | None) -> list[tuple[GroupReference, NDArray[Any]]]:
     """The groups of the reference that the new rows have too, with their rows."""
     if sensitive is None:
@@ -396,7 +396,7 @@ def was_contradicted(
     told = [line["contradicts"] for line in history if line.get("contradicts") is not None]
     return bool(told and told[-1])
 
-
+# %% ../../nbs/monitor/20_check.ipynb #d1a459c5
 def plot_history(
     history: Sequence[Mapping[str, Any]],  # Lines of checks, the oldest first
 ) -> Figure:

@@ -176,7 +176,7 @@ def _drawn_scores(probs: NDArray[Any], recalibration: Recalibration, n_draws: in
                 aucs.append((ranks[j][positive].sum() - m * (m + 1) / 2) / (m * (n - m)))
         yield found | {"roc_auc": float(np.mean(aucs)) if aucs else np.nan}
 
-
+# %% ../../nbs/monitor/15_estimated_performance.ipynb #4e5330e3
 def estimate_performance(
     probs: NDArray[Any],  # The model's probabilities of the new rows, shape (n, K)
     recalibration: Recalibration,  # From the test rows
@@ -272,7 +272,7 @@ def measure_performance(
     options: dict[str, Any] = {"n_resamples": 500, "seed": seed, "clusters": clusters}
     return {name: bootstrap(METRICS[name].function, np.asarray(y), {"model": pred}, **options)["model"] for name in names}
 
-
+# %% ../../nbs/monitor/15_estimated_performance.ipynb #ab8393d7
 def compare_performance(
     measured: Mapping[str, Interval],  # From `measure_performance`, on the new rows
     reference: Mapping[str, Interval],  # The same of the test

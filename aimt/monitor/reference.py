@@ -59,7 +59,7 @@ class NumberSketch:
         ends = (min(self.low, other.low), max(self.high, other.high))
         return NumberSketch(self.edges, self.counts + other.counts, self.missing + other.missing, *ends, self.unit)
 
-
+# %% ../../nbs/monitor/00_reference.ipynb #4d5e91a9
 @dataclass(frozen=True)
 class CategorySketch:
     """How often each level of a category occurs."""

@@ -76,7 +76,7 @@ class _Call(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.network(**dict(zip(self.names, inputs, strict=True)))
 
-
+# %% ../../../nbs/deploy/export/10_networks.ipynb #b1d944a6
 def traceable(
     network: nn.Module,  # A `GPT`, a BERT with a head, `T5` or `CLIP`
 ) -> Traceable:

@@ -23,7 +23,7 @@ _IR = 10  # Version of the file format
 
 Number = Union["Value", np.ndarray, float, int]
 
-
+# %% ../../../nbs/deploy/export/00_onnx_graph.ipynb #d4c71fb8
 class Value:
     """A tensor in a graph that is being written."""
 
@@ -113,7 +113,7 @@ _TYPES = {"float64": "DOUBLE", "float32": "FLOAT", "int64": "INT64", "bool": "BO
 def _type_of(dtype: Any) -> int:
     return int(getattr(require("onnx", "onnx").TensorProto, _TYPES[np.dtype(dtype).name]))
 
-
+# %% ../../../nbs/deploy/export/00_onnx_graph.ipynb #99ebfd1a
 class OnnxGraph:
     """Nodes, constants and inputs of a graph that is being written. Raises `MissingExtraError` without the extra `onnx`."""
 
@@ -176,7 +176,7 @@ class OnnxGraph:
         self.onnx.checker.check_model(model)
         return model
 
-
+# %% ../../../nbs/deploy/export/00_onnx_graph.ipynb #1662d3ac
 def open_session(
     model: Any,  # ModelProto, or the path of a file
     *,

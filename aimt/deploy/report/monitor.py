@@ -116,7 +116,7 @@ def _drift(key: str, kind: str, what: str) -> Any:
 
     return build
 
-
+# %% ../../../nbs/deploy/report/40_monitor.ipynb #b8d5d4bb
 def _together(run: RunParts) -> SectionContent:
     found = _found(run)
     outside = f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."

@@ -23,7 +23,7 @@ class _Seat:
     out: "asyncio.Queue[Any]" = field(default_factory=asyncio.Queue)
     over: bool = False  # Done, failed, or nobody reads any more
 
-
+# %% ../../../nbs/deploy/serve/27_continuous_batching.ipynb #cbad53f9
 @dataclass
 class ContinuousBatcher:
     """Does the steps of many jobs together."""

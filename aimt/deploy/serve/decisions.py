@@ -11,7 +11,7 @@ __all__ = ['PolicyFile', 'make_policy', 'open_policy', 'Policy', 'Policies']
 import asyncio
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ class PolicyFile(TypedDict):
     dense: DenseState
     arrays: dict[str, list[Any]]  # Of both
 
-
+# %% ../../../nbs/deploy/serve/40_decisions.ipynb #bcabe2af
 def make_policy(
     folder: str | Path,  # A new folder
     contexts: pd.DataFrame,  # Typical contexts: one column for each feature
@@ -107,7 +107,7 @@ class Policy:
         self._rows, self._dense = RowEncoder(encoder), dense_row(lines)
         self.prefix = f"{zlib.crc32(name.encode()):08x}"
 
-    def decide(self, row: dict[str, Any], available: Sequence[str] | None = None) -> dict[str, Any]:
+    def decide(self, row: dict[str, Any], available: Sequence[str] | None = None) -> Mapping[str, object]:
         """An action for a context, its propensity and the id for its reward. The row fits the contract."""
         x = self._dense(self._rows.encode([row])[0].tolist())
         among = None if available is None else [self.actions.index(a) for a in available]
@@ -118,7 +118,7 @@ class Policy:
         """Take the reward of a decision; False when it had one already or has expired."""
         return self.bandit.learn(int(answer[8:], 16), reward)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, object]:
         """What a client may know."""
         return {"actions": self.actions, "row": self.contract.json_schema()}
 

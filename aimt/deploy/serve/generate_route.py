@@ -51,7 +51,7 @@ class TextRequest:
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
-
+# %% ../../../nbs/deploy/serve/38_generate_route.ipynb #b614cac6
 def read_text_request(
     value: Any,  # A parsed body
     limits: TextLimits,

@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/deploy/serve/traffic.html.md"""
 __all__ = ['ServedModel', 'Version', 'Route', 'key_share', 'Traffic', 'read_share']
 
 # %% ../../../nbs/deploy/serve/30_traffic.ipynb #ad480f75
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -24,10 +24,10 @@ class ServedModel(Protocol):
     kind: str  # table, text, series, finetune
     contract: RequestSchema | None  # Of a row; None when it takes something else
 
-    def score(self, rows: Sequence[Any]) -> Sequence[dict[str, Any]]:
+    def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """One answer for each row."""
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, object]:
         """What a client may know: target, classes, columns, verdict."""
 
 

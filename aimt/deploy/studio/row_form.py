@@ -57,7 +57,7 @@ def _hint(column: Column) -> str:
         return f"training met {_day(column.low)} to {_day(column.high)}"
     return f"{column.n_unique:,} different values in training" if _control(column) == "proposals" else ""
 
-
+# %% ../../../nbs/deploy/studio/10_row_form.ipynb #9a75a496
 def form_fields(
     contract: RequestSchema,  # Of the model
     row: Mapping[str, Any],  # Values to show

@@ -75,7 +75,7 @@ def predict_tuned(
         writer.write(scored)
     return Path(out)
 
-
+# %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #1f71631b
 def answer_inputs(
     found: TunedModel,
     inputs: list[Any],

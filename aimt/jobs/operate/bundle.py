@@ -231,7 +231,7 @@ def bundle(
         requirements=len(pins),
     )
 
-
+# %% ../../../nbs/jobs/operate/25_bundle.ipynb #1d52044e
 def _files_of(run: Run) -> list[Path]:
     """The files of a run that a service needs, checked to be unchanged."""
     found = sorted(p for pattern in _OF_RUN for p in run.path.glob(pattern) if p.is_file())

@@ -130,7 +130,7 @@ def _open_scorer(run: str, run_id: str, options: _Options) -> _Scorer:
     what = "with these options" if opened.kind == "finetune" else "on a cluster"
     raise ProblemError(f"a run of --kind {opened.kind} does not predict {what}", where=run, hint="Leave out --cluster")
 
-
+# %% ../../../nbs/jobs/operate/40_cluster_predict.ipynb #8277b344
 def score_piece(
     run: str,
     key: Mapping[str, Any],  # Run and options, as recorded
@@ -221,7 +221,7 @@ def predict_on_cluster(
         Progress(quiet=quiet).say(f"warning: {warning} (in {sum(warning in some for some in told):,} pieces)")
     return Path(out)
 
-
+# %% ../../../nbs/jobs/operate/40_cluster_predict.ipynb #5263b4eb
 def _check_apart(source: Path, out: Path) -> None:
     """Raise `DataError` when predictions would be written among the rows."""
     if out == source or source in out.parents or (source.is_file() and out == source.parent):

@@ -64,7 +64,7 @@ class Export(Measured):
     original_bytes: int  # Model of the run
     exported_bytes: int
 
-
+# %% ../../../nbs/jobs/operate/20_export.ipynb #ce40bf9d
 @dataclass(frozen=True)
 class Trial:
     """A model and its export, to be asked the same."""
@@ -221,7 +221,7 @@ def _real_inputs(run: Run, network: Any, tokenizer: Any, traced: Any, data: Any)
     _, batch = next(iter(text_batches(network, texts, batch_size=16)))
     return (batch["ids"], batch["mask"].bool()), f"texts of {data}"
 
-
+# %% ../../../nbs/jobs/operate/20_export.ipynb #90fba1b5
 def export_network(run: Run, path: Path, to: str, int8: bool, data: Any = None) -> Trial:
     """Write a network of a run, and prepare the comparison."""
     import torch
@@ -308,7 +308,7 @@ def _write(run: Run, path: Path, to: str, int8: bool, data: Any) -> Trial:
 def _bytes_of(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
-
+# %% ../../../nbs/jobs/operate/20_export.ipynb #86faefb1
 def export_lines(found: Export) -> list[str]:
     """An export as lines of text."""
     gap, goal = found["largest_difference"], found["goal"]

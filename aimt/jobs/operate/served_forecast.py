@@ -87,7 +87,7 @@ class ServedForecast:
         self.run, self.model, self.contract = run, model, ForecastContract(model)
         self.probe: list[Any] = [] if self.contract.known else [{"horizon": 1}]
 
-    def score(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """The forecasts of each request. Raises `DataError` for a future that has holes."""
         return [{"forecasts": self._forecast(asked)} for asked in rows]
 
@@ -103,7 +103,7 @@ class ServedForecast:
             table[name] = table[name].astype(str)
         return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, object]:
         """What a client may know."""
         verdict = (self.run.read("metrics.json").get("verdict") or {}).get("verdict", "none")
         told = {"predicts": self.model.columns_["target"], "steps ahead": self.model.horizon_, "series": len(self.model.panel_.names)}

@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/operate/served_text.html.md"""
 __all__ = ['ServedText', 'served_text', 'served_tuned', 'TextColumn', 'ServedLabels']
 
 # %% ../../../nbs/jobs/operate/01_served_text.ipynb #ee7134e0
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,11 @@ class ServedText:
         """The pieces of a text. Raises `Refusal` for a prompt that the model cannot read."""
         return self.batcher(self.start(asked))  # type: ignore[return-value]
 
-    def score(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """It has no rows. Raises `Refusal`."""
         raise Refusal(422, "this model writes texts", 'Send {"prompt": "..."} to POST /generate')
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, object]:
         """What a client may know."""
         lim = self.limits
         told = {
@@ -180,12 +180,12 @@ class ServedLabels:
         self.found, self.contract = found, TextColumn(found.text)
         self.probe = [{found.text: "a text"}]
 
-    def score(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """One answer for each row, as `aimt predict` gives it."""
         answers = self.found.family.predict(self.found.model, [row[self.found.text] for row in rows])
         return [dict(zip(answers, values, strict=True)) for values in zip(*answers.values(), strict=True)]
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, object]:
         """What a client may know."""
         model: Any = self.found.model
         return {"predicts": self.found.target, "classes": ", ".join(model.config.labels), "verdict": _verdict(self.found.run)}

@@ -143,7 +143,7 @@ def look(
         file.write(json.dumps(out) + "\n")
     return out
 
-
+# %% ../../../nbs/jobs/operate/12_watch.ipynb #e95c62e1
 def read_watch(
     run: str | Path,  # The run that is served
 ) -> list[Watched]:

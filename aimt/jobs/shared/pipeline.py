@@ -327,7 +327,7 @@ def _finish(kind: Kind, work: Work, start: float) -> None:
     for line in [*said, f"took {measured['seconds']:.0f} s. Report: {work.run.path / 'report.html'}"]:
         work.progress.say(line)
 
-
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #5541726e
 def write_reports(kind: Kind, run: Run) -> Path:  # Of report.html
     """Write the model card and the report of a run."""
     if isinstance(kind.report, tuple):
