@@ -34,7 +34,7 @@ class TableAnswer(TypedDict):
     decision: NotRequired[str]  # Label at the threshold of the run
     probabilities: NotRequired[dict[str, float]]  # Of each of several classes
 
-
+# %% ../../../nbs/jobs/operate/00_served_table.ipynb #98578d12
 class ServedTable:
     """A run on a table, as a `ServedModel`."""
 
@@ -108,7 +108,7 @@ class ServedTable:
             out["decision"] = f"{problem.labels[1]} from a probability of {self._threshold:.3g}"
         return out
 
-# %% ../../../nbs/jobs/operate/00_served_table.ipynb #98578d12
+# %% ../../../nbs/jobs/operate/00_served_table.ipynb #b9294d8c
 def served_table(
     run: Run | str | Path,  # A run on a table
 ) -> ServedTable:
