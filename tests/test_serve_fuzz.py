@@ -8,7 +8,7 @@ from test_serve import Service, shop  # noqa: F401  the fixture
 schemathesis = pytest.importorskip("schemathesis", reason="it is in the extra 'dev'")
 hypothesis = pytest.importorskip("hypothesis")
 
-EXAMPLES = int(os.environ.get("AIMT_FUZZ", "25"))  # For each operation; more in a longer run
+EXAMPLES = int(os.environ.get("AIMT_FUZZ", "12"))  # For each operation; more in a longer run
 
 
 def test_nothing_that_fits_or_breaks_the_description_makes_the_service_fail(shop, tmp_path):  # noqa: F811
@@ -40,6 +40,6 @@ def test_nothing_that_fits_or_breaks_the_description_makes_the_service_fail(shop
                     send()
                 except hypothesis.errors.Unsatisfiable:
                     continue
-        assert sum(seen.values()) > 100 and seen.get(200, 0) > 10 and seen.get(422, 0) > 10, seen
+        assert sum(seen.values()) > 50 and seen.get(200, 0) > 5 and seen.get(422, 0) > 5, seen
         assert "Traceback" not in service.stop()
         print(seen)
