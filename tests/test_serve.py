@@ -292,7 +292,7 @@ def test_train_serve_feed_back_drift_retrain_promote_swap_roll_back(shop, tmp_pa
         assert service.get("/schema")[1]["models"]["shop"]["version"] == before
         challenger = run.parent / read_challenges(run)[-1]["challenger"]
         (challenger / "model" / "model.json").write_text("{}")  # damaged: it must not answer
-        (run / "champion.json").write_text(json.dumps({"run": challenger.name, "history": []}))
+        (run / "champion.json").write_text(json.dumps({"run": challenger.name, "since": 0.0, "history": []}))
         time.sleep(2.5)
         assert service.get("/schema")[1]["models"]["shop"]["version"] == before
         (run / "champion.json").unlink()

@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['TEMPORARY', 'MOST_BYTES', 'MOST_LEVELS', 'atomic_path', 'write_error', 'plain', 'write_text', 'write_json',
-           'read_json', 'append_line', 'sha256']
+           'read_json', 'append_line', 'read_json_lines', 'sha256']
 
 # %% ../../nbs/core/05_files.ipynb #bcdbff1f
 import errno
@@ -177,6 +177,27 @@ def append_line(
             os.fsync(f.fileno())
     except OSError as e:
         raise write_error(e, path) from e
+
+
+def read_json_lines(
+    path: str | Path,  # Made by `append_line`
+    max_bytes: int = 1 << 26,  # Of a longer file the end is read
+) -> list[dict[str, Any]]:
+    """The objects in a file with one in each line, in order; torn and damaged lines are left out. None when there is no file."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, f.seek(0, 2) - max_bytes))
+            lines = f.read().split(b"\n")
+    except OSError:
+        return []
+    return [value for line in lines if isinstance(value := _value_of(line), dict)]
+
+
+def _value_of(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 # %% ../../nbs/core/05_files.ipynb #194d61c4
 def sha256(path: str | Path) -> str:

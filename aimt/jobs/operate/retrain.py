@@ -14,13 +14,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 
 from ...core.errors import DataError, ProblemError
-from ...core.files import write_json
+from ...core.files import append_line, read_json_lines, write_json
 from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.load import load_table
@@ -29,7 +29,7 @@ from ...data.table.infer_problem import encode_target
 from ...decide.gate import number
 from ...decide.threshold import row_values
 from ...evaluate.table.scores import score_models
-from .champion import CHAMPION, champion_of
+from .champion import CHAMPION, Champion, Reign, champion_of, read_champion
 from ..shared.table_model import SavedModel, open_model
 from ..verbs.train import train
 from ...metrics.intervals import Interval, mean_interval, widen
@@ -155,12 +155,16 @@ def promote(
 ) -> None:
     """Let another run answer in place of this one. Raises `ProblemError` when it does not lie beside it."""
     run, challenger = Path(run), Path(challenger)
+    _check_beside(run, challenger)
+    open_model(challenger)  # a run that is damaged must not answer
+    now, before = time.time(), read_champion(run)
+    history = [*before["history"], Reign(run=before["run"], until=now, why=why)]
+    write_json(run / CHAMPION, Champion(run=challenger.resolve().name, since=now, history=history))
+
+
+def _check_beside(run: Path, challenger: Path) -> None:
     if challenger.resolve().parent != run.resolve().parent:
         raise ProblemError("a champion must lie beside the run that it replaces", where=str(challenger))
-    open_model(challenger)  # a run that is damaged must not answer
-    state = _state(run)
-    history = [*state["history"], {"run": state["run"], "until": time.time(), "why": why}]
-    write_json(run / CHAMPION, {"run": challenger.resolve().name, "since": time.time(), "history": history})
 
 
 def rollback(
@@ -169,38 +173,23 @@ def rollback(
     """Undo the last promotion. Raises `ProblemError` when there was none, `RunError` when the run before is gone."""
     place = run.path if isinstance(run, Run) else Path(run)
     Run.open(place)
-    state = _state(place)
-    if not state["history"]:
+    before = read_champion(place)
+    if not before["history"]:
         raise ProblemError("nothing was promoted, so there is nothing to take back", where=str(place))
-    *history, last = state["history"]
+    *history, last = before["history"]
     open_model(place.resolve().parent / last["run"])
     if last["run"] == place.resolve().name and not history:
         (place / CHAMPION).unlink()
     else:
-        write_json(place / CHAMPION, {"run": last["run"], "since": time.time(), "history": history})
-    return str(last["run"])
-
-
-def _state(run: Path) -> dict[str, Any]:
-    place = run / CHAMPION
-    if not place.exists():
-        return {"run": run.resolve().name, "history": []}
-    champion_of(run)  # raises for a file that names none
-    found = json.loads(place.read_text(encoding="utf-8"))
-    return {"run": found["run"], "history": found.get("history", [])}
+        write_json(place / CHAMPION, Champion(run=last["run"], since=time.time(), history=history))
+    return last["run"]
 
 
 def read_challenges(
     run: str | Path,  # The first run
 ) -> list[Challenge]:
-    """All challenges of a run, the oldest first; a torn last line is left out."""
-    place, out = Path(run) / _HISTORY, []
-    for line in place.read_text(encoding="utf-8").splitlines() if place.exists() else []:
-        try:
-            out.append(json.loads(line))
-        except ValueError:
-            continue
-    return out
+    """All challenges of a run, the oldest first."""
+    return cast(list[Challenge], read_json_lines(Path(run) / _HISTORY))
 
 # %% ../../../nbs/jobs/operate/10_retrain.ipynb #9f8ec2c5
 def retrain(
@@ -233,6 +222,7 @@ def retrain(
     earlier = [c for c in read_challenges(run.path) if c["champion"] == champion.run.path.resolve().name]
     k = len(earlier) + 1
     place = Path(out) if out is not None else _next_place(run.path)
+    _check_beside(run.path, place)
     challenger = open_model(_train_challenger(run, champion, learn.reset_index(drop=True), place, time_limit, quiet))
     found = compare_in_arena(champion, challenger, fight, challenge=k)
     verdict = str((challenger.run.read("metrics.json").get("verdict") or {}).get("verdict", "none"))
@@ -255,8 +245,7 @@ def retrain(
     )
     if promoted:
         promote(run.path, challenger.run.path, why=message)
-    with (run.path / _HISTORY).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(challenge) + "\n")
+    append_line(run.path / _HISTORY, json.dumps(challenge))
     return challenge
 
 # %% ../../../nbs/jobs/operate/10_retrain.ipynb #c2df14ee

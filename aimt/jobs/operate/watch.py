@@ -13,17 +13,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict, cast
 
 import pandas as pd
 
-from ...core.errors import AimtError, DataError, ProblemError
+from ...core.errors import AimtError, ProblemError
+from ...core.files import append_line, read_json_lines
 from ...core.run import Run
 from ...data.io.memory import TableSource
 from ...deploy.serve.answer_log import read_log
 from .champion import champion_of
-from .retrain import Challenge, retrain
-from ..shared.table_model import open_model
+from .retrain import retrain
 from ..verbs.monitor import monitor
 
 # %% ../../../nbs/jobs/operate/12_watch.ipynb #91f6350e
@@ -83,17 +83,16 @@ def logged_rows(
     run: Run | str | Path,  # The run that is served
     *,
     since: float = 0.0,  # Seconds since 1970
-) -> pd.DataFrame:  # Inputs and target, in the order of time; `attrs["until"]` is the time of the last row
+) -> pd.DataFrame:  # Inputs and target, in the order of time; `attrs["at"]` has the time of each row
     """What a service was asked, with outcomes where they are known."""
-    saved = open_model(champion_of(run.path if isinstance(run, Run) else run))
-    name = (run.path if isinstance(run, Run) else Path(run)).resolve().name
-    found = read_log(log, since=since, model=name)
-    frame = pd.DataFrame(found["input"].tolist(), columns=None if len(found) else saved.problem.inputs)
-    frame = frame.reindex(columns=list(dict.fromkeys([*saved.problem.inputs, *frame.columns])))
-    frame[saved.problem.target] = [
-        outcome if outcome is None else str(outcome) if saved.problem.classification else outcome for outcome in found["outcome"]
-    ]
-    frame.attrs["until"] = float(found["at"].max()) if len(found) else since
+    place = run.path if isinstance(run, Run) else Path(run)
+    problem = Run.open(champion_of(place)).problem
+    found = read_log(log, since=since, model=place.resolve().name)
+    frame = pd.DataFrame(found["input"].tolist(), columns=None if len(found) else problem.inputs)
+    frame = frame.reindex(columns=list(dict.fromkeys([*problem.inputs, *frame.columns])))
+    known = (str(outcome) if problem.classification and outcome is not None else outcome for outcome in found["outcome"])
+    frame[problem.target] = list(known)
+    frame.attrs["at"] = found["at"].to_numpy(float)
     return frame
 
 # %% ../../../nbs/jobs/operate/12_watch.ipynb #f1c3b742
@@ -109,16 +108,17 @@ def look(
 ) -> Watched:
     """Check what came since the last look, and challenge the champion when there is a reason."""
     run, policy, now = run if isinstance(run, Run) else Run.open(run), policy or RetrainPolicy(), time.time() if now is None else now
-    before = read_watch(run.path)
+    before, target = read_watch(run.path), Run.open(champion_of(run.path)).problem.target
+    challenged = [w for w in before if w["challenge"]]
     since = max((w["until"] for w in before), default=0.0)
-    last = max((w["at"] for w in before if w["challenge"]), default=min((w["at"] for w in before), default=now))
-    fresh = logged_rows(log, run, since=since + 1e-6)
-    target = open_model(champion_of(run.path)).problem.target
-    known = logged_rows(log, run, since=0.0)
-    labels = int(logged_rows(log, run, since=max((w["until"] for w in before if w["challenge"]), default=0.0))[target].notna().sum())
+    last = max((w["at"] for w in challenged), default=min((w["at"] for w in before), default=now))
+    rows = logged_rows(log, run)
+    at, known = rows.attrs["at"], rows[target].notna().to_numpy()
+    fresh = rows[at > since]
+    labels = int((known & (at > max((w["until"] for w in challenged), default=0.0))).sum())
     out = Watched(
         at=now,
-        until=fresh.attrs["until"],
+        until=float(at.max(initial=since)) if len(fresh) >= least_rows else since,
         rows=len(fresh),
         labels=labels,
         alerts=[],
@@ -128,33 +128,26 @@ def look(
         problem=None,
     )
     if len(fresh) < least_rows:
-        return Watched(**{**out, "until": since})  # type: ignore[typeddict-item]
+        return out
     try:
         checked = fresh if fresh[target].notna().sum() >= 20 else fresh.drop(columns=target)
         found = monitor(champion_of(run.path), checked)
         out["alerts"] = [f"{alert['kind']}: {alert['text']}" for alert in found["alerts"]]
         out["reason"] = policy.reason([alert["kind"] for alert in found["alerts"]], labels, (now - last) / 86_400)
         if out["reason"] is not None:
-            challenge = retrain(run, known[known[target].notna()], data=data, reason=out["reason"], time_limit=time_limit, quiet=True)
+            challenge = retrain(run, rows[known], data=data, reason=out["reason"], time_limit=time_limit, quiet=True)
             out["challenge"], out["promoted"] = challenge["message"], challenge["promoted"]
     except AimtError as e:
         out["problem"] = str(e)
-    with (run.path / _WATCH).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(out) + "\n")
+    append_line(run.path / _WATCH, json.dumps(out))
     return out
 
 # %% ../../../nbs/jobs/operate/12_watch.ipynb #e95c62e1
 def read_watch(
     run: str | Path,  # The run that is served
 ) -> list[Watched]:
-    """All looks, the oldest first; a torn line is left out."""
-    place, out = Path(run) / _WATCH, []
-    for line in place.read_text(encoding="utf-8").splitlines() if place.exists() else []:
-        try:
-            out.append(json.loads(line))
-        except ValueError:
-            continue
-    return out
+    """All looks, the oldest first."""
+    return cast(list[Watched], read_json_lines(Path(run) / _WATCH))
 
 
 def watch(
