@@ -1,4 +1,4 @@
-"""A cheap row is scored at once. When a model is dear or requests pile up, those that wait go through the model in one batch, in a thread, and each gets its own rows back.
+"""A cheap row is scored at once. When a model is slow or requests pile up, those that wait go through the model in one batch, in a thread, and each gets its own rows back.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/serve/batching.html.md"""
 

@@ -135,9 +135,8 @@ def _stamp(run: str) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_ino)
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #3f41a21b
-def make_app(options: ServeOptions) -> Guard:
+def make_app(options: ServeOptions, traffic: Traffic) -> Guard:
     """The whole application: guard, service, models, log."""
-    traffic = load_traffic(options)
     service = Service(traffic, AnswerLog(options.log) if options.log else None)
     policies = Policies({p.name: p for p in map(open_policy, options.policies)})
     if options.policies:
@@ -157,8 +156,7 @@ def make_app(options: ServeOptions) -> Guard:
     service.started, service.stopped = started, stopped
     limit = RateLimit(options.rate) if options.rate > 0 else None
     tokens = read_tokens(options.token_file) if options.token_file else ()
-    guard = Guard(service, tokens=tokens, limit=limit, max_body=int(options.max_body_mb * 1e6))
-    return guard
+    return Guard(service, tokens=tokens, limit=limit, max_body=int(options.max_body_mb * 1e6))
 
 
 _ENVIRONMENT = "AIMT_SERVE_OPTIONS"  # How worker processes learn their options
@@ -167,7 +165,8 @@ _ENVIRONMENT = "AIMT_SERVE_OPTIONS"  # How worker processes learn their options
 def app_of_worker() -> Guard:
     """The application of a worker process."""
     given: dict[str, Any] = json.loads(os.environ[_ENVIRONMENT])
-    return make_app(ServeOptions(**(given | {k: tuple(v) for k, v in given.items() if isinstance(v, list)})))
+    options = ServeOptions(**(given | {k: tuple(v) for k, v in given.items() if isinstance(v, list)}))
+    return make_app(options, load_traffic(options))
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #5b0d1e78
 @contextmanager
@@ -235,13 +234,16 @@ def _listen(uvicorn: Any, options: ServeOptions, quiet: bool) -> None:
         "h11_max_incomplete_event_size": 65_536,
         "ws": "none",
     }
+    traffic = load_traffic(options)  # so that what is wrong is said once, and before any process is started
+    _say(traffic, options, quiet)
     if options.workers <= 1:
-        app = make_app(options)
-        _say(app, options, quiet)
-        uvicorn.run(app, **shared)
+        uvicorn.run(make_app(options, traffic), **shared)
         return
-    app = make_app(options)  # so that what is wrong is said once, and before any process is started
-    _say(app, options, quiet)
+    del traffic  # each process loads its own
+    if options.token_file:
+        read_tokens(options.token_file)
+    if options.log:
+        AnswerLog(options.log).close()
     folder = tempfile.mkdtemp(prefix="aimt-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     os.environ[_ENVIRONMENT] = json.dumps(asdict(options))
@@ -253,11 +255,10 @@ def _listen(uvicorn: Any, options: ServeOptions, quiet: bool) -> None:
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #bb16cfbd
-def _say(app: Guard, options: ServeOptions, quiet: bool) -> None:
+def _say(traffic: Traffic, options: ServeOptions, quiet: bool) -> None:
     if quiet:
         return
-    service = app.app
-    for name, route in service.traffic.routes.items():  # type: ignore[attr-defined]
+    for name, route in traffic.routes.items():
         about = route.champion.model.about()
         print(f"{name} predicts {about['predicts']}, version {route.champion.version}, verdict {about['verdict']}")
     for place in options.policies:

@@ -9,7 +9,6 @@ __all__ = ['RunTabs', 'run_tabs', 'run_page', 'progress_part', 'report_page', 't
            'download', 'serve_page', 'start_service', 'stop_service', 'monitor_page', 'compare_page']
 
 # %% ../../../nbs/jobs/studio/33_studio_runs.ipynb #d173dc8a
-import json
 import shlex
 import socket
 import subprocess
@@ -24,6 +23,7 @@ import pandas as pd
 
 from ...core.commands import VERBS
 from ...core.errors import ProblemError
+from ...core.files import read_json_lines
 from ...core.run import Run, stored_content
 from ...data.io.load import load_table
 from ...deploy.report.page import read_parts
@@ -320,19 +320,15 @@ def monitor_page(studio: Studio, request: Request, name: str) -> Page:
 def _history(run: Run, file: str, title: str) -> dict[str, Any]:
     """The latest lines of a file of the run as a table."""
     place = run.path / file
-    lines = [] if place.is_symlink() else place.read_text(encoding="utf-8", errors="replace").splitlines()[-30:]
-    rows = [row for row in map(_plain_values, reversed(lines)) if row]
+    kept = [] if place.is_symlink() else read_json_lines(place)[-30:]
+    rows = [row for row in map(_plain_values, reversed(kept)) if row]
     head = list(dict.fromkeys(key for row in rows for key in row))[:10]
     return {"title": title, "head": head, "rows": [[row.get(key, "") for key in head] for row in rows]}
 
 
-def _plain_values(line: str) -> dict[str, str]:
+def _plain_values(found: dict[str, Any]) -> dict[str, str]:
     """The plain values of a line, and lists of texts."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return {str(k): _told(k, v) for k, v in found.items() if isinstance(v, str | int | float | list)} if isinstance(found, dict) else {}
+    return {str(k): _told(k, v) for k, v in found.items() if isinstance(v, str | int | float | list)}
 
 
 def _told(key: str, value: Any) -> str:
