@@ -97,20 +97,26 @@ def rows_of(frame: pd.DataFrame) -> list[dict]:
 # --- the same predictions everywhere --------------------------------------------------------------------------------
 
 
-def test_row_by_row_in_a_batch_in_a_file_and_offline_the_predictions_are_the_same(shop):
+def test_row_by_row_in_a_batch_in_a_file_and_offline_the_predictions_are_the_same(shop, tmp_path):
     frame = table(120, 5)
     frame.loc[3, "size"], frame.loc[4, "town"], frame.loc[5, "age"] = None, None, 200
     frame.loc[6, "town"] = "Paris"
     offline = aimt.predict(shop / "runs/shop", frame.drop(columns="bought"), quiet=True)["probability"].to_numpy()
     rows = rows_of(frame)
-    with Service(shop / "runs/shop", "--rate", "0") as service:
+    with Service(shop / "runs/shop", "--rate", "0", "--log", tmp_path / "log.db") as service:
         batch = [p["probability"] for p in service.post("/predict", {"rows": rows})[1]["predictions"]]
         single = [service.post("/predict", row)[1]["predictions"][0]["probability"] for row in rows]
         text = frame.drop(columns="bought").to_csv(index=False).encode()
-        file = [p["probability"] for p in service.post("/predict", text, content_type="text/csv")[1]["predictions"]]
+        answer = service.post("/predict", text, content_type="text/csv")[1]
+        file = [p["probability"] for p in answer["predictions"]]
+        assert service.post("/feedback", {"answer": answer["id"], "row": 7, "outcome": "yes"})[0] == 200
         path = shop / "rows.parquet"
         frame.drop(columns="bought").to_parquet(path)
         parquet = service.post("/predict", path.read_bytes(), content_type="application/vnd.apache.parquet")[1]["predictions"]
+        service.stop()
+    log = read_log(tmp_path / "log.db").set_index(["id", "row_number"])
+    assert len(log) == 4 * len(frame) and log.loc[(answer["id"], 7), "outcome"] == "yes"
+    assert log.loc[(answer["id"], 7), "input"] == rows[7] and log.loc[(answer["id"], 7), "output"] == answer["predictions"][7]
     assert np.abs(np.array(batch) - offline).max() < 1e-7
     assert np.abs(np.array(single) - offline).max() < 1e-7  # networks reckon in 32 bits; trees alone: 0
     assert np.abs(np.array(file) - offline).max() == 0

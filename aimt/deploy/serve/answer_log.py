@@ -91,6 +91,7 @@ class AnswerLog:
         place: str | Path,  # File of a SQLite database, or a URL such as postgresql+psycopg://user:password@host/name
         *,
         max_waiting: int = 10_000,  # Answers that wait to be written; more are counted and dropped
+        max_bytes: int = 200_000_000,  # Of the answers that wait
         max_outcomes: int = 100_000,  # Outcomes that wait; more are refused
     ):
         self.url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
@@ -98,6 +99,7 @@ class AnswerLog:
         self._answers: queue.Queue[Answer] = queue.Queue(max_waiting)
         self._outcomes: queue.Queue[tuple[Sequence[Outcome], Future[None]]] = queue.Queue(max_outcomes)
         self._wake, self._closing = threading.Event(), False
+        self._lock, self._bytes, self._max_bytes = threading.Lock(), 0, max_bytes
         self._engine, self._text = _engine(self.url), require("sqlalchemy", "serve").text
         mark = "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
         self._answer, self._outcome = _ANSWER.replace("?", mark), _OUTCOME.replace("?", mark)
@@ -121,10 +123,13 @@ class AnswerLog:
                 time.sleep(0.1 * 2**attempt)
 
     def answer(self, answer: Answer) -> None:
-        """Log an answer some time soon; never waits, never fails."""
-        try:
-            self._answers.put_nowait(answer)
-        except queue.Full:
+        """Log an answer some time soon; never waits for the database, never fails."""
+        size = _size(answer)
+        with self._lock:
+            if fits := self._bytes + size <= self._max_bytes and not self._answers.full():
+                self._answers.put_nowait(answer)
+                self._bytes += size
+        if not fits:
             self.dropped += 1
             self._wake.set()
 
@@ -161,6 +166,8 @@ class AnswerLog:
 
     def _waiting(self, again: list[Answer]) -> tuple[list[Answer], list[tuple[Sequence[Outcome], "Future[None]"]]] | None:
         answers, groups = _drain(self._answers, 500), _drain(self._outcomes, 1000)
+        with self._lock:
+            self._bytes -= sum(map(_size, answers))
         return (answers, groups) if answers or groups or (again and self._closing) else None
 
     def _write(self, answers: list[Answer], groups: list[Any], again: list[Answer]) -> list[Answer]:
@@ -197,6 +204,11 @@ def _drain(waiting: "queue.Queue[Any]", most: int) -> list[Any]:
 def _reason(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return hide_password(str(cause).strip().splitlines()[0][:200]) if str(cause).strip() else type(cause).__name__
+
+
+def _size(a: Answer) -> int:
+    """Bytes of what was sent and received; what is not in bytes yet is small."""
+    return sum(len(part) for part in (a.inputs, a.outputs) if isinstance(part, bytes))
 
 
 def _answer_row(a: Answer) -> tuple[Any, ...]:

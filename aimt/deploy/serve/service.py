@@ -241,7 +241,7 @@ async def predict_rows(service: Service, scope: Scope) -> tuple[int, bytes, Sequ
     route = asked_route(service, scope)
     version, role = route.choose(client_key(scope) or number)
     if kind in _TABLES:
-        return await _predict_table(service, version, role, scope["body"], _TABLES[kind], number)
+        return await _predict_table(service, version, role, scope["body"], _TABLES[kind], number)  # shadows are asked about rows only
     rows = read_rows(read_json(scope["body"]), service.max_rows)
     contract = version.model.contract
     if contract is not None and (faults := contract.check(rows)):
@@ -254,11 +254,11 @@ async def predict_rows(service: Service, scope: Scope) -> tuple[int, bytes, Sequ
     service.metrics.scored(version, role, len(rows))
     service.keep(number, version, "predict", role, scope["body"], body, start)
     for shadow in route.shadows:
-        service.later(_ask_shadow(service, shadow, rows))
+        service.later(_ask_shadow(service, shadow, rows, scope["body"]))
     return 200, body, _JSON_TYPE
 
 
-async def _ask_shadow(service: Service, shadow: Version, rows: list[Any]) -> None:
+async def _ask_shadow(service: Service, shadow: Version, rows: list[Any], body: bytes) -> None:
     start = time.perf_counter()
     try:
         if shadow.model.contract is not None and shadow.model.contract.check(rows):
@@ -268,7 +268,7 @@ async def _ask_shadow(service: Service, shadow: Version, rows: list[Any]) -> Non
         print(f"the shadow {shadow.name} failed: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
         return
     service.metrics.scored(shadow, "shadow", len(rows))
-    service.keep(uuid.uuid4().hex, shadow, "predict", "shadow", rows, answers, start)
+    service.keep(uuid.uuid4().hex, shadow, "predict", "shadow", body, service.dumps(answers), start)
 
 
 def _content_type(scope: Scope) -> str:
@@ -292,13 +292,13 @@ async def _predict_table(
     work = getattr(version.model, "score_file", None)
     if work is None:
         raise Refusal(415, "this model takes no files", "Send JSON")
-    loop = asyncio.get_running_loop()
-    columns, warnings = await loop.run_in_executor(None, work, body, suffix, service.max_rows)
-    names = list(columns)
-    answers = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    start = time.perf_counter()
+    answers, warnings, rows = await asyncio.get_running_loop().run_in_executor(None, work, body, suffix, service.max_rows)
     service.metrics.scored(version, role, len(answers))
     out = {"id": number, "model": version.name, "version": version.version, "predictions": answers, "warnings": warnings}
-    return 200, service.dumps(out), _JSON_TYPE
+    said = service.dumps(out)
+    service.keep(number, version, "predict", role, rows, said, start)
+    return 200, said, _JSON_TYPE
 
 
 async def explain_rows(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[tuple[bytes, bytes]]]:

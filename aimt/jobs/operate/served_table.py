@@ -66,8 +66,8 @@ class ServedTable:
         limit = self._threshold
         return [{"prediction": labels[int(p > q)], "probability": p, "decision": labels[int(p >= limit)]} for q, p in pred.tolist()]
 
-    def score_file(self, body: bytes, suffix: str, max_rows: int) -> tuple[dict[str, list[Any]], list[str]]:
-        """The added columns of a file, and what a person should know about the reading."""
+    def score_file(self, body: bytes, suffix: str, max_rows: int) -> tuple[list[dict[str, Any]], list[str], bytes]:
+        """The added columns of each row of a file, what a person should know about the reading, and its inputs as JSON."""
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, f"body{suffix}")
             place.write_bytes(body)
@@ -76,8 +76,10 @@ class ServedTable:
             raise Refusal(413, f"there are {len(table):,} rows", f"Send at most {max_rows:,} at once, or use: aimt predict")
         scored, more = add_predictions(self.saved, table)
         added = [name for name in scored.columns if name not in table.columns]
-        columns = {name: scored[name].astype(object).where(scored[name].notna(), None).tolist() for name in added}
-        return columns, list(dict.fromkeys([*warnings, *more]))
+        columns = [scored[name].astype(object).where(scored[name].notna(), None) for name in added]
+        answers = [dict(zip(added, values, strict=True)) for values in zip(*columns, strict=True)]
+        inputs = table[list(self.saved.problem.inputs)].to_json(orient="records", date_format="iso").encode()
+        return answers, list(dict.fromkeys([*warnings, *more])), inputs
 
     def _read(self, place: Path) -> tuple[pd.DataFrame, list[str]]:
         if place.suffix == ".arrows":
