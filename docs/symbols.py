@@ -187,6 +187,13 @@ def is_dataclass(node: ast.ClassDef) -> bool:
     return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
 
 
+def is_typed_dict(node: ast.ClassDef) -> bool:
+    """A `TypedDict`, or a class that adds nothing but annotated names to another."""
+    inside = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    only_fields = bool(inside) and all(isinstance(s, ast.AnnAssign) and s.value is None for s in inside)
+    return any(ast.unparse(b) == "TypedDict" for b in node.bases) or (only_fields and bool(node.bases) and not node.decorator_list)
+
+
 def fields_of(node: ast.ClassDef, notes: dict[int, str]) -> list[Argument]:
     rows = [s for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
     public = [s for s in rows if not s.target.id.startswith("_") and "ClassVar" not in ast.unparse(s.annotation)]
@@ -237,6 +244,8 @@ def class_symbols(node: ast.ClassDef, notes, **place) -> list[Symbol]:
     if is_dataclass(node) and not symbol.arguments:
         symbol.arguments = fields_of(node, notes)
         symbol.signature = "(" + ", ".join(a.name + (f"={a.default}" if a.default else "") for a in symbol.arguments) + ")"
+    elif is_typed_dict(node):
+        symbol.arguments = fields_of(node, notes)
     return found
 
 
