@@ -10,7 +10,7 @@ __all__ = ['GroupReference', 'ModelReference', 'prediction_frame', 'make_referen
 
 # %% ../../nbs/monitor/20_check.ipynb #c2f662c6
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,12 @@ from aimt.monitor.estimated_performance import (
     measure_performance,
     usual_metrics,
 )
-from .reference import NumberSketch, TableSketch, sketch_table
+from .reference import ColumnSketch, NumberSketch, TableSketch, sketch_table
 from .two_sample_classifier import TwoSample
 
 # %% ../../nbs/monitor/20_check.ipynb #1144f955
-_LEAST_GROUP = 30  # Rows of a group in the test, and among the new ones, from which it is looked at
-_MOST_CLASSES = 20  # Classes up to which the probability of each is compared
+_MIN_GROUP_ROWS = 30  # Rows of a group in the test, and among the new ones, from which it is looked at
+_MAX_CLASSES = 20  # Classes up to which the probability of each is compared
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,8 @@ def prediction_frame(
         return pd.DataFrame({"prediction": pred})
     if len(labels) == 2:
         return pd.DataFrame({f"probability of {labels[1]!r}": pred[:, 1]})
-    each = (
-        {f"probability of {label!r}": pred[:, k] for k, label in enumerate(labels[:_MOST_CLASSES])} if len(labels) <= _MOST_CLASSES else {}
-    )
+    named = labels if len(labels) <= _MAX_CLASSES else ()
+    each = {f"probability of {label!r}": pred[:, k] for k, label in enumerate(named)}
     return pd.DataFrame(each | {"confidence": pred.max(axis=1)})
 
 # %% ../../nbs/monitor/20_check.ipynb #96bfa132
@@ -155,7 +154,7 @@ def _group_rows(rule: GroupRule, values: pd.Series) -> list[tuple[str, NDArray[A
     """Names of the groups that have enough rows, each with its row numbers."""
     codes = group_codes(rule, values.to_numpy())
     rows = [(name, np.flatnonzero(codes == k)) for k, name in enumerate(rule["names"])]
-    return [(name, found) for name, found in rows if len(found) >= _LEAST_GROUP]
+    return [(name, found) for name, found in rows if len(found) >= _MIN_GROUP_ROWS]
 
 # %% ../../nbs/monitor/20_check.ipynb #b790c769
 def outside_share(
@@ -247,17 +246,14 @@ def check_rows(
     parts = _parts(reference, sensitive)
     before, after = dict(reference.predictions.columns), dict(reference.predictions.count(frame).columns)
     for group, rows in parts:
-        here = {f"{name}, {group.column}: {group.name}": name for name in group.predictions.columns}
-        counted = group.predictions.count(frame.iloc[rows])
-        before |= {long: group.predictions.columns[name] for long, name in here.items()}
-        after |= {long: counted.columns[name] for long, name in here.items()}
+        before |= _named(group, group.predictions)
+        after |= _named(group, group.predictions.count(frame.iloc[rows]))
     n = reference.predictions.n_rows
     moved = find_drift(TableSketch(before, n), TableSketch(after, len(frame)), **options)
     outside = outside_share(reference.inputs, inputs)
-    known = reference.recalibration is not None and len(pred) > 0
-    estimated = estimate_performance(pred, reference.recalibration, seed=seed) if known and reference.recalibration else {}
+    estimated = estimate_performance(pred, reference.recalibration, seed=seed) if reference.recalibration and len(pred) else {}
     reasons = doubts(reference.recalibration, outside=outside, auc=two_sample.low if two_sample else None, contradicted=contradicted)
-    measured = _measure(reference, pred, labelled, seed) if labelled and len(labelled.y) else []
+    measured = _measure(reference, pred, labelled, estimated, seed) if labelled and len(labelled.y) else []
     groups = [_group_line(reference, group, rows, moved, pred, labelled, len(parts), seed) for group, rows in parts]
     found = Check(
         n_rows=len(inputs),
@@ -272,7 +268,7 @@ def check_rows(
         groups=groups,
         alerts=[],
     )
-    return Check(**{**found.__dict__, "alerts": _alerts(reference, found)})
+    return replace(found, alerts=_alerts(reference, found))
 
 # %% ../../nbs/monitor/20_check.ipynb #5b887a1f
 def _parts(reference: ModelReference, sensitive: pd.DataFrame | None) -> list[tuple[GroupReference, NDArray[Any]]]:
@@ -288,7 +284,14 @@ def _parts(reference: ModelReference, sensitive: pd.DataFrame | None) -> list[tu
     return [(group, rows[group.column, group.name]) for group in reference.groups if (group.column, group.name) in rows]
 
 
-def _measure(reference: ModelReference, pred: NDArray[Any], labelled: Labelled, seed: int) -> list[dict[str, Any]]:
+def _named(group: GroupReference, sketch: TableSketch) -> dict[str, ColumnSketch]:
+    """The columns of a sketch of predictions, by a name that also says which group they are of."""
+    return {f"{name}, {group.column}: {group.name}": column for name, column in sketch.columns.items()}
+
+
+def _measure(
+    reference: ModelReference, pred: NDArray[Any], labelled: Labelled, estimated: dict[str, Estimate], seed: int
+) -> list[dict[str, Any]]:
     """The scores of the labelled rows, against the test and against what was estimated for the same rows."""
     made = pred[labelled.rows]
     options: dict[str, Any] = {
@@ -297,8 +300,9 @@ def _measure(reference: ModelReference, pred: NDArray[Any], labelled: Labelled, 
         "seed": seed,
     }
     measured = measure_performance(reference.task, labelled.y, made, **options)
-    told = estimate_performance(made, reference.recalibration, seed=seed) if reference.recalibration else None
-    return compare_performance(measured, reference.performance, told)
+    if reference.recalibration and not np.array_equal(labelled.rows, np.arange(len(pred))):  # only some rows, or in another order
+        estimated = estimate_performance(made, reference.recalibration, seed=seed)
+    return compare_performance(measured, reference.performance, estimated)
 
 
 def _group_line(
@@ -312,12 +316,12 @@ def _group_line(
     seed: int,
 ) -> dict[str, Any]:
     """What is known of one group of the new rows."""
-    own = [d.distance for d in moved if d.column.endswith(f", {group.column}: {group.name}")]
-    line: dict[str, Any] = {"column": group.column, "name": group.name, "n": len(rows), "prediction_distance": max(own, default=0.0)}
-    line["measured"] = None
+    own = _named(group, group.predictions)
+    distance = max((d.distance for d in moved if d.column in own), default=0.0)
+    line: dict[str, Any] = {"column": group.column, "name": group.name, "n": len(rows), "prediction_distance": distance, "measured": None}
     if labelled is not None:
         here = np.flatnonzero(np.isin(labelled.rows, rows))
-        if len(here) >= _LEAST_GROUP:
+        if len(here) >= _MIN_GROUP_ROWS:
             clusters = None if labelled.clusters is None else labelled.clusters[here]
             options: dict[str, Any] = {"metrics": [reference.metric], "clusters": clusters, "seed": seed}
             scores = measure_performance(reference.task, labelled.y[here], pred[labelled.rows[here]], **options)
@@ -331,11 +335,11 @@ def _alerts(reference: ModelReference, found: Check) -> list[Alert]:
     alerts = []
     for kind, drifts in (("inputs", found.inputs), ("predictions", found.predictions)):
         alerts += [Alert(kind, d.column, _drift_text(d)) for d in drifts if d.alert]
-    told: dict[str, Interval] = {
+    estimated: dict[str, Interval] = {
         name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.estimated.items() if name == reference.metric
     }
-    if told and not found.doubts:
-        for row in compare_performance(told, reference.performance):
+    if estimated and not found.doubts:
+        for row in compare_performance(estimated, reference.performance):
             text = f"{label} is estimated to be {_span(row)}, on the test it was {row['reference']:.3g}"
             alerts += [Alert("estimated", reference.metric, text)] if row["alert"] else []
     for row in found.measured:
@@ -393,8 +397,8 @@ def was_contradicted(
     history: Sequence[Mapping[str, Any]],  # Lines of earlier checks, the oldest first
 ) -> bool:
     """Whether the last check with labels contradicted its estimate."""
-    told = [line["contradicts"] for line in history if line.get("contradicts") is not None]
-    return bool(told and told[-1])
+    known = [line["contradicts"] for line in history if line.get("contradicts") is not None]
+    return bool(known and known[-1])
 
 # %% ../../nbs/monitor/20_check.ipynb #d1a459c5
 def plot_history(
