@@ -10,9 +10,8 @@ __all__ = ['REFERENCE', 'HISTORY', 'write_reference', 'sensitive_columns', 'read
 # %% ../../../nbs/jobs/shared/40_monitor_reference.ipynb #e7d8512e
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -20,13 +19,36 @@ from ...core.errors import AimtError, RunError
 from ...core.files import append_line, plain
 from ...core.problem import Problem
 from ...core.run import Run
+from ...core.typed import check_type
 from ...data.table.schema import Schema
 from ...metrics.registry import METRICS
 from ...monitor.check import ModelReference, make_reference
 
 # %% ../../../nbs/jobs/shared/40_monitor_reference.ipynb #159492c9
 REFERENCE, HISTORY = "reference.json", "monitor.jsonl"
-_MOST_CHECKS = 1000  # Lines of the history that are read, the latest
+_MAX_CHECKS = 1000  # Lines of the history that are read, the latest
+
+
+class _Score(TypedDict):
+    value: float
+    low: float | None
+    high: float | None
+
+
+class _MeasuredScore(_Score):
+    reference: float | None
+
+
+class _CheckLine(TypedDict):
+    """The fields of a line of the history that are read."""
+
+    n_rows: int
+    alerts: list[Any]
+    drifted: list[Any]
+    distance: float
+    prediction_distance: float
+    estimated: NotRequired[_Score | None]
+    measured: NotRequired[_MeasuredScore | None]
 
 
 def write_reference(
@@ -92,7 +114,7 @@ def read_history(run: Run) -> list[dict[str, Any]]:
     path = run.path / HISTORY
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_MOST_CHECKS:]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_MAX_CHECKS:]
     return [line for text in lines if (line := _line(text)) is not None]
 
 
@@ -100,17 +122,7 @@ def _line(text: str) -> dict[str, Any] | None:
     """A line of the history, if it has the fields that are read."""
     try:
         line = json.loads(text)
-    except (ValueError, RecursionError):
+        check_type(line, _CheckLine)
+    except (ValueError, RecursionError, RunError):
         return None
-    if not isinstance(line, dict) or not isinstance(line.get("alerts"), list) or not isinstance(line.get("drifted"), list):
-        return None
-    numbers = ("value", "low", "high")
-    scores = [line.get(key) for key in ("estimated", "measured")]
-    sound = all(s is None or isinstance(s, dict) and all(_is_number(s.get(n), none=n != "value") for n in numbers) for s in scores)
-    fine = all(_is_number(line.get(key)) for key in ("n_rows", "distance", "prediction_distance"))
-    promised = _is_number((line.get("measured") or {}).get("reference"), none=True) if sound else False
-    return line if sound and fine and promised else None
-
-
-def _is_number(value: Any, *, none: bool = False) -> bool:
-    return (value is None and none) or (isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value)))
+    return line
