@@ -139,7 +139,7 @@ def _large(judge: JudgedPredictions, grouped: Grouped) -> list[int]:
     return np.flatnonzero(np.bincount(grouped[1], minlength=len(grouped[0])) >= judge.min_size).tolist()
 
 
-def _faults(judge: JudgedPredictions, column: str, grouped: Grouped, criterion: str, level: float, role: Any) -> Iterator[Comparison]:
+def _faults(judge: JudgedPredictions, column: str, grouped: Grouped, criterion: str, level: float, role: Role) -> Iterator[Comparison]:
     if criterion in _GAPS_OF:
         yield from _gap_faults(judge, column, grouped, _GAPS_OF[criterion], level, role)
         return
@@ -157,7 +157,7 @@ def _unit(rate: Any) -> Any:
 
 
 def _calibration_faults(
-    judge: JudgedPredictions, column: str, name: str, inside: np.ndarray, level: float, role: Any
+    judge: JudgedPredictions, column: str, name: str, inside: np.ndarray, level: float, role: Role
 ) -> Iterator[Comparison]:
     """Over all rows of a group and, with two classes, over those that are selected and those that are not."""
     event, p = (a[inside] for a in confidence(judge.y, judge.pred))
@@ -198,7 +198,7 @@ def _calibration_faults(
         )
 
 # %% ../../nbs/metrics/22_fairness_criteria.ipynb #f41c0aba
-def _mean_fault(judge: JudgedPredictions, column: str, name: str, inside: np.ndarray, level: float, role: Any) -> Comparison:
+def _mean_fault(judge: JudgedPredictions, column: str, name: str, inside: np.ndarray, level: float, role: Role) -> Comparison:
     """Mean error of a group."""
     y, error = judge.y[inside].astype(float), (judge.pred - judge.y)[inside].astype(float)
     off = error - error.mean()
@@ -224,10 +224,9 @@ def _mean_fault(judge: JudgedPredictions, column: str, name: str, inside: np.nda
 
 
 def _gap_faults(
-    judge: JudgedPredictions, column: str, grouped: Grouped, rates: tuple[str, ...], level: float, role: Any
+    judge: JudgedPredictions, column: str, grouped: Grouped, rates: tuple[str, ...], level: float, role: Role
 ) -> Iterator[Comparison]:
     """The largest gap of each rate, and how much of it the base rates alone would give."""
-    names, codes, _ = grouped
     implied = judge.implied(grouped)
     for rate in rates:
         rows, count = _counted(judge, grouped, rate)
@@ -291,8 +290,9 @@ def unjudged_groups(
     for column, grouped in singles.items():
         size = np.bincount(grouped[1], minlength=len(grouped[0]))
         large = _large(judge, grouped)
+        counted = {rate: _counted(judge, grouped, rate)[0] for rate in _GAPS_OF.get(criterion, ())}
         for code, name in enumerate(grouped[0]):
-            short = [r for r in _GAPS_OF.get(criterion, ()) if code in large and name not in _counted(judge, grouped, r)[0]]
+            short = [rate for rate, rows in counted.items() if code in large and name not in rows]
             if code not in large or short:
                 yield {
                     "column": column,
