@@ -25,6 +25,7 @@ from .reference import CategorySketch, ColumnSketch, NumberSketch, TableSketch
 # %% ../../nbs/monitor/05_drift.ipynb #24eed98e
 ALPHA = 0.05  # Probability of any false alarm, or expected share of false ones among the alarms
 MIN_DISTANCE = 0.01  # A column that drifted less is not reported: it alone can move a rate by less than a percentage point
+_MIN_EXPECTED = 5.0  # Levels with fewer expected rows are pooled
 _FEW_EDGES = 8  # With fewer, the sum over the points is used alone
 _BETA = 0.5826  # -zeta(1/2) / sqrt(2 pi): Chernoff 1965; Broadie, Glasserman and Kou 1997
 
@@ -49,7 +50,6 @@ def ks_p_value(
 
 def chi2_p_value(
     counts: NDArray[Any],  # Rows of each level in both samples, shape (2, K)
-    least: float = 5.0,  # Levels with fewer expected rows are pooled
 ) -> float:
     """Pearson's two-sample test; Fisher's exact test when two levels are left and one is rare."""
     counts = counts[:, np.argsort(counts.sum(0), kind="stable")]
@@ -57,12 +57,12 @@ def chi2_p_value(
     if counts.shape[1] < 2 or (counts.sum(1) == 0).any():
         return 1.0
     share = counts.sum(1).min() / counts.sum()
-    few = max(1, int(np.searchsorted(np.cumsum(counts.sum(0)) * share, least)) + 1)  # the rarest levels, until they are enough together
-    few = few if (counts.sum(0)[:few] * share < least).any() else 1
+    few = int(np.searchsorted(np.cumsum(counts.sum(0)) * share, _MIN_EXPECTED)) + 1  # the rarest levels, until they are enough together
+    few = few if (counts.sum(0)[:few] * share < _MIN_EXPECTED).any() else 1
     few = min(few, counts.shape[1] - 1)
     counts = np.column_stack([counts[:, :few].sum(1), counts[:, few:]])
     expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
-    if counts.shape[1] == 2 and expected.min() < least:
+    if counts.shape[1] == 2 and expected.min() < _MIN_EXPECTED:
         return float(fisher_exact(counts.astype(int)).pvalue)
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), counts.shape[1] - 1))
 

@@ -11,7 +11,7 @@ __all__ = ['ESTIMATED', 'MAX_ROWS', 'MAX_AUC', 'CAVEAT', 'Recalibration', 'fit_r
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #010a21eb
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ from ..metrics.intervals import Interval, bootstrap
 from ..metrics.registry import METRICS
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #20f05f96
-_MOST_INTERCEPTS = 20  # Classes up to which each has an intercept; with more, the slope alone is fitted
-_LEAST_TEST_ROWS = 100  # With fewer, calibration was not shown
+_MAX_CLASSES = 20  # Up to so many, each class has an intercept and an AUC; with more, the slope alone is fitted
+_MIN_TEST_ROWS = 100  # With fewer, calibration was not shown
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Recalibration:
     @property
     def shown(self) -> bool:
         """Whether the corrected probabilities are calibrated, as far as the test can tell."""
-        return self.n >= _LEAST_TEST_ROWS and self.ece <= self.noise
+        return self.n >= _MIN_TEST_ROWS and self.ece <= self.noise
 
     def __call__(self, probs: NDArray[Any]) -> NDArray[Any]:
         """Corrected probabilities, shape (n, K)."""
@@ -82,9 +82,9 @@ def fit_recalibration(
     if not len(y):
         raise DataError("calibration cannot be fitted without test rows")
     k = probs.shape[1]
-    free = k - 1 if k <= _MOST_INTERCEPTS else 0
+    free = k - 1 if k <= _MAX_CLASSES else 0
     log_p, theta, prior = _log(probs), np.r_[1.0, np.zeros(free)], np.r_[1.0, np.zeros(free)]
-    hit = np.eye(k)[y] if k <= _MOST_INTERCEPTS else None
+    hit = np.eye(k)[y] if k <= _MAX_CLASSES else None
     for _ in range(50):
         q = softmax(theta[0] * log_p + np.r_[0.0, theta[1:], np.zeros(k - 1 - free)], axis=1)
         mean = (q * log_p).sum(1)
@@ -108,7 +108,7 @@ def fit_recalibration(
         0.0,
     )
     q = found(probs)
-    return Recalibration(**found.to_dict() | {"ece": expected_calibration_error(y, q), "noise": ece_noise(q, seed, level=0.99)})
+    return replace(found, ece=expected_calibration_error(y, q), noise=ece_noise(q, seed, level=0.99))
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #9f66523b
 def expected_auc(
@@ -127,7 +127,6 @@ def expected_auc(
 ESTIMATED = ("roc_auc", "log_loss", "brier", "accuracy")
 MAX_ROWS = 200_000  # With more rows, as many drawn at random tell the spread
 _N_DRAWS = 300
-_CELLS = 4_000_000  # Rows x draws worked on at a time
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,14 @@ def _row_scores(probs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {"log_loss": -np.log(np.clip(probs, 1e-15, 1)), "brier": error / 2 if k == 2 else error, "accuracy": np.eye(k)[probs.argmax(1)]}
 
 
+def _ranked_classes(k: int) -> Sequence[int]:
+    """Classes, of k, whose AUC is averaged: the positive one of two, each of several, none of many."""
+    return [1] if k == 2 else range(k if k <= _MAX_CLASSES else 0)
+
+
 def _expected(q: NDArray[Any], probs: NDArray[Any]) -> dict[str, float]:
     """Expected scores of predictions, when the outcomes have the probabilities q."""
-    k = probs.shape[1]
-    aucs = [expected_auc(q[:, j], probs[:, j]) for j in ([1] if k == 2 else range(k if k <= _MOST_INTERCEPTS else 0))]
+    aucs = [expected_auc(q[:, j], probs[:, j]) for j in _ranked_classes(probs.shape[1])]
     return {"roc_auc": float(np.mean(aucs)) if aucs else np.nan} | {
         name: float((q * s).sum(1).mean()) for name, s in _row_scores(probs).items()
     }
@@ -161,19 +164,18 @@ def _drawn_scores(probs: NDArray[Any], recalibration: Recalibration, n_draws: in
     """Scores of outcomes drawn from probabilities that are known only as well as the test rows tell."""
     rng, (n, k) = np.random.default_rng(seed), probs.shape
     row_scores = _row_scores(probs)
-    judged = [1] if k == 2 else range(k if k <= _MOST_INTERCEPTS else 0)  # classes whose AUC counts
-    ranks = {j: rankdata(probs[:, j]) for j in judged}
+    ranks = {j: rankdata(probs[:, j]) for j in _ranked_classes(k)}
     for _ in range(n_draws):
         cumulative = np.cumsum(recalibration.draw(probs, rng), axis=1)
         y = np.minimum((rng.random((n, 1)) > cumulative).sum(1), k - 1)
         rows = np.arange(n)
         found = {name: float(s[rows, y].mean()) for name, s in row_scores.items()}
         aucs = []
-        for j in judged:
+        for j, rank in ranks.items():
             positive = y == j
             m = int(positive.sum())
             if 0 < m < n:
-                aucs.append((ranks[j][positive].sum() - m * (m + 1) / 2) / (m * (n - m)))
+                aucs.append((rank[positive].sum() - m * (m + 1) / 2) / (m * (n - m)))
         yield found | {"roc_auc": float(np.mean(aucs)) if aucs else np.nan}
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #4e5330e3
@@ -232,7 +234,7 @@ def doubts(
     if recalibration is None:
         return ["the model predicts numbers without probabilities"]
     reasons = []
-    if recalibration.n < _LEAST_TEST_ROWS:
+    if recalibration.n < _MIN_TEST_ROWS:
         reasons.append(f"calibration was not shown: {recalibration.n} test rows are too few")
     elif not recalibration.shown:
         reasons.append(f"calibration was not shown: error {recalibration.ece:.3f} on the test, {recalibration.noise:.3f} can be chance")
@@ -254,7 +256,7 @@ def usual_metrics(
     main: str | None = None,  # The main metric, which comes first
 ) -> list[str]:
     """What is measured: the scores that can also be estimated, or three of a regression; of many classes no AUC, which takes long."""
-    names = ("rmse", "mae", "r2") if task == "regression" else ESTIMATED if shape[1] <= _MOST_INTERCEPTS else ESTIMATED[1:]
+    names = ("rmse", "mae", "r2") if task == "regression" else ESTIMATED if shape[1] <= _MAX_CLASSES else ESTIMATED[1:]
     return list(dict.fromkeys([*([main] if main else []), *names]))
 
 

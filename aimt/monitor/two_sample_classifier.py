@@ -9,7 +9,7 @@ __all__ = ['MAX_ROWS', 'TwoSample', 'two_sample_test']
 
 # %% ../../nbs/monitor/10_two_sample_classifier.ipynb #40e26609
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ..models.trees.boosting import fit_member
 
 # %% ../../nbs/monitor/10_two_sample_classifier.ipynb #6fa78c09
 MAX_ROWS = 5000  # Of each sample, drawn at random
-_LEAST_ROWS = 40  # Of each sample; with fewer, nothing is said
+_MIN_ROWS = 40  # Of each sample; with fewer, nothing is said
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,6 @@ class TwoSample:
     rows: tuple[int, int]  # Of the reference, and new
     columns: dict[str, float]  # Share of the splitting gain of each column, the largest first
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
 
 def two_sample_test(
     reference: pd.DataFrame,  # Rows of the reference, such as a sample of the training rows
@@ -53,11 +49,11 @@ def two_sample_test(
     max_rows: int = MAX_ROWS,  # Of each sample
     seed: int = 0,  # Same seed, same answer
     threads: int = 1,
-) -> TwoSample | None:  # None with fewer than `_LEAST_ROWS` rows in a sample
+) -> TwoSample | None:  # None with fewer than `_MIN_ROWS` rows in a sample
     """Cross-fitted classifier two-sample test with boosted trees."""
     rng = np.random.default_rng(seed)
     parts = [p.iloc[np.sort(rng.permutation(len(p))[:max_rows])] for p in (reference, current)]
-    if min(map(len, parts)) < _LEAST_ROWS:
+    if min(map(len, parts)) < _MIN_ROWS:
         return None
     both = pd.concat([schema.conform(p, list(inputs), report=False)[0] for p in parts], ignore_index=True)
     new = np.repeat([0, 1], [len(p) for p in parts])
