@@ -25,9 +25,10 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 # %% ../../nbs/decide/35_bandits.ipynb #dae81311
-_PRIOR = 0.25, 10.0  # Residual variance before any reward, and the rows that it weighs as much as
+_PRIOR_ROWS = 10.0  # Rows that the prior of the residual variance weighs as much as
+_PRIOR_NOISE = np.array([0.25 * _PRIOR_ROWS, _PRIOR_ROWS])  # Sum of squared residuals before any reward, and these rows
 _REFRESH = 8192  # Rewards after which all inverses are computed anew
-_MOST_NUMBERS = 200_000_000  # In the matrices of all actions: 0.8 GB
+_MAX_NUMBERS = 200_000_000  # In the matrices of all actions: 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,15 @@ class LinearArms:
         d = self.features.width
         if n_actions < 2 or ridge <= 0 or (half_life is not None and half_life <= 0):
             raise ProblemError("a bandit needs two actions, and a ridge and a half-life above 0")
-        if n_actions * d * d > _MOST_NUMBERS:
+        if n_actions * d * d > _MAX_NUMBERS:
             raise ProblemError(f"{n_actions:,} actions with {d} features each need {n_actions * d * d * 8 / 1e9:,.1f} GB")
         self.n_actions, self.ridge, self.half_life = n_actions, ridge, half_life
         self.precision = np.tile(np.float32(ridge) * np.eye(d, dtype=np.float32), (n_actions, 1, 1))  # A, shape (K, d, d)
         self.all = np.zeros((n_actions * (d + 1), d), np.float32)  # All inverses, then all weights: one product serves both
         self.inverse, self.weights = self.all[:-n_actions].reshape(n_actions, d, d), self.all[-n_actions:]  # views
         self.inverse[:] = np.eye(d) / ridge
-        self.noise = np.tile(np.array([_PRIOR[0] * _PRIOR[1], _PRIOR[1]]), (n_actions, 1))  # Sum of squared residuals, and rows
-        self.sigma2 = np.full(n_actions, _PRIOR[0], np.float32)  # Their ratio
+        self.noise = np.tile(_PRIOR_NOISE, (n_actions, 1))  # Sum of squared residuals, and rows
+        self.sigma2 = (self.noise[:, 0] / self.noise[:, 1]).astype(np.float32)  # Their ratio
         self.since = self.fresh = 0  # Rewards since the last forgetting, and since the last inversion
 
     def predict(self, z: Floats) -> tuple[Floats, Floats]:  # Mean and standard error: (K,) each, or (N, K)
@@ -156,8 +157,7 @@ def _forget(model: LinearArms, keep: float) -> None:
     diagonal += np.float32((1 - keep) * model.ridge)
     inverse = np.stack([_inverse(A) for A in model.precision])
     model.inverse[:], model.weights[:] = inverse, np.einsum("kij,kj->ki", inverse, keep * b)
-    prior = np.array([_PRIOR[0] * _PRIOR[1], _PRIOR[1]])
-    model.noise[:] = prior + keep * (model.noise - prior)
+    model.noise[:] = _PRIOR_NOISE + keep * (model.noise - _PRIOR_NOISE)
     model.sigma2[:] = model.noise[:, 0] / model.noise[:, 1]
 
 # %% ../../nbs/decide/35_bandits.ipynb #db85bc2d
@@ -228,8 +228,8 @@ class Safety:
 
     min_propensity: float = 0.0  # Of every action
     baseline: int | None = None  # The action that is known to be safe
-    baseline_share: float = 0.0  # Least probability of the baseline
-    max_exploration: float = 1.0  # Most probability of all actions but the baseline and the best predicted one
+    baseline_share: float = 0.0  # Minimum probability of the baseline
+    max_exploration: float = 1.0  # Maximum probability of all actions but the baseline and the best predicted one
 
     def check(self, n_actions: int) -> None:
         """Raise `ProblemError` for bounds that contradict each other."""

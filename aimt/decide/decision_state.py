@@ -70,19 +70,19 @@ def _settings(bandit: Bandit) -> dict[str, Any]:
     f = model.features
     arms: dict[str, Any] = {"n_actions": model.n_actions, "n_features": f.n_features, "ridge": model.ridge, "n_random": f.n_random}
     arms |= {"half_life": model.half_life, "seed": f.seed}
-    told = {"rule": rule, "options": vars(bandit.rule), "safety": asdict(bandit.safety), "max_pending": len(bandit.pending.action)}
-    return {"format": _FORMAT, "model": arms, **told, "rng": bandit.rng.bit_generator.state}
+    policy = {"rule": rule, "options": vars(bandit.rule), "safety": asdict(bandit.safety), "max_pending": len(bandit.pending.action)}
+    return {"format": _FORMAT, "model": arms, **policy, "rng": bandit.rng.bit_generator.state}
 
 
 def _made(path: Path) -> Bandit:
     """A fresh bandit from its settings."""
-    told = read_json(path, dict[str, Any])
-    if told.get("format") != _FORMAT:
-        raise ModelFormatError(f"format {told.get('format')} is not known; this version knows {_FORMAT}", where=str(path))
+    saved = read_json(path, dict[str, Any])
+    if saved.get("format") != _FORMAT:
+        raise ModelFormatError(f"format {saved.get('format')} is not known; this version knows {_FORMAT}", where=str(path))
     try:
-        rule, safety = _RULES[told["rule"]](**told["options"]), Safety(**told["safety"])
-        bandit = Bandit(LinearArms(**told["model"]), rule, safety=safety, max_pending=int(told["max_pending"]))
-        bandit.rng.bit_generator.state = told["rng"]
+        rule, safety = _RULES[saved["rule"]](**saved["options"]), Safety(**saved["safety"])
+        bandit = Bandit(LinearArms(**saved["model"]), rule, safety=safety, max_pending=int(saved["max_pending"]))
+        bandit.rng.bit_generator.state = saved["rng"]
     except (KeyError, TypeError, ValueError) as e:
         raise ModelFormatError(f"these settings are damaged ({e})", where=str(path)) from e
     return bandit
@@ -97,7 +97,7 @@ def _arrays(bandit: Bandit) -> dict[str, np.ndarray]:
     return found | {"slot": slots.astype(np.int64), "z": pending.z[slots], "action": pending.action[slots]}
 
 
-def _restore(bandit: Bandit, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
+def _restore(bandit: Bandit, arrays: dict[str, np.ndarray], saved: dict[str, Any]) -> None:
     """Put a snapshot into a fresh bandit; raises ValueError for what does not fit."""
     model, pending = bandit.model, bandit.pending
     assert isinstance(model, LinearArms)
@@ -117,8 +117,8 @@ def _restore(bandit: Bandit, arrays: dict[str, np.ndarray], told: dict[str, Any]
     model.all[:], model.precision[:], model.noise[:] = arrays["all"], arrays["precision"], arrays["noise"]
     model.sigma2[:] = model.noise[:, 0] / model.noise[:, 1]
     pending.z[arrays["slot"]], pending.action[arrays["slot"]] = arrays["z"], arrays["action"]
-    model.since, model.fresh, pending.next_id = int(told["since"]), int(told["fresh"]), int(told["next_id"])
-    bandit.rng.bit_generator.state = told["rng"]
+    model.since, model.fresh, pending.next_id = int(saved["since"]), int(saved["fresh"]), int(saved["next_id"])
+    bandit.rng.bit_generator.state = saved["rng"]
 
 # %% ../../nbs/decide/50_decision_state.ipynb #bb27c6cf
 class _Journal:
@@ -247,9 +247,9 @@ def _save_snapshot(folder: Path, bandit: Bandit, size: int) -> None:
     assert isinstance(model, LinearArms)
     with atomic_path(folder / name) as temporary:
         save_file(_arrays(bandit), temporary)
-    told = {"format": _FORMAT, "arrays": name, "sha256": sha256(folder / name), "log_bytes": size, "next_id": bandit.pending.next_id}
-    told |= {"since": model.since, "fresh": model.fresh, "rng": bandit.rng.bit_generator.state}
-    write_json(folder / _SNAPSHOT, told)
+    saved = {"format": _FORMAT, "arrays": name, "sha256": sha256(folder / name), "log_bytes": size, "next_id": bandit.pending.next_id}
+    saved |= {"since": model.since, "fresh": model.fresh, "rng": bandit.rng.bit_generator.state}
+    write_json(folder / _SNAPSHOT, saved)
     for old in folder.glob("arrays-*.safetensors"):
         if old.name != name:
             with suppress(OSError):
@@ -262,12 +262,12 @@ def _load_snapshot(folder: Path, bandit: Bandit) -> int:
     if not path.is_file():
         return 0
     try:
-        told = read_json(path, dict[str, Any])
-        arrays = folder / Path(str(told["arrays"])).name
-        if told["format"] != _FORMAT or sha256(arrays) != told["sha256"] or not 0 <= told["log_bytes"] <= (folder / _LOG).stat().st_size:
+        saved = read_json(path, dict[str, Any])
+        arrays = folder / Path(str(saved["arrays"])).name
+        if saved["format"] != _FORMAT or sha256(arrays) != saved["sha256"] or not 0 <= saved["log_bytes"] <= (folder / _LOG).stat().st_size:
             raise ValueError("its checksum, format or log is not the one it was written with")
-        _restore(bandit, load_file(arrays), told)
-        return int(told["log_bytes"])
+        _restore(bandit, load_file(arrays), saved)
+        return int(saved["log_bytes"])
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as e:
         hint = f"Remove {_SNAPSHOT}: the state is then replayed from the log"
         raise ModelFormatError(f"this snapshot is damaged ({e})", where=str(path), hint=hint) from e

@@ -47,7 +47,7 @@ class Log:
                 hint="A propensity lies above 0 and is at most 1, and a reward is finite",
             )
 
-    def part(self, rows: NDArray[np.generic]) -> "Log":
+    def part(self, rows: NDArray[np.generic] | slice) -> "Log":
         """Some of the decisions."""
         return Log(self.actions[rows], self.propensities[rows], self.rewards[rows])
 
