@@ -41,14 +41,25 @@ def bandit(rule: Rule, n_random: int, seed: int = 0) -> Bandit:
     return Bandit(LinearArms(10, 64, n_random=n_random, seed=seed), rule, seed=seed)
 
 
+def play(policy: Bandit, order: np.ndarray) -> int:
+    """Decide about images one by one, and learn from each reward; returns how many decisions were wrong."""
+    wrong = 0
+    for i in order:
+        decision = policy.decide(X[i])
+        right = decision.action == Y[i]
+        wrong += not right
+        policy.learn(decision.id, 1.0 if right else 0.0)
+    return wrong
+
+
+def contexts(seed: int, n: int) -> np.ndarray:
+    """The images that n decisions are about."""
+    return np.random.default_rng(seed).integers(0, len(X), n)
+
+
 def regret(rule: Rule, n_random: int, seed: int, n: int) -> int:
     """Wrong decisions of n."""
-    policy, wrong = bandit(rule, n_random, seed), 0
-    for i in np.random.default_rng(seed).integers(0, len(X), n):
-        decision = policy.decide(X[i])
-        wrong += decision.action != Y[i]
-        policy.learn(decision.id, float(decision.action == Y[i]))
-    return int(wrong)
+    return play(bandit(rule, n_random, seed), contexts(seed, n))
 
 
 def rates(step: Callable[[np.ndarray], None], parts: np.ndarray) -> dict[str, float]:
@@ -66,9 +77,7 @@ def speed(n_random: int, batch: int | None) -> dict[str, float]:
     policy, order = bandit(LinUCB(0.5), n_random), np.random.default_rng(0).integers(0, len(X), (20, batch or 1000))
 
     def singly(part: np.ndarray) -> None:
-        for i in part:
-            decision = policy.decide(X[i])
-            policy.learn(decision.id, 1.0 if decision.action == Y[i] else 0.0)
+        play(policy, part)
 
     def together(part: np.ndarray) -> None:
         found = policy.decide_batch(X[part])
@@ -80,9 +89,7 @@ def speed(n_random: int, batch: int | None) -> dict[str, float]:
 def guesses(n: int, seed: int) -> np.ndarray:
     """The best action for each image after n decisions."""
     policy = bandit(LinUCB(0.5), 0, seed)
-    for i in np.random.default_rng(seed).integers(0, len(X), n):
-        decision = policy.decide(X[i])
-        policy.learn(decision.id, float(decision.action == Y[i]))
+    play(policy, contexts(seed, n))
     return policy.model.predict(policy.model.features(X))[0].argmax(1)
 
 
@@ -142,8 +149,8 @@ def main() -> None:
     if "coverage" in args.only:
         for epsilon in (1.0, 0.3, 0.1, 0.05):
             found.setdefault("coverage", {})[f"epsilon {epsilon}"] = shares = replays(epsilon, args.rows, args.replays)
-            told = "  ".join(f"{k} {v['value']:.3f}" for k, v in shares.items() if k != "verdicts")
-            print(f"log with epsilon {epsilon:4g}, {args.replays} replays of {args.rows:,}: {told}  {shares['verdicts']}", flush=True)
+            line = "  ".join(f"{k} {v['value']:.3f}" for k, v in shares.items() if k != "verdicts")
+            print(f"log with epsilon {epsilon:4g}, {args.replays} replays of {args.rows:,}: {line}  {shares['verdicts']}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 
