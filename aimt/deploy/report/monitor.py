@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/deploy/report/monitor.html.md"""
 __all__ = ['SECTIONS', 'monitor_page']
 
 # %% ../../../nbs/deploy/report/40_monitor.ipynb #a675e40f
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.hardware import version_of
@@ -99,7 +99,7 @@ def _drift_rows(drifts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 _HEAD = ["Column", "Distance", "p, adjusted", "PSI", "Moved by", "Missing before, now"]
 
 
-def _drift(key: str, kind: str, what: str) -> Any:
+def _drift(key: str, kind: str, what: str) -> Callable[[RunParts], SectionContent]:
     """The section about the drift of inputs, or of predictions."""
 
     def build(run: RunParts) -> SectionContent:

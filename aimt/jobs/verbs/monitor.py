@@ -108,10 +108,10 @@ def monitor_table(
     line, unwritten = note_check(run, history_line(check, reference.metric) | {"ms_per_1000_rows": speed}, table.source)
     about = {"run": str(run.path), "source": table.source, "time": line["time"], "metric": reference.metric}
     found = about | check.to_dict() | {"reference": reference.performance, "ms_per_1000_rows": speed}
-    found |= {"warnings": [*warnings, *notes, *unwritten], "checks": len(history) + 1}
+    found = plain(found | {"warnings": [*warnings, *notes, *unwritten], "checks": len(history) + 1})
     if out is not None:
-        write_text(out, monitor_page(plain(found), [*history, line]))
-    return plain(found)
+        write_text(out, monitor_page(found, [*history, line]))
+    return found
 
 
 def _labelled(trained: SavedModel, frame: pd.DataFrame, fingerprint: str) -> tuple[Labelled | None, list[str]]:
@@ -128,7 +128,7 @@ def _labelled(trained: SavedModel, frame: pd.DataFrame, fingerprint: str) -> tup
     return Labelled(rows, y, dependent_rows(frame.iloc[rows], problem, trained.schema)), notes
 
 # %% ../../../nbs/jobs/verbs/70_monitor.ipynb #e16bdc70
-_MOST_SHOWN = 5  # Columns
+_MAX_SHOWN = 5  # Columns
 
 
 def monitor_lines(
@@ -141,15 +141,14 @@ def monitor_lines(
     scores = {"on the test": found["reference"].get(metric.name)}
     scores |= {"estimated": None if found["doubts"] else found["estimated"].get(metric.name)}
     scores |= {"measured": next((row for row in found["measured"] if row["metric"] == metric.name), None)}
-    lines.append(f"{metric.label}")
+    lines.append(metric.label)
     lines += [f"  {name:<12} {_span(score)}" for name, score in scores.items() if score and score["value"] is not None]
     lines += [f"  estimated    cannot know: {doubt}" for doubt in found["doubts"]]
     if found["estimated"] and not found["doubts"] and not found["measured"]:
         lines.append(f"  {found['caveat']}")
     lines.append("most changed columns (distance from the reference, adjusted p)")
     lines += [
-        f"  {'!' if d['alert'] else ' '} {d['column']:<28} {d['distance']:.3f}  {d['p_adjusted']:.2g}"
-        for d in found["inputs"][:_MOST_SHOWN]
+        f"  {'!' if d['alert'] else ' '} {d['column']:<28} {d['distance']:.3f}  {d['p_adjusted']:.2g}" for d in found["inputs"][:_MAX_SHOWN]
     ]
     if found["two_sample"]:
         test = found["two_sample"]
