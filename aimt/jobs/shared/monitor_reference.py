@@ -29,28 +29,6 @@ REFERENCE, HISTORY = "reference.json", "monitor.jsonl"
 _MAX_CHECKS = 1000  # Lines of the history that are read, the latest
 
 
-class _Score(TypedDict):
-    value: float
-    low: float | None
-    high: float | None
-
-
-class _MeasuredScore(_Score):
-    reference: float | None
-
-
-class _CheckLine(TypedDict):
-    """The fields of a line of the history that are read."""
-
-    n_rows: int
-    alerts: list[Any]
-    drifted: list[Any]
-    distance: float
-    prediction_distance: float
-    estimated: NotRequired[_Score | None]
-    measured: NotRequired[_MeasuredScore | None]
-
-
 def write_reference(
     run: Run,  # That is not done yet
     problem: Problem,
@@ -116,6 +94,28 @@ def read_history(run: Run) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_MAX_CHECKS:]
     return [line for text in lines if (line := _line(text)) is not None]
+
+
+class _Score(TypedDict):
+    value: float
+    low: float | None
+    high: float | None
+
+
+class _MeasuredScore(_Score):
+    reference: float | None
+
+
+class _CheckLine(TypedDict):
+    """The fields of a line of the history that are read."""
+
+    n_rows: int
+    alerts: list[Any]
+    drifted: list[Any]
+    distance: float
+    prediction_distance: float
+    estimated: NotRequired[_Score | None]
+    measured: NotRequired[_MeasuredScore | None]
 
 
 def _line(text: str) -> dict[str, Any] | None:
