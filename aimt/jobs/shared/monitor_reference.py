@@ -92,7 +92,7 @@ def read_history(run: Run) -> list[dict[str, Any]]:
     path = run.path / HISTORY
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_MAX_CHECKS:]
+    lines = path.read_bytes().splitlines()[-_MAX_CHECKS:]  # of bytes: in a text, U+2028 would end a line too
     return [line for text in lines if (line := _line(text)) is not None]
 
 
@@ -118,7 +118,7 @@ class _CheckLine(TypedDict):
     measured: NotRequired[_MeasuredScore | None]
 
 
-def _line(text: str) -> dict[str, Any] | None:
+def _line(text: bytes) -> dict[str, Any] | None:
     """A line of the history, if it has the fields that are read."""
     try:
         line = json.loads(text)
