@@ -406,7 +406,12 @@ REPORT = ReportSpec(
     card_title=lambda run: run.problem.get("target", "a model"),
     card=CARD,
     use=("aimt predict RUN NEW.csv -o predictions.csv",),
-    remedies={"score": longer, "calibration": "aimt evaluate RUN FRESH.csv", "overfitting": {"entity": "COLUMN"}, "value": {"cost": "fn=COST,fp=COST"}},
+    remedies={
+        "score": longer,
+        "calibration": "aimt evaluate RUN FRESH.csv",
+        "overfitting": {"entity": "COLUMN"},
+        "value": {"cost": "fn=COST,fp=COST"},
+    },
 )
 
 # %% ../../../nbs/deploy/report/10_table.ipynb #cfa76d91
