@@ -28,7 +28,6 @@ from ..shared.table_model import SavedModel, open_model
 # %% ../../../nbs/jobs/operate/25_bundle.ipynb #6c07a390
 _OF_RUN = ("run.json", "schema.json", "metrics.json", "card.md", "model/*")
 _NOT_FOR_TABLES = frozenset({"torch", "tokenizers"})  # A run on a table is served without them
-_SERVER = ("uvicorn", "uvloop", "httptools", "orjson", "prometheus-client", "sqlalchemy")  # The extra `serve`
 
 
 def pinned_requirements(
@@ -37,7 +36,7 @@ def pinned_requirements(
 ) -> list[str]:
     """``name==version`` of everything installed that aimt needs to serve, aimt itself left out, in the order of the alphabet."""
     skipped, found = {_key(name) for name in without}, dict[str, str]()
-    waiting = [*_required("aimt"), *_SERVER]
+    waiting = _required("aimt", "serve")
     while waiting:
         name = waiting.pop()
         key = _key(name)
@@ -53,8 +52,8 @@ def _key(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _required(name: str) -> list[str]:
-    """Names of the packages that an installed one requires on this machine."""
+def _required(name: str, extra: str = "") -> list[str]:
+    """Names of the packages that an installed one requires on this machine, with those of an extra."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     out: list[str] = []
@@ -67,7 +66,7 @@ def _required(name: str) -> list[str]:
             r = Requirement(text)
         except InvalidRequirement:
             continue
-        if r.marker is None or r.marker.evaluate({"extra": ""}):
+        if r.marker is None or r.marker.evaluate({"extra": extra}):
             out.append(r.name)
     return out
 

@@ -8,8 +8,8 @@ Docs: https://aimt-dev.github.io/aimt/jobs/operate/cluster_predict.html.md"""
 __all__ = ['Piece', 'list_pieces', 'score_piece', 'is_done', 'predict_on_cluster', 'SparkPredict', 'spark_predict']
 
 # %% ../../../nbs/jobs/operate/40_cluster_predict.ipynb #15a1dc98
-import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...core.cluster import on_cluster
-from ...core.errors import DataError, ProblemError
-from ...core.files import write_json
+from ...core.errors import DataError, ProblemError, RunError
+from ...core.files import read_json, write_json
 from ...core.lock import lock_directory
 from ...core.progress import Progress
 from ...core.run import Run
@@ -136,19 +136,18 @@ def score_piece(
     key: Mapping[str, Any],  # Run and options, as recorded
     piece: Piece,
     out: str,  # The output folder
-) -> dict[str, int]:  # Warnings, and in how many chunks
+) -> list[str]:  # Warnings
     """Write the predictions of a piece, unless they are there."""
     place, made_from = Path(out), piece.made_from(key)
     if is_done(piece, place, made_from):
-        return {}
+        return []
     scorer = _open_scorer(run, key["run"], _Options(**key["options"]))
     check, text = scorer.check(), scorer.text
-    warnings: dict[str, int] = {}
+    warnings: list[str] = []
 
     def compute(frame: pd.DataFrame) -> Mapping[str, Any]:
-        added, told = scorer.columns(frame, check)
-        for warning in told:
-            warnings[warning] = warnings.get(warning, 0) + 1
+        added, more = scorer.columns(frame, check)
+        warnings.extend(more)
         return added
 
     piece.record(place).unlink(missing_ok=True)
@@ -156,7 +155,7 @@ def score_piece(
         for table in watched(Path(piece.source), _chunks(piece)):
             writer.append(extended_arrow(table, compute, text), len(table))
     write_json(piece.record(place), made_from)
-    return warnings | ({m: 1 for m in check.messages()} if check is not None else {})
+    return list(dict.fromkeys([*warnings, *(check.messages() if check is not None else [])]))
 
 
 def _chunks(piece: Piece) -> Iterator[pa.Table]:
@@ -170,12 +169,15 @@ def _chunks(piece: Piece) -> Iterator[pa.Table]:
 
 def is_done(piece: Piece, out: Path, made_from: Mapping[str, Any]) -> bool:
     """Whether the predictions of a piece are there, whole, and made from what they would be made from now."""
-    if not (out / piece.out).is_file():
-        return False
+    return (out / piece.out).is_file() and _recorded(piece.record(out)) == made_from
+
+
+def _recorded(path: Path) -> object:
+    """The content of a record; None when it is missing or damaged."""
     try:
-        return bool(json.loads(piece.record(out).read_text(encoding="utf-8")) == made_from)
-    except (OSError, ValueError):
-        return False
+        return read_json(path)
+    except RunError:
+        return None
 
 # %% ../../../nbs/jobs/operate/40_cluster_predict.ipynb #87720035
 def predict_on_cluster(
@@ -213,12 +215,12 @@ def predict_on_cluster(
             stage.update(f"{len(todo):,} of {len(pieces):,} pieces to do")
             with on_cluster(cluster):
                 work = joblib.delayed(score_piece)
-                told = joblib.Parallel()(work(where, key, p, str(place)) for p in todo)
+                warnings = joblib.Parallel()(work(where, key, p, str(place)) for p in todo)
         finally:
             lock.release()
         stage.done(f"{sum(p.rows for p in pieces):,} rows in {len(pieces):,} pieces, {len(todo):,} of them done now, in {out}")
-    for warning in list(dict.fromkeys(w for some in told for w in some))[:20]:
-        Progress(quiet=quiet).say(f"warning: {warning} (in {sum(warning in some for some in told):,} pieces)")
+    for warning, n in list(Counter(w for some in warnings for w in some).items())[:20]:
+        Progress(quiet=quiet).say(f"warning: {warning} (in {n:,} pieces)")
     return Path(out)
 
 # %% ../../../nbs/jobs/operate/40_cluster_predict.ipynb #5263b4eb
@@ -231,12 +233,8 @@ def _check_apart(source: Path, out: Path) -> None:
 def _prepare(out: Path, key: Mapping[str, Any], overwrite: bool) -> None:
     """Make the output folder ours. Raises `DataError` when it holds something else."""
     about = out / _DONE / "_run.json"
-    try:
-        same = json.loads(about.read_text(encoding="utf-8")) == key
-    except (OSError, ValueError):
-        same = False
     others = [p for p in out.iterdir() if not p.name.startswith((".", "run.lock"))]
-    if not same and others:
+    if others and _recorded(about) != key:
         if not about.is_file():
             raise DataError("this folder holds something else", where=str(out), hint="Give a new folder with -o")
         if not overwrite:
