@@ -14,7 +14,8 @@ import io
 import logging
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,6 @@ def _shapes(traced: Traceable) -> tuple[dict[int, Any], ...]:
     return tuple({i: dims[name] for i, name in axes.items()} for axes in traced.axes)
 
 
-def _quantized(traced: Traceable, int8: bool) -> Traceable:
-    if not int8:
-        return traced
-    fields = {name: getattr(traced, name) for name in traced.__dataclass_fields__}
-    return Traceable(**(fields | {"network": quantize(traced.network, "int8")}))
-
-
 def export_program(
     traced: Traceable,
     path: str | Path,  # A .pt2 file
@@ -120,13 +114,14 @@ def export_program(
 ) -> None:
     """Write a program for PyTorch: ``torch.export.load(path).module()(ids)``."""
     with _quiet():
-        call = _Call(_quantized(traced, int8)).eval().requires_grad_(False)
+        chosen = replace(traced, network=quantize(traced.network, "int8")) if int8 else traced
+        call = _Call(chosen).eval().requires_grad_(False)
         program = torch.export.export(call, traced.example(), dynamic_shapes=(_shapes(traced),))
         torch.export.save(program, Path(path))
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Without the notes of exporters, which are about their own insides."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -161,15 +161,13 @@ class OnnxGraph:
         self,
         outputs: Mapping[str, tuple[Value, int]],  # Name -> value and its columns
         about: Mapping[str, str] | None = None,  # Metadata
-        *,
-        name: str = "model",
     ) -> Any:  # ModelProto, checked
         """The graph as a model."""
         helper, made = self.onnx.helper, []
         for out, (value, width) in outputs.items():
             self._nodes.append(helper.make_node("Identity", [value.name], [out]))
             made.append(helper.make_tensor_value_info(out, _type_of(value.dtype), ["rows", width]))
-        graph = helper.make_graph(self._nodes, name, self._inputs, made, list(self._constants.values()))
+        graph = helper.make_graph(self._nodes, "model", self._inputs, made, list(self._constants.values()))
         opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="aimt")
         helper.set_model_props(model, dict(about or {}))

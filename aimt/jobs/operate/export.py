@@ -188,37 +188,34 @@ def _plain_rows(saved: SavedModel, frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(saved.problem.inputs, values, strict=True)) for values in zip(*columns, strict=True)]
 
 # %% ../../../nbs/jobs/operate/20_export.ipynb #715d6fb3
-def _open_network(run: Run) -> tuple[Any, Any]:
-    """The network of a run, and its tokenizer where it lies beside."""
+def _open_network(run: Run) -> Any:
+    """The opened run, `TextModel` or `TunedModel`."""
     if run.kind == "text":
         from aimt.jobs.shared.text_model import open_text_model
 
-        found = open_text_model(run)
-        return found.model, found.tokenizer
+        return open_text_model(run)
     from aimt.jobs.families.finetuned_model import open_tuned
 
-    return open_tuned(run).model, None
+    return open_tuned(run)
 
 
-def _real_inputs(run: Run, network: Any, tokenizer: Any, traced: Any, data: Any) -> tuple[tuple[Any, ...], str] | None:
+def _real_inputs(found: Any, traced: Any, data: Any) -> tuple[tuple[Any, ...], str] | None:
     """Inputs of a network from a file; None for families whose inputs are drawn."""
     import torch
 
-    if tokenizer is not None:
-        ids = tokenizer.encode_array(Path(data).read_text(encoding="utf-8"), unknown="replace")
+    if found.run.kind == "text":
+        ids = found.tokenizer.encode_array(Path(data).read_text(encoding="utf-8"), unknown="replace")
         length = min(traced.limits["length"], 64)
         count = min(len(ids) // length, 16)
         if not count:
             raise ProblemError(f"the text has {len(ids)} tokens, and {length} are needed", where=str(data), hint="Give a longer text")
         return (torch.from_numpy(ids[: count * length].astype(np.int64)).reshape(count, length),), f"pieces of {data}"
-    if not hasattr(network, "bert"):
+    if not hasattr(found.model, "bert"):
         return None
-    from aimt.jobs.families.finetuned_model import open_tuned
     from aimt.models.text.bert import text_batches
 
-    found = open_tuned(run)
     texts = list(found.family.read(data, found.text, found.target, targets=False)["input"])
-    _, batch = next(iter(text_batches(network, texts, batch_size=16)))
+    _, batch = next(iter(text_batches(found.model, texts, batch_size=16)))
     return (batch["ids"], batch["mask"].bool()), f"texts of {data}"
 
 # %% ../../../nbs/jobs/operate/20_export.ipynb #90fba1b5
@@ -228,12 +225,12 @@ def export_network(run: Run, path: Path, to: str, int8: bool, data: Any = None) 
 
     from aimt.deploy.export import networks as made
 
-    network, tokenizer = _open_network(run)
+    found = _open_network(run)
     if to == "safetensors":
-        made.export_weights(network, path, tokenizer=tokenizer)
-        return _compare_weights(network, path)
-    traced = made.traceable(network)
-    real = _real_inputs(run, network, tokenizer, traced, data) if data is not None else None
+        made.export_weights(found.model, path, tokenizer=getattr(found, "tokenizer", None))
+        return _compare_weights(found.model, path)
+    traced = made.traceable(found.model)
+    real = _real_inputs(found, traced, data) if data is not None else None
     inputs, compared = real or (traced.example(16), "random tokens" + ("" if data is None else ": this family's inputs are drawn"))
     if to == "torch":
         made.export_program(traced, path, int8=int8)
