@@ -243,6 +243,11 @@ def test_the_bundled_table_answers_other_questions():
     assert work.problem.target == "credit_risk" and work.problem.cost["fn"] == 5
 
 
+def test_the_link_to_the_documentation_names_a_page(server):
+    link = re.search(r'href="[^"]*/(jobs/[\w/]+)/(\w+)\.html">documentation', server.ask("GET", "/")[2])
+    assert list((ROOT / "nbs" / link[1]).glob(f"*_{link[2]}.ipynb"))
+
+
 # --- with a browser: what a person does -----------------------------------------------------------------------------
 
 UNLABELLED = """[...document.querySelectorAll("input:not([type=hidden]), select, textarea, progress")]

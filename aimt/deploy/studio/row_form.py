@@ -42,7 +42,7 @@ def _control(column: Column) -> str:
         return "choice" if column.levels and len(column.levels) <= _MOST_CHOICES else "proposals"
     if column.kind == "date":
         return "date" if len(_day(column.low)) == len(_day(column.high)) == 10 else "text"
-    return {"number": "number"}.get(column.kind, "text")
+    return "number" if column.kind == "number" else "text"
 
 
 def _day(moment: Any) -> str:

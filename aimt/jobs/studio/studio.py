@@ -207,7 +207,7 @@ class StudioApp:
 
     def _problem(self, status: int, what: str, hint: str) -> Page:
         problem = {"what": what[:1].upper() + what[1:] + ".", "hint": hint}
-        return render("problem", title="That did not work", csrf=self.studio.csrf, status=status, problem=problem, back="/")
+        return render("problem", title="That did not work", csrf=self.studio.csrf, status=status, problem=problem)
 
 # %% ../../../nbs/jobs/studio/34_studio.ipynb #d30d33f8
 def login_app(studio: Studio, sessions: Sessions) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
@@ -220,7 +220,8 @@ def login_app(studio: Studio, sessions: Sessions) -> Callable[[Scope, Receive, S
             fresh = form.one("csrf") == studio.csrf
             cookie = sessions.begin(form.one("token"), secure=scope.get("scheme") == "https") if fresh else None
             if cookie:
-                await send_page(send, replace(redirect("/"), headers=(("location", "/"), ("set-cookie", cookie.decode()))))
+                home = redirect("/")
+                await send_page(send, replace(home, headers=(*home.headers, ("set-cookie", cookie.decode()))))
                 return
             problem = {"what": "This token does not count.", "hint": "It must be a line of the token file."}
         await send_page(send, render("login", title="Token", csrf=studio.csrf, status=403 if problem else 200, problem=problem))

@@ -168,7 +168,7 @@ def _entry(studio: Studio, place: Path, stamp: float) -> RunEntry:
     try:
         run = Run.open(place, unfinished=True)
         if run.status != "done":
-            return RunEntry(place.name, run.status, "", "", when_text(stamp), False)
+            return replace(blank, verdict=run.status)
         return studio.kept(("entry", place.name, run.info["digest"]), lambda: _done_entry(run, stamp))
     except (AimtError, KeyError, TypeError, AttributeError, IndexError):  # somebody else's files
         return blank

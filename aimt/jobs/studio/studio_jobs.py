@@ -34,7 +34,6 @@ class Job:
     command: str  # As it would be typed
     process: subprocess.Popen[bytes] = field(repr=False)
     log: Path  # What it prints
-    started: float = field(default_factory=time.time)
 
     @property
     def running(self) -> bool:
@@ -119,28 +118,28 @@ class TrainingState:
 def training_state(
     place: str | Path,  # Directory of the run
     job: Job | None = None,  # The process, when this studio has started it
-    *,
-    kind: str = "table",
-    now: float | None = None,  # Seconds since 1970
 ) -> TrainingState:
     """What is known of a training, whether or not it has begun to write."""
-    steps = [step.name for step in get_kind(kind).steps] + ["Verdict"]
+    alive = job is not None and job.running  # asked before the run is read: what ends in between counts as running
     try:
         run: Run | None = Run.open(place, unfinished=True)
-        events = run.events() if run else []
     except AimtError:  # it reads the table, or never got so far
-        run, events = None, []
+        run = None
+    kind = get_kind(run.kind if run else "table")
+    steps = [step.name for step in kind.steps] + ["Verdict"]
     if run is None:
-        if job is None or not job.running:
-            return _ended("failed", steps, events, job.tail() if job else "there is no run here")
+        if not alive:
+            return _ended("failed", steps, [], job.tail() if job else "there is no run here")
         return TrainingState("running", "Starting", tuple(StageState(name, "todo") for name in steps), 0, None, "")
-    status = run.status if job is None or job.running or run.status == "done" else "failed" if run.status == "running" else run.status
+    status, events = run.status, run.events()
+    if status == "running" and job is not None and not alive:
+        status = "failed"
     if status in ("failed", "interrupted"):
         return _ended(status, steps, events, str(run.info.get("reason") or (job.tail() if job else "")))
-    status = "running" if job is not None and job.running else status  # when the run is done, its report is still to be written
+    status = "running" if alive else status  # when the run is done, its report is still to be written
     stages = _stages(steps, events)
-    limit = float(run.info["settings"].get("time_limit") or get_kind(kind).time_limit or 0)
-    spent = (time.time() if now is None else now) - datetime.fromisoformat(run.info["created"]).timestamp()
+    limit = float(run.info["settings"].get("time_limit") or kind.time_limit or 0)
+    spent = time.time() - datetime.fromisoformat(run.info["created"]).timestamp()
     finished = sum(stage.state == "done" for stage in stages)
     share = max(finished / len(steps), min(spent / limit, 0.97) if limit else 0.0)
     left = None if status == "done" or not limit else _left(limit - spent)
@@ -158,9 +157,10 @@ def _left(seconds: float) -> str:
 def _ended(status: str, steps: Sequence[str], events: Sequence[Mapping[str, Any]], reason: str) -> TrainingState:
     stages = tuple(StageState(s.name, "failed" if s.state == "now" else s.state, s.result, s.seconds) for s in _stages(steps, events))
     words = {"failed": "The training has failed", "interrupted": "The training was interrupted"}[status]
-    words = "The training was stopped" if reason == "stopped by the user" else words
+    if reason == "stopped by the user":
+        words, reason = "The training was stopped", ""
     done = sum(stage.state == "done" for stage in stages)
-    return TrainingState(status, words, stages, round(100 * done / len(stages)), None, "", "" if words.endswith("stopped") else reason)
+    return TrainingState(status, words, stages, round(100 * done / len(stages)), None, "", reason)
 
 
 def _stages(steps: Sequence[str], events: Sequence[Mapping[str, Any]]) -> tuple[StageState, ...]:

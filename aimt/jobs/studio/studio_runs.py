@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 
-from ...core.commands import VERBS
 from ...core.errors import ProblemError
 from ...core.files import read_json_lines
 from ...core.run import Run, stored_content
@@ -55,9 +54,7 @@ def run_tabs(run: Run) -> RunTabs:
     tabs = [("", "Verdict")]
     if run.kind == "table":
         tabs += [("try", "Try a row"), ("predict", "Predict a file"), ("serve", "Serve")]
-    if {"monitor", "watch"} & set(VERBS) or any((run.path / file).is_file() for file in _HISTORIES):
-        tabs.append(("monitor", "Monitor"))
-    return RunTabs(run.path.name, tuple(tabs))
+    return RunTabs(run.path.name, (*tabs, ("monitor", "Monitor")))
 
 
 _HISTORIES = {  # Files in the directory of a run, a line for each look: what they tell
@@ -140,11 +137,13 @@ def _table_name(studio: Studio, run: Run) -> str | None:
 # %% ../../../nbs/jobs/studio/33_studio_runs.ipynb #fa6790de
 def _table_row(studio: Studio, run: Run, model: ServedTable, n: str) -> dict[str, Any]:
     """A row of the table of a run. Raises `Refusal` when there is none, or the table is another one by now."""
-    name = _table_name(studio, run)
-    source = None if name is None else studio.table(name)
+    name, gone = _table_name(studio, run), Refusal(404, "the table of this run is not here", "Upload it again")
+    if name is None:
+        raise gone
+    source = studio.table(name)
     table = read_source(None)[0] if source is None else model.saved.load(source)[0]
-    if name is None or table.fingerprint != (run.info.get("data") or {}).get("fingerprint"):
-        raise Refusal(404, "the table of this run is not here", "Upload it again")
+    if table.fingerprint != (run.info.get("data") or {}).get("fingerprint"):
+        raise gone
     if not n.isdecimal() or int(n) >= len(table.frame):
         raise Refusal(422, f"there is no row '{n[:20]}'", f"The table has rows 0 to {len(table.frame) - 1:,}")
     return table_row(model.contract, table.frame.iloc[[int(n)]])
@@ -184,11 +183,12 @@ _LONGEST = 1_800.0  # Seconds
 def predict_page(studio: Studio, request: Request, name: str) -> Page:
     """The form for a file; with ``?file=`` what came of one."""
     run, model = studio.run(name), studio.model(name)
+    shown = usual = f"aimt predict {shlex.quote(str(run.path))} NEW.csv -o scored.csv"
+    scored: dict[str, Any] | None = None
     file = request.one("file")
-    scored = _scored(studio, run, file) if file else None
-    shown = f"aimt predict {shlex.quote(str(run.path))} NEW.csv -o scored.csv"
     if file:
-        shown = studio.kept(("predicted", file), lambda: (shown, []))[0]
+        scored = _scored(studio, run, file)
+        shown, scored["warnings"] = studio.kept(("predicted", file), lambda: (usual, []))
     return _run_page(studio, run, "predict", "predict a file", scored=scored, inputs=model.saved.problem.inputs, command=shown)
 
 
@@ -238,7 +238,6 @@ def _scored(studio: Studio, run: Run, file: str) -> dict[str, Any]:
         "address": f"/runs/{run.path.name}/predictions/{file}",
         "head": head,
         "first": [[_cell(v) for v in row] for row in frame[head].head(8).itertuples(index=False)],
-        "warnings": studio.kept(("predicted", file), lambda: ("", []))[1],
     }
 
 
@@ -312,9 +311,8 @@ def monitor_page(studio: Studio, request: Request, name: str) -> Page:
     run = studio.run(name)
     found = [_history(run, file, title) for file, title in _HISTORIES.items() if (run.path / file).is_file()]
     place, log = shlex.quote(str(run.path)), shlex.quote(str(studio.folder / "logs" / f"{name}-answers.db"))
-    commands = {"monitor": f"aimt monitor {place} NEW.csv", "watch": f"aimt watch {place} --log {log} --once"}
-    known = [command for verb, command in commands.items() if verb in VERBS]
-    return _run_page(studio, run, "monitor", "monitor", histories=found, commands=known)
+    commands = [f"aimt monitor {place} NEW.csv", f"aimt watch {place} --log {log} --once"]
+    return _run_page(studio, run, "monitor", "monitor", histories=found, commands=commands)
 
 
 def _history(run: Run, file: str, title: str) -> dict[str, Any]:

@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import AimtError, RunError
-from ...core.run import Run
 from ...data.sources.catalog import DATASETS
 from ...deploy.serve.service import Refusal
 from ...deploy.studio.forms import Request, Upload
 from ...deploy.studio.pages import Page, redirect, render
-from .studio_folder import Studio, audit_command, file_name, free_name, list_runs, list_tables, train_command, view_table
+from aimt.jobs.studio.studio_folder import (
+    Studio,
+    TableView,
+    audit_command,
+    file_name,
+    free_name,
+    list_runs,
+    list_tables,
+    train_command,
+    view_table,
+)
 from .studio_jobs import training_state
 from ..shared.source import BUNDLED, read_source
 
@@ -78,7 +87,7 @@ def table_page(studio: Studio, request: Request, name: str) -> Page:
     return render("table", title=name, csrf=studio.csrf, crumbs=[(name, "")], table=view, **commands)
 
 
-def _as_shown(view: Any) -> Request:
+def _as_shown(view: TableView) -> Request:
     """The form as the page shows it at first."""
     fields = {"sensitive": view.sensitive, "positive_label": [view.positive], "time_limit": [view.time_limit]}
     return Request("POST", "", form=fields | {key: [value] for key, value in view.cost.items()})
@@ -117,11 +126,7 @@ def training_page(studio: Studio, request: Request, name: str, *, part: bool = F
     place, job = studio.place(name), studio.jobs.get(name)
     if job is None and not (place / "run.json").is_file():
         raise Refusal(404, f"there is no run '{name}'")
-    try:
-        kind = Run.open(place, unfinished=True).kind
-    except RunError:
-        kind = "table"
-    state = training_state(place, job, kind=kind)
+    state = training_state(place, job)
     if part:
         return render("progress", title="", csrf="", state=state)
     more: dict[str, Any] = {"stoppable": job is not None and job.running, "command": job.command if job else ""}
