@@ -185,9 +185,9 @@ def test_what_cannot_be_done_is_said_before_the_work(wrong, run, folder, tmp_pat
         rows(50, 3)[["age"]].to_parquet(source / "a.parquet")
         if wrong == "damaged":
             (source / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-    with pytest.raises((DataError, ProblemError)) as told:
+    with pytest.raises((DataError, ProblemError)) as error:
         aimt.predict(run, source, out=out, cluster=cluster, quiet=True)
-    assert told.value.hint
+    assert error.value.hint
     assert not (tmp_path / "out" / "a.parquet").exists() and not (folder / "out").exists()
     if wrong == "foreign":
         assert (out / "letters.txt").read_text() == "dear"
@@ -204,8 +204,8 @@ def test_a_record_that_is_torn_counts_for_nothing(run, folder, tmp_path):
     (out / "_done" / "part-0.parquet.json").write_text('{"run": ')
     aimt.predict(run, source, **options)
     assert [name for name, stamp in stamps(out).items() if before[name] != stamp] == ["part-0.parquet"]
-    told = json.loads((out / "_done" / "part-0.parquet.json").read_text())
-    assert told["rows"] == 3000 and told["run"] == run.id
+    record = json.loads((out / "_done" / "part-0.parquet.json").read_text())
+    assert record["rows"] == 3000 and record["run"] == run.id
 
 
 def test_a_fine_tuned_network_scores_a_folder_too(tmp_path):

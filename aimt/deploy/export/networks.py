@@ -122,7 +122,7 @@ def export_program(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes of exporters, which are about their own insides."""
+    """Nothing of what exporters print, log or warn."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

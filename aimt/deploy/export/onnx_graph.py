@@ -27,7 +27,7 @@ Number = Union["Value", np.ndarray, float, int]
 class Value:
     """A tensor in a graph that is being written."""
 
-    __array_ufunc__ = None  # so that an array on the left asks us
+    __array_ufunc__ = None  # so that NumPy leaves an operator with an array on its left to this class
 
     def __init__(self, graph: "OnnxGraph", name: str, dtype: Any):
         self.graph, self.name, self.dtype = graph, name, np.dtype(dtype)

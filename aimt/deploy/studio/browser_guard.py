@@ -24,7 +24,7 @@ _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "frame-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-REPORT_POLICY = (  # A report is a file that may come from elsewhere: it may not run anything, and is nobody to the studio
+REPORT_POLICY = (  # A report is a file that may come from elsewhere: it may not run anything, and its origin is not the studio's
     "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "frame-ancestors 'self'"
 )
