@@ -2,6 +2,7 @@
 
 `pytest -m quick` is a choice of fast tests of every room: the checks of the repository, the fastest page of each room, a run
 of each kind, and one round of each case of the fuzz test. `pytest --measure` records the CPU time of pages, by which it chooses.
+A test that is marked `slow`, ten seconds to minutes of real processes under load, is run with AIMT_SLOW=1 only.
 """
 
 import json
@@ -26,21 +27,6 @@ QUICK = (  # besides the pages; the fuzz test trains a table, a series, a text a
     "tests/test_repository.py",
     "tests/test_fuzz.py",
     "tests/test_judge.py::test_an_honest_file_of_probabilities_ships",
-)
-LONG = (  # real processes under load, each of ten seconds to a minute: AIMT_SLOW=1 runs them; what they share with others is tested there
-    "tests/test_serve.py::test_a_thousand_clients_at_once",
-    "tests/test_serve.py::test_slow_and_vanishing_clients",
-    "tests/test_serve.py::test_swaps_under_load",
-    "tests/test_serve.py::test_several_processes",
-    "tests/test_serve_text.py::test_clients_that_go",
-    "tests/test_serve_text.py::test_a_canary_belongs",
-    "tests/test_serve_text.py::test_the_same_seed_gives",
-    "tests/test_cluster_predict.py::test_a_job_that_is_killed",
-    "tests/test_cluster_predict.py::test_a_dask_worker_that_dies",
-    "tests/test_cluster_predict.py::test_a_fine_tuned_network",
-    "tests/test_studio.py::test_a_dropped_table",
-    "tests/test_studio.py::test_the_bundled_table_answers",
-    "tests/test_guides.py::test_shown_code_runs_alone[60_service]",  # tests/test_notebooks.py runs the page
 )
 PAGE = re.compile(r"tests/test_notebooks\.py::test_notebook\[(.+)\]")
 
@@ -95,8 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         page = PAGE.fullmatch(item.nodeid)
         if item.nodeid.startswith(QUICK) or (page and page[1] in pages):
             item.add_marker("quick")
-        if item.nodeid.startswith(LONG) and not os.environ.get("AIMT_SLOW"):
-            item.add_marker(pytest.mark.skip(reason="real processes under load; AIMT_SLOW=1 runs it"))
+        if (slow := item.get_closest_marker("slow")) and not os.environ.get("AIMT_SLOW"):
+            item.add_marker(pytest.mark.skip(reason=f"{slow.kwargs.get('reason', 'real processes under load')}; AIMT_SLOW=1 runs it"))
 
 
 @pytest.hookimpl(optionalhook=True)

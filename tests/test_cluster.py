@@ -58,7 +58,7 @@ def test_two_processes_give_the_model_of_one(table, alone):
         same(alone, TabularClassifier(n_repeats=2).fit(table[0], table[1]), table[0])
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="loads torch in three processes; AIMT_SLOW=1 runs it")
+@pytest.mark.slow(reason="loads torch in three processes")
 def test_a_network_is_the_same_elsewhere(table, monkeypatch):
     network = Candidate("network", "network")
     monkeypatch.setattr(tabular, "recipes_for", lambda *a, **k: [network])
@@ -78,7 +78,7 @@ def test_two_dask_workers_give_the_model_of_one(table, alone):
         assert joblib.effective_n_jobs(None) == 1
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="starts a Ray cluster; AIMT_SLOW=1 runs it")
+@pytest.mark.slow(reason="starts a Ray cluster")
 def test_ray_gives_the_model_of_one(table, alone):
     ray = pytest.importorskip("ray")
     with subprocess.Popen(

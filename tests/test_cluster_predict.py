@@ -88,6 +88,7 @@ def test_two_processes_write_what_the_plain_verb_writes(run, folder, plain, tmp_
     check(tmp_path / "out", plain)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_goes_on_where_it_stopped(run, folder, plain, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "aimt", "predict", str(run.path), str(folder), "-o", str(out), "--cluster", "local:2", "-q"]
@@ -110,6 +111,7 @@ def test_a_job_that_is_killed_goes_on_where_it_stopped(run, folder, plain, tmp_p
     check(out, plain)
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_dies_costs_nothing_but_time(run, folder, plain, tmp_path):
     distributed = pytest.importorskip("distributed")
     out = tmp_path / "out"
@@ -128,7 +130,7 @@ def test_a_dask_worker_that_dies_costs_nothing_but_time(run, folder, plain, tmp_
     check(out, plain)
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="starting Ray takes half a minute; AIMT_SLOW=1 does it")
+@pytest.mark.slow(reason="starting Ray takes half a minute")
 def test_ray_writes_what_the_plain_verb_writes(run, folder, plain, tmp_path):
     pytest.importorskip("ray")
     start = ["start", "--head", "--num-cpus=2", "--port=6399", "--ray-client-server-port=10001", "--include-dashboard=false", "--block"]
@@ -208,6 +210,7 @@ def test_a_record_that_is_torn_counts_for_nothing(run, folder, tmp_path):
     assert record["rows"] == 3000 and record["run"] == run.id
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_scores_a_folder_too(tmp_path):
     torch = pytest.importorskip("torch")
     from aimt.data.text.tokenizer import train_wordpiece

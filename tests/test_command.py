@@ -21,7 +21,6 @@ from aimt.data.sources.catalog import load_dataset
 from aimt.jobs.verbs.train import train as aimt_train
 
 FAST = ("--time-limit", 4, "--quiet")
-SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a minute: set AIMT_SLOW=1")
 
 
 @pytest.fixture(scope="session")
@@ -196,7 +195,7 @@ def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
     assert not {"customer", "day"} & set(Run.open(tmp_path / "apart").problem.inputs)
 
 
-@pytest.mark.parametrize("n", [1000, pytest.param(5000, marks=SLOW)])
+@pytest.mark.parametrize("n", [1000, pytest.param(5000, marks=pytest.mark.slow(reason="a minute"))])
 def test_thousands_of_columns(aimt, tmp_path, n):
     rng = np.random.default_rng(0)
     wide = pd.DataFrame(rng.normal(size=(300, n)).round(3), columns=[f"gene {i}" for i in range(n)])

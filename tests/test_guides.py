@@ -24,7 +24,9 @@ from symbols import shown_code
 
 SECTIONS = ("guides", "apps", "book")  # pages that export nothing: all that they need is on the page
 GUIDES = [ROOT / "nbs/index.ipynb", *(p for section in SECTIONS for p in sorted((ROOT / "nbs" / section).glob("*.ipynb")))]
-RUN = [p for p in GUIDES if p.parent.name == "guides"]  # the home page is run as the README; tests/test_notebooks.py runs the others
+_SLOW = {"60_service"}  # tests/test_notebooks.py runs it too
+RUN = [pytest.param(p, marks=pytest.mark.slow) if p.stem in _SLOW else p for p in GUIDES if p.parent.name == "guides"]
+# the home page is run as the README; tests/test_notebooks.py runs the others
 TIMEOUT = 300  # seconds for a guide
 
 

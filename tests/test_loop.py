@@ -158,7 +158,7 @@ def test_senseless_settings():
         trainer(batches=iter(split(rows(), 4))).fit()
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="set AIMT_SLOW=1")
+@pytest.mark.slow(reason="torch.compile")
 def test_compiled_is_the_same():
     plain, compiled = trainer(steps=20), trainer(steps=20, compile=True)
     plain.model[2].p = compiled.model[2].p = 0.0
@@ -333,7 +333,7 @@ def test_a_missing_tool_is_named(monkeypatch, tmp_path):
         WandbWriter(tmp_path)
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="set AIMT_SLOW=1")
+@pytest.mark.slow(reason="mlflow and wandb")
 def test_mlflow_and_wandb_write_locally_and_go_on_after_a_resume(tmp_path, monkeypatch):
     mlflow, _ = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
     from aimt.train.loop.loggers import MLflowWriter, WandbWriter

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 import shutil
 import struct
@@ -19,7 +18,6 @@ from aimt.models.trees.booster_text import parse_booster
 from aimt.models.trees.boosting import fit_member, read_booster
 
 HERE = Path(__file__).resolve().parent
-SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="a minute: set AIMT_SLOW=1")
 
 
 # -- boosters ------------------------------------------------------------------------------------------------------
@@ -105,7 +103,7 @@ def test_no_mutated_booster_crashes_or_hangs():
     assert told["refused"] + told["accepted"] == 300 and min(told.values()) > 10
 
 
-@SLOW
+@pytest.mark.slow(reason="a minute")
 def test_ten_thousand_mutated_boosters():
     told = mutated(10_000, 1)
     assert told["refused"] + told["accepted"] == 10_000 and min(told.values()) > 300

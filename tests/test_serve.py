@@ -306,6 +306,7 @@ def test_train_serve_feed_back_drift_retrain_promote_swap_roll_back(shop, tmp_pa
     assert champion_of(run) == run
 
 
+@pytest.mark.slow
 def test_swaps_under_load_lose_no_request(shop, tmp_path):
     runs = tmp_path / "runs"
     import shutil
@@ -338,6 +339,7 @@ def test_a_canary_answers_its_share_and_a_shadow_is_only_logged(shop, tmp_path):
     assert found["champion"] + found["canary"] == 200 and 30 <= found["canary"] <= 90 and found["shadow"] == 200
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_port_and_a_log(shop, tmp_path):
     log = tmp_path / "log.db"
     with Service(shop / "runs/shop", "--rate", "0", "--log", log, "--workers", "2") as service:
@@ -374,6 +376,7 @@ def test_a_policy_decides_learns_and_survives(tmp_path):
 # --- many, slow and vanishing clients --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_thousand_clients_at_once_are_answered_or_told_to_come_again(shop):
     import asyncio
 
@@ -397,6 +400,7 @@ def test_a_thousand_clients_at_once_are_answered_or_told_to_come_again(shop):
         assert "Traceback" not in service.stop()
 
 
+@pytest.mark.slow
 def test_slow_and_vanishing_clients_do_not_stop_others(shop):
     with Service(shop / "runs/shop", "--rate", "0") as service:
         slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(50)]

@@ -5,7 +5,6 @@ pytest tests/test_serve_text.py
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -151,6 +150,7 @@ def test_two_clients_stream_at_once_and_each_gets_its_own_text(port, runs):
         assert len(out) > 20
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_text_in_company(port, runs):
     bodies = [{"prompt": STORY[k : k + 12], "tokens": 10 + 3 * k, "seed": k} for k in range(20)]
     found: list = [None] * len(bodies)
@@ -201,6 +201,7 @@ def test_what_cannot_be_written_is_refused_with_field_got_and_expected(port, bod
     assert fault["field"] == field and fault["got"] and fault["expected"]
 
 
+@pytest.mark.slow
 def test_clients_that_go_leave_their_places(port):
     body = json.dumps({"prompt": "The", "tokens": 1024, "seed": 1, "stream": True})
     lines = []
@@ -266,6 +267,7 @@ def test_a_kind_is_told_what_it_takes(port):
     assert set(ask(port, "GET", "/schema")[1]["models"]) == {"story", "sales", "answers", "kinds", "reviews"}
 
 
+@pytest.mark.slow
 def test_a_canary_belongs_to_the_run_of_its_kind(runs, tmp_path):
     paths = tuple(str(runs[name].path) for name in ("story", "answers", "sales"))
     traffic = load_traffic(ServeOptions(paths, canary=(f"{runs['story'].path}:10%",)))
@@ -290,23 +292,22 @@ def test_a_kind_that_is_not_served_says_so(tmp_path):
         served_version(run)
 
 
-if os.environ.get("AIMT_SLOW"):
+@pytest.mark.slow(reason="writes 1,000 texts twice")
+def test_how_often_company_changes_a_text(runs):
+    """Counts what `test_the_same_seed_gives_the_same_text_in_company` allows for; printed with -s."""
+    from aimt.generate.text.ragged_batch import RaggedBatch, Writing
+    from aimt.generate.text.sampling import Sampling, generate_ids
+    from aimt.jobs.shared.text_model import open_text_model
 
-    def test_how_often_company_changes_a_text(runs):
-        """Counts what `test_the_same_seed_gives_the_same_text_in_company` allows for; printed with -s."""
-        from aimt.generate.text.ragged_batch import RaggedBatch, Writing
-        from aimt.generate.text.sampling import Sampling, generate_ids
-        from aimt.jobs.shared.text_model import open_text_model
-
-        found = open_text_model(runs["story"])
-        rng = np.random.default_rng(0)
-        prompts = [found.tokenizer.encode(STORY[k : k + 20]) for k in rng.integers(0, 80, 1000)]
-        settings = [Sampling(max_new_tokens=50, seed=i, temperature=1.0) for i in range(len(prompts))]
-        alone = [[step[0] for step in generate_ids(found.model, [p], s)] for p, s in zip(prompts, settings, strict=True)]
-        batch, differ = RaggedBatch(found.model), 0
-        for k in range(0, len(prompts), 16):
-            texts = [Writing(list(p), s) for p, s in zip(prompts[k : k + 16], settings[k : k + 16], strict=True)]
-            out = list(zip(*(batch.step(texts) for _ in range(50)), strict=True))
-            differ += sum(list(a) != b for a, b in zip(out, alone[k : k + 16], strict=True))
-        print(f"{differ} of {len(prompts)} texts differ")
-        assert differ <= 10
+    found = open_text_model(runs["story"])
+    rng = np.random.default_rng(0)
+    prompts = [found.tokenizer.encode(STORY[k : k + 20]) for k in rng.integers(0, 80, 1000)]
+    settings = [Sampling(max_new_tokens=50, seed=i, temperature=1.0) for i in range(len(prompts))]
+    alone = [[step[0] for step in generate_ids(found.model, [p], s)] for p, s in zip(prompts, settings, strict=True)]
+    batch, differ = RaggedBatch(found.model), 0
+    for k in range(0, len(prompts), 16):
+        texts = [Writing(list(p), s) for p, s in zip(prompts[k : k + 16], settings[k : k + 16], strict=True)]
+        out = list(zip(*(batch.step(texts) for _ in range(50)), strict=True))
+        differ += sum(list(a) != b for a, b in zip(out, alone[k : k + 16], strict=True))
+    print(f"{differ} of {len(prompts)} texts differ")
+    assert differ <= 10

@@ -234,6 +234,7 @@ def test_other_addresses_need_a_token(tmp_path):
         server.stop()
 
 
+@pytest.mark.slow
 def test_the_bundled_table_answers_other_questions():
     work = begin(None, TableOptions(target="housing"), Progress(quiet=True))
     define(work)
@@ -438,6 +439,7 @@ def test_from_the_bundled_table_to_a_service(person, server, tmp_path):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_dropped_table_with_hostile_names_is_trained_and_stopped(person, server, tmp_path):
     (tmp_path / "hostile.csv").write_bytes(hostile_table())
     person.open("/")

@@ -1,6 +1,5 @@
 """Tables at the edge of what can be learned: `aimt.train` gives a model, or one sentence that says why not."""
 
-import os
 import time
 
 import numpy as np
@@ -12,7 +11,6 @@ from aimt.core.errors import DataError
 from aimt.models.table import recipe_search
 
 rng = np.random.default_rng(0)
-SLOW = pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="minutes: set AIMT_SLOW=1")
 
 
 def train(frame, tmp_path, **options):
@@ -70,7 +68,7 @@ def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch):
     assert "a recipe failed" in {f["name"] for f in aimt.doctor(run)}
 
 
-@SLOW
+@pytest.mark.slow(reason="minutes")
 def test_a_million_categories(tmp_path):
     frame = pd.DataFrame({"x": rng.normal(size=1_000_000), "shop": pd.Series(rng.permutation(1_000_000)).astype(str)})
     frame["y"] = (frame["x"] + rng.normal(size=len(frame)) > 0).astype(int)

@@ -203,7 +203,7 @@ def test_a_text_without_spaces_for_the_bpe(tmp_path):
     assert n < len(letters) * 0.9 and mb < 180
 
 
-@pytest.mark.skipif("AIMT_SLOW" not in os.environ, reason="a file of a gigabyte: set AIMT_SLOW=1")
+@pytest.mark.slow(reason="a file of a gigabyte")
 def test_one_line_of_a_gigabyte(tmp_path):
     n, mb = growth("char", line_of(tmp_path / "line.txt", 1024), tmp_path / "tokens")
     assert n == int((1 << 30) * 0.9) and mb < 100

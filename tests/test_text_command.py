@@ -182,7 +182,7 @@ def test_two_runs_in_one_place_are_refused(aimt, trained):
     assert done.returncode == 1 and "--overwrite" in done.stderr
 
 
-@pytest.mark.skipif(not os.environ.get("AIMT_SLOW"), reason="set AIMT_SLOW=1")
+@pytest.mark.slow(reason="two processes of torchrun")
 def test_the_same_command_under_torchrun(trained, tmp_path):
     command = [
         sys.executable,

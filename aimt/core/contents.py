@@ -174,10 +174,10 @@ class Verdict(TypedDict):
 class Finding(TypedDict):
     """What a doctor found."""
 
-    name: str
-    severity: str
-    evidence: str
-    advice: str
+    name: str  # Such as overfitting
+    severity: str  # A `Severity`
+    evidence: str  # A sentence with the figure
+    advice: str  # What to do
 
 # %% ../../nbs/core/37_contents.ipynb #5bd25353
 class CompactPrice(TypedDict):

@@ -21,7 +21,7 @@ Grouped = tuple[list[str], np.ndarray, bool]  # Names of the groups, code of eac
 def make_groups(
     values: Any,  # One value a row: numbers, text, booleans; missing ones become a group of their own
     *,
-    max_bins: int = 4,  # Numbers with more distinct values than this fall into so many quantile groups
+    max_bins: int = 4,  # Numbers with more distinct values than this fall into this many quantile groups
     max_groups: int = 20,  # Categories beyond the largest are put together as "other (k values)"
 ) -> Grouped:
     """Groups of rows by value. Numbers are cut into quantile groups with readable names such as '26 to 33'."""

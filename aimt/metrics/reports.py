@@ -159,7 +159,7 @@ class ColumnGroups(GroupsTable):
 
 
 class RankedGap(Interval):
-    """A gap with an interval that allows for having looked at so many."""
+    """A gap with an interval that allows for the number of gaps that were compared."""
 
     column: str
     rate: str

@@ -66,7 +66,7 @@ class TokenBatches:
         *,
         seed: int = 0,
         rank: int = 0,  # This process ...
-        world: int = 1,  # ... of so many
+        world: int = 1,  # ... of this many
         shuffle: str = "random",  # random: windows anywhere; epoch: each window once, then again in another order
     ):
         if shuffle not in ("random", "epoch"):
@@ -153,7 +153,7 @@ class PackedBatches:
         eot_id: int,  # The id that ends a document
         seed: int = 0,
         rank: int = 0,  # This process ...
-        world: int = 1,  # ... of so many
+        world: int = 1,  # ... of this many
         pool: int = 1024,  # Documents that are packed together
     ):
         self.tokens, self.batch_size, self.seq_len, self.eot_id = _as_tokens(tokens), batch_size, seq_len, eot_id
@@ -262,7 +262,7 @@ def eval_batches(
     batch_size: int,
     seq_len: int,
     *,
-    max_tokens: int | None = None,  # Stop after so many targets
+    max_tokens: int | None = None,  # Stop after this many targets
 ) -> "Iterator[dict[str, Tensor]]":
     """A text in order: every token but the first is a target exactly once. Raises `DataError` when there is none."""
     tokens = _as_tokens(tokens)

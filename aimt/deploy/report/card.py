@@ -32,7 +32,7 @@ def escape(
 # %% ../../../nbs/deploy/report/05_card.ipynb #cde352ce
 def list_names(
     names: Any,  # Of columns or classes
-    max_names: int = 40,  # Named; of more their number is told
+    max_names: int = 40,  # Names that are shown; of the others only their number
 ) -> str:
     """Names for a line of the card."""
     names = [escape(n) for n in names or []]

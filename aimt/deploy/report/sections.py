@@ -150,7 +150,7 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 def quoted_names(
     names: Any,  # Of columns or classes
-    max_names: int = 6,  # Named; of more their number is told
+    max_names: int = 6,  # Names that are shown; of the others only their number
 ) -> str:
     """Names, quoted for a sentence."""
     names = [f"'{n}'" for n in names or []]

@@ -29,8 +29,8 @@ from .traffic import Version
 class TextLimits:
     """What a text may cost, and how it is written unless a request says otherwise."""
 
-    prompt_tokens: int  # Longest prompt
-    tokens: int = 1024  # Most new tokens
+    prompt_tokens: int  # Maximum number of tokens of a prompt
+    tokens: int = 1024  # Maximum number of new tokens
     usual_tokens: int = 200
     usual_temperature: float = 0.8
     prompt_characters: int = 200_000

@@ -11,7 +11,7 @@ __all__ = ['Learn', 'out_of_fold', 'repeated_scores', 'NestedFold', 'NestedScore
 # %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #96354b93
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -184,7 +184,6 @@ class PermutationTest(TypedDict):
     p: float  # Share of the trainings, the real one among them, that are as good
     complete: bool  # Whether there was time for all shuffles
     message: str
-    n_rows: NotRequired[int]  # Rows that it was made on, where these are a part of all
 
 # %% ../../../nbs/evaluate/table/15_model_comparison.ipynb #07651a7a
 def permutation_test(

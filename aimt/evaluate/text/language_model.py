@@ -52,7 +52,7 @@ def row_losses(
 
 # %% ../../../nbs/evaluate/text/00_language_model.ipynb #5454b17e
 class ContextScore(TypedDict):
-    """Bits per character after so many tokens of context."""
+    """Bits per character by the number of tokens of context."""
 
     start: int  # First and last place in the context, from 1 on
     end: int

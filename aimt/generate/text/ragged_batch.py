@@ -27,7 +27,7 @@ class CachedText:
 
     cache: KVCache
     row: int
-    length: int  # The last so many columns are its own
+    length: int  # Its own columns, the last ones of the cache
 
 
 def stack_rows(

@@ -78,17 +78,9 @@ class CoverageReport(TypedDict):
     rows: list[GroupCoverage]  # All rows first
 
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #c8ba3235
-class ShuffleReport(TypedDict):
-    """A permutation test: are these outcomes learned better than shuffled ones?"""
+class ShuffleReport(PermutationTest):
+    """A permutation test of a quick model: are these outcomes learned better than shuffled ones?"""
 
-    metric: str
-    label: str  # The same, for people
-    higher_is_better: bool
-    score: float  # Of the quick model on the real outcomes
-    shuffled: list[float]  # Its scores on shuffled ones
-    p: float
-    complete: bool  # Whether there was time for all shuffles
-    message: str
     n_rows: int  # Rows that were shuffled
 
 
@@ -335,17 +327,7 @@ def shuffle_report(
         seed=seed,
         deadline=time.monotonic() + time_limit,
     )
-    return {
-        "metric": found["metric"],
-        "label": found["label"],
-        "higher_is_better": found["higher_is_better"],
-        "score": found["score"],
-        "shuffled": found["shuffled"],
-        "p": found["p"],
-        "complete": found["complete"],
-        "message": found["message"],
-        "n_rows": len(rows),
-    }
+    return {**found, "n_rows": len(rows)}
 
 # %% ../../../nbs/jobs/verbs/15_evaluate.ipynb #2af0001f
 def _quick_model(trained: SavedModel, frame: pd.DataFrame, y: np.ndarray, seed: int) -> Callable[[pd.DataFrame], np.ndarray]:

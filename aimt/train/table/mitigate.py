@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/train/table/mitigate.html.md"""
 
 # %% auto #0
 __all__ = ['CRITERIA', 'Rows', 'Rule', 'fairness_gap', 'reweigh', 'GroupThresholds', 'group_thresholds', 'exponentiated_gradient',
-           'accuracy_fairness_curve', 'best_common_threshold', 'plot_accuracy_fairness', 'GapFigures',
-           'CommonThreshold', 'CurvePoint', 'MitigationReport', 'mitigation_report', 'plot_mitigation']
+           'accuracy_fairness_curve', 'best_common_threshold', 'plot_accuracy_fairness', 'CommonThreshold',
+           'CurvePoint', 'MitigationReport', 'mitigation_report', 'plot_mitigation']
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #9d0d6b86
 from collections.abc import Callable
@@ -295,19 +295,11 @@ def plot_accuracy_fairness(
     return fig
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #19ee9f13
-class GapFigures(TypedDict):
-    """A gap between groups with its 95 % interval; None when it cannot be measured."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
 class CommonThreshold(TypedDict):
     """The best threshold that is the same for all groups."""
 
     threshold: float
-    gap: GapFigures
+    gap: Interval
     accuracy: float
     cost: float
 
@@ -332,8 +324,8 @@ class MitigationReport(TypedDict):
     gap_learned: float | None  # That gap
     strength: float  # The one that was chosen
     n: int  # Rows it was judged on
-    gap_before: GapFigures
-    gap_after: GapFigures
+    gap_before: Interval
+    gap_after: Interval
     accuracy_before: float
     accuracy_after: float
     cost_before: float
@@ -401,7 +393,7 @@ def mitigation_report(
     return plain({**result, "message": _message(result)})
 
 # %% ../../../nbs/train/table/15_mitigate.ipynb #a2390059
-def _gap(figures: dict[str, float]) -> GapFigures:
+def _gap(figures: dict[str, float]) -> Interval:
     return {"value": figures["gap"], "low": figures["low"], "high": figures["high"]}
 
 
