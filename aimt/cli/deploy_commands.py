@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .exit_codes import Json, one_line_errors, print_json
+from .exit_codes import Json, one_line_errors, print_json, show
 from ..core.commands import VERBS, resolve
 
 # %% ../../nbs/cli/03_deploy_commands.ipynb #cb21e08b
@@ -39,10 +39,7 @@ def export(
     Example: `aimt export runs/churn --to onnx -o churn.onnx --data customers.csv`
     """
     found = resolve(VERBS["export"])(run, to=to, out=out, int8=int8, data=data)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.operate.export:export_lines")(found)))
+    show(found, "aimt.jobs.operate.export:export_lines", as_json)
 
 
 @one_line_errors
@@ -56,10 +53,7 @@ def bundle(
     Example: `aimt bundle runs/churn -o churn.zip`, then elsewhere `aimt serve churn.zip`
     """
     found = resolve(VERBS["bundle"])(run, out=out)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.operate.bundle:bundle_lines")(found)))
+    show(found, "aimt.jobs.operate.bundle:bundle_lines", as_json)
 
 # %% ../../nbs/cli/03_deploy_commands.ipynb #a0114479
 @one_line_errors
@@ -107,10 +101,7 @@ def retrain(
     Example: `aimt retrain runs/churn --with march.csv --data customers.csv`
     """
     found = resolve(VERBS["retrain"])(run, source, data=data, out=out, arena=arena, time_limit=time_limit, quiet=quiet or as_json)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.operate.retrain:challenge_lines")(found)))
+    show(found, "aimt.jobs.operate.retrain:challenge_lines", as_json)
     if gate and not found["promoted"]:
         raise typer.Exit(3)
 
@@ -175,10 +166,7 @@ def policy(
     """
     options = {k: v for k, v in locals().items() if k not in {"folder", "source", "as_json"}}
     made = resolve(VERBS["policy"])(folder, source, **options)
-    if as_json:
-        print_json(made)
-    else:
-        print("\n".join(resolve("aimt.jobs.operate.policy:policy_lines")(made)))
+    show(made, "aimt.jobs.operate.policy:policy_lines", as_json)
 
 # %% ../../nbs/cli/03_deploy_commands.ipynb #a64c668b
 @one_line_errors
@@ -200,10 +188,7 @@ def monitor(
     """
     options = {"data": data, "out": out, "webhook": webhook, "alpha": alpha, "min_distance": min_distance, "control": control}
     found = resolve(VERBS["monitor"])(run, source, **options)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.monitor:monitor_lines")(found)))
+    show(found, "aimt.jobs.verbs.monitor:monitor_lines", as_json)
     if gate and found["alerts"]:
         raise typer.Exit(3)
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .exit_codes import Json, one_line_errors, print_json
+from .exit_codes import Json, one_line_errors, print_json, show
 from .deploy_commands import bundle, export, monitor, policy, retrain, rollback, serve, studio, watch
 from .kind_commands import KIND_COMMANDS
 from ..core.progress import CleanStream
@@ -147,10 +147,7 @@ def audit(
     result = resolve(VERBS["audit"])(
         source, target=target, sql=sql, sensitive_features=sensitive_features, population=population, date_format=date_format, quiet=quiet
     )
-    if as_json:
-        print_json(result)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.audit:audit_lines")(result)))
+    show(result, "aimt.jobs.verbs.audit:audit_lines", as_json)
 
 
 @app.command()
@@ -207,10 +204,7 @@ def evaluate(
         permutations=permutations,
         time_limit=time_limit,
     )
-    if as_json:
-        print_json(scores)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.evaluate:score_lines")(scores)))
+    show(scores, "aimt.jobs.verbs.evaluate:score_lines", as_json)
 
 # %% ../../nbs/cli/04_main.ipynb #cd3d9fa4
 @app.command()
@@ -226,10 +220,7 @@ def compare(
     Example: `aimt compare runs/churn runs/churn-2`
     """
     found = resolve(VERBS["compare"])(run, *others, metric=metric)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.compare:comparison_lines")(found)))
+    show(found, "aimt.jobs.verbs.compare:comparison_lines", as_json)
 
 
 @app.command()
@@ -300,10 +291,7 @@ def explain(
         stability=stability,
         time_limit=time_limit,
     )
-    if as_json:
-        print_json(reasons)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.explain:reason_lines")(reasons)))
+    show(reasons, "aimt.jobs.verbs.explain:reason_lines", as_json)
 
 # %% ../../nbs/cli/04_main.ipynb #2c9d9468
 @app.command()
@@ -375,10 +363,7 @@ def plan(
     """
     options = {k: v for k, v in locals().items() if k not in {"source", "as_json"}}
     found = resolve(VERBS["plan"])(source, **options)
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.plan:plan_lines")(found)))
+    show(found, "aimt.jobs.verbs.plan:plan_lines", as_json)
 
 
 @app.command()
@@ -389,10 +374,7 @@ def doctor(run: RunPath, as_json: Json = False) -> None:
     Example: `aimt doctor runs/book`
     """
     findings = resolve(VERBS["doctor"])(run)
-    if as_json:
-        print_json(findings)
-    else:
-        print("\n".join(resolve("aimt.jobs.verbs.doctor:finding_lines")(findings)))
+    show(findings, "aimt.jobs.verbs.doctor:finding_lines", as_json)
 
 # %% ../../nbs/cli/04_main.ipynb #221a81cf
 @app.command()
