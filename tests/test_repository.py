@@ -32,12 +32,13 @@ ROWS = [  # lowest first; a section imports from lower rows only
 ]
 ROW = {section: i for i, row in enumerate(ROWS) for section in row}
 ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms only
-    "data": ["io", "table", "series", "checks", "split", "text", "image", "audio", "sources"],
-    "models": ["layers", "text", "image", "audio", "trees", "table", "series"],
+    "data": ["io", "table", "series", "checks", "split", "text", "image", "audio", "music", "video", "sources"],
+    "models": ["layers", "flow", "text", "image", "audio", "music", "video", "trees", "table", "series"],
     "train": ["loop", "networks", "table"],
-    "evaluate": ["table", "text"],
-    "generate": ["text", "audio"],
-    "deploy": ["report", "serve", "export", "studio"],
+    "evaluate": ["table", "text", "generation"],
+    "explain": ["networks"],
+    "generate": ["text", "audio", "image", "music", "video"],
+    "deploy": ["report", "generators", "serve", "export", "studio"],
     "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate", "studio"],
 }
 MOST_MODULES = 16  # in a room
