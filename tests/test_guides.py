@@ -1,13 +1,10 @@
-"""What a reader copies from a guide works: the code that the page shows, and nothing else, runs in an empty folder.
+"""What a reader copies from a guide works: no cell needs a name that only a hidden cell defines.
 
-pytest tests/test_guides.py -k defined          names only: every guide, every cell, in a second
-pytest tests/test_guides.py -k first_verdict    one guide
+tests/test_notebooks.py runs the guides and the home page, of which the README is made, in an empty folder, and sees to it
+that hidden cells leave no files there either.
 """
 
 import builtins
-import os
-import re
-import subprocess
 import sys
 import symtable
 from collections.abc import Iterator
@@ -15,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from fastcore.nbio import read_nb
-from nbdev.config import get_config
-from nbdev.test import nb_test_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
@@ -24,10 +19,6 @@ from symbols import shown_code
 
 SECTIONS = ("guides", "apps", "book")  # pages that export nothing: all that they need is on the page
 GUIDES = [ROOT / "nbs/index.ipynb", *(p for section in SECTIONS for p in sorted((ROOT / "nbs" / section).glob("*.ipynb")))]
-_SLOW = {"60_service"}  # tests/test_notebooks.py runs it too
-RUN = [pytest.param(p, marks=pytest.mark.slow) if p.stem in _SLOW else p for p in GUIDES if p.parent.name == "guides"]
-# the home page is run as the README; tests/test_notebooks.py runs the others
-TIMEOUT = 300  # seconds for a guide
 
 
 def each(paths: list[Path]):
@@ -65,23 +56,6 @@ def undefined(cells: dict[str, str]) -> dict[str, set[str]]:
     return missing
 
 
-def run(code: str, folder: Path) -> None:
-    """Run code as a script of its own in a folder."""
-    script = folder.parent / f"{folder.name}.py"
-    script.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=TIMEOUT,
-        env=os.environ | {"AIMT_ROOT": str(ROOT)},  # for the guide that reads the tests of a clone
-        stdin=subprocess.DEVNULL,
-    )
-    assert not done.returncode, done.stderr[-4000:]
-
-
 def test_undefined_names_are_found():
     cells = {"a": "import os\nf = lambda x: x + later", "b": "def g():\n    return os, [y for y in z]", "c": "later = z = 1\nprint(g)"}
     assert undefined(cells) == {"a": {"later"}, "b": {"z"}}
@@ -90,18 +64,3 @@ def test_undefined_names_are_found():
 @each(GUIDES)
 def test_names_are_defined_on_the_page(path):
     assert not undefined(shown(path)), "the page shows code whose imports or helpers it hides"
-
-
-@each(RUN)
-def test_shown_code_runs_alone(path, tmp_path):
-    tested = {c.id for c in nb_test_cells(path, get_config(ROOT).tst_flags.split())}
-    code = [code for cell, code in shown(path).items() if cell in tested]
-    if not code:
-        pytest.skip("every cell is slow")
-    run("\n\n".join(code), tmp_path)
-
-
-def test_python_of_the_readme_runs_alone(tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M | re.S)
-    assert blocks
-    run("\n\n".join(blocks), tmp_path)

@@ -72,8 +72,31 @@ def use_module(nb, package: str) -> None:
         )
 
 
-def run_notebook(path: Path) -> dict:
-    """Run the notebook; returns {"error": traceback or "", "cells": [{"id", "stored", "printed"}], "seconds": of processors}."""
+def is_guide(path: Path) -> bool:
+    """A page of which a reader copies what it shows, and has nothing else."""
+    return path.parent.name == "guides" or path == NBS / "index.ipynb"
+
+
+def hidden_set_up(path: Path) -> set[str]:
+    """The cells that a page does not show, above one that it shows."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    from fastcore.nbio import read_nb
+    from symbols import shown_code
+
+    shown = {c.id: bool(shown_code(c)) for c in read_nb(path).cells if c.cell_type == "code"}
+    last = max((i for i, is_shown in enumerate(shown.values()) if is_shown), default=0)
+    return {cell for cell, is_shown in [*shown.items()][:last] if not is_shown}
+
+
+def files_here() -> set[str]:
+    return {p.as_posix() for p in Path().rglob("*")}
+
+
+def run_notebook(path: Path, folder: Path) -> dict:
+    """Run the notebook, a guide in the folder, which is empty.
+
+    Returns {"error": traceback or "", "cells": [{"id", "stored", "printed"}], "seconds": of processors}.
+    """
     from execnb.shell import CaptureShell
     from fastcore.xtras import working_directory
     from nbdev.config import get_config
@@ -88,16 +111,26 @@ def run_notebook(path: Path) -> dict:
     if os.environ.get("AIMT_TEST_MODULE"):
         use_module(nb, config.lib_name)
     shell = CaptureShell(path, profile=False)
-    with working_directory(path.parent):
-        shell.run_all(
-            nb,
-            exc_stop=False,
-            cell_timeout=config.cell_timeout,
-            preproc=lambda c: c.cell_type != "code" or c.id not in chosen or bool(shell.exc),
-        )
+    guide, made = is_guide(path), set()
+    set_up = hidden_set_up(path) if guide else set()
+
+    def skipped(cell) -> bool:
+        nonlocal before
+        before = files_here() if cell.id in set_up else set()
+        return cell.cell_type != "code" or cell.id not in chosen or bool(shell.exc)
+
+    def look(cell) -> None:
+        made.update(files_here() - before if cell.id in set_up else ())
+
+    before: set[str] = set()
+    with working_directory(folder if guide else path.parent):
+        shell.run_all(nb, exc_stop=False, cell_timeout=config.cell_timeout, preproc=skipped, postproc=look)
+    error = (shell.prettytb(fname=path) or repr(shell.exc)) if shell.exc else ""
+    if made:
+        error += f"\ncells that the page does not show make files, which its reader will not have: {sorted(made)}"
     compared = [c for c in nb.cells if c.id in chosen and not VOLATILE & c.directives_.keys()]
     return {
-        "error": (shell.prettytb(fname=path) or repr(shell.exc)) if shell.exc else "",
+        "error": error,
         "cells": [{"id": c.id, "stored": stored[c.id], "printed": cell_text(c)} for c in compared],
         "seconds": sum(os.times()[:4]),  # with those of processes that have ended; a busy machine does not change them
     }
@@ -130,11 +163,12 @@ def answer(path: Path, out: Path, log: Path) -> None:
     """In the fresh process: run the notebook, write the answer to a file, and what it says to another."""
     for name in ("COLUMNS", "LINES"):  # pandas would fit its tables to them
         os.environ.pop(name, None)
-    os.environ |= THREADS | {"MPLBACKEND": "agg", "IN_TEST": "1"}
+    os.environ |= THREADS | {"MPLBACKEND": "agg", "IN_TEST": "1", "AIMT_ROOT": str(ROOT)}  # the last one: for the guide that reads tests
     with log.open("w", encoding="utf-8") as said:
         for stream in (1, 2):
             os.dup2(said.fileno(), stream)
-    out.write_text(json.dumps(run_notebook(path)), encoding="utf-8")
+    (folder := out.parent / "empty").mkdir()
+    out.write_text(json.dumps(run_notebook(path, folder)), encoding="utf-8")
     os._exit(0)  # an orderly end would wait for the idle workers of joblib
 
 
