@@ -75,7 +75,19 @@ def quick_pages() -> set[str]:
     return {min(pages, key=lambda page: seconds.get(page, float("inf"))) for pages in rooms.values()}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def longest_first(items: list[pytest.Item]) -> None:
+    """Pages in the order of their seconds, so that no long one begins when the other workers are about to end."""
+    seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
+    usual = sum(seconds.values()) / max(len(seconds), 1)
+    places = [i for i, item in enumerate(items) if PAGE.fullmatch(item.nodeid)]
+    pages = sorted((items[i] for i in places), key=lambda item: -seconds.get(PAGE.fullmatch(item.nodeid)[1], usual))
+    for i, item in zip(places, pages, strict=True):
+        items[i] = item
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        longest_first(items)
     pages = quick_pages()
     for item in items:
         page = PAGE.fullmatch(item.nodeid)
@@ -124,6 +136,19 @@ def aimt():
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def no_drawing():
+    """Reports hold an empty picture for each figure: to draw them takes half of the time of a small training.
+
+    For files whose tests are about something else; tests/test_report.py, tests/test_command.py and the pages draw.
+    """
+    from aimt.deploy.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "svg", lambda figure, label="": '<svg aria-hidden="true" style="max-width:360pt;width:100%"></svg>')
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from aimt.core.run import Run
 from aimt.data.sources.catalog import load_dataset
 from aimt.decide.gate import read_attestations
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 CREDIT = load_dataset("german-credit").frame
 BAD = (CREDIT.credit_risk == "bad").to_numpy()
 
@@ -22,7 +24,7 @@ def with_code(seed=0, wrong=0.05):
 
 
 def train(frame, place, **options):
-    options = {"target": "credit_risk", "positive_label": "bad", "sensitive_features": "none", "time_limit": 1.5, "quiet": True} | options
+    options = {"target": "credit_risk", "positive_label": "bad", "sensitive_features": "none", "time_limit": 1, "quiet": True} | options
     return aimt.train(frame, out=place, **options)
 
 
@@ -144,7 +146,7 @@ def test_labels_that_are_wrong(tmp_path):
     x = r.normal(size=(1500, 4))
     y = (x[:, 0] + x[:, 1] > 0).astype(int)
     frame = pd.DataFrame(x, columns=list("abcd")).assign(y=np.where(r.random(1500) < 0.12, 1 - y, y))
-    options = {"target": "y", "positive_label": "1", "time_limit": 3}
+    options = {"target": "y", "positive_label": "1", "time_limit": 1}
     asked = train(frame, tmp_path / "asked", **options)
     assert gate(asked, "data")["needs_attestation"] == ["labels"] and gate(asked, "data")["status"] == "not yet"
     assert gate(train(frame, tmp_path / "said", **options, attest="labels=read by two people"), "data")["status"] == "pass"
@@ -163,7 +165,7 @@ def test_on_the_command_line(tmp_path):
         "--target",
         "credit_risk",
         "--time-limit",
-        "1.5",
+        "1",
         "--sensitive-features",
         "none",
         "--out",

@@ -18,6 +18,8 @@ from aimt.decide.cost_sensitivity import cost_sensitivity, scenarios
 from aimt.decide.threshold import decision_report
 from aimt.jobs.verbs.compare import compare_runs
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def table(n: int = 300, seed: int = 0) -> pd.DataFrame:
     """Two classes that `x` tells apart, and a column that says nothing."""

@@ -21,6 +21,8 @@ import aimt
 from aimt.core.errors import DataError, ProblemError, RunError
 from aimt.jobs.operate.cluster_predict import list_pieces, spark_predict
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def rows(n, seed):
     """A table with numbers, words, dates, missing values and a class."""
@@ -41,7 +43,7 @@ def rows(n, seed):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return aimt.train(
-        rows(800, 0).drop(columns="id"), target="left", time_limit=3, out=tmp_path_factory.mktemp("runs") / "left", quiet=True
+        rows(800, 0).drop(columns="id"), target="left", time_limit=1, out=tmp_path_factory.mktemp("runs") / "left", quiet=True
     )
 
 

@@ -20,7 +20,7 @@ from aimt.core.run import Run
 from aimt.data.sources.catalog import load_dataset
 from aimt.jobs.verbs.train import train as aimt_train
 
-FAST = ("--time-limit", 4, "--quiet")
+FAST = ("--time-limit", 1, "--quiet")
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def mends(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
 def test_no_file_trains_on_the_bundled_loans(aimt, tmp_path):
     (tmp_path / "runs/german-credit").mkdir(parents=True)
     (tmp_path / "runs/german-credit/notes.txt").write_text("mine")  # the first name is taken
-    done = aimt("train", "--time-limit", 3, "--json", cwd=tmp_path)
+    done = aimt("train", "--time-limit", 1, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"}
@@ -93,7 +93,7 @@ def test_no_file_trains_on_the_bundled_loans(aimt, tmp_path):
 
 def test_each_step_is_one_plain_line(aimt, tmp_path, loans):
     loans.head(200).to_csv(tmp_path / "loans.csv", index=False)
-    done = aimt("train", "loans.csv", "--time-limit", 2, cwd=tmp_path)
+    done = aimt("train", "loans.csv", "--time-limit", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [line for line in done.stderr.splitlines() if line.startswith("[")]
     assert [s.split("]")[0] for s in steps] == [f"[{i:2d}/{len(STEPS)}" for i in range(1, len(STEPS) + 1)]
@@ -114,29 +114,29 @@ def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
 
 
 def test_same_seed_same_predictions(aimt, tmp_path, loans):
-    loans.head(150).to_csv(tmp_path / "loans.csv", index=False)
+    loans.head(60).to_csv(tmp_path / "loans.csv", index=False)
     for name in ("a", "b"):
         assert aimt("train", "loans.csv", "--out", name, "--time-limit", 30, "--quiet", cwd=tmp_path).returncode == 0
     first, second = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("a", "b"))
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_gate_exits_with_3_unless_it_ships(aimt, tmp_path):
+def test_gate_exits_with_3_unless_it_ships(aimt, aimt_here, tmp_path):
     rng = np.random.default_rng(0)
     noise = pd.DataFrame(rng.normal(size=(300, 4)), columns=list("abcd")).assign(y=rng.integers(0, 2, 300))
     noise.to_csv(tmp_path / "noise.csv", index=False)
     done = aimt("train", "noise.csv", "--target", "y", "--gate", *FAST, cwd=tmp_path)
     assert done.returncode == 3 and done.stdout.lstrip().startswith(("NOT YET", "HOLD"))
-    assert aimt("train", "noise.csv", "--target", "y", *FAST, cwd=tmp_path).returncode == 0
+    assert aimt_here("train", "noise.csv", "--target", "y", *FAST, cwd=tmp_path).returncode == 0
 
 
-def test_regression_and_many_classes(aimt, aimt_here, tmp_path, loans):
+def test_regression_and_many_classes(aimt_here, tmp_path, loans):
     loans.to_csv(tmp_path / "loans.csv", index=False)
     for target, task in {
         "credit_amount_dm": "regression",
         "property": "multiclass",
     }.items():  # fast enough by a wide margin: nothing is made compact
-        done = aimt("train", "loans.csv", "--target", target, "--out", target, "--max-latency-ms", 1e6, *FAST, cwd=tmp_path)
+        done = aimt_here("train", "loans.csv", "--target", target, "--out", target, "--max-latency-ms", 1e6, *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert Run.open(tmp_path / target).problem.task == task
         done = aimt_here("compact", target, "--data", "loans.csv", "--json", "--quiet", cwd=tmp_path)
@@ -147,7 +147,7 @@ def test_regression_and_many_classes(aimt, aimt_here, tmp_path, loans):
         assert (pair["mcnemar"] is None) == (task == "regression") and pair["gain"] == pytest.approx(found["gain"])
 
 
-def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
+def test_groups_are_found_named_or_switched_off(aimt_here, tmp_path, loans):
     loans.head(150).rename(columns={"foreign_worker": "foreign, worker"}).to_csv(tmp_path / "t.csv", index=False)
     for asked, found in {
         None: {"age", "foreign, worker", "personal_status_sex"},
@@ -155,25 +155,25 @@ def test_groups_are_found_named_or_switched_off(aimt, tmp_path, loans):
         "foreign, worker": {"foreign, worker"},
     }.items():
         words = () if asked is None else ("--sensitive-features", asked)
-        done = aimt("train", "t.csv", *words, "--out", "run", "--overwrite", *FAST, cwd=tmp_path)
+        done = aimt_here("train", "t.csv", *words, "--out", "run", "--overwrite", *FAST, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert set(Run.open(tmp_path / "run").problem.sensitive_features) == found
 
 
-def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
+def test_a_database_a_time_and_an_id(aimt_here, tmp_path, loans):
     table = loans.assign(
         day=pd.date_range("2024-01-01", periods=len(loans)).strftime("%Y-%m-%d"), customer=[f"C{i // 2}" for i in range(len(loans))]
     )
     with sqlite3.connect(tmp_path / "bank.db") as database:
         table.to_sql("loans", database, index=False)
     query = "select * from loans where age < 60"
-    done = aimt(
+    done = aimt_here(
         "train", query, "--sql", "sqlite:///bank.db", "--target", "credit_risk", "--time", "day", "--out", "late", *FAST, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     late = pd.read_parquet(tmp_path / "late/splits.parquet")
     assert late.loc[late["part"] == "test", "row"].min() > late.loc[late["part"] == "train", "row"].max()
-    done = aimt(
+    done = aimt_here(
         "train",
         "loans",
         "--sql",
@@ -196,23 +196,23 @@ def test_a_database_a_time_and_an_id(aimt, tmp_path, loans):
 
 
 @pytest.mark.parametrize("n", [1000, pytest.param(5000, marks=pytest.mark.slow(reason="a minute"))])
-def test_thousands_of_columns(aimt, tmp_path, n):
+def test_thousands_of_columns(aimt_here, tmp_path, n):
     rng = np.random.default_rng(0)
     wide = pd.DataFrame(rng.normal(size=(300, n)).round(3), columns=[f"gene {i}" for i in range(n)])
     wide.assign(ill=(wide["gene 7"] + rng.normal(size=300) > 0).astype(int)).to_csv(tmp_path / "genes.csv", index=False)
-    done = aimt("train", "genes.csv", "--time-limit", 5, "--quiet", cwd=tmp_path)
+    done = aimt_here("train", "genes.csv", "--time-limit", 2, "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/genes/report.html").stat().st_size < 1_500_000
 
 
-def test_leak_is_set_aside_unless_kept(aimt, tmp_path, loans):
+def test_leak_is_set_aside_unless_kept(aimt_here, tmp_path, loans):
     rng = np.random.default_rng(0)
     leak = (loans["credit_risk"] == "bad") * 3.0 + rng.normal(0, 0.05, len(loans))
     loans.assign(reminder_fee=leak)[["reminder_fee", *loans.columns]].to_csv(tmp_path / "leak.csv", index=False)
-    done = aimt("train", "leak.csv", "--out", "honest", *FAST, cwd=tmp_path)
+    done = aimt_here("train", "leak.csv", "--out", "honest", *FAST, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "reminder_fee" not in Run.open(tmp_path / "honest").problem.inputs
-    kept = aimt("train", "leak.csv", "--out", "kept", "--keep", "reminder_fee", "--gate", *FAST, cwd=tmp_path)
+    kept = aimt_here("train", "leak.csv", "--out", "kept", "--keep", "reminder_fee", "--gate", *FAST, cwd=tmp_path)
     assert kept.returncode == 3, kept.stderr
     verdict = Run.open(tmp_path / "kept").read("metrics.json")["verdict"]
     assert next(g for g in verdict["gates"] if g["gate"] == "leakage")["status"] == "hold"
@@ -241,25 +241,25 @@ def test_predictions_do_not_depend_on_the_chunks(finished, tmp_path, loans):
     np.testing.assert_allclose(chunks["probability"], run.predict(whole)["probability"], rtol=1e-12)
 
 
-def test_predict_meets_unseen_missing_extra_and_retyped_columns(aimt, tmp_path, finished, loans):
+def test_predict_meets_unseen_missing_extra_and_retyped_columns(aimt_here, tmp_path, finished, loans):
     new = loans.head(50).assign(purpose="space travel 🚀", surplus=1, age=lambda d: d["age"].astype(str) + " ")
     new.to_csv(tmp_path / "odd.csv", index=False)
-    done = aimt("predict", finished, tmp_path / "odd.csv", "-o", tmp_path / "odd-scored.csv")
+    done = aimt_here("predict", finished, tmp_path / "odd.csv", "-o", tmp_path / "odd-scored.csv")
     assert done.returncode == 0, done.stderr
     assert "surplus" in done.stderr and "purpose" in done.stderr
     new.drop(columns="purpose").to_csv(tmp_path / "gap.csv", index=False)
-    done = aimt("predict", finished, tmp_path / "gap.csv", "-o", tmp_path / "gap-scored.csv")
+    done = aimt_here("predict", finished, tmp_path / "gap.csv", "-o", tmp_path / "gap-scored.csv")
     mends(done, 1, "purpose")
     assert not (tmp_path / "gap-scored.csv").exists()
 
 
-def test_report_is_rebuilt_and_env_and_audit_stand_alone(aimt, tmp_path, finished, loans):
+def test_report_is_rebuilt_and_env_and_audit_stand_alone(aimt, aimt_here, tmp_path, finished, loans):
     (finished / "report.html").unlink()
     assert aimt("report", finished).returncode == 0
     assert (finished / "report.html").stat().st_size < 1_500_000
     assert json.loads(aimt("env", "--json").stdout)["versions"]["aimt"]
     loans.assign(copy=loans["age"], empty=None).to_csv(tmp_path / "loans.csv", index=False)
-    done = aimt("audit", tmp_path / "loans.csv", "--json")
+    done = aimt_here("audit", tmp_path / "loans.csv", "--json")
     found = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert any("copy" in f["columns"] for f in found.values()) and any("empty" in f["columns"] for f in found.values())
 
@@ -269,13 +269,13 @@ def test_evaluate_and_explain(aimt, aimt_here, tmp_path, finished, loans):
     scores = json.loads(aimt("evaluate", finished, tmp_path / "labelled.csv", "--json").stdout)
     auc = next(r for r in scores["table"] if r["metric"] == "roc_auc")
     assert auc["low"] <= auc["value"] <= auc["high"] and auc["value"] > 0.6
-    reasons = json.loads(aimt("explain", finished, tmp_path / "labelled.csv", "--rows", "0,7", "--json").stdout)
+    reasons = json.loads(aimt_here("explain", finished, tmp_path / "labelled.csv", "--rows", "0,7", "--json").stdout)
     assert [r["row"] for r in reasons] == [0, 7] and all(r["contributions"] for r in reasons)
     table, names = tmp_path / "labelled.csv", ["duration_months", "purpose"]
-    effects = json.loads(aimt("explain", finished, table, "--columns", ",".join(names), "--json").stdout)
+    effects = json.loads(aimt_here("explain", finished, table, "--columns", ",".join(names), "--json").stdout)
     assert [e["column"] for e in effects] == names and all(len(e["values"]) == len(e["mean"]) for e in effects)
-    assert "chance of" in aimt("explain", finished, table, "--columns", "age").stdout
-    answers = json.loads(aimt("explain", finished, table, "--rows", "0,1,2,3", "--change", "--immutable", "purpose", "--json").stdout)
+    assert "chance of" in aimt_here("explain", finished, table, "--columns", "age").stdout
+    answers = json.loads(aimt_here("explain", finished, table, "--rows", "0,1,2,3", "--change", "--immutable", "purpose", "--json").stdout)
     changed = {c["column"] for a in answers for w in a["ways"] for c in w["changes"]}
     assert [a["row"] for a in answers] == [0, 1, 2, 3] and changed and not changed & {"purpose", "age", "foreign_worker"}
     for words, said in (
@@ -354,8 +354,8 @@ def test_a_population_and_shuffled_outcomes(aimt_here, tmp_path, finished, loans
     assert not (tmp_path / "run").exists()
 
 
-def test_the_doctor_reads_a_run_of_a_table(aimt, finished):
-    found = json.loads(aimt("doctor", finished, "--json").stdout)
+def test_the_doctor_reads_a_run_of_a_table(aimt_here, finished):
+    found = json.loads(aimt_here("doctor", finished, "--json").stdout)
     assert all(f["name"] and f["evidence"] and f["advice"] for f in found)
     assert {f["severity"] for f in found} <= {"critical", "warning", "note", "hold", "not yet"}
     report = (finished / "report.html").read_text(encoding="utf-8")
@@ -415,19 +415,19 @@ def test_bad_input(aimt_here, tmp_path, loans, case, code, words):
         assert not (tmp_path / "run").exists()
 
 
-def test_twenty_rows_are_enough_for_an_honest_answer(aimt, tmp_path, loans):
+def test_twenty_rows_are_enough_for_an_honest_answer(aimt_here, tmp_path, loans):
     pd.concat([g.head(10) for _, g in loans.groupby("credit_risk")]).to_csv(tmp_path / "tiny.csv", index=False)
-    done = aimt("train", "tiny.csv", *FAST, cwd=tmp_path)
+    done = aimt_here("train", "tiny.csv", *FAST, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "SHIP" not in done.stdout
 
 
-def test_hostile_names_and_values(aimt, tmp_path, loans):
+def test_hostile_names_and_values(aimt_here, tmp_path, loans):
     odd = loans.head(200).rename(columns={"age": "=1+1", "purpose": "naïve\n🚀 <script>", "savings": "a,b"})
     odd["=1+1"] = odd["=1+1"].astype(object)
     odd.loc[odd.index[:3], "naïve\n🚀 <script>"] = '=HYPERLINK("x")\nnext, line'
     odd.to_csv(tmp_path / "odd.csv", index=False)
-    done = aimt("train", "odd.csv", "--out", "run", *FAST, cwd=tmp_path)
+    done = aimt_here("train", "odd.csv", "--out", "run", *FAST, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "<script>" not in (tmp_path / "run/report.html").read_text().replace("&lt;script&gt;", "").split("<body")[1]
 
@@ -452,7 +452,7 @@ def _stop_at(step: str, how: signal.Signals, folder: Path) -> tuple[int, Path]:
     """Start a training, and send a signal as soon as it enters a step."""
     place = folder / f"{step.replace(' ', '-')}-{how.name}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "aimt", "train", "t.csv", "--out", str(place), "--time-limit", "4"],
+        [sys.executable, "-m", "aimt", "train", "t.csv", "--out", str(place), "--time-limit", "2"],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -472,16 +472,16 @@ def _stop_at(step: str, how: signal.Signals, folder: Path) -> tuple[int, Path]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("step", STEPS if os.environ.get("AIMT_SLOW") else ("Define", "Train", "More data"))  # AIMT_SLOW=1: in all ten
-def test_killed_or_stopped_in_every_step(step, tmp_path, loans, aimt):
+def test_killed_or_stopped_in_every_step(step, tmp_path, loans, aimt_here):
     loans.head(250).to_csv(tmp_path / "t.csv", index=False)
     _, place = _stop_at(step, signal.SIGKILL, tmp_path)
     if (status := Run.open(place, unfinished=True).status) != "done":  # a step may be over before the signal arrives
         assert status == "interrupted"
-        mends(aimt("report", place), 1, "interrupted", "--resume" if (place / "checkpoints").is_dir() else "--overwrite")
+        mends(aimt_here("report", place), 1, "interrupted", "--resume" if (place / "checkpoints").is_dir() else "--overwrite")
     code, place = _stop_at(step, signal.SIGINT, tmp_path)
     if (status := Run.open(place, unfinished=True).status) != "done":
         assert status == "failed" and code == 130
-        mends(aimt("report", place), 1, "stopped by the user")
+        mends(aimt_here("report", place), 1, "stopped by the user")
     for file in place.rglob("*.json"):
         json.loads(file.read_text(encoding="utf-8"))
 

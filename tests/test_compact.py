@@ -12,6 +12,8 @@ from aimt.models.trees.boosting import Member
 from aimt.models.table.compact import compact, latency_ms
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def rows(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(seed)

@@ -35,6 +35,8 @@ from aimt.models.table.conformal import (
 )
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def covers(bounds: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (bounds[:, 0] <= y) & (y <= bounds[:, 1])
@@ -440,7 +442,7 @@ def test_a_run_keeps_the_coverage_in_its_groups(tmp_path_factory, loans):
         loans.head(700),
         target="credit_risk",
         sensitive_features="age,foreign_worker",
-        time_limit=8,
+        time_limit=2,
         quiet=True,
         out=tmp_path_factory.mktemp("groups") / "run",
     )

@@ -28,6 +28,8 @@ from aimt.models.table.baselines import fold_pairs
 from aimt.models.table.conformal import fit_conformal, score_growth
 from aimt.models.table.estimators import TabularClassifier, TabularRegressor
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 BINARY = Problem("binary", "bad", ["x"], "roc_auc", ["no", "yes"], cost={"fn": 5, "fp": 1})
 
 
@@ -293,7 +295,7 @@ def test_a_perfect_score_of_few_is_not_certain():
 
 @pytest.fixture(scope="module")
 def loans_run(tmp_path_factory):
-    return train(out=tmp_path_factory.mktemp("runs") / "loans", time_limit=3)
+    return train(out=tmp_path_factory.mktemp("runs") / "loans", time_limit=1)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +308,7 @@ def people():
 
 
 def test_a_run_with_an_entity(people, tmp_path):
-    run = train(people, target="ill", entity="person", positive_label="yes", cost="fn=3,fp=1", out=tmp_path / "by", time_limit=3)
+    run = train(people, target="ill", entity="person", positive_label="yes", cost="fn=3,fp=1", out=tmp_path / "by", time_limit=1)
     kept = pd.read_parquet(run.path / "splits.parquet")
     test = kept["part"] == "test"
     assert kept.loc[test, "cluster_0"].nunique() == people.person[kept.row[test]].nunique()
@@ -315,7 +317,7 @@ def test_a_run_with_an_entity(people, tmp_path):
     alone = bootstrap(roc_auc, stored.actual.to_numpy(), {"m": stored.model.to_numpy()})["m"]
     assert auc["value"] == pytest.approx(alone["value"]) and width(auc) > width(alone)
     other = train(
-        people, target="ill", entity="person", positive_label="yes", cost="fn=3,fp=1", drop="z", out=tmp_path / "drop", time_limit=3
+        people, target="ill", entity="person", positive_label="yes", cost="fn=3,fp=1", drop="z", out=tmp_path / "drop", time_limit=1
     )
     pair = compare_runs(run, other)["pairs"][0]
     y, preds = (
@@ -335,7 +337,7 @@ def test_a_run_in_time(tmp_path):
     table = timed(1200, drift=2.0)
     table["late"] = np.where(table.sold > table.sold.median(), "yes", "no")
     run = train(
-        table.drop(columns="sold"), target="late", time="day", positive_label="yes", cost="fn=2,fp=1", out=tmp_path / "time", time_limit=4
+        table.drop(columns="sold"), target="late", time="day", positive_label="yes", cost="fn=2,fp=1", out=tmp_path / "time", time_limit=2
     )
     kept, metrics = pd.read_parquet(run.path / "splits.parquet"), run.read("metrics.json")
     assert any("chained" in note for note in metrics["split"]["notes"])

@@ -13,6 +13,8 @@ from aimt.jobs.operate.bundle import bundle  # noqa: E402
 from aimt.jobs.operate.export import export, export_lines  # noqa: E402
 from aimt.models.text.bert import BERT, BERTConfig  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 THINGS = ["parcel", "letter", "box", "order", "package", "shipment", "envelope", "crate", "book", "lamp"]
 ENDS = {"late": ["has not come", "is a week late", "is lost"], "damaged": ["is broken", "came torn", "was crushed"]}
 TABLE = pd.DataFrame([(f"the {x} {end}", label) for label, ends in ENDS.items() for end in ends for x in THINGS], columns=["text", "label"])
@@ -56,7 +58,7 @@ def test_free_text_and_networks_are_refused_with_a_way_out(tuned, tmp_path):
     notes = pd.DataFrame(
         {"size": rng.normal(size=120), "note": [f"customer {i} wrote a long remark about a thing {i % 7}" for i in range(120)]}
     )
-    run = aimt.train(notes.assign(y=notes["size"] > 0), target="y", kind="table", out=tmp_path / "run", time_limit=3, quiet=True)
+    run = aimt.train(notes.assign(y=notes["size"] > 0), target="y", kind="table", out=tmp_path / "run", time_limit=1, quiet=True)
     with pytest.raises(ProblemError, match="'note' is free text"):
         export(run, out=tmp_path / "run.onnx")
     assert not (tmp_path / "run.onnx").exists()

@@ -30,6 +30,8 @@ from aimt.metrics.speech import char_error_rate, word_error_rate  # noqa: E402
 from aimt.models.audio.deepspeech import DeepSpeech  # noqa: E402
 from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 torch.set_num_threads(1)
 CHARACTERS, WORDS = "abcdeghilmnorst", "the cat sat on red moon".split()
 

@@ -23,6 +23,8 @@ from aimt.train.networks import finetune as ft  # noqa: E402
 from aimt.train.networks import instruction_tuning, layer_rates  # noqa: E402
 from aimt.train.loop.trainer import TrainConfig, Trainer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 torch.set_num_threads(1)
 CONFIG = GPTConfig(40, 2, 2, 16, 24)
 IDS = torch.arange(24).view(2, 12) % 40

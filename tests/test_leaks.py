@@ -15,6 +15,8 @@ from aimt.data.table.infer_schema import infer_schema
 from aimt.data.split.split import split_rows
 from aimt.decide.table_gates import verdict
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 LOANS = load_dataset("german-credit").frame.rename(columns={"credit_risk": "target"})
 CANCER, IRIS, WINE = (load(as_frame=True).frame for load in (load_breast_cancer, load_iris, load_wine))
 DIABETES = load_diabetes(as_frame=True).frame
@@ -158,7 +160,7 @@ def test_the_audit_does_not_read_the_targets_of_the_test(kind):
 
 
 def test_a_run_says_what_it_did_with_the_test(tmp_path):
-    run = aimt.train(LOANS, target="target", sensitive_features="none", time_limit=1.5, quiet=True, out=tmp_path / "run")
+    run = aimt.train(LOANS, target="target", sensitive_features="none", time_limit=1, quiet=True, out=tmp_path / "run")
     assert run.read("audit.json")["target_rows"] == run.read("metrics.json")["split"]["rows"]["train"] == 750
     page = (run.path / "report.html").read_text()
     assert "were not read again until the model was final" in page and "looked at only when it was final" not in page

@@ -29,7 +29,7 @@ def made(tmp_path_factory) -> Path:
     loans = load_dataset("german-credit").frame.sample(frac=1, random_state=0)
     loans.head(700).to_csv(folder / "loans.csv", index=False)
     loans.tail(300).to_csv(folder / "later.csv", index=False)
-    train(folder / "loans.csv", target=TARGET, sensitive_features="age", out=folder / "run", time_limit=2, quiet=True)
+    train(folder / "loans.csv", target=TARGET, sensitive_features="age", out=folder / "run", time_limit=1, quiet=True)
     return folder
 
 
@@ -142,7 +142,7 @@ def test_a_compact_run_has_a_reference_of_its_own(made, run, tmp_path):
 
 def test_a_regression_is_measured_and_not_estimated(tmp_path):
     loans = load_dataset("german-credit").frame.drop(columns=TARGET).sample(frac=1, random_state=2)
-    run = train(loans.head(700), target="credit_amount_dm", metric="mae", out=tmp_path / "numbers", time_limit=2, quiet=True)
+    run = train(loans.head(700), target="credit_amount_dm", metric="mae", out=tmp_path / "numbers", time_limit=1, quiet=True)
     new = loans.tail(300)
     found = monitor(run, new)
     assert found["estimated"] == {} and "without probabilities" in found["doubts"][0] and not found["alerts"]

@@ -29,6 +29,8 @@ from aimt.jobs.verbs.train import train
 
 openpyxl = pytest.importorskip("openpyxl")
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def workbook(path: Path, rows: list[list], merge: tuple[str, ...] = (), more: dict[str, list[list]] | None = None) -> Path:
     book = openpyxl.Workbook()

@@ -27,6 +27,8 @@ from aimt.jobs.verbs.train import train
 from aimt.models.trees.boosting import member_contributions
 from aimt.models.trees.extra_trees import fit_forest
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def two(p: np.ndarray) -> np.ndarray:
     return np.column_stack([1 - p, p])

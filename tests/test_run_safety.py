@@ -21,6 +21,8 @@ from aimt.core.commands import VERBS, resolve
 from aimt.data.sources.catalog import load_dataset
 from aimt.jobs.verbs.train import train
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 POSIX = pytest.mark.skipif(os.name != "posix", reason="of POSIX systems")
 WRONG = {"null": None, "number": 7, "text": "x", "list": [], "list of lists": [[1]], "object": {}, "true": True}
 

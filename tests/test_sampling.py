@@ -15,6 +15,8 @@ from aimt.generate.text.speculative import generate_speculative, speculate_ids
 from aimt.models.text.gpt import GPT, GPTConfig
 from aimt.models.layers.quantization import Int4Linear, Int8Linear, int4_block, n_bytes, quantize
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 torch.set_num_threads(1)
 
 

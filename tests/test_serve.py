@@ -23,6 +23,8 @@ from aimt.jobs.operate.retrain import promote, read_challenges
 
 pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def table(n: int, seed: int, turned: bool = False) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
@@ -37,7 +39,7 @@ def table(n: int, seed: int, turned: bool = False) -> pd.DataFrame:
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     table(700, 0).to_csv(folder / "old.csv", index=False)
-    aimt.train(folder / "old.csv", target="bought", time_limit=4, out=folder / "runs" / "shop", quiet=True)
+    aimt.train(folder / "old.csv", target="bought", time_limit=1, out=folder / "runs" / "shop", quiet=True)
     return folder
 
 
@@ -133,7 +135,7 @@ def test_the_scorer_of_rows_equals_the_batch_for_every_task():
         "number": frame["size"] * 2 + frame["age"],
     }.items():
         kind = aimt.TabularRegressor if name == "number" else aimt.TabularClassifier
-        model = kind(time_limit=3, random_state=0).fit(X, y)
+        model = kind(time_limit=1, random_state=0).fit(X, y)
         whole = model.predict_raw(X)
         scorer = RowScorer(model.ensemble_)
         scale = 1 + np.abs(whole)
@@ -276,7 +278,7 @@ def test_train_serve_feed_back_drift_retrain_promote_swap_roll_back(shop, tmp_pa
             told = [{"answer": made["id"], "row": i, "outcome": y} for i, y in enumerate(part["bought"])]
             assert service.post("/feedback", told)[1] == {"written": 100}
         done = subprocess.run(
-            [sys.executable, "-m", "aimt", "watch", str(run), "--log", str(log), "--once", "--time-limit", "4", "--json"],
+            [sys.executable, "-m", "aimt", "watch", str(run), "--log", str(log), "--once", "--time-limit", "2", "--json"],
             capture_output=True,
             text=True,
         )

@@ -70,7 +70,7 @@ def runs(tmp_path_factory):
     tune = {"quiet": True, "lr": 1e-2}
     pairs = QUESTIONS.rename(columns={"prompt": "source", "answer": "target"})
     return {
-        "story": aimt.train(str(place / "story.txt"), kind="text", time_limit=8, out=place / "story", quiet=True),
+        "story": aimt.train(str(place / "story.txt"), kind="text", time_limit=3, out=place / "story", quiet=True),
         "sales": aimt.train(sales, kind="series", out=place / "sales", quiet=True, **series),
         "answers": aimt.finetune("gpt", QUESTIONS, model=place / "gpt-base", out=place / "answers", steps=60, **tune),
         "kinds": aimt.finetune("t5", pairs, model=place / "t5-base", out=place / "kinds", steps=40, **tune),

@@ -24,6 +24,8 @@ from aimt.jobs.families.base import find_family
 from aimt.jobs.shared import pipeline
 from aimt.jobs.steps.series import forecast_ahead
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 class OnlyArrow:
     """A library that offers nothing but the Arrow PyCapsule interface."""

@@ -428,7 +428,7 @@ def test_from_the_bundled_table_to_a_service(person, server, tmp_path):
     person.open("/runs/loans/monitor")
     assert "<b>none</b>" in person.text()
     person.look("monitor")
-    aimt.train(out=server.folder / "loans-2", time_limit=4, quiet=True, cost="fn=7,fp=1")
+    aimt.train(out=server.folder / "loans-2", time_limit=1, quiet=True, cost="fn=7,fp=1")
     person.open("/")
     person.look("runs")
     person.value("[...document.querySelectorAll('[name=run]')].forEach(e => { e.checked = true; })")

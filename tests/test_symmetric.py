@@ -24,7 +24,7 @@ def table() -> tuple[pd.DataFrame, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted(table) -> TabularRegressor:
     pytest.importorskip("catboost")
-    return TabularRegressor(n_repeats=1, n_threads=1).fit(*table)
+    return TabularRegressor(n_repeats=1, n_threads=1, rounds=60).fit(*table)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_stored_model_predicts_and_explains_without_catboost(fitted, table, tm
 
 def test_without_catboost_the_search_goes_on_without_its_recipe(table, no_catboost):
     assert not can_grow_symmetric(100, 3)
-    model = TabularRegressor(effort="full", n_repeats=1, n_threads=1).fit(*table)
+    model = TabularRegressor(effort="full", n_repeats=1, n_threads=1, rounds=20).fit(*table)
     tried = {c["recipe"] for c in model.candidates_}
     assert "trees-31" in tried and not any(name.startswith("symmetric") for name in tried)
 

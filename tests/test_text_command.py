@@ -27,7 +27,7 @@ def trained(aimt, tmp_path_factory) -> Path:
     """A folder with counting.txt and a finished run of it."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "counting.txt").write_text(counting(3000))
-    done = aimt("train", "counting.txt", "--size", "nano", "--steps", 40, cwd=folder)
+    done = aimt("train", "counting.txt", "--size", "nano", "--steps", 20, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -63,13 +63,13 @@ def test_the_report_needs_no_network_and_shows_the_curve(trained):
     assert "bits per character" in html
 
 
-def test_generate_goes_on_and_repeats_with_the_same_seed(aimt, trained):
+def test_generate_goes_on_and_repeats_with_the_same_seed(aimt, aimt_here, trained):
     words = ("generate", "runs/counting", "--prompt", "one two\n", "--max-new-tokens", 40)
-    first, again = (aimt(*words, "--seed", 3, cwd=trained) for _ in range(2))
+    first, again = (run(*words, "--seed", 3, cwd=trained) for run in (aimt, aimt_here))
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("one two\n") and len(first.stdout) > 20
     assert first.stdout == again.stdout
-    as_json = json.loads(aimt(*words, "--seed", 3, "--json", cwd=trained).stdout)
+    as_json = json.loads(aimt_here(*words, "--seed", 3, "--json", cwd=trained).stdout)
     assert as_json["prompt"] + as_json["text"] == first.stdout.removesuffix("\n")
 
 
@@ -108,27 +108,27 @@ def test_a_mistake_is_one_line(aimt_here, trained, words, message):
     assert "Traceback" not in done.stderr
 
 
-def test_evaluate_scores_another_text(aimt, trained):
-    (trained / "other.txt").write_text(counting(4000)[-6000:])
-    done = aimt("evaluate", "runs/counting", "other.txt", cwd=trained)
+def test_evaluate_scores_another_text(aimt_here, trained):
+    (trained / "other.txt").write_text(counting(4000)[-3000:])
+    done = aimt_here("evaluate", "runs/counting", "other.txt", cwd=trained)
     assert done.returncode == 0 and "bits per character" in done.stdout, done.stderr
 
 
-def test_plan_and_doctor(aimt, trained):
-    planned = aimt("plan", "--size", "gpt2", "--tokens", 1_000_000, "--json", cwd=trained)
+def test_plan_and_doctor(aimt_here, trained):
+    planned = aimt_here("plan", "--size", "gpt2", "--tokens", 1_000_000, "--json", cwd=trained)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["parameters"]["total"] == 124_439_808
-    shown = aimt("plan", "counting.txt", cwd=trained)
+    shown = aimt_here("plan", "counting.txt", cwd=trained)
     assert shown.returncode == 0 and "million weights" in shown.stdout, shown.stderr
-    asked = aimt("doctor", "runs/counting", cwd=trained)
+    asked = aimt_here("doctor", "runs/counting", cwd=trained)
     assert asked.returncode == 0 and asked.stdout.strip(), asked.stderr
 
 
-def test_report_can_be_drawn_again(aimt, trained):
+def test_report_can_be_drawn_again(aimt_here, trained):
     report = trained / "runs" / "counting" / "report.html"
     before = report.read_text()
     report.unlink()
-    assert aimt("report", "runs/counting", cwd=trained).returncode == 0
+    assert aimt_here("report", "runs/counting", cwd=trained).returncode == 0
     assert report.read_text() == before
 
 
@@ -148,21 +148,21 @@ def _kill_when(process: subprocess.Popen, place: Path, with_signal: int, limit: 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
-def test_an_interrupted_run_goes_on_bit_for_bit(aimt, trained, tmp_path, with_signal):
-    words = ("--size", "nano", "--steps", "40", "--quiet")
+def test_an_interrupted_run_goes_on_bit_for_bit(aimt, aimt_here, trained, tmp_path, with_signal):
+    words = ("--size", "nano", "--steps", "20", "--quiet")
     command = [sys.executable, "-m", "aimt", "train", str(trained / "counting.txt"), *words, "--out", "run"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _kill_when(process, tmp_path / "run", with_signal)
     state = json.loads((tmp_path / "run" / "run.json").read_text())
     assert state["status"] in {"running", "failed"}, "it was too fast to be interrupted"
-    refused = aimt("generate", "run", cwd=tmp_path)
+    refused = aimt_here("generate", "run", cwd=tmp_path)
     assert refused.returncode == 1 and "--resume" in refused.stderr
     resumed = aimt("train", trained / "counting.txt", "--resume", "--out", "run", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert _weights(tmp_path / "run") == _weights(trained / "runs" / "counting")
 
 
-def test_a_changed_text_is_not_resumed(aimt, trained, tmp_path):
+def test_a_changed_text_is_not_resumed(aimt_here, trained, tmp_path):
     book = tmp_path / "book.txt"
     book.write_text(counting(2000))
     process = subprocess.Popen(
@@ -173,12 +173,12 @@ def test_a_changed_text_is_not_resumed(aimt, trained, tmp_path):
     )
     _kill_when(process, tmp_path / "runs" / "book", signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     book.write_text(counting(2001))
-    done = aimt("train", "book.txt", "--resume", cwd=tmp_path)
+    done = aimt_here("train", "book.txt", "--resume", cwd=tmp_path)
     assert done.returncode == 1 and "the source has changed" in done.stderr
 
 
-def test_two_runs_in_one_place_are_refused(aimt, trained):
-    done = aimt("train", "counting.txt", "--out", "runs/counting", cwd=trained)
+def test_two_runs_in_one_place_are_refused(aimt_here, trained):
+    done = aimt_here("train", "counting.txt", "--out", "runs/counting", cwd=trained)
     assert done.returncode == 1 and "--overwrite" in done.stderr
 
 

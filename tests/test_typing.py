@@ -10,6 +10,8 @@ import pytest
 
 import aimt
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 RIGHT = '''"""A churn model in a project of one's own."""
 
 from pathlib import Path

@@ -21,6 +21,8 @@ from aimt.models.series.backtest import SIMPLE, backtest, simple_forecasts, told
 from aimt.models.series.forecaster import Forecaster
 from aimt.models.text.ngram import NGram
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 DAY, MONTH = TimeStep("tick", 86_400_000_000), TimeStep("month")
 WEEK = np.array([5.0, 5, 6, 7, 9, 12, 3])
 
