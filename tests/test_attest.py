@@ -146,7 +146,7 @@ def test_labels_that_are_wrong(tmp_path):
     x = r.normal(size=(1500, 4))
     y = (x[:, 0] + x[:, 1] > 0).astype(int)
     frame = pd.DataFrame(x, columns=list("abcd")).assign(y=np.where(r.random(1500) < 0.12, 1 - y, y))
-    options = {"target": "y", "positive_label": "1", "time_limit": 1}
+    options = {"target": "y", "positive_label": "1", "time_limit": 3}
     asked = train(frame, tmp_path / "asked", **options)
     assert gate(asked, "data")["needs_attestation"] == ["labels"] and gate(asked, "data")["status"] == "not yet"
     assert gate(train(frame, tmp_path / "said", **options, attest="labels=read by two people"), "data")["status"] == "pass"

@@ -398,7 +398,7 @@ def test_a_run_predicts_intervals_and_warns_of_time(numbers_run, loans, capsys):
     np.testing.assert_allclose(scores["coverage"]["mean"], (found["high"] - found["low"]).mean())
 
 
-def test_the_command(aimt, classes_run, loans, tmp_path):
+def test_the_command(aimt, aimt_here, classes_run, loans, tmp_path):
     loans.tail(120).to_csv(tmp_path / "new.csv", index=False)
     done = aimt(
         "predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "out.csv", "--coverage", 0.95, "--conditional-on", "class"
@@ -407,9 +407,9 @@ def test_the_command(aimt, classes_run, loans, tmp_path):
     scored = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     whole = classes_run.predict(loans.tail(120), coverage=0.95, conditional_on="class", quiet=True)
     assert scored["set"].tolist() == whole["set"].tolist()
-    done = aimt("predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "no.csv", "--coverage", 95)
+    done = aimt_here("predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "no.csv", "--coverage", 95)
     assert done.returncode == 2 and "0.9" in done.stderr.splitlines()[-1] and not (tmp_path / "no.csv").exists()
-    done = aimt("evaluate", classes_run.path, tmp_path / "new.csv", "--coverage", 0.9, "--json")
+    done = aimt_here("evaluate", classes_run.path, tmp_path / "new.csv", "--coverage", 0.9, "--json")
     report = json.loads(done.stdout)["coverage"]
     assert report["asked"] == 0.9 and report["rows"][0]["n"] == 120 and 1 <= report["mean"] <= 2
 

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import random
 import re
 import shutil
 import struct
@@ -471,15 +473,17 @@ def altered(folder: Path, keys: tuple[str, ...], value: object) -> Path:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_setting_may_be_absurd(families, name):
+    """Each setting with some of the values; AIMT_SLOW=1: with all of them."""
     place, read = families
+    chance, every = random.Random(int(os.environ.get("AIMT_FUZZ_SEED", 0))), bool(os.environ.get("AIMT_SLOW"))
     refused = 0
     for keys in places(json.loads((place / name / "config.json").read_text())):
-        for value in ABSURD:
+        for value in ABSURD if every else chance.sample(ABSURD, 5):
             try:
                 read[name](altered(place / name, keys, value))
             except AimtError:
                 refused += 1
-    assert refused > 100
+    assert refused > (100 if every else 100 * 5 / len(ABSURD))
 
 
 @pytest.mark.parametrize(
