@@ -21,7 +21,7 @@ from aimt.data.sources.catalog import load_dataset
 from aimt.jobs.verbs.train import train as aimt_train
 
 FAST = ("--time-limit", 1, "--quiet")
-LONGER = ("--time-limit", 3, "--quiet")  # for a model of several members on a busy machine too
+LONGER = ("--time-limit", 4, "--quiet")  # for a model of several members on a busy machine too
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def finished(aimt, tmp_path_factory, loans) -> Path:
         "fn=5,fp=1",
         "--population",
         folder / "shares.csv",
-        *FAST,
+        *LONGER,
     )
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -112,14 +112,6 @@ def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
     with pytest.raises(ProblemError, match="the run is done, but .* 1,000 rows take .* The report is there: aimt report"):
         aimt_train(loans.head(300), out=tmp_path / "again", max_latency_ms=1e-3, **options)
     assert Run.open(tmp_path / "again").status == "done" and not (tmp_path / "again-compact").exists()
-
-
-def test_same_seed_same_predictions(aimt, tmp_path, loans):
-    loans.head(60).to_csv(tmp_path / "loans.csv", index=False)
-    for name in ("a", "b"):
-        assert aimt("train", "loans.csv", "--out", name, "--time-limit", 30, "--quiet", cwd=tmp_path).returncode == 0
-    first, second = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("a", "b"))
-    pd.testing.assert_frame_equal(first, second)
 
 
 def test_gate_exits_with_3_unless_it_ships(aimt, aimt_here, tmp_path):
