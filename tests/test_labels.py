@@ -160,7 +160,7 @@ def test_a_run_names_the_rows(tmp_path):
     table = pd.DataFrame({"a": truth * 4 + rng.normal(size=800), "b": rng.normal(size=800), "y": np.array(["no", "yes"])[truth]})
     moved = rng.choice(800, 40, replace=False)
     table.loc[moved, "y"] = np.array(["yes", "no"])[truth[moved]]
-    run = train(table, target="y", time_limit=2, quiet=True, out=tmp_path / "run")
+    run = train(table, target="y", time_limit=4, quiet=True, out=tmp_path / "run")
     found = run.read("metrics.json")["label_errors"]
     named = [row["row"] for row in found["rows"]]
     assert len(named) == 20 and len(set(named) & set(moved)) >= 16 and "may be chance as well as error" in found["message"]

@@ -24,7 +24,7 @@ def table() -> tuple[pd.DataFrame, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted(table) -> TabularRegressor:
     pytest.importorskip("catboost")
-    return TabularRegressor(n_repeats=1, n_threads=1, rounds=60).fit(*table)
+    return TabularRegressor(n_repeats=1, n_threads=1).fit(*table)
 
 
 @pytest.fixture
