@@ -196,6 +196,7 @@ def test_thousands_of_columns(aimt_here, tmp_path, n):
     done = aimt_here("train", "genes.csv", "--time-limit", 2, "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/genes/report.html").stat().st_size < 1_500_000
+    assert len(Run.open(tmp_path / "runs/genes").predict(wide.head(3), quiet=True)) == 3
 
 
 def test_leak_is_set_aside_unless_kept(aimt_here, tmp_path, loans):

@@ -44,14 +44,6 @@ def test_all_rows_the_same(tmp_path):
     assert run.read("metrics.json")["verdict"]["verdict"] == "HOLD"
 
 
-def test_thousands_of_columns(tmp_path):
-    n = 2_000
-    frame = pd.DataFrame(rng.normal(size=(60, n)).astype("float32"), columns=[f"c{i}" for i in range(n)])
-    y = (frame["c7"] > 0).astype(int)
-    run, seconds = train(pd.concat([frame, y.rename("y")], axis=1), tmp_path, time_limit=1)
-    assert len(run.predict(frame.head(3))) == 3 and seconds < 240
-
-
 def test_a_recipe_that_fails_is_dropped_and_named(tmp_path, monkeypatch):
     real = recipe_search.cross_fit
 
