@@ -442,7 +442,7 @@ def test_a_run_keeps_the_coverage_in_its_groups(tmp_path_factory, loans):
         loans.head(700),
         target="credit_risk",
         sensitive_features="age,foreign_worker",
-        time_limit=2,
+        time_limit=6,
         quiet=True,
         out=tmp_path_factory.mktemp("groups") / "run",
     )

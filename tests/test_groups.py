@@ -530,7 +530,7 @@ def test_groups_of_dates_are_the_same_from_a_file_of_text_and_after_compacting(t
     frame = pd.DataFrame({"x": x, "born": born, "y": y})
     frame.assign(born=born.strftime("%d.%m.%Y")).to_csv(tmp_path / "born.csv", index=False)
     frame.to_parquet(tmp_path / "born.parquet")
-    options = {"target": "y", "sensitive_features": "born", "time_limit": 1, "quiet": True}
+    options = {"target": "y", "sensitive_features": "born", "time_limit": 4, "quiet": True}
     runs = [aimt.train(tmp_path / f"born.{kind}", out=tmp_path / kind, **options) for kind in ("csv", "parquet")]
     runs.append(aimt.compact(runs[0], data=tmp_path / "born.csv", quiet=True))
     groups = [[(g["group"], g["n"]) for g in run.read("metrics.json")["groups"]["columns"][0]["groups"]] for run in runs]

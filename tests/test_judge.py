@@ -9,7 +9,10 @@ import pytest
 
 import aimt
 from aimt.core.errors import AimtError, DataError, MissingExtraError, ProblemError
+from aimt.core.plot_style import svg
 from aimt.core.run import Run
+
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 NUMBERS = ["income", "debt", "years"]
 
@@ -333,7 +336,8 @@ UNTRUE = (
         {"probability": "p", "entity": "who"},
     ],
 )
-def test_report_and_card_say_nothing_that_only_a_training_could(judged, given):
+def test_report_and_card_say_nothing_that_only_a_training_could(judged, given, monkeypatch):
+    monkeypatch.setattr("aimt.deploy.report.page.svg", svg)  # its figures are drawn
     table = NEW.assign(p=P, yes=np.where(P > 0.5, "yes", "no"), who=np.arange(len(NEW)) // 2)
     _, _, run = judged(table, sensitive_features="sex", **given)
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
