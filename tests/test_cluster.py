@@ -172,7 +172,8 @@ def test_time_that_was_spent_counts(table, tmp_path):
 
 def test_killed_and_resumed(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table[0].assign(answer=table[1]).to_csv("answers.csv", index=False)
+    rows = table[0].assign(answer=table[1]).head(100)
+    rows.to_csv("answers.csv", index=False)
     code = "import aimt; aimt.train('answers.csv', out={!r}, time_limit=300, quiet=True)"
     subprocess.run([sys.executable, "-c", code.format("whole")], check=True)
     killed = subprocess.Popen([sys.executable, "-c", code.format("runs/answers")])
@@ -186,7 +187,7 @@ def test_killed_and_resumed(table, tmp_path, monkeypatch):
         Run.open(kept.parent)
     with pytest.raises(ProblemError, match="started with a different --time-limit"):
         aimt.train("answers.csv", resume=True, time_limit=20, quiet=True)
-    table[0].assign(answer=table[1]).iloc[1:].to_csv("others.csv", index=False)
+    rows.iloc[1:].to_csv("others.csv", index=False)
     with pytest.raises(RunError, match="the source has changed"):
         aimt.train("others.csv", out=kept.parent, resume=True, quiet=True)
     subprocess.run([sys.executable, "-c", "import aimt; aimt.train('answers.csv', resume=True, quiet=True)"], check=True)
