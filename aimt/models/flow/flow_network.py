@@ -7,12 +7,12 @@ Docs: https://aimt-dev.github.io/aimt/models/flow/flow_network.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_FREQUENCY', 'time_waves', 'FlowEmbedding', 'to_patches', 'from_patches', 'fill_up', 'FlowNetwork',
-           'read_settings']
+           'read_settings', 'FlowMLPConfig', 'FlowMLP']
 
-# %% ../../../nbs/models/flow/07_flow_network.ipynb #05b426a9
+# %% ../../../nbs/models/flow/07_flow_network.ipynb #e95faa61
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -189,3 +189,55 @@ def read_settings(kind: type[FlowNetwork], settings: dict[str, Any], where: str 
         return kind.make_config(plain)
     except (TypeError, ValueError, ProblemError) as e:
         raise ModelFormatError(f"config.json misstates a setting ({e})", where=str(where)) from e
+
+# %% ../../../nbs/models/flow/07_flow_network.ipynb #ec2a6e8f
+@dataclass(frozen=True)
+class FlowMLPConfig:
+    """Architecture of a `FlowMLP`."""
+
+    channels: int = 2  # Numbers of a point
+    width: int = 64
+    n_layer: int = 3  # Residual layers
+    n_classes: int = 0  # Classes of the condition; 0 for none
+    vector: int = 0  # Width of its vector; 0 for none
+    duration: bool = False  # Whether it takes a duration, for mean flows
+    dimensions: int = 0  # Spatial dimensions: none
+    planes: int = 0  # None either
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.width, self.n_layer) < 1 or self.dimensions or self.planes:
+            raise ProblemError("a network of points has at least one channel, unit and layer, and no spatial axes")
+
+
+class FlowMLP(FlowNetwork):
+    """A residual multilayer perceptron from (B, C) to (B, C)."""
+
+    model_type = "aimt-flow-mlp"
+
+    def __init__(self, config: FlowMLPConfig):
+        super().__init__()
+        self.config, c = config, config
+        self.embed = FlowEmbedding(c.width, n_classes=c.n_classes, vector=c.vector, duration=c.duration)
+        self.first = nn.Linear(c.channels, c.width)
+        self.layers = nn.ModuleList(nn.Linear(2 * c.width, c.width) for _ in range(c.n_layer))
+        self.last = nn.Linear(c.width, c.channels)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    @classmethod
+    def make_config(cls, settings: dict[str, Any]) -> FlowMLPConfig:
+        """The settings from plain values."""
+        return FlowMLPConfig(**settings)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, C)
+        time: Tensor,  # (B,) in [0, 1]
+        condition: Condition | None = None,
+        duration: Tensor | None = None,  # (B,) for mean flows; None is 0
+    ) -> Tensor:  # (B, C), the velocity
+        e = self.embed(time, condition, duration)
+        x = self.first(self.joined(x, condition))
+        for layer in self.layers:
+            x = x + F.silu(layer(torch.cat([x, e.to(x.dtype)], dim=1)))
+        return self.last(F.silu(x))
