@@ -9,7 +9,7 @@ Docs: https://aimt-dev.github.io/aimt/models/flow/diffusion_transformer.html.md"
 __all__ = ['FLOW_NETWORKS', 'DiffusionTransformerConfig', 'grid_positions', 'AdaptiveBlock', 'DiffusionTransformer',
            'load_flow_network']
 
-# %% ../../../nbs/models/flow/15_diffusion_transformer.ipynb #f88ae7f1
+# %% ../../../nbs/models/flow/15_diffusion_transformer.ipynb #4f88d998
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ProblemError
 from .flow_matching import Condition
-from .flow_network import FlowEmbedding, FlowNetwork, fill_up, from_patches, to_patches
+from .flow_network import FlowEmbedding, FlowMLP, FlowNetwork, fill_up, from_patches, to_patches
 from .unet import UNet
 from ..layers.hub import find_model
 from ..layers.pretrained import check_family, read_config
@@ -130,7 +130,7 @@ class DiffusionTransformer(FlowNetwork):
         return x[(slice(None), slice(None), *(slice(0, n) for n in shape))]
 
 # %% ../../../nbs/models/flow/15_diffusion_transformer.ipynb #c29d3b83
-FLOW_NETWORKS: dict[str, type[FlowNetwork]] = {kind.model_type: kind for kind in (UNet, DiffusionTransformer)}
+FLOW_NETWORKS: dict[str, type[FlowNetwork]] = {kind.model_type: kind for kind in (FlowMLP, UNet, DiffusionTransformer)}
 
 
 def load_flow_network(
