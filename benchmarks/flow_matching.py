@@ -1,7 +1,7 @@
 """Quality of generated pictures against CPU-seconds of training, and the speed of sampling: aimt, and a plain diffusers loop.
 
     pip install diffusers
-    python benchmarks/generators.py [--data digits] [--seconds 60] [--samples 500]
+    python benchmarks/flow_matching.py [--data digits] [--seconds 60] [--samples 500]
 
 Networks of about 600,000 weights, conditional on the class, batches of 64, one thread. The loops of diffusers follow its tutorial "Train a
 diffusion model": a `UNet2DModel` that predicts the noise of 1,000 steps, AdamW at the tutorial's rate of 1e-4 and at 1e-3, where a
