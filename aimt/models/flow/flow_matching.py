@@ -111,7 +111,7 @@ class Objective:
         """The held-out loss of a simple baseline on such data; None when there is none to compare with."""
         return None
 
-
+# %% ../../../nbs/models/flow/00_flow_matching.ipynb #5805eca0
 @dataclass(frozen=True)
 class FlowMatching(Objective):
     """Conditional flow matching along straight lines: what is drawn, and the loss of a batch."""
@@ -153,7 +153,7 @@ class FlowMatching(Objective):
         condition = None if condition is None else condition.without(draw.dropped)
         return weighted_mean((network(xt, draw.time, condition) - velocity).square(), weight)
 
-
+# %% ../../../nbs/models/flow/00_flow_matching.ipynb #c0bc41a9
 def straight_path(x1: Tensor, draw: FlowDraw) -> tuple[Tensor, Tensor]:  # The point at the time of each row, and the velocity there
     """The straight line from the noise to the data, and its velocity."""
     return torch.lerp(draw.noise, x1, over(draw.time, x1)), x1 - draw.noise
@@ -166,7 +166,7 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     weight = weight.expand_as(values)
     return (values * weight).sum() / weight.sum().clamp(min=1e-12)
 
-
+# %% ../../../nbs/models/flow/00_flow_matching.ipynb #03376f07
 def flow_loss(
     network: Network,
     x1: Tensor,  # (B, C, *shape), data of about unit size
@@ -292,7 +292,7 @@ def _check_request(
     if (parts["known"] is None) != (mask is None):
         raise ProblemError("known values and their mask belong together", hint="Give both, or neither")
 
-
+# %% ../../../nbs/models/flow/00_flow_matching.ipynb #3a7bc8b7
 @contextmanager
 def evaluating(network: Network) -> Iterator[None]:
     """Inside the block the network is in evaluation mode."""

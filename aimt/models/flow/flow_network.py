@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/models/flow/flow_network.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_FREQUENCY', 'time_waves', 'FlowEmbedding', 'to_patches', 'from_patches', 'fill_up', 'FlowNetwork',
-           'read_settings', 'FlowMLPConfig', 'FlowMLP']
+           'FlowMLPConfig', 'FlowMLP']
 
 # %% ../../../nbs/models/flow/07_flow_network.ipynb #e95faa61
 import math
@@ -123,12 +123,8 @@ class FlowNetwork(nn.Module):
     """Base of the networks: checks of their input, and files."""
 
     model_type: ClassVar[str] = ""  # In config.json
+    config_type: ClassVar[type]  # The dataclass of its settings
     config: Any  # A dataclass with at least channels and dimensions
-
-    @classmethod
-    def make_config(cls, settings: dict[str, Any]) -> Any:
-        """The settings of this kind of network from plain values."""
-        raise NotImplementedError
 
     def check_input(self, x: Tensor) -> None:
         """Raise `ProblemError` for an input of another shape."""
@@ -176,17 +172,17 @@ class FlowNetwork(nn.Module):
         with foreign_file(path):
             settings = read_config(folder)
             check_family(settings, cls.model_type, where=path)
-            config, state = read_settings(cls, settings, path), load_folder(folder)
+            config, state = _read_settings(cls, settings, path), load_folder(folder)
             model = unfilled(lambda: cls(config), config, 1, state, path)
             load_into(model, state, where=str(path), assign=True)
         return model  # type: ignore[return-value]
 
-
-def read_settings(kind: type[FlowNetwork], settings: dict[str, Any], where: str | Path = "") -> Any:
+# %% ../../../nbs/models/flow/07_flow_network.ipynb #7f26370a
+def _read_settings(kind: type[FlowNetwork], settings: dict[str, Any], where: str | Path = "") -> Any:
     """The config of a network from ``config.json``; lists become tuples. Raises `ModelFormatError` for values that it refuses."""
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k not in ("model_type", "aimt_format")}
     try:
-        return kind.make_config(plain)
+        return kind.config_type(**plain)
     except (TypeError, ValueError, ProblemError) as e:
         raise ModelFormatError(f"config.json misstates a setting ({e})", where=str(where)) from e
 
@@ -213,6 +209,7 @@ class FlowMLP(FlowNetwork):
     """A residual multilayer perceptron from (B, C) to (B, C)."""
 
     model_type = "aimt-flow-mlp"
+    config_type = FlowMLPConfig
 
     def __init__(self, config: FlowMLPConfig):
         super().__init__()
@@ -223,11 +220,6 @@ class FlowMLP(FlowNetwork):
         self.last = nn.Linear(c.width, c.channels)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-
-    @classmethod
-    def make_config(cls, settings: dict[str, Any]) -> FlowMLPConfig:
-        """The settings from plain values."""
-        return FlowMLPConfig(**settings)
 
     def forward(
         self,

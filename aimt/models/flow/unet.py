@@ -8,9 +8,8 @@ Docs: https://aimt-dev.github.io/aimt/models/flow/unet.html.md"""
 # %% auto #0
 __all__ = ['UNetConfig', 'conv', 'ResidualBlock', 'SpatialAttention', 'UNet']
 
-# %% ../../../nbs/models/flow/10_unet.ipynb #47bcd410
+# %% ../../../nbs/models/flow/10_unet.ipynb #a0377300
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +113,7 @@ class UNet(FlowNetwork):
     """A convolutional network from (B, C, *shape) to the same shape. Axes of any length; they are padded inside."""
 
     model_type = "aimt-unet"
+    config_type = UNetConfig
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -142,11 +142,6 @@ class UNet(FlowNetwork):
         self.norm, self.last = nn.GroupNorm(c.groups, now), conv(d, now, c.channels * c.patch**d)
         nn.init.zeros_(self.last.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
-
-    @classmethod
-    def make_config(cls, settings: dict[str, Any]) -> UNetConfig:
-        """The settings from plain values."""
-        return UNetConfig(**settings)
 
     def forward(
         self,

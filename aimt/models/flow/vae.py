@@ -62,11 +62,12 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
-
+# %% ../../../nbs/models/flow/20_vae.ipynb #2ae46d6e
 class VAE(FlowNetwork):
     """An encoder to a smaller array and a decoder back. `encode` gives latents of mean 0 and deviation 1 per channel once `fit_scale` was called."""
 
     model_type = "aimt-vae"
+    config_type = VAEConfig
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -85,11 +86,6 @@ class VAE(FlowNetwork):
         self.decoder = nn.Sequential(*decoder, nn.GroupNorm(c.groups, widths[0]), nn.SiLU(), conv(d, widths[0], n))
         self.register_buffer("shift", torch.zeros(c.latent))
         self.register_buffer("scale", torch.ones(c.latent))
-
-    @classmethod
-    def make_config(cls, settings: dict[str, Any]) -> VAEConfig:
-        """The settings from plain values."""
-        return VAEConfig(**settings)
 
     def posterior(
         self,

@@ -79,7 +79,7 @@ class GeneratorPosition(TypedDict):
     batch_size: int
     n_rows: int
 
-
+# %% ../../../nbs/train/networks/25_generator.ipynb #9313dc00
 class GeneratorBatches:
     """Endless batches of rows in a random order, with the noise, time and dropped conditions of each row.
 
@@ -136,7 +136,7 @@ class GeneratorBatches:
                 raise RunError(f"the batches were made with {name} = {state.get(name)}, and now it is {value}")
         self.step = int(state["step"])
 
-
+# %% ../../../nbs/train/networks/25_generator.ipynb #f861ba17
 def _spans(first: int, count: int, n: int) -> list[tuple[int, int, int]]:
     """The epochs over n rows that `count` rows from number `first` on lie in, each with start and end inside it."""
     spans = []
