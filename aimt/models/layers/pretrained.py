@@ -169,6 +169,10 @@ FAMILIES = {
     "mt5": "aimt.models.text.t5.T5",
     "clip": "aimt.models.image.clip.CLIP",
     "deepspeech": "aimt.models.audio.deepspeech.DeepSpeech",
+    "aimt-flow-mlp": "aimt.models.flow.flow_network.FlowMLP",
+    "aimt-unet": "aimt.models.flow.unet.UNet",
+    "aimt-dit": "aimt.models.flow.diffusion_transformer.DiffusionTransformer",
+    "aimt-vae": "aimt.models.flow.vae.VAE",
 }
 
 
