@@ -91,7 +91,9 @@ def fidelity_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResu
     far = "excess distance, as a share of the variance"
     return _worst(
         _fault("fidelity", widen(scores.distance, 2), limits.distance, limits.far, text, advice, far),
-        _fault("fidelity", widen(scores.unlike, 2), limits.unlike, limits.much_unlike, text, advice, "share of the precision that is missing"),
+        _fault(
+            "fidelity", widen(scores.unlike, 2), limits.unlike, limits.much_unlike, text, advice, "share of the precision that is missing"
+        ),
     )
 
 
