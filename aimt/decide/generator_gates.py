@@ -72,7 +72,7 @@ def _worst(*results: GateResult) -> GateResult:
     order: dict[Status, int] = {"hold": 0, "not yet": 1}
     return min(results, key=lambda g: order.get(g.status, 2))
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #0f7ff0a0
+# %% ../../nbs/decide/22_generator_gates.ipynb #d174517b
 _MORE = "Draw more samples, or hold out more real examples: so few cannot exclude"
 
 
@@ -111,7 +111,7 @@ def coverage_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResu
     }
     return _fault("coverage", scores.missing, limits.missing, limits.much_missing, text, advice, "share of the coverage that is missing")
 
-
+# %% ../../nbs/decide/22_generator_gates.ipynb #92a5d76d
 def condition_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult:
     """Fault: samples that are not what was asked for."""
     found = scores.condition

@@ -7,9 +7,10 @@ Docs: https://aimt-dev.github.io/aimt/metrics/generation.html.md"""
 # %% auto #0
 __all__ = ['NearCopy', 'CopyScore', 'ClassScore', 'ConditionScore', 'Rival', 'GenerationScores']
 
-# %% ../../nbs/metrics/65_generation.ipynb #c6e80da4
+# %% ../../nbs/metrics/65_generation.ipynb #2bbc0b9f
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import nan
 from typing import Any
 
 from .intervals import Interval, ShareInterval
@@ -38,7 +39,7 @@ class CopyScore:
     worst: tuple[NearCopy, ...]  # The most suspicious samples, worst first
     copied: tuple[int, ...] = ()  # Numbers of all samples that are near copies
 
-# %% ../../nbs/metrics/65_generation.ipynb #5e6d1cf6
+# %% ../../nbs/metrics/65_generation.ipynb #c35f50e6
 @dataclass(frozen=True)
 class ClassScore:
     """The samples of one class."""
@@ -70,7 +71,7 @@ class Rival:
     gain_distance: Interval  # Its distance minus the generator's
     gain_useful: Interval  # The generator's useful share minus its own
 
-
+# %% ../../nbs/metrics/65_generation.ipynb #c093b350
 @dataclass(frozen=True)
 class GenerationScores:
     """All scores of a generator. Distances and coverage are compared with held-out examples of the same number."""
@@ -112,9 +113,18 @@ class GenerationScores:
         record: Mapping[str, Any],  # From `to_dict`
     ) -> "GenerationScores":
         """The scores of a run, as `metrics.json` has them."""
-        d = dict(record)
+        d: dict[str, Any] = _known(record)
         d["condition"] = ConditionScore(**d["condition"]) if d.get("condition") else None
-        d["copies"] = tuple(CopyScore(**{**c, "worst": tuple(NearCopy(**w) for w in c["worst"])}) for c in d["copies"])
+        d["copies"] = tuple(
+            CopyScore(**{**c, "worst": tuple(NearCopy(**w) for w in c["worst"]), "copied": tuple(c["copied"])}) for c in d["copies"]
+        )
         d["classes"] = tuple(ClassScore(**c) for c in d.get("classes") or ())
         d["rivals"] = tuple(Rival(**r) for r in d.get("rivals") or ())
         return cls(**d)
+
+# %% ../../nbs/metrics/65_generation.ipynb #7ea7091f
+def _known(value: Any) -> Any:
+    """The same with NaN for the ends of intervals that JSON left empty."""
+    if isinstance(value, Mapping):
+        return {k: nan if v is None and k in ("value", "low", "high") else _known(v) for k, v in value.items()}
+    return [_known(v) for v in value] if isinstance(value, list | tuple) else value

@@ -44,47 +44,7 @@ def class_match(
     """Whether the judge sees the class that was asked for."""
     return (np.asarray(probabilities).argmax(1) == np.asarray(asked)).astype(float)
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #7dfd8f42
-def score_generation(
-    generated: Samples,  # At least 4, better 500; ask for the classes of the held-out examples
-    held_out: Samples,  # Real examples from which neither the generator nor the judge has learned
-    train: Samples,  # The examples that the generator learned from
-    *,
-    rivals: Mapping[str, Samples] | None = None,  # Baselines by name: ``retrieval`` and something simple
-    class_names: Sequence[str] = (),  # Of `asked`
-    chance: float | None = None,  # `match` of what was not asked for; from the classes when None
-    judge_name: str = "",  # What the features are, for the report
-    max_samples: int = 1000,  # Of each kind that are compared
-    k: int = 5,  # Neighbours that make a neighbourhood
-    seed: int = 0,  # Same seed, same choice of halves
-) -> GenerationScores:
-    """Score generated samples against held-out and training examples."""
-    rng = np.random.default_rng(seed)
-    generated, held_out = _drawn(generated, max_samples, rng), _drawn(held_out, max_samples, rng)
-    project, dims = _projection(train.features, held_out.features, min(len(generated), len(held_out)))
-    others = {name: _drawn(rival, max_samples, rng) for name, rival in (rivals or {}).items()}
-    n = min(len(s) for s in (generated, held_out, *others.values()))
-    part = _drawn(generated, n, rng), _drawn(held_out, n, rng), {name: _drawn(rival, n, rng) for name, rival in others.items()}
-    figures = _distribution(project, *part, k, seed)
-    copies = _copies(generated, held_out, train, project)
-    useful = _mean(_useful(generated, held_out, copies, project, k), generated.groups)
-    return GenerationScores(
-        n_generated=len(generated),
-        n_held_out=len(held_out),
-        n_train=len(train),
-        n_compared=n // 2,
-        dims=dims,
-        **figures.shared,
-        useful=useful,
-        condition=_condition(generated, held_out, chance, rng),
-        copies=copies,
-        classes=_classes(generated, held_out, class_names, project, k),
-        rivals=tuple(_rival(name, rival, held_out, train, project, k, useful, figures) for name, rival in others.items()),
-        judge_accuracy=None if held_out.match is None else _mean(held_out.match, held_out.groups),
-        judge_name=judge_name,
-    )
-
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #e5f47ecb
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #bd31552d
 def _taken(samples: Samples, rows: np.ndarray) -> Samples:
     """Some of the samples."""
     return Samples(*(None if v is None else np.asarray(v)[rows] for v in vars(samples).values()))
@@ -114,7 +74,10 @@ def _mean(values: np.ndarray, groups: np.ndarray | None) -> Interval:
         return clustered_interval(values, groups)
     return wilson(values.sum(), len(values)) if np.isin(values, (0, 1)).all() else mean_interval(values)
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #97f3ed52
+
+Masks = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #856acfb1
 @dataclass(frozen=True)
 class _Figures:
     """What is computed from halves of the samples."""
@@ -154,10 +117,7 @@ def _distribution(project: Projection, generated: Samples, held_out: Samples, ri
     pairs = {name: (found[8 + i], found[8 + m + i]) for i, name in enumerate(rivals)}
     return _Figures(shared, pairs)
 
-
-Masks = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #b306fa79
 def _compare(
     both: np.ndarray,  # Features of held-out examples, then of generated samples
     others: Sequence[np.ndarray],  # Features of the samples of rivals
@@ -197,7 +157,7 @@ def _neighbours(
         float(is_covered(d, radii).mean()),
     )
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #7e5e6784
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #89516c74
 def _copies(generated: Samples, held_out: Samples, train: Samples, project: Projection) -> tuple[CopyScore, ...]:
     """Near copies in raw samples, where all have them, and in features."""
     found = []
@@ -231,7 +191,7 @@ def _condition(generated: Samples, held_out: Samples, chance: float | None, rng:
     ends = {e: float(gap[e] / room) if sure else float("nan") for e in ("value", "low", "high")}
     return ConditionScore(made, real, chance, {"value": ends["value"], "low": ends["low"], "high": ends["high"]})
 
-
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #a79f1b9b
 def _classes(generated: Samples, held_out: Samples, names: Sequence[str], project: Projection, k: int) -> tuple[ClassScore, ...]:
     """Match and coverage by class, where samples have classes."""
     if generated.asked is None or held_out.asked is None:
@@ -262,3 +222,43 @@ def _rival(
     share = _mean(own, rival.groups)
     match = None if rival.match is None else float(np.mean(rival.match))
     return Rival(name, figures.rivals[name][0], match, share, figures.rivals[name][1], difference_interval(useful, share))
+
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #7dfd8f42
+def score_generation(
+    generated: Samples,  # At least 4, better 500; ask for the classes of the held-out examples
+    held_out: Samples,  # Real examples from which neither the generator nor the judge has learned
+    train: Samples,  # The examples that the generator learned from
+    *,
+    rivals: Mapping[str, Samples] | None = None,  # Baselines by name: ``retrieval`` and something simple
+    class_names: Sequence[str] = (),  # Of `asked`
+    chance: float | None = None,  # `match` of what was not asked for; from the classes when None
+    judge_name: str = "",  # What the features are, for the report
+    max_samples: int = 1000,  # Of each kind that are compared
+    k: int = 5,  # Neighbours that make a neighbourhood
+    seed: int = 0,  # Same seed, same choice of halves
+) -> GenerationScores:
+    """Score generated samples against held-out and training examples."""
+    rng = np.random.default_rng(seed)
+    generated, held_out = _drawn(generated, max_samples, rng), _drawn(held_out, max_samples, rng)
+    project, dims = _projection(train.features, held_out.features, min(len(generated), len(held_out)))
+    others = {name: _drawn(rival, max_samples, rng) for name, rival in (rivals or {}).items()}
+    n = min(len(s) for s in (generated, held_out, *others.values()))
+    part = _drawn(generated, n, rng), _drawn(held_out, n, rng), {name: _drawn(rival, n, rng) for name, rival in others.items()}
+    figures = _distribution(project, *part, k, seed)
+    copies = _copies(generated, held_out, train, project)
+    useful = _mean(_useful(generated, held_out, copies, project, k), generated.groups)
+    return GenerationScores(
+        n_generated=len(generated),
+        n_held_out=len(held_out),
+        n_train=len(train),
+        n_compared=n // 2,
+        dims=dims,
+        **figures.shared,
+        useful=useful,
+        condition=_condition(generated, held_out, chance, rng),
+        copies=copies,
+        classes=_classes(generated, held_out, class_names, project, k),
+        rivals=tuple(_rival(name, rival, held_out, train, project, k, useful, figures) for name, rival in others.items()),
+        judge_accuracy=None if held_out.match is None else _mean(held_out.match, held_out.groups),
+        judge_name=judge_name,
+    )
