@@ -8,9 +8,10 @@ Docs: https://aimt-dev.github.io/aimt/decide/generator_gates.html.md"""
 __all__ = ['GATES', 'GeneratorLimits', 'fidelity_gate', 'coverage_gate', 'condition_gate', 'copies_gate', 'worth_gate',
            'generator_gates', 'generator_verdict']
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #9c054105
+# %% ../../nbs/decide/22_generator_gates.ipynb #7dc5e884
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from .gate import Gate, GateResult, Status, VerdictRecord, fault_status, judge, merit_status, number, smallest_detectable, span
@@ -18,7 +19,7 @@ from .text_gates import training_gate
 from ..metrics.generation import GenerationScores
 from ..metrics.intervals import Interval, widen
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #49285173
+# %% ../../nbs/decide/22_generator_gates.ipynb #7469532e
 @dataclass(frozen=True)
 class GeneratorLimits:
     """How much of each fault is too much."""
@@ -50,7 +51,7 @@ GATES = {
 
 def _fault(name: str, found: Interval, limit: float, serious: float, text: str, advice: Mapping[Status, str], measure: str) -> GateResult:
     """The answer of a gate about a fault with an interval."""
-    if not (found["low"] == found["low"] and found["high"] == found["high"]):
+    if not (isfinite(found["low"]) and isfinite(found["high"])):
         return GATES[name].result("not yet", text, advice["not yet"], measure=measure)
     status = fault_status(found["low"], found["high"], limit, serious)
     return GATES[name].result(
@@ -72,7 +73,7 @@ def _worst(*results: GateResult) -> GateResult:
     order: dict[Status, int] = {"hold": 0, "not yet": 1}
     return min(results, key=lambda g: order.get(g.status, 2))
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #d174517b
+# %% ../../nbs/decide/22_generator_gates.ipynb #b93df426
 _MORE = "Draw more samples, or hold out more real examples: so few cannot exclude"
 
 
