@@ -106,7 +106,7 @@ def _rival_rows(s: GenerationScores) -> list[list[Any]]:
     rows: list[list[Any]] = [["This generator", span(s.distance), _shares(made), _shares(s.useful)]]
     return rows + [[r.name.capitalize(), span(r.distance), _shares(r.match), _shares(r.useful)] for r in s.rivals]
 
-# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #bfdecb09
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #5dc8cfac
 def scores_content(run: RunParts) -> SectionContent:
     """The table of scores with floors and baselines, and samples by class."""
     s = _generation(run)
@@ -132,7 +132,7 @@ def scores_content(run: RunParts) -> SectionContent:
         tables.append(section_table("By class", ["Class", "Samples", "As asked", "Covered"], rows, right=(1, 2, 3), max_rows=100))
     return SectionContent(text=text, tables=tables)
 
-
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #d1c6b70e
 def samples_content(run: RunParts) -> SectionContent:
     """Samples that were drawn, not chosen."""
     shown = as_dict(run.metrics.get("samples"))
@@ -165,7 +165,7 @@ def copies_content(run: RunParts) -> SectionContent:
     caption = "The most suspicious samples (left), each beside its nearest training example (right)"
     return SectionContent(text=text, galleries=[SectionGallery(caption, items)] if items else [])
 
-
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #a6d53d6f
 def training_content(run: RunParts) -> SectionContent:
     """What the doctor found while the generator was trained."""
     findings = run.metrics.get("findings")
@@ -180,7 +180,7 @@ SAMPLES = Section("samples", "Samples", samples_content)
 COPIES = Section("copies", "Are they copies?", copies_content, (("evaluate/generation/copies.html", "How copies are found"),))
 TRAINING = Section("training", "The training", training_content, (("train/networks/doctor.html", "The doctor"),))
 
-# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #71ef5141
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #8dc2ff12
 def generator_facts(run: RunParts) -> Iterator[tuple[str, str | None]]:
     """The figures that people ask for first."""
     s = _generation(run)

@@ -108,7 +108,7 @@ class SectionFigure:
     caption: str
     index: int | None = None  # Which of several
 
-
+# %% ../../../nbs/deploy/report/00_sections.ipynb #e9a41c77
 @dataclass(frozen=True)
 class MediaFile:
     """A picture, a sound or a film in the folder of a run."""
@@ -132,7 +132,7 @@ class SectionGallery:
     caption: str
     items: Sequence[GalleryItem]
 
-
+# %% ../../../nbs/deploy/report/00_sections.ipynb #7d20b3f8
 @dataclass(frozen=True)
 class SectionContent:
     """The content of a section."""
