@@ -66,7 +66,7 @@ class ShownSamples:
         """As it stands in `metrics.json`."""
         return asdict(self)
 
-# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #6e1c342d
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #894cbb03
 def _generation(run: RunParts) -> GenerationScores | None:
     """The scores of the run; None when it was not scored."""
     found = as_dict(run.metrics.get("generation"))
@@ -87,17 +87,19 @@ def _shares(value: Mapping[str, Any] | float | None) -> str:
 def _figure_rows(s: GenerationScores) -> list[list[Any]]:
     """Each figure of the generator beside that of other real examples."""
     rows = [
-        ["Fréchet distance to real examples", number(s.frechet), number(s.frechet_floor)],
-        ["Excess distance, share of the variance", span(s.distance), "0"],
+        ["Fréchet distance", number(s.frechet), number(s.frechet_floor)],
+        ["Excess distance", span(s.distance), "0"],
         ["Excess kernel distance", span(s.kernel), "0"],
-        ["Precision: samples among real examples", _shares(s.precision), _shares(s.precision_real)],
-        ["Recall: real examples among samples", _shares(s.recall), _shares(s.recall_real)],
+        ["Precision", _shares(s.precision), _shares(s.precision_real)],
+        ["Recall", _shares(s.recall), _shares(s.recall_real)],
         ["Density", span(s.density), number(s.density_real)],
-        ["Coverage: real examples with a sample near", _shares(s.coverage), _shares(s.coverage_real)],
+        ["Coverage", _shares(s.coverage), _shares(s.coverage_real)],
     ]
     if s.condition:
-        rows.append(["What was asked for, by the judge", _shares(s.condition.generated), _shares(s.condition.real)])
-    return rows + [[f"Near copies of training examples ({c.space})", _shares(c.share), _shares(c.usual)] for c in s.copies]
+        rows.append(["As asked", _shares(s.condition.generated), _shares(s.condition.real)])
+    for c in s.copies:
+        rows += [[f"Near copies, {c.space}", _shares(c.share), _shares(c.usual)], [f"Leaning, {c.space}", span(c.leaning), "0"]]
+    return rows
 
 
 def _rival_rows(s: GenerationScores) -> list[list[Any]]:
@@ -106,7 +108,7 @@ def _rival_rows(s: GenerationScores) -> list[list[Any]]:
     rows: list[list[Any]] = [["This generator", span(s.distance), _shares(made), _shares(s.useful)]]
     return rows + [[r.name.capitalize(), span(r.distance), _shares(r.match), _shares(r.useful)] for r in s.rivals]
 
-# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #5dc8cfac
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #865a93d9
 def scores_content(run: RunParts) -> SectionContent:
     """The table of scores with floors and baselines, and samples by class."""
     s = _generation(run)
@@ -114,7 +116,10 @@ def scores_content(run: RunParts) -> SectionContent:
         return SectionContent(text=["The samples were not scored."])
     text = [
         f"{s.n_generated:,} samples were compared with {s.n_held_out:,} held-out examples, in {s.dims} dimensions of {s.judge_name or 'features'}."
-        " The last column is what other real examples reach when they are compared in the same way, as many at a time."
+        " The last column is what other real examples reach when they are compared in the same way, as many at a time.",
+        "The excess distance is a share of the variance of real examples: 1 is what a constant would have. Precision is the share of samples"
+        " that lie among real examples, recall the share of real examples that lie among samples, coverage that of real examples with a sample"
+        " nearby. Near copies and leaning compare distances to the training examples with those to held-out examples.",
     ]
     if s.judge_accuracy is not None:
         text.append(f"The judge is right on {_shares(s.judge_accuracy)} of held-out examples; it can tell nothing finer than that.")

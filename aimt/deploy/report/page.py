@@ -11,6 +11,7 @@ __all__ = ['PLOTS', 'docs_url', 'read_parts', 'PageLink', 'SectionRecord', 'buil
 # %% ../../../nbs/deploy/report/04_page.ipynb #08fe9329
 import base64
 import importlib.metadata
+import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from typing import Any, TypedDict
 import matplotlib
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from ...core.contents import Verdict
 from ...core.files import plain, write_json, write_text
@@ -300,7 +302,7 @@ class _Media:
         suffix = _SUFFIXES.get(suffix, suffix)
         kind, data = _TYPES[suffix], f"data:{_TYPES[suffix]}/{suffix};base64,{base64.b64encode(found).decode()}"
         if kind == "image":
-            return Markup('<img src="{}" alt="{}">').format(data, alt)
+            return Markup('<img{} src="{}" alt="{}">').format(Markup(' class="small"') if _is_small(found) else "", data, alt)
         return Markup('<{0} controls preload="metadata" src="{1}" aria-label="{2}"></{0}>').format(Markup(kind), data, alt)
 
     def _read(self, path: str) -> bytes | None:
@@ -313,6 +315,15 @@ class _Media:
             return None
         self.left -= place.stat().st_size
         return place.read_bytes()
+
+# %% ../../../nbs/deploy/report/04_page.ipynb #a71e5d02
+def _is_small(picture: bytes) -> bool:
+    """Whether a picture has so few pixels that each should be seen."""
+    try:
+        with Image.open(io.BytesIO(picture)) as found:
+            return found.width <= 96
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def _galleries(section: dict[str, Any], media: _Media) -> list[dict[str, Any]]:
