@@ -41,7 +41,7 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "deploy": ["report", "generators", "serve", "export", "studio"],
     "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate", "studio"],
 }
-MOST_MODULES = 16  # in a room
+MOST_MODULES = 17  # in a room
 MODULE_LINES, CELL_LINES = 500, 60
 QUICK_SECONDS = 110  # CPU time of the pages of `pytest -m quick`
 UNTYPED_LIMIT = 60  # public functions and methods that take or return a `dict[str, Any]`
