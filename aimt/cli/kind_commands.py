@@ -247,7 +247,7 @@ def _generate_command() -> Any:
     command.owners = owners
     return command
 
-
+# %% ../../nbs/cli/02_kind_commands.ipynb #847d9d10
 def _generate(run: Path, as_json: bool, **given: Any) -> None:
     """Generate, and print the text as it is written, or name the files."""
     from aimt.core.errors import ProblemError
