@@ -123,18 +123,23 @@ class FlowNetwork(nn.Module):
     """Base of the networks: checks of their input, and files."""
 
     model_type: ClassVar[str] = ""  # In config.json
-    config: Any  # A dataclass with channels, dimensions, n_classes, vector, planes, duration
+    config: Any  # A dataclass with at least channels and dimensions
 
     @classmethod
     def make_config(cls, settings: dict[str, Any]) -> Any:
         """The settings of this kind of network from plain values."""
         raise NotImplementedError
 
-    def joined(self, x: Tensor, condition: Condition | None) -> Tensor:  # (B, C + planes, *shape)
-        """The input with the planes of the condition as further channels. Raises `ProblemError` for what does not fit."""
+    def check_input(self, x: Tensor) -> None:
+        """Raise `ProblemError` for an input of another shape."""
         c = self.config
         if x.ndim != 2 + c.dimensions or x.shape[1] != c.channels:
             raise ProblemError(f"input of shape {tuple(x.shape)}, and this network takes (B, {c.channels}) and {c.dimensions} more axes")
+
+    def joined(self, x: Tensor, condition: Condition | None) -> Tensor:  # (B, C + planes, *shape)
+        """The input with the planes of the condition as further channels. Raises `ProblemError` for what does not fit."""
+        self.check_input(x)
+        c = self.config
         given = (condition or Condition()).parts()
         known = {"label": c.n_classes, "vector": c.vector, "planes": c.planes}
         if odd := [name for name in given if not known[name]]:
