@@ -8,17 +8,17 @@ Docs: https://aimt-dev.github.io/aimt/decide/generator_gates.html.md"""
 __all__ = ['GATES', 'GeneratorLimits', 'fidelity_gate', 'coverage_gate', 'condition_gate', 'copies_gate', 'worth_gate',
            'generator_gates', 'generator_verdict']
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #be6f9f49
+# %% ../../nbs/decide/22_generator_gates.ipynb #9c054105
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .gate import Gate, GateResult, Status, VerdictRecord, fault_status, judge, merit_status, number, smallest_detectable, span
 from .text_gates import training_gate
-from ..metrics.generation import GenerationScores, Rival
+from ..metrics.generation import GenerationScores
 from ..metrics.intervals import Interval, widen
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #9863c479
+# %% ../../nbs/decide/22_generator_gates.ipynb #85bf5321
 @dataclass(frozen=True)
 class GeneratorLimits:
     """How much of each fault is too much."""
@@ -31,6 +31,8 @@ class GeneratorLimits:
     much_shortfall: float = 0.15  # ... that must be excluded
     copies: float = 0.03  # Share of near copies above that of held-out examples
     many_copies: float = 0.1  # ... that must be excluded
+    leaning: float = 0.2  # How much more often samples may be closer to the training set than held-out examples are
+    much_leaning: float = 0.4  # ... that must be excluded
     gain: float = 0.0  # Gain over a baseline that must be exceeded
 
 
@@ -62,7 +64,7 @@ def _fault(name: str, found: Interval, limit: float, serious: float, text: str, 
         detectable=smallest_detectable((found["high"] - found["low"]) / 2, limit),
     )
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #7d03fbbb
+# %% ../../nbs/decide/22_generator_gates.ipynb #36e51460
 _MORE = "Draw more samples, or hold out more real examples: so few cannot exclude"
 
 
@@ -117,29 +119,32 @@ def copies_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult
     """Fault: more near copies of training examples than among held-out examples."""
     if not scores.copies:
         return GATES["copies"].result("not checked", "Samples were not compared with the training examples.")
-    worst = max(scores.copies, key=lambda c: c.excess["low"])
-    n = len(worst.copied)
+    worst = max(scores.copies, key=lambda c: max(c.excess["low"] / limits.copies, c.leaning["low"] / limits.leaning))
+    n, tests = len(worst.copied), 2 * len(scores.copies)
+    excess, leaning = widen(worst.excess, tests), widen(worst.leaning, tests)
     text = (
         f"{n:,} of {scores.n_generated:,} samples are near copies of training examples ({100 * worst.share['value']:.1f} %); of held-out"
-        f" examples {100 * worst.usual['value']:.1f} % are."
+        f" examples {100 * worst.usual['value']:.1f} % are. Samples lean towards the training set by {span(leaning)}, where 0 is what"
+        " held-out examples do and 1 is always."
         + (f" The nearest: sample {worst.worst[0].sample} and training example {worst.worst[0].example}." if n and worst.worst else "")
     )
     advice: Mapping[Status, str] = {
         "hold": "Give more examples, augment them, use a smaller network or train for a shorter time; do not publish samples as new.",
         "not yet": f"{_MORE} that it copies.",
     }
-    excess = widen(worst.excess, len(scores.copies))
-    return _fault("copies", excess, limits.copies, limits.many_copies, text, advice, "share of near copies above that of held-out examples")
+    near = _fault("copies", excess, limits.copies, limits.many_copies, text, advice, "share of near copies above that of held-out examples")
+    vague = _fault("copies", leaning, limits.leaning, limits.much_leaning, text, advice, "leaning towards the training set")
+    order: dict[Status, int] = {"hold": 0, "not yet": 1, "pass": 2}
+    return min((near, vague), key=lambda g: order.get(g.status, 3))
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #a46c8c93
+# %% ../../nbs/decide/22_generator_gates.ipynb #567f90f0
 def worth_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult:
-    """Merit: more useful samples than by retrieval, and a smaller distance than something simple."""
+    """Merit: more useful samples than retrieval from the training set gives, and more than something simple."""
     if not scores.rivals:
         return GATES["worth"].result("not checked", "There was nothing simple to compare with.")
-    order: dict[Status, int] = {"hold": 0, "not yet": 1, "pass": 2}
-    rated = [(rival, gain, merit_status(gain["value"], gain["low"], limits.gain)) for rival in scores.rivals for gain in (_gain(rival),)]
-    rival, gain, status = min(rated, key=lambda r: (order[r[2]], r[1]["low"]))
-    measure = "useful share gained" if rival.name == "retrieval" else "distance saved, as a share of the variance"
+    rival = min(scores.rivals, key=lambda r: (r.gain_useful["value"] > limits.gain, r.gain_useful["low"]))
+    gain, measure = rival.gain_useful, "share of useful samples gained"
+    status = merit_status(gain["value"], gain["low"], limits.gain)
     text = (
         f"{100 * scores.useful['value']:.0f} % of the samples are what was asked for, among real examples and no copies; "
         + ", ".join(f"{r.name} {100 * r.useful['value']:.0f} %" for r in scores.rivals)
@@ -160,11 +165,6 @@ def worth_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult:
         detectable=smallest_detectable(gain["value"] - gain["low"], limits.gain),
         merit=f"{measure} against {rival.name}: {span(gain)}",
     )
-
-
-def _gain(rival: Rival) -> Interval:
-    """By what a rival is to be beaten: retrieval gives real examples, so only what is new counts against it."""
-    return rival.gain_useful if rival.name == "retrieval" else rival.gain_distance
 
 # %% ../../nbs/decide/22_generator_gates.ipynb #d54db3c8
 def generator_gates(

@@ -14,7 +14,7 @@ from typing import Any
 
 from .intervals import Interval, ShareInterval
 
-# %% ../../nbs/metrics/65_generation.ipynb #d6e3e3e2
+# %% ../../nbs/metrics/65_generation.ipynb #9b11b122
 @dataclass(frozen=True)
 class NearCopy:
     """A generated sample and the training example that it is nearest to."""
@@ -32,6 +32,7 @@ class CopyScore:
     share: ShareInterval  # Of generated samples
     usual: ShareInterval  # Of held-out examples, by the same limit
     excess: Interval  # The difference
+    leaning: Interval  # How much closer to the training set samples are than held-out examples: 0 for neither, 1 for always
     limit: float  # Ratio of distances below which a sample counts as a near copy
     space: str  # Where distances were measured: raw or features
     worst: tuple[NearCopy, ...]  # The most suspicious samples, worst first
