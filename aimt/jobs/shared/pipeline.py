@@ -349,6 +349,7 @@ KINDS: dict[str, str | Kind] = {
     "judge-series": "aimt.jobs.kinds.judge_series:JUDGE_SERIES",
     "judge": "aimt.jobs.kinds.judge:JUDGE",
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
+    "image": "aimt.jobs.kinds.image:IMAGE",
     "series": "aimt.jobs.kinds.series:SERIES",
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
