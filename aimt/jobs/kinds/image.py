@@ -17,7 +17,6 @@ from ...data.image.folder import is_picture_source
 from ..shared.generate_options import FileOptions
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
-from ..steps.image_model import ImageGenerateOptions
 
 # %% ../../../nbs/jobs/kinds/25_image.ipynb #4eb48b5c
 @dataclass(frozen=True, kw_only=True)
