@@ -177,7 +177,7 @@ def read(work: ImageWork) -> str:
     )
 
 # %% ../../../nbs/jobs/steps/25_image.ipynb #9638cc97
-MOST_JUDGE_STEPS = 1_000
+MOST_JUDGE_STEPS = 500
 
 
 def make_judge(work: ImageWork) -> str:
@@ -188,7 +188,7 @@ def make_judge(work: ImageWork) -> str:
         return "as before the interruption"
     pixels, labels = work.part("train")
     x, start = as_floats(pixels), clock.perf_counter()
-    config = JudgeConfig(seed=7919 + work.options.seed)
+    config = JudgeConfig(width=24 if pixels.shape[1] < 24 else 16, seed=7919 + work.options.seed)
     if work.options.steps:
         steps = min(MOST_JUDGE_STEPS, max(20, work.options.steps))
     else:
