@@ -111,20 +111,18 @@ def _rivals(work: ImageWork, asked: np.ndarray) -> dict[str, np.ndarray]:
     return {"Gaussian per class" if labels is not None else "Gaussian": np.rint(gaussian).astype(np.uint8), "retrieval": found}
 
 # %% ../../../nbs/jobs/steps/26_image_score.ipynb #51cb6f8c
-_ROWS, _IN_ROW = 20, 8
+_SHOWN = 40  # Samples
 
 
 def _show(work: ImageWork, drawn: np.ndarray, scores: GenerationScores, rows: np.ndarray) -> None:
-    classes, seed, folder = work.pictures.classes, work.options.seed + 3, work.run.path / "samples"
-    scale = display_scale(work.pictures.side)
+    classes, seed, scale = work.pictures.classes, work.options.seed + 3, display_scale(work.pictures.side)
+    each = min(8, max(1, _SHOWN // len(classes))) if classes else 0
+    asked = np.repeat(np.arange(len(classes)), each)[:_SHOWN] if classes else None
     shown = []
-    for c, name in list(enumerate(classes))[:_ROWS] if classes else [(0, "")]:
-        n = _IN_ROW if classes else 4 * _IN_ROW
-        x = work.model.draw(n, np.full(n, c) if classes else None, seed=seed + c)
-        file = f"{c:03d}.png"
-        save_picture(contact_sheet(x, _IN_ROW, scale=scale), folder / file)
-        asked = f", asked for: {name}" if name else ""
-        shown.append(ShownSample(f"samples/{file}", f"{n} generated pictures{asked}", name))
+    for i, one in enumerate(work.model.draw(_SHOWN if asked is None else len(asked), asked, seed=seed)):
+        file, name = f"samples/{i:03d}.png", "" if asked is None else classes[asked[i]]
+        save_picture(contact_sheet(one[None], scale=scale), work.run.path / file)
+        shown.append(ShownSample(file, f"generated picture {i}" + (f", asked for: {name}" if name else ""), name))
     pairs = _pairs(work, drawn, scores, rows, scale)
     s = work.model.settings
     how = "one step" if s.one_step else f"{s.steps} steps of Heun's method" + (f", guidance {s.guidance:g}" if classes else "")
