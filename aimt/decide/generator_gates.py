@@ -18,13 +18,15 @@ from .text_gates import training_gate
 from ..metrics.generation import GenerationScores
 from ..metrics.intervals import Interval, widen
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #85bf5321
+# %% ../../nbs/decide/22_generator_gates.ipynb #49285173
 @dataclass(frozen=True)
 class GeneratorLimits:
     """How much of each fault is too much."""
 
     distance: float = 0.05  # Excess of the Fréchet distance over its floor, as a share of the variance of real examples
     far: float = 0.15  # ... that must be excluded
+    unlike: float = 0.1  # Share of the precision of real examples that may be missing
+    much_unlike: float = 0.25  # ... that must be excluded
     missing: float = 0.1  # Share of the coverage of real examples that may be missing
     much_missing: float = 0.25  # ... that must be excluded
     shortfall: float = 0.05  # Share of the match of real examples, above chance, that may be missing
@@ -64,7 +66,13 @@ def _fault(name: str, found: Interval, limit: float, serious: float, text: str, 
         detectable=smallest_detectable((found["high"] - found["low"]) / 2, limit),
     )
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #36e51460
+
+def _worst(*results: GateResult) -> GateResult:
+    """The answer that counts of several about one gate: the first that holds, else that is open, else the first."""
+    order: dict[Status, int] = {"hold": 0, "not yet": 1}
+    return min(results, key=lambda g: order.get(g.status, 2))
+
+# %% ../../nbs/decide/22_generator_gates.ipynb #0f7ff0a0
 _MORE = "Draw more samples, or hold out more real examples: so few cannot exclude"
 
 
@@ -80,8 +88,13 @@ def fidelity_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResu
         "hold": "Train longer while the curve still falls, with a larger network, or draw with more steps.",
         "not yet": f"{_MORE} that they are far from real ones.",
     }
-    measure = "excess distance, as a share of the variance"
-    return _fault("fidelity", scores.distance, limits.distance, limits.far, text, advice, measure)
+    far = "excess distance, as a share of the variance"
+    return _worst(
+        _fault("fidelity", widen(scores.distance, 2), limits.distance, limits.far, text, advice, far),
+        _fault(
+            "fidelity", widen(scores.unlike, 2), limits.unlike, limits.much_unlike, text, advice, "share of the precision that is missing"
+        ),
+    )
 
 
 def coverage_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult:
@@ -134,8 +147,7 @@ def copies_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult
     }
     near = _fault("copies", excess, limits.copies, limits.many_copies, text, advice, "share of near copies above that of held-out examples")
     vague = _fault("copies", leaning, limits.leaning, limits.much_leaning, text, advice, "leaning towards the training set")
-    order: dict[Status, int] = {"hold": 0, "not yet": 1, "pass": 2}
-    return min((near, vague), key=lambda g: order.get(g.status, 3))
+    return _worst(near, vague)
 
 # %% ../../nbs/decide/22_generator_gates.ipynb #567f90f0
 def worth_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...core.errors import DataError
 
-# %% ../../../nbs/evaluate/generation/20_baselines.ipynb #7c8bf436
+# %% ../../../nbs/evaluate/generation/20_baselines.ipynb #599c41c9
 def class_gaussian(
     train: np.ndarray,  # Training examples, shape (n, ...)
     labels: np.ndarray | None,  # Their classes, shape (n,); one Gaussian for all when None
@@ -42,7 +42,7 @@ def _gaussian(x: np.ndarray, n: int, n_components: int, rng: np.random.Generator
     left = np.sqrt(np.clip(x.var(0) - ((scale[:, None] * axes) ** 2).sum(0), 0, None))
     return mean + rng.normal(size=(n, len(scale))) * scale @ axes + rng.normal(size=(n, x.shape[1])) * left
 
-
+# %% ../../../nbs/evaluate/generation/20_baselines.ipynb #5bf2110b
 def retrieve(
     labels: np.ndarray | None,  # Classes of the training examples, shape (n,), or vectors that describe them, shape (n, d)
     asked: np.ndarray,  # Class or vector of each sample, shape (m,) or (m, d)

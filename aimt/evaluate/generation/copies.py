@@ -14,7 +14,7 @@ from scipy.stats import mannwhitneyu
 from ...metrics.generation import CopyScore, NearCopy
 from ...metrics.intervals import Interval, ShareInterval, auc_interval, wilson
 
-# %% ../../../nbs/evaluate/generation/10_copies.ipynb #eb2cd223
+# %% ../../../nbs/evaluate/generation/10_copies.ipynb #532a2155
 _CELLS = 20_000_000  # Distances that are held at a time
 
 
@@ -37,7 +37,7 @@ def nearest(
     index = np.concatenate(found)
     return index, np.sqrt(((a - b[index]).astype(float) ** 2).sum(1))
 
-
+# %% ../../../nbs/evaluate/generation/10_copies.ipynb #a988035f
 def copy_ratios(
     x: np.ndarray,  # Generated samples, or the held-out examples themselves, shape (n, ...)
     held_out: np.ndarray,  # Shape (m, ...)
@@ -51,7 +51,7 @@ def copy_ratios(
     tiny = 1e-6 * (float(np.median(near)) or 1.0)
     return np.where(near <= tiny, 0.0, near / np.maximum(other, tiny)), index
 
-# %% ../../../nbs/evaluate/generation/10_copies.ipynb #d8f47691
+# %% ../../../nbs/evaluate/generation/10_copies.ipynb #709469cf
 def find_copies(
     generated: np.ndarray,  # Samples, shape (n, ...)
     held_out: np.ndarray,  # Real examples that were not learned from, shape (m, ...)

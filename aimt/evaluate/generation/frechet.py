@@ -8,18 +8,17 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/generation/frechet.html.md"""
 __all__ = ['GaussianFit', 'frechet_distance', 'cubic_kernel', 'kernel_discrepancy', 'kernel_distance', 'Halves', 'halves',
            'jackknife_intervals']
 
-# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #c2dc054e
+# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #4befda58
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import sqrtm
 from scipy.stats import t as student_t
 
 from ...core.errors import DataError
 from ...metrics.intervals import Interval
 
-# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #a7fe13e7
+# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #1768f382
 @dataclass(frozen=True)
 class GaussianFit:
     """Mean and covariance of features, with the square root of the covariance."""
@@ -81,7 +80,7 @@ def kernel_distance(
     """The kernel inception distance (Binkowski et al. 2018): unbiased, and so also below 0."""
     return kernel_discrepancy(cubic_kernel(x, x), cubic_kernel(y, y), cubic_kernel(x, y))
 
-# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #dc0c2d3b
+# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #d2e57e9e
 @dataclass(frozen=True)
 class Halves:
     """Blocks of samples and ways to halve them: one half is the reference, the other and as many generated samples are compared with it."""
@@ -106,7 +105,7 @@ class Halves:
             yield in_a, in_b, np.isin(self.generated, c) & made
             yield in_b, in_a, np.isin(self.generated, d) & made
 
-
+# %% ../../../nbs/evaluate/generation/00_frechet.ipynb #c8032861
 def halves(
     held_out: int | np.ndarray,  # Number of held-out examples, or the group of each: examples of one group stay together
     generated: int | np.ndarray,  # Number of generated samples, or the group of each

@@ -24,7 +24,7 @@ from ...core.files import write_json
 from ...models.layers.pretrained import load_into, load_weights, read_config, save_weights
 from ...train.loop.trainer import TrainConfig, Trainer
 
-# %% ../../../nbs/evaluate/generation/15_judge.ipynb #2adaa752
+# %% ../../../nbs/evaluate/generation/15_judge.ipynb #8a1fdab1
 @dataclass(frozen=True)
 class JudgeConfig:
     """Size and training of a judge. Take another seed than the generator's."""
@@ -37,7 +37,7 @@ class JudgeConfig:
     shift: int = 1  # Most positions by which training examples are shifted along each axis
     seed: int = 7919
 
-
+# %% ../../../nbs/evaluate/generation/15_judge.ipynb #e9130271
 class JudgeNetwork(nn.Module):
     """A plain convolutional classifier for one, two or three axes: convolutions with strides, then means over all places."""
 
@@ -139,7 +139,7 @@ class Judge:
         load_into(network, load_weights(folder / "model.safetensors"), where=str(folder))
         return cls(network.eval(), config, shape, d["n_classes"], d["mean"], d["std"], d["supervised"])
 
-# %% ../../../nbs/evaluate/generation/15_judge.ipynb #9a3f45c9
+# %% ../../../nbs/evaluate/generation/15_judge.ipynb #e7145c61
 def train_judge(
     x: np.ndarray,  # Real training examples, shape (n, channels, *places) with one to three axes of places; float
     y: np.ndarray | None,  # Their classes, shape (n,), int in [0, n_classes); None when there are none
@@ -170,7 +170,7 @@ def train_judge(
         raise KeyboardInterrupt
     return Judge(network.eval(), config, tuple(x.shape[1:]), n_classes, mean, std, y is not None)
 
-
+# %% ../../../nbs/evaluate/generation/15_judge.ipynb #2575ed39
 def _with_channels(x: np.ndarray, dims: int) -> np.ndarray:
     x = np.asarray(x, np.float32)
     return np.ascontiguousarray(x[:, None] if x.ndim == dims else x)

@@ -7,11 +7,10 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/generation/precision_recall.html.
 # %% auto #0
 __all__ = ['knn_radii', 'trimmed', 'in_manifold', 'is_covered']
 
-# %% ../../../nbs/evaluate/generation/05_precision_recall.ipynb #ac9741a0
+# %% ../../../nbs/evaluate/generation/05_precision_recall.ipynb #b2019c54
 import numpy as np
-from scipy.spatial.distance import cdist
 
-# %% ../../../nbs/evaluate/generation/05_precision_recall.ipynb #e26856eb
+# %% ../../../nbs/evaluate/generation/05_precision_recall.ipynb #f9a61267
 def knn_radii(
     distances: np.ndarray,  # Between samples of one set, shape (n, n), zero on the diagonal
     k: int = 5,  # Neighbours, the sample itself not counted
@@ -20,7 +19,7 @@ def knn_radii(
     k = min(k, len(distances) - 1)
     return np.partition(distances, k, axis=1)[:, k]
 
-
+# %% ../../../nbs/evaluate/generation/05_precision_recall.ipynb #cdd4613f
 def trimmed(
     radii: np.ndarray,  # From `knn_radii`, shape (n,)
     share: float = 0.1,  # Of the largest neighbourhoods that are left out
@@ -28,7 +27,7 @@ def trimmed(
     """Radii without the largest: one outlier's neighbourhood would hold anything."""
     return np.where(radii <= np.quantile(radii, 1 - share), radii, -1.0)
 
-
+# %% ../../../nbs/evaluate/generation/05_precision_recall.ipynb #aaeffd5c
 def in_manifold(
     distances: np.ndarray,  # From samples to real examples, shape (n, m)
     radii: np.ndarray,  # Of the real examples, shape (m,)
