@@ -207,7 +207,7 @@ def read_folder(
         pixels, tuple(files[i] for i in kept), labels, classes, None, tuple(left), tuple([*notes, *missing, *told]), str(folder)
     )
 
-
+# %% ../../../nbs/data/image/10_folder.ipynb #bab1cf6b
 def _squares(folder: Path, files: Sequence[str], headers: Sequence[_Header | None], side: int) -> Iterator[np.ndarray | LeftOut]:
     fit = CLIPImages(size=side, crop=side)
     for file, header in zip(files, headers, strict=True):
@@ -307,7 +307,7 @@ def _codes(labels: Sequence[object] | np.ndarray) -> tuple[np.ndarray | None, tu
     values, codes = np.unique(np.asarray(labels), return_inverse=True)
     return (codes.astype(np.int64), tuple(map(str, values))) if len(values) > 1 else (None, ())
 
-
+# %% ../../../nbs/data/image/10_folder.ipynb #af17b0c2
 def read_npz(
     path: str | Path,  # A .npz file with images and perhaps labels
     *,

@@ -123,7 +123,7 @@ def split_pictures(pictures: Pictures, *, seed: int = 0) -> PictureSplit:
         notes.append(f"{n:,} pictures: {ENOUGH:,} would let the test exclude copying and missing kinds")
     return PictureSplit(train, valid, held, (*notes, *_class_notes(pictures, train, held)))
 
-
+# %% ../../../nbs/data/image/15_picture_split.ipynb #5b6785e5
 def _deal(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, shares: tuple[float, ...], rng: np.random.Generator
 ) -> list[np.ndarray]:

@@ -41,7 +41,7 @@ def _task(run: RunParts) -> SectionContent:
     text = ["The network learned the velocity that carries noise to pictures. It draws by following that velocity from fresh noise."]
     return SectionContent(text=text, notes=notes, tables=tables)
 
-
+# %% ../../../nbs/deploy/generators/05_image.ipynb #435a8ef7
 def _guidance(run: RunParts) -> SectionContent:
     found = run.metrics.get("guidance")
     if not found:

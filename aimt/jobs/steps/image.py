@@ -269,7 +269,7 @@ def choose_width(
         best = width
     return best
 
-
+# %% ../../../nbs/jobs/steps/25_image.ipynb #78f3d9cd
 def objective_of(one_step: bool) -> FlowMatching:
     """What the network learns: velocities, or with one step average velocities."""
     return MeanFlow(drop=0.1) if one_step else FlowMatching()

@@ -40,7 +40,7 @@ class ImageSettings:
     one_step: bool = False  # Trained by mean flows: one evaluation makes a picture
     steps: int = 12  # Steps of Heun's method otherwise
 
-
+# %% ../../../nbs/jobs/steps/24_image_model.ipynb #bea29fef
 @dataclass(frozen=True)
 class ImageModel:
     """A network that draws."""
@@ -98,7 +98,7 @@ class ImageModel:
             check_type(kept.get(name, ImageSettings.__dataclass_fields__[name].default), kind, where=str(path), field=name)
         return cls(UNet.from_pretrained(folder).eval(), ImageSettings(**kept))
 
-
+# %% ../../../nbs/jobs/steps/24_image_model.ipynb #74250e00
 def to_bytes(
     x: Tensor,  # (n, C, S, S), -1 to 1
 ) -> np.ndarray:  # (n, S, S, C) uint8
@@ -192,7 +192,7 @@ def asked_labels(
             raise ProblemError(f"there is no class '{name}' in this run", hint=closest(str(name), classes))
     return np.array([classes.index(names[i % len(names)]) for i in range(n)], np.int64) if names else None
 
-
+# %% ../../../nbs/jobs/steps/24_image_model.ipynb #69444dbd
 def _check_settings(options: Any, model: ImageModel) -> None:
     if options.image is None and (options.mask is not None or options.strength is not None):
         flag = "--mask" if options.mask is not None else "--strength"
@@ -232,7 +232,7 @@ def fitted_picture(
         return square
     return np.rint(square @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
 
-
+# %% ../../../nbs/jobs/steps/24_image_model.ipynb #226f8535
 def interpolated_noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:  # (n, *shape)
     """Noise on the great circle from one draw to another: every point of it is as probable as a draw."""
     a, b = torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed))

@@ -81,7 +81,7 @@ def _asked(work: ImageWork, labels: np.ndarray | None, n_test: int) -> np.ndarra
     rng = np.random.default_rng(work.options.seed)
     return np.zeros(n, np.int64) if labels is None else np.resize(rng.permutation(labels), n)
 
-
+# %% ../../../nbs/jobs/steps/26_image_score.ipynb #bce50bdf
 def _samples(work: ImageWork, pixels: np.ndarray, asked: np.ndarray | None) -> Samples:
     """Pictures as the judge sees them."""
     x = as_floats(pixels)
