@@ -124,12 +124,18 @@ def train(
     season: int | None = None,
     recursive: bool = False,
     n_origins: int | None = None,
+    image_size: int | None = None,
+    colour: str | None = None,
+    mirror: str | None = None,
+    width: int | None = None,
+    one_step: bool = False,
+    init_from: str | Path | None = None,
+    lr: float | None = None,
     family: str | None = None,
     model: str | Path | None = None,
     revision: str | None = None,
     text: str | None = None,
     epochs: float | None = None,
-    lr: float | None = None,
     batch_size: int | None = None,
     lora: int | None = None,
     nf4: bool = False,
@@ -364,17 +370,36 @@ def report(
 
 def generate(
     run: Run | str | Path,
-    prompt: str | Sequence[str] = '',
+    prompt: str | Sequence[str] | None = None,
     *,
-    stream: bool = False,
-    precision: str = 'float32',
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: str | Sequence[str] | None = None,
     num_beams: int = 1,
-    **settings: Any,
-) -> str | list[str] | Iterator[str]:
-    """Go on with a text; a fine-tuned GPT or T5 answers it, by its likeliest tokens unless told otherwise.
+    length_penalty: float | None = None,
+    early_stopping: bool | str | None = None,
+    precision: str = 'float32',
+    stream: bool = False,
+    seed: int = 0,
+    n: int = 16,
+    label: str | Sequence[str] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    image: str | Path | None = None,
+    mask: str | Path | None = None,
+    strength: float | None = None,
+    interpolate: bool = False,
+    out: str | Path | None = None,
+) -> Any:
+    """Let the model of a run generate: a text goes on or is answered, a picture is drawn.
 
-    Raises `RunError` when the run cannot be trusted or does not write, `ProblemError` for a setting out of range,
-    `DataError` for a character the model has never seen.
+    The options are those of the kind of the run, as `aimt generate RUN --help` lists them. Raises `RunError` when the run cannot
+    be trusted, `ProblemError` for a run that generates nothing, for a value out of range and for an option of another kind,
+    `DataError` for a character or a word that the model has never seen.
     """
 
 def plan(

@@ -165,7 +165,9 @@ def train_judge(
     settings = TrainConfig(
         steps=config.steps, lr=config.lr, weight_decay=0.05, schedule="cosine", precision="fp32", seed=config.seed, save_every=0
     )
-    Trainer(network.train(), batches, _loss, settings).fit()
+    history = Trainer(network.train(), batches, _loss, settings).fit()
+    if history.stopped in {"SIGINT", "SIGTERM"}:  # a judge that was stopped early must not judge
+        raise KeyboardInterrupt
     return Judge(network.eval(), config, tuple(x.shape[1:]), n_classes, mean, std, y is not None)
 
 # %% ../../../nbs/evaluate/generation/15_judge.ipynb #2575ed39
