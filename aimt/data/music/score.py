@@ -97,9 +97,16 @@ def voice_notes(
         notes.append(Note(t / n, end / n, int(pitches[t])))
     return notes
 
-# %% ../../../nbs/data/music/00_score.ipynb #08e90f1c
+# %% ../../../nbs/data/music/00_score.ipynb #56dd4efd
 _MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])  # Krumhansl and Kessler 1982
 _MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation; 0 when one of the two is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float(a @ b) / size if size > 0 else 0.0
 
 
 def find_key(
@@ -109,8 +116,7 @@ def find_key(
     """The key that fits the durations of the notes best (Krumhansl 1990, chapter 4), with a bonus for the last bass note."""
     sounding = pitches[pitches != REST]
     weights = np.bincount(sounding % 12, minlength=12).astype(float)
-    fits = np.array([[np.corrcoef(weights, np.roll(p, k))[0, 1] for k in range(12)] for p in (_MAJOR, _MINOR)])
-    fits = np.nan_to_num(fits)
+    fits = np.array([[_correlation(weights, np.roll(p, k)) for k in range(12)] for p in (_MAJOR, _MINOR)])
     last = [row[row != REST] for row in pitches[::-1] if (row != REST).any()]
     if last:
         fits[:, int(last[0].min()) % 12] += end_bonus

@@ -24,7 +24,7 @@ from ..layers.positions import Rotary
 from ..layers.pretrained import FORMAT, load_folder, load_into, read_config, save_weights
 from ..layers.transformer import Block, BlockConfig, KVCache, make_norm
 
-# %% ../../../nbs/models/music/00_music_gpt.ipynb #d37ac545
+# %% ../../../nbs/models/music/00_music_gpt.ipynb #1e2c3cea
 @dataclass(frozen=True)
 class MusicGPTConfig:
     """Architecture of a `MusicGPT`."""
@@ -39,6 +39,10 @@ class MusicGPTConfig:
     window: int = 64  # Steps of a training window
     dropout: float = 0.2
     intervals: bool = True  # Whether outputs score intervals too
+    ranges: tuple[tuple[int, int], ...] = ()  # Lowest and highest usual pitch of each voice, MIDI numbers, for sampling
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranges", tuple((int(low), int(high)) for low, high in self.ranges))
 
     @property
     def codec(self) -> ScoreCodec:
