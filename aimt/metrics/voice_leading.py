@@ -18,7 +18,13 @@ import numpy as np
 # %% ../../nbs/metrics/37_voice_leading.ipynb #8be727d3
 RULES = ("parallels", "crossings", "range", "leaps", "dissonance")
 _FIFTH_OCTAVE = (0, 7)  # Semitones, modulo 12
-_CHORDS = [(0, 4, 7, 10), (0, 3, 7, 10), (0, 3, 6, 10), (0, 3, 6, 9), (0, 4, 8)]  # dominant, minor, half-diminished, diminished; augmented triad
+_CHORDS = [
+    (0, 4, 7, 10),
+    (0, 3, 7, 10),
+    (0, 3, 6, 10),
+    (0, 3, 6, 9),
+    (0, 4, 8),
+]  # dominant, minor, half-diminished, diminished; augmented triad
 
 
 def _tertian() -> np.ndarray:

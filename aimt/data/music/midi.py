@@ -129,7 +129,9 @@ def write_midi(
     for voice in range(score.pitches.shape[1]):
         name = names[voice] if len(names) == score.pitches.shape[1] else f"Voice {voice + 1}"
         channel = voice if voice < _DRUMS else voice + 1
-        track = mido.MidiTrack([mido.MetaMessage("track_name", name=name), mido.Message("program_change", channel=channel, program=program)])
+        track = mido.MidiTrack(
+            [mido.MetaMessage("track_name", name=name), mido.Message("program_change", channel=channel, program=program)]
+        )
         now = 0
         for note in voice_notes(score, voice):
             begin, end = round(note.start * _TICKS), round(note.end * _TICKS)

@@ -155,10 +155,7 @@ def make_score(
     return Score(name, pitches, onsets, beat.astype(np.int16), steps, tonic, minor, steps_per_quarter, tempo, rights)
 
 # %% ../../../nbs/data/music/00_score.ipynb #10a463ea
-def melody_intervals(
-    score: Score,
-    voice: int = 0,
-) -> np.ndarray:  # Semitones from each note to the next
+def melody_intervals(score: Score, voice: int = 0) -> np.ndarray:  # Semitones from each note to the next
     """The tune of a voice, whatever its key and its rhythm; repeated notes are left out."""
     steps = np.diff([n.pitch for n in voice_notes(score, voice)])
     return steps[steps != 0]
@@ -228,10 +225,7 @@ def split_by_tune(
     return np.flatnonzero(np.isin(groups, kept)).tolist(), parts[1], parts[0]
 
 
-def transpose(
-    score: Score,
-    semitones: int,
-) -> Score:
+def transpose(score: Score, semitones: int) -> Score:
     """The same piece, higher or lower."""
     moved = np.where(score.pitches == REST, REST, score.pitches + semitones).astype(np.int16)
     return replace(score, pitches=moved, tonic=(score.tonic + semitones) % 12)

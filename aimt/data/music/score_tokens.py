@@ -73,7 +73,9 @@ class ScoreCodec:
             raise ValueError(f"{score.name} has {v} voices, more than {self.n_voices}")
         relative = score.pitches.astype(np.int64) - tonic_shift(score.tonic)
         below, above = relative < self.low, relative > self.high
-        relative = np.where(below, self.low + (relative - self.low) % 12, np.where(above, self.high - (self.high - relative) % 12, relative))
+        relative = np.where(
+            below, self.low + (relative - self.low) % 12, np.where(above, self.high - (self.high - relative) % 12, relative)
+        )
         tokens, sounding = np.full((T + 1, self.n_voices), REST_TOKEN), np.full((T + 1, self.n_voices), REST_TOKEN)
         sounding[:T, :v] = np.where(score.pitches == REST, REST_TOKEN, FIRST + relative - self.low)
         begins = score.onsets | (score.pitches == REST)
@@ -103,7 +105,7 @@ class ScoreCodec:
         beat = ((first_beat + np.arange(len(tokens))) % bar).astype(np.int16)
         return Score(name, pitches, onsets, beat, bar, key % 12, key >= 12, self.steps_per_quarter, tempo)
 
-# %% ../../../nbs/data/music/20_score_tokens.ipynb #d2435f32
+# %% ../../../nbs/data/music/20_score_tokens.ipynb #ed701993
 IGNORED = -100  # A target that does not count
 
 
@@ -138,8 +140,8 @@ def take_windows(
         tokens[row, :n], beat[row, :n] = piece.tokens[t : t + n], piece.beat[t : t + n]
         tokens[row, 0] = piece.sounding[t]
         count[row, (context if t else 0) : n] = True
-    about = [torch.tensor([getattr(pieces[i], name) for i, _ in starts]) for name in ("bar", "key")]
-    return ScoreBatch(torch.from_numpy(tokens), torch.from_numpy(beat), *about, torch.from_numpy(count))
+    bar, key = (torch.tensor([getattr(pieces[i], name) for i, _ in starts]) for name in ("bar", "key"))
+    return ScoreBatch(torch.from_numpy(tokens), torch.from_numpy(beat), bar, key, torch.from_numpy(count))
 
 
 class ScoreBatches:

@@ -12,9 +12,19 @@ from typing import Any
 
 from ...decide.gate import number, span
 from .shared_sections import card_metrics, generator_report
-from ..report.sections import GalleryItem, MediaFile, RunParts, Section, SectionContent, SectionGallery, lookup, percent, section_table
+from aimt.deploy.report.sections import (
+    GalleryItem,
+    MediaFile,
+    RunParts,
+    Section,
+    SectionContent,
+    SectionGallery,
+    lookup,
+    percent,
+    section_table,
+)
 
-# %% ../../../nbs/deploy/generators/10_music.ipynb #c62d556d
+# %% ../../../nbs/deploy/generators/10_music.ipynb #197f1de5
 def likelihood_content(run: RunParts) -> SectionContent:
     """Nats a token beside n-grams, and by the pieces it was trained on."""
     m = run.metrics
@@ -32,7 +42,9 @@ def likelihood_content(run: RunParts) -> SectionContent:
         "A token is one voice at one time step: a pitch that begins, a held note, or a rest. Nats a token say how surprised the model is by music that it has not seen;"
         " the interval is from resampled pieces."
     ]
-    return SectionContent(text=text, tables=[section_table("Nats a token, with 95 % intervals", ["", "Nats"], rows, right=(1,), strong=(0,))])
+    return SectionContent(
+        text=text, tables=[section_table("Nats a token, with 95 % intervals", ["", "Nats"], rows, right=(1,), strong=(0,))]
+    )
 
 
 def voice_leading_content(run: RunParts) -> SectionContent:
@@ -41,7 +53,9 @@ def voice_leading_content(run: RunParts) -> SectionContent:
     rates, alone = m.get("voice_leading") or [], {r["rule"]: r for r in m.get("voice_leading_alone") or []}
     if not rates:
         return SectionContent(text=["The rules were not counted."])
-    rows = [[r["rule"].capitalize(), _share(r["rate"]), _share((alone.get(r["rule"]) or {}).get("rate")), _share(r["reference"])] for r in rates]
+    rows = [
+        [r["rule"].capitalize(), _share(r["rate"]), _share((alone.get(r["rule"]) or {}).get("rate")), _share(r["reference"])] for r in rates
+    ]
     s = m.get("sampling") or {}
     text = [
         "Rules of choral music, as breaches for each chance. Samples are drawn with a cost for notes that break a rule"
@@ -84,7 +98,7 @@ def task_content(run: RunParts) -> SectionContent:
         ["Network", settings.get("network")],
         ["Weights", f"{settings['parameters']:,}" if settings.get("parameters") else None],
     ]
-    rights = about.get("rights") or []
+    rights = data.get("rights") or []
     notes = [*(about.get("warnings") or []), *(f"Stated in the files: {r}" for r in rights[:5])]
     text = ["Pieces that share a tune are in one part, so that no test melody was learnt from in another setting."]
     return SectionContent(text=text, notes=notes, tables=[section_table("What went in", [], [r for r in rows if r[1]])])
@@ -111,13 +125,22 @@ REPORT = generator_report(
     card_title=lambda run: f"Music model of {run.source or 'scores'}",
     card={
         "Metrics": music_card,
-        "Intended use": lambda run: ["- Sketches, exercises in harmony, accompaniments that a person edits", "- Not for music that is published as new without a look at the copies"],
+        "Intended use": lambda run: [
+            "- Sketches, exercises in harmony, accompaniments that a person edits",
+            "- Not for music that is published as new without a look at the copies",
+        ],
         "Training data": lambda run: [f"- {lookup(run.info, 'data', 'files') or 0:,} pieces; check what their files say about rights"],
     },
-    use=("aimt generate RUN -o FOLDER", "aimt generate RUN --melody TUNE.mid -o FOLDER", "aimt generate RUN --prompt BEGINNING.mid -o FOLDER"),
+    use=(
+        "aimt generate RUN -o FOLDER",
+        "aimt generate RUN --melody TUNE.mid -o FOLDER",
+        "aimt generate RUN --prompt BEGINNING.mid -o FOLDER",
+    ),
     more=(
         Section("likelihood", "Does it expect new music?", likelihood_content, _GATE_PAGE),
         Section("voice-leading", "Rules of voice leading", voice_leading_content, (("metrics/voice_leading.html", "What is counted"),)),
-        Section("harmonisation", "Melodies, harmonised", harmonisation_content, (("generate/music/sample.html", "How melodies are harmonised"),)),
+        Section(
+            "harmonisation", "Melodies, harmonised", harmonisation_content, (("generate/music/sample.html", "How melodies are harmonised"),)
+        ),
     ),
 )

@@ -51,7 +51,17 @@ def parse_key(
 ) -> int:  # Tonic, plus 12 for minor
     """The number of a key. Raises `ProblemError` for an unknown one."""
     tonic, _, mode = text.strip().partition(" ")
-    spellings = {n.lower(): i for i, n in enumerate(NAMES)} | {"db": 1, "d#": 3, "gb": 6, "g#": 8, "a#": 10, "cb": 11, "b#": 0, "e#": 5, "fb": 4}
+    spellings = {n.lower(): i for i, n in enumerate(NAMES)} | {
+        "db": 1,
+        "d#": 3,
+        "gb": 6,
+        "g#": 8,
+        "a#": 10,
+        "cb": 11,
+        "b#": 0,
+        "e#": 5,
+        "fb": 4,
+    }
     mode = mode.strip().lower() or ("minor" if tonic[:1].islower() else "major")
     if tonic.lower() not in spellings or mode not in ("major", "minor"):
         raise ProblemError(f"'{text}' is not a key", hint=closest(text, [f"{n} {m}" for n in NAMES for m in ("major", "minor")]))

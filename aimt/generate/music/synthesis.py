@@ -49,7 +49,9 @@ def synthesise(
     quarter = 60 / score.tempo
     seconds = len(score) / score.steps_per_quarter * quarter
     if seconds > max_seconds:
-        raise ProblemError(f"the piece lasts {seconds:.0f} s, more than {max_seconds:.0f} s", where=score.name, hint="Cut it, or raise max_seconds")
+        raise ProblemError(
+            f"the piece lasts {seconds:.0f} s, more than {max_seconds:.0f} s", where=score.name, hint="Cut it, or raise max_seconds"
+        )
     sound = np.zeros(int((seconds + 1) * rate))
     for voice in range(score.pitches.shape[1]):
         for note in voice_notes(score, voice):

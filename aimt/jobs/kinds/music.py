@@ -17,7 +17,7 @@ from ..shared.music_model import MusicGenerateOptions
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/30_music.ipynb #1f96848e
+# %% ../../../nbs/jobs/kinds/30_music.ipynb #ff847f2e
 @dataclass(frozen=True, kw_only=True)
 class MusicOptions(Options):
     """What can be asked of a training on music."""
@@ -52,7 +52,7 @@ MUSIC = Kind(
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.music:REPORT",
     open="aimt.jobs.shared.music_model:open_music_model",
-    verbs={"generate": "aimt.jobs.shared.music_model:generate_music"},
+    verbs={"generate": "aimt.jobs.shared.music_model:generate_music", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
     generate_options=MusicGenerateOptions,
     time_limit=600,
     noun="music",

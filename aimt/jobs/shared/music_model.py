@@ -7,8 +7,8 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/music_model.html.md"""
 # %% auto #0
 __all__ = ['MusicModel', 'open_music_model', 'MusicGenerateOptions', 'generate_music']
 
-# %% ../../../nbs/jobs/shared/45_music_model.ipynb #6ad220f1
-from dataclasses import dataclass
+# %% ../../../nbs/jobs/shared/45_music_model.ipynb #939ee636
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import ProblemError, RunError
@@ -44,7 +44,7 @@ def open_music_model(
             run.file(name)
     return MusicModel(run, MusicGPT.from_pretrained(run.path / "model").eval())
 
-# %% ../../../nbs/jobs/shared/45_music_model.ipynb #cf6cf85a
+# %% ../../../nbs/jobs/shared/45_music_model.ipynb #4b097cf6
 @dataclass(frozen=True, kw_only=True)
 class MusicGenerateOptions(FileOptions):
     """What can be asked of a model that composes."""
@@ -52,7 +52,9 @@ class MusicGenerateOptions(FileOptions):
     n: int = option(1, "Number of pieces.", min=1, max=1_000, short="-n")
     prompt: str | Path | None = option(None, "A MIDI or MusicXML file with a beginning, which goes on.", short="-p")
     melody: str | Path | None = option(None, "A MIDI or MusicXML file with a melody, which is kept note for note and harmonised.")
-    voice: int = option(1, "With --melody: the voice that it is, 1 for the highest.", min=1, max=8)
+    voice: int = option(
+        1, "With --melody: which voice it is, 1 for the highest; of a file with several voices, this one is taken.", min=1, max=8
+    )
     key: str = option("G major", "Key of a new piece, such as 'D minor'.")
     bars: int = option(8, "Length in bars, at most.", min=1, max=400)
     temperature: float = option(0.9, "Below 1: likelier notes.", min=0.01, max=5)
@@ -66,9 +68,22 @@ def _settings(o: MusicGenerateOptions) -> SampleSettings:
     return SampleSettings(o.temperature, o.top_p, o.rules, o.consonance, o.candidates)
 
 
+def _melody(score: Score, voice: int) -> Score:
+    """The melody of a file: its only voice, or the voice of this number, from 1."""
+    n = score.pitches.shape[1]
+    if n == 1:
+        return score
+    if voice > n:
+        raise ProblemError(
+            f"the file has {n} voices, and voice {voice} is asked for", where=score.name, hint="Give --voice a smaller number"
+        )
+    column = slice(voice - 1, voice)
+    return replace(score, pitches=score.pitches[:, column], onsets=score.onsets[:, column])
+
+
 def _one(found: MusicModel, o: MusicGenerateOptions, given: Score | None, seed: int) -> Score:
     if o.melody is not None and given is not None:
-        return harmonise(found.model, given, voices=(o.voice - 1,), settings=_settings(o), seed=seed)
+        return harmonise(found.model, _melody(given, o.voice), voices=(o.voice - 1,), settings=_settings(o), seed=seed)
     bar = given.bar if given else 4 * found.model.config.steps_per_quarter
     steps = o.bars * bar + (len(given) if given else 0)
     return compose(found.model, prompt=given, n_steps=steps, key=o.key, bar=bar, settings=_settings(o), seed=seed)

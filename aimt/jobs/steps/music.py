@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/music.html.md"""
 __all__ = ['BUNDLED', 'MusicWork', 'begin', 'read', 'train_network', 'evaluate', 'draw_pieces', 'write_samples',
            'harmonise_melodies', 'compare', 'diagnose', 'gates']
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #a5b9ce6e
+# %% ../../../nbs/jobs/steps/25_music.ipynb #05f17aa5
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,10 +41,20 @@ from ...metrics.intervals import wilson
 from ...metrics.score_features import fragments, longest_runs, score_features
 from ...metrics.voice_leading import RateComparison, RuleCounts, compare_rates, count_rules, dissonant, strong_beats
 from ...train.networks.doctor import diagnose_network
-from ...train.networks.music import SIZES, TrainedMusic, fit_ngram, ngram_nats, score_pieces, train_music, voice_tokens
+from aimt.train.networks.music import (
+    SIZES,
+    MusicSettings,
+    TrainedMusic,
+    choose_settings,
+    fit_ngram,
+    ngram_nats,
+    score_pieces,
+    train_music,
+    voice_tokens,
+)
 from ...train.networks.training_monitor import TrainingMonitor
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #c3ea9882
+# %% ../../../nbs/jobs/steps/25_music.ipynb #4477f399
 BUNDLED = "bach-chorales"  # Of `aimt datasets`: what is trained on without a source
 _SIZE = 32  # Steps of a fragment whose features are compared
 _STEPS = 64  # Of a sample
@@ -81,14 +91,7 @@ class MusicWork(Work):
 
     def about(self) -> RunFields:
         """What the run keeps about the music, and the question."""
-        rights = sorted({s.rights for s in self.scores if s.rights})
-        data: About = {
-            "source": self.name,
-            "files": len(self.scores),
-            "fingerprint": self.fingerprint,
-            "warnings": self.left_out[:20],
-            "rights": rights[:20],
-        }
+        data: About = {"source": self.name, "files": len(self.scores), "fingerprint": self.fingerprint, "warnings": self.left_out[:20]}
         problem = Problem(task="music-generation", target="next note", inputs=["score"], metric="nats_per_token")
         return {"data": data, "problem": problem.to_dict(), "notes": []}
 
@@ -96,7 +99,7 @@ class MusicWork(Work):
         """How to let it compose."""
         return [f"It composes: aimt generate {self.run.path} -o FOLDER, or --melody TUNE.mid"]
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #503f941b
+# %% ../../../nbs/jobs/steps/25_music.ipynb #ff6815ff
 def begin(
     source: str | Path | None,  # Folder of MIDI or MusicXML files; None for the chorales of Bach
     options: Any,  # Of the kind
@@ -144,13 +147,14 @@ def read(work: MusicWork) -> str:
             "vocab_size": work.codec.vocab_size,
             "steps_per_quarter": work.codec.steps_per_quarter,
             "minor": minor,
+            "rights": sorted({s.rights for s in work.scores if s.rights})[:20],
             "test_names": [Path(s.name).name for s in work.part("test")],
         }
     )
     sizes = ", ".join(f"{len(rows)} {name}" for name, rows in work.parts.items())
     return f"{len(work.scores)} pieces of {voices} voices ({sizes}), {minor} in minor"
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #59bfbb07
+# %% ../../../nbs/jobs/steps/25_music.ipynb #cf1a395e
 def train_network(work: MusicWork) -> str:
     """Train within the time limit."""
     train, valid = work.pieces("train"), work.pieces("valid")
@@ -185,9 +189,7 @@ def train_network(work: MusicWork) -> str:
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
 
-def _of_size(work: MusicWork) -> Any:
-    from aimt.train.networks.music import choose_settings
-
+def _of_size(work: MusicWork) -> MusicSettings:
     tokens = sum(len(s) for s in work.part("train")) * work.codec.n_voices
     return choose_settings(tokens, work.seconds, work.options.size)
 
@@ -263,7 +265,9 @@ def write_samples(work: MusicWork) -> str:
         sampling=asdict(SampleSettings()),
         samples=ShownSamples(work.seed, [s for pair in shown for s in pair]).to_dict(),
     )
-    return f"{len(work.samples)} samples; parallels {100 * work.rates[0].rate:.2f} %, in held-out pieces {100 * work.rates[0].reference:.2f} %"
+    return (
+        f"{len(work.samples)} samples; parallels {100 * work.rates[0].rate:.2f} %, in held-out pieces {100 * work.rates[0].reference:.2f} %"
+    )
 
 
 def _show(work: MusicWork, score: Score, name: str, asked: str, given: tuple[int, ...] = ()) -> list[ShownSample]:
@@ -302,7 +306,9 @@ def harmonise_melodies(work: MusicWork) -> str:
             "shown": [asdict(s) for s in first],
         }
     )
-    return f"{len(made)} melodies; {100 * consonant['made']:.1f} % of strong beats consonant, by the composer {100 * consonant['real']:.1f} %"
+    return (
+        f"{len(made)} melodies; {100 * consonant['made']:.1f} % of strong beats consonant, by the composer {100 * consonant['real']:.1f} %"
+    )
 
 
 def _consonance(scores: Sequence[Score]) -> float:
@@ -310,7 +316,7 @@ def _consonance(scores: Sequence[Score]) -> float:
     beats = [~dissonant(s.pitches)[strong_beats(s.beat, s.bar, s.steps_per_quarter)] for s in scores]
     return float(np.concatenate(beats).mean())
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #9df9b21b
+# %% ../../../nbs/jobs/steps/25_music.ipynb #f26af5cf
 def _fragments(scores: Sequence[Score], keys: Sequence[int], n_voices: int) -> Samples:
     features, match, groups, asked = [], [], [], []
     for i, (score, key) in enumerate(zip(scores, keys, strict=True)):
@@ -363,7 +369,8 @@ def compare(work: MusicWork) -> str:
     runs = _run_copies(work)
     work.generation = replace(scores, copies=(runs, *scores.copies))
     work.keep_result(generation=work.generation.to_dict())
-    return f"excess distance {scores.distance['value']:.3f}, {len(runs.copied)} near copies, key kept in {100 * scores.condition.generated['value']:.0f} %"
+    kept = f", key kept in {100 * scores.condition.generated['value']:.0f} %" if scores.condition else ""
+    return f"excess distance {scores.distance['value']:.3f}, {len(runs.copied)} near copies{kept}"
 
 
 def _run_copies(work: MusicWork) -> CopyScore:
@@ -377,7 +384,9 @@ def _run_copies(work: MusicWork) -> CopyScore:
     share, floor = wilson(copied.sum(), len(copied)), wilson(like.sum(), len(like))
     order = np.argsort(-run, kind="stable")[:8]
     worst = tuple(NearCopy(int(i), int(where[i]), float(limit / max(run[i], 1)), bool(copied[i])) for i in order)
-    return CopyScore(share, floor, difference_interval(share, floor), 1.0, "runs of equal steps", worst, tuple(map(int, np.flatnonzero(copied))))
+    return CopyScore(
+        share, floor, difference_interval(share, floor), 1.0, "runs of equal steps", worst, tuple(map(int, np.flatnonzero(copied)))
+    )
 
 # %% ../../../nbs/jobs/steps/25_music.ipynb #486ce0e6
 def diagnose(work: MusicWork) -> str:

@@ -83,9 +83,11 @@ def sounding(
     last = F.pad(tokens.flatten(1), (1, 0), value=END)[:, :-1]
     return Sounding(last, now.flatten(1, 2), wide.flatten(1, 2), moved.flatten(1, 2), age.flatten(1))
 
-# %% ../../../nbs/models/music/00_music_gpt.ipynb #fe7624ad
+# %% ../../../nbs/models/music/00_music_gpt.ipynb #42db6d45
 class MusicGPT(nn.Module):
     """Decoder-only Transformer over scores: `forward` gives logits, or the loss when it is told which tokens count."""
+
+    offsets: Tensor  # (F,) where the rows of each feature begin in the table
 
     def __init__(self, config: MusicGPTConfig):
         super().__init__()
@@ -103,9 +105,7 @@ class MusicGPT(nn.Module):
         self.register_buffer("offsets", torch.tensor([0, *sizes]).cumsum(0)[:-1], persistent=False)
         self.embed = nn.EmbeddingBag(sum(sizes), c.n_embd, mode="sum")
         self.rotary = Rotary(c.n_embd // c.n_head, c.window * V)
-        block = BlockConfig(
-            d=c.n_embd, n_head=c.n_head, norm="rms", mlp="relu2", bias=False, qk_norm=True, causal=True, dropout=c.dropout
-        )
+        block = BlockConfig(d=c.n_embd, n_head=c.n_head, norm="rms", mlp="relu2", bias=False, qk_norm=True, causal=True, dropout=c.dropout)
         self.blocks = nn.ModuleList(Block(block) for _ in range(c.n_layer))
         self.norm = make_norm("rms", c.n_embd)
         self.head = nn.Linear(c.n_embd, self.vocab_size)

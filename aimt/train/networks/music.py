@@ -81,12 +81,7 @@ def count_targets(piece: Piece) -> int:
 
 
 @torch.no_grad()
-def score_pieces(
-    model: MusicGPT,
-    pieces: Sequence[Piece],
-    *,
-    batch_size: int = 16,
-) -> PieceNats:
+def score_pieces(model: MusicGPT, pieces: Sequence[Piece], *, batch_size: int = 16) -> PieceNats:
     """Nats of each piece under a model; each token has at least half a window before it, where the piece has it."""
     training, device = model.training, model.head.weight.device
     model.eval()
@@ -100,8 +95,7 @@ def score_pieces(
 
 # %% ../../../nbs/train/networks/30_music.ipynb #4d8e98a2
 def voice_tokens(
-    piece: Piece,
-    vocab_size: int,
+    piece: Piece, vocab_size: int
 ) -> np.ndarray:  # The tokens as one sequence, each voice with numbers of its own; the end once
     """The tokens of a piece for an n-gram."""
     V = piece.tokens.shape[1]
@@ -109,11 +103,7 @@ def voice_tokens(
     return flat[: len(piece) * V + 1]
 
 
-def fit_ngram(
-    pieces: Sequence[Piece],
-    vocab_size: int,
-    order: int = 5,
-) -> NGram:
+def fit_ngram(pieces: Sequence[Piece], vocab_size: int, order: int = 5) -> NGram:
     """An n-gram model of pieces."""
     V = pieces[0].tokens.shape[1]
     return NGram(order).fit(np.concatenate([voice_tokens(p, vocab_size) for p in pieces]), V * vocab_size)
