@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/decide/music_gates.html.md"""
 # %% auto #0
 __all__ = ['GATES', 'MusicLimits', 'gain_interval', 'likelihood_gate', 'voice_leading_gate', 'music_gates']
 
-# %% ../../nbs/decide/24_music_gates.ipynb #612ce491
+# %% ../../nbs/decide/24_music_gates.ipynb #4187110d
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from .gate import Gate, GateResult, Status, fault_status, merit_status, number, smallest_detectable, span
+from .generator_gates import GATES as GENERATOR_GATES
 from .generator_gates import generator_gates
+from .text_gates import training_gate
 from ..metrics.generation import GenerationScores
 from ..metrics.intervals import Interval, widen
 from ..metrics.voice_leading import RateComparison
@@ -49,7 +51,7 @@ def gain_interval(
     low, high = np.quantile(drawn, (0.025, 0.975))
     return {"value": float(gains.sum() / tokens.sum()), "low": float(low), "high": float(high)}
 
-# %% ../../nbs/decide/24_music_gates.ipynb #9e8a8841
+# %% ../../nbs/decide/24_music_gates.ipynb #aa152bbe
 def likelihood_gate(
     nats: float,  # A token of the held-out pieces
     baseline: Mapping[str, Any] | None,  # name, nats, gain (from `gain_interval`) and pieces
@@ -114,7 +116,7 @@ def voice_leading_gate(
 
 
 def music_gates(
-    scores: GenerationScores,
+    scores: GenerationScores | None,  # None when there were too few pieces to compare with
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor
     nats: float,  # A token of the held-out pieces
     baseline: Mapping[str, Any] | None,  # As for `likelihood_gate`
@@ -123,4 +125,9 @@ def music_gates(
     limits: MusicLimits = MusicLimits(),  # noqa: B008  frozen
 ) -> list[GateResult]:
     """The answers of all gates."""
-    return [likelihood_gate(nats, baseline, limits), voice_leading_gate(rates, limits), *generator_gates(scores, findings)]
+    own = [likelihood_gate(nats, baseline, limits), voice_leading_gate(rates, limits)]
+    if scores is not None:
+        return [*own, *generator_gates(scores, findings)]
+    few = "There are too few held-out pieces to compare samples with."
+    unscored = [gate.result("not checked", few, "Give more pieces.") for name, gate in GENERATOR_GATES.items() if name != "training"]
+    return [*own, *unscored, training_gate(findings, GENERATOR_GATES["training"])]

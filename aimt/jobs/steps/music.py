@@ -54,7 +54,7 @@ from aimt.train.networks.music import (
 )
 from ...train.networks.training_monitor import TrainingMonitor
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #4477f399
+# %% ../../../nbs/jobs/steps/25_music.ipynb #dab7b961
 BUNDLED = "bach-chorales"  # Of `aimt datasets`: what is trained on without a source
 _SIZE = 32  # Steps of a fragment whose features are compared
 _STEPS = 64  # Of a sample
@@ -73,7 +73,7 @@ class MusicWork(Work):
     trained: TrainedMusic = field(init=False)
     watch: TrainingMonitor = field(init=False)
     samples: list[Score] = field(default_factory=list)  # drawn without a melody
-    generation: GenerationScores = field(init=False)
+    generation: GenerationScores | None = None  # None when there are too few pieces to compare with
     rates: list[RateComparison] = field(default_factory=list)
 
     @property
@@ -316,9 +316,10 @@ def _consonance(scores: Sequence[Score]) -> float:
     beats = [~dissonant(s.pitches)[strong_beats(s.beat, s.bar, s.steps_per_quarter)] for s in scores]
     return float(np.concatenate(beats).mean())
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #f26af5cf
+# %% ../../../nbs/jobs/steps/25_music.ipynb #1f283359
 def _fragments(scores: Sequence[Score], keys: Sequence[int], n_voices: int) -> Samples:
-    features, match, groups, asked = [], [], [], []
+    features: list[np.ndarray] = []
+    match, groups, asked = [], [], []
     for i, (score, key) in enumerate(zip(scores, keys, strict=True)):
         for part in fragments(min(len(score), _STEPS), _SIZE):  # samples are beginnings, and so are the pieces they are compared with
             pitches = _all_voices(score.pitches[part], n_voices)
@@ -338,10 +339,12 @@ def _ngram_pieces(work: MusicWork, like: Sequence[Piece]) -> list[Score]:
     out = []
     for i, piece in enumerate(like):
         start = voice_tokens(train[i % len(train)], size)[: 2 * V].tolist()
-        ids = (start + ngram.sample(_STEPS * V, history=start, seed=work.seed + i))[: _STEPS * V]
-        tokens = np.array(ids).reshape(-1, V) % size
-        score = work.codec.decode(tokens, piece.key, piece.bar, int(piece.beat[0]))
-        out.append(score if len(score) >= _SIZE else work.samples[i])
+        for attempt in range(5):  # until one does not end at once
+            ids = (start + ngram.sample(_STEPS * V, history=start, seed=work.seed + i + 10_000 * attempt))[: _STEPS * V]
+            score = work.codec.decode(np.array(ids).reshape(-1, V) % size, piece.key, piece.bar, int(piece.beat[0]))
+            if len(score) >= _SIZE // 2:
+                break
+        out.append(score)
     return out
 
 
@@ -356,16 +359,13 @@ def compare(work: MusicWork) -> str:
         "retrieval": _fragments([train[i] for i in chosen], [own[i] for i in chosen], V),
         "n-gram": _fragments(_ngram_pieces(work, work.pieces("test")), keys, V),
     }
-    scores = score_generation(
-        _fragments(work.samples, keys, V),
-        _fragments(test, keys, V),
-        _fragments(train, own, V),
-        rivals=rivals,
-        class_names=("major", "minor"),
-        chance=1 / 24,
-        judge_name="statistics of degrees, steps, intervals and rhythm",
-        seed=work.seed,
-    )
+    samples = _fragments(work.samples, keys, V), _fragments(test, keys, V), _fragments(train, own, V)
+    about = {"class_names": ("major", "minor"), "chance": 1 / 24, "judge_name": "statistics of degrees, steps, intervals and rhythm"}
+    try:
+        scores = score_generation(*samples, rivals=rivals, seed=work.seed, **about)
+    except DataError as e:
+        work.progress.say(f"        samples were not scored: {e.what}")
+        return f"not scored: {e.what}"
     runs = _run_copies(work)
     work.generation = replace(scores, copies=(runs, *scores.copies))
     work.keep_result(generation=work.generation.to_dict())
