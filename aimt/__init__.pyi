@@ -116,6 +116,8 @@ def train(
     vocab_size: int | None = None,
     text_field: str | None = None,
     steps: int | None = None,
+    voices: int | None = None,
+    steps_per_quarter: int = 2,
     series_id: str | None = None,
     horizon: int | None = None,
     known_covariates: str | list[str] | None = None,
@@ -379,6 +381,15 @@ def generate(
     precision: str = 'float32',
     stream: bool = False,
     seed: int = 0,
+    n: int = 1,
+    melody: str | Path | None = None,
+    voice: int = 1,
+    key: str = 'G major',
+    bars: int = 8,
+    rules: float = 5.0,
+    consonance: float = 4.0,
+    candidates: int = 16,
+    out: str | Path | None = None,
 ) -> Any:
     """Let the model of a run generate: a text goes on or is answered, a picture is drawn.
 

@@ -24,7 +24,7 @@ from aimt.deploy.report.sections import (
     section_table,
 )
 
-# %% ../../../nbs/deploy/generators/10_music.ipynb #197f1de5
+# %% ../../../nbs/deploy/generators/10_music.ipynb #6231ae15
 def likelihood_content(run: RunParts) -> SectionContent:
     """Nats a token beside n-grams, and by the pieces it was trained on."""
     m = run.metrics
@@ -39,8 +39,8 @@ def likelihood_content(run: RunParts) -> SectionContent:
     if baseline:
         rows += [[f"{baseline['name']}, test pieces", number(baseline["nats"])], ["Saved against it", span(baseline["gain"])]]
     text = [
-        "A token is one voice at one time step: a pitch that begins, a held note, or a rest. Nats a token say how surprised the model is by music that it has not seen;"
-        " the interval is from resampled pieces."
+        "A token is one voice at one time step: a pitch that begins, a held note, or a rest. Nats a token say how surprised the model is by"
+        " music that it has not seen; the interval is from resampled pieces."
     ]
     return SectionContent(
         text=text, tables=[section_table("Nats a token, with 95 % intervals", ["", "Nats"], rows, right=(1,), strong=(0,))]
@@ -76,8 +76,8 @@ def harmonisation_content(run: RunParts) -> SectionContent:
     if not h:
         return SectionContent(text=["No melody was harmonised."])
     text = [
-        f"The highest voice of {h['melodies']} held-out pieces was kept note for note, and the others were composed. {100 * h['consonant']:.1f} % of the strong beats are"
-        f" consonant; in the originals {100 * h['consonant_real']:.1f} % are."
+        f"The highest voice of {h['melodies']} held-out pieces was kept note for note, and the others were composed."
+        f" {100 * h['consonant']:.1f} % of the strong beats are consonant; in the originals {100 * h['consonant_real']:.1f} % are."
     ]
     rows = [[r["rule"].capitalize(), _share(r["rate"]), _share(r["reference"])] for r in h["voice_leading"]]
     table = section_table("Rules broken in harmonisations and in the originals", ["Rule", "Harmonised", "Original"], rows, right=(1, 2))
