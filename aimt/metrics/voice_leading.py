@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-# %% ../../nbs/metrics/37_voice_leading.ipynb #8be727d3
+# %% ../../nbs/metrics/37_voice_leading.ipynb #99efc2c8
 RULES = ("parallels", "crossings", "range", "leaps", "dissonance")
 _FIFTH_OCTAVE = (0, 7)  # Semitones, modulo 12
 _CHORDS = [
@@ -63,7 +63,7 @@ class RuleCounts:
         i = RULES.index(rule)
         return self.broken[i] / self.chances[i] if self.chances[i] else float("nan")
 
-
+# %% ../../nbs/metrics/37_voice_leading.ipynb #95ace50e
 def voice_ranges(
     pieces: Sequence[np.ndarray],  # (T, V) pitches of each training piece
     outside: float = 0.005,  # Share of the steps left out at each end
@@ -72,7 +72,7 @@ def voice_ranges(
     everything = [np.concatenate([p[:, v][p[:, v] >= 0] for p in pieces]) for v in range(pieces[0].shape[1])]
     return np.array([np.quantile(p, (outside, 1 - outside)) if len(p) else (0, 127) for p in everything])
 
-# %% ../../nbs/metrics/37_voice_leading.ipynb #b3810660
+# %% ../../nbs/metrics/37_voice_leading.ipynb #9fa9092c
 def parallel_steps(
     pitches: np.ndarray,  # (T, V)
 ) -> tuple[np.ndarray, np.ndarray]:  # (T - 1,) bool: a parallel from this step to the next, and (T - 1,) two voices or more move
@@ -107,7 +107,7 @@ def dissonant(
         bits |= np.where(voice >= 0, 1 << (voice % 12), 0)
     return ~TERTIAN[bits]
 
-
+# %% ../../nbs/metrics/37_voice_leading.ipynb #b15997d5
 def count_rules(
     pitches: np.ndarray,  # (T, V)
     beat: np.ndarray,  # (T,) steps since the beginning of the bar

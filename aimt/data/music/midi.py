@@ -17,7 +17,7 @@ from ...core.errors import DataError, require
 from ...core.files import atomic_path
 from .score import MAX_VOICES, STEPS_PER_QUARTER, Note, Score, make_score, voice_notes
 
-# %% ../../../nbs/data/music/10_midi.ipynb #c4168d38
+# %% ../../../nbs/data/music/10_midi.ipynb #d6393660
 _DRUMS = 9  # Channel 10, counted from 0
 _REPAIR = "Open it in a music program and export it again, or leave it out"
 
@@ -54,7 +54,7 @@ def _tracks(file: Any) -> dict[tuple[int, int], list[Note]]:
                 down[key] = time
     return {place: sorted(found) for place, found in notes.items() if found}
 
-
+# %% ../../../nbs/data/music/10_midi.ipynb #f8e43430
 def separate_voices(
     notes: Iterable[Note],  # Of one track, in order
     tolerance: float = 0.1,  # Quarters by which notes of a legato line may overlap
@@ -84,7 +84,7 @@ def _bar_and_upbeat(file: Any) -> tuple[float, float]:
         return found[1][1], found[0][1]
     return (found[0][1], 0.0) if found else (4.0, 0.0)
 
-
+# %% ../../../nbs/data/music/10_midi.ipynb #409c829a
 def read_midi(
     path: str | Path,  # .mid or .midi
     *,

@@ -56,7 +56,7 @@ def _root(path: Path) -> _Element:
         raise DataError(what, where=str(path), hint="Export it as MusicXML, part-wise")
     return root
 
-# %% ../../../nbs/data/music/05_musicxml.ipynb #ab4bb272
+# %% ../../../nbs/data/music/05_musicxml.ipynb #04120a5d
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
@@ -99,7 +99,7 @@ def _read_part(part: _Element) -> _Part:
         state.time = end
     return state
 
-
+# %% ../../../nbs/data/music/05_musicxml.ipynb #c533de50
 def _read_note(element: _Element, state: _Part) -> None:
     length = _number(element, "duration", 0) / state.divisions
     in_chord = element.find("chord") is not None

@@ -16,7 +16,7 @@ from .midi import read_midi
 from .musicxml import read_musicxml
 from .score import STEPS_PER_QUARTER, Score
 
-# %% ../../../nbs/data/music/15_read.ipynb #3aa23214
+# %% ../../../nbs/data/music/15_read.ipynb #b1452311
 _MIDI = (".mid", ".midi")
 _XML = (".mxl", ".musicxml", ".xml")
 
@@ -46,7 +46,7 @@ def read_score(
         return read_musicxml(path, steps_per_quarter=steps_per_quarter)
     raise DataError("it is neither MIDI nor MusicXML", where=str(path), hint="Files end in .mid, .midi, .mxl, .musicxml or .xml")
 
-
+# %% ../../../nbs/data/music/15_read.ipynb #feb4c9c9
 def read_scores(
     source: str | Path,  # A folder, with its sub-folders, or one file
     *,

@@ -154,7 +154,7 @@ def make_score(
     beat = (np.arange(len(pitches)) - round(pickup * steps_per_quarter)) % steps
     return Score(name, pitches, onsets, beat.astype(np.int16), steps, tonic, minor, steps_per_quarter, tempo, rights)
 
-# %% ../../../nbs/data/music/00_score.ipynb #10a463ea
+# %% ../../../nbs/data/music/00_score.ipynb #9ab0cb93
 def melody_intervals(score: Score, voice: int = 0) -> np.ndarray:  # Semitones from each note to the next
     """The tune of a voice, whatever its key and its rhythm; repeated notes are left out."""
     steps = np.diff([n.pitch for n in voice_notes(score, voice)])
@@ -199,7 +199,7 @@ def _windows(tune: np.ndarray, length: int) -> set[bytes]:
     """All runs of some intervals; the whole tune when it is shorter."""
     return {tune[i : i + length].astype(np.int16).tobytes() for i in range(max(1, len(tune) - length + 1))}
 
-
+# %% ../../../nbs/data/music/00_score.ipynb #28bd7806
 def split_by_tune(
     scores: Sequence[Score],
     valid: float = 0.1,  # Shares of the pieces

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .score import REST, Score
 
-# %% ../../../nbs/data/music/20_score_tokens.ipynb #0c198e5b
+# %% ../../../nbs/data/music/20_score_tokens.ipynb #867389bf
 HOLD, REST_TOKEN, END, FIRST = 0, 1, 2, 3  # The note goes on; nothing sounds; the piece is over; the lowest pitch
 MAX_BAR = 16  # Steps of a bar that are told apart
 
@@ -44,7 +44,7 @@ class Piece:
     def __len__(self) -> int:
         return len(self.tokens) - 1
 
-
+# %% ../../../nbs/data/music/20_score_tokens.ipynb #e012a2cb
 @dataclass(frozen=True)
 class ScoreCodec:
     """How scores become tokens: the number of voices, and the range of pitches relative to the tonic."""
@@ -105,7 +105,7 @@ class ScoreCodec:
         beat = ((first_beat + np.arange(len(tokens))) % bar).astype(np.int16)
         return Score(name, pitches, onsets, beat, bar, key % 12, key >= 12, self.steps_per_quarter, tempo)
 
-# %% ../../../nbs/data/music/20_score_tokens.ipynb #ed701993
+# %% ../../../nbs/data/music/20_score_tokens.ipynb #af402edc
 IGNORED = -100  # A target that does not count
 
 
@@ -143,7 +143,7 @@ def take_windows(
     bar, key = (torch.tensor([getattr(pieces[i], name) for i, _ in starts]) for name in ("bar", "key"))
     return ScoreBatch(torch.from_numpy(tokens), torch.from_numpy(beat), bar, key, torch.from_numpy(count))
 
-
+# %% ../../../nbs/data/music/20_score_tokens.ipynb #0076be42
 class ScoreBatches:
     """Endless batches of random windows: a function of the seed and of how many were drawn."""
 

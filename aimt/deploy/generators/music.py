@@ -24,7 +24,7 @@ from aimt.deploy.report.sections import (
     section_table,
 )
 
-# %% ../../../nbs/deploy/generators/10_music.ipynb #6231ae15
+# %% ../../../nbs/deploy/generators/10_music.ipynb #04650c39
 def likelihood_content(run: RunParts) -> SectionContent:
     """Nats a token beside n-grams, and by the pieces it was trained on."""
     m = run.metrics
@@ -69,7 +69,7 @@ def voice_leading_content(run: RunParts) -> SectionContent:
 def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f} %"
 
-
+# %% ../../../nbs/deploy/generators/10_music.ipynb #254356dd
 def harmonisation_content(run: RunParts) -> SectionContent:
     """Melodies of held-out pieces, harmonised."""
     h = run.metrics.get("harmonisation")
@@ -116,8 +116,8 @@ def music_card(run: RunParts) -> list[str]:
         lines.append(f"- Strong beats of harmonised melodies that are consonant: {percent(h['consonant'])}")
     return [*lines, "", *card_metrics(run)]
 
-# %% ../../../nbs/deploy/generators/10_music.ipynb #6a0af81a
-_GATE_PAGE = (("decide/music_gates.html", "How it is judged"),)
+# %% ../../../nbs/deploy/generators/10_music.ipynb #7ee37dbd
+_GATE_PAGE = (("jobs/steps/music_gates.html", "How it is judged"),)
 
 REPORT = generator_report(
     title=lambda run: f"Does it compose like {run.source or 'its pieces'}?",

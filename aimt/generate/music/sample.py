@@ -141,7 +141,7 @@ class Writer:
         self.cache.select(rows)
         self.n = len(rows)
 
-# %% ../../../nbs/generate/music/00_sample.ipynb #7588f99b
+# %% ../../../nbs/generate/music/00_sample.ipynb #15700b9d
 def possible(writer: Writer, voice: int, may_end: bool) -> Tensor:
     """(K, vocabulary) bool."""
     ok = torch.ones(writer.n, writer.model.vocab_size, dtype=torch.bool)
@@ -184,7 +184,7 @@ def dissonances(writer: Writer, voice: int) -> Tensor:
     free = torch.zeros(writer.n, FIRST - 1, dtype=torch.bool)
     return torch.cat([~_TERTIAN[held][:, None], free, found], dim=1).long()
 
-
+# %% ../../../nbs/generate/music/00_sample.ipynb #070637fb
 def draw(
     log_probs: Tensor,  # (K, vocabulary)
     settings: SampleSettings,
@@ -242,7 +242,7 @@ def write(
         if bool((writer.tokens[:, step, 0] == END).all()):
             break
 
-# %% ../../../nbs/generate/music/00_sample.ipynb #d4e11691
+# %% ../../../nbs/generate/music/00_sample.ipynb #028c434c
 def version_scores(writer: Writer, codec: ScoreCodec, settings: SampleSettings) -> np.ndarray:
     """(K,) mean log-probability a token, less what breaches of the rules cost."""
     out = []
@@ -266,7 +266,7 @@ def _finish(writer: Writer, codec: ScoreCodec, settings: SampleSettings, tempo: 
     best = int(version_scores(writer, codec, settings).argmax())
     return codec.decode(writer.tokens[best, : writer.step].numpy(), writer.key, writer.bar, writer.first_beat, tempo=tempo, name=name)
 
-
+# %% ../../../nbs/generate/music/00_sample.ipynb #88086d37
 def compose(
     model: MusicGPT,
     *,
@@ -316,7 +316,7 @@ def harmonise(
     write(writer, fixed, settings, whole=True)
     return _finish(writer, codec, settings, melody.tempo, "harmonised")
 
-
+# %% ../../../nbs/generate/music/00_sample.ipynb #b918dda5
 def _encoded(score: Score, codec: ScoreCodec) -> Piece:
     """A score as tokens. Raises `ProblemError` for another grid or more voices."""
     if score.steps_per_quarter != codec.steps_per_quarter:

@@ -16,7 +16,7 @@ from ...core.errors import ProblemError
 from ...data.audio.read import write_wav
 from ...data.music.score import Score, voice_notes
 
-# %% ../../../nbs/generate/music/05_synthesis.ipynb #ee6cc115
+# %% ../../../nbs/generate/music/05_synthesis.ipynb #611e525a
 HARMONICS = (1.0, 0.5, 0.35, 0.2, 0.12, 0.06)  # Amplitudes of the multiples of the frequency: a soft organ
 _ATTACK, _RELEASE, _SUSTAIN, _DECAY = 0.02, 0.08, 0.7, 0.4  # Seconds, seconds, level, seconds
 
@@ -64,7 +64,7 @@ def synthesise(
     peak = np.abs(sound).max(initial=0.0)
     return (0.9 * sound / peak if peak > 0 else sound).astype(np.float32)
 
-
+# %% ../../../nbs/generate/music/05_synthesis.ipynb #aabb9d62
 def write_sound(
     score: Score,
     path: str | Path,  # .wav

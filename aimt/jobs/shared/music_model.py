@@ -44,7 +44,7 @@ def open_music_model(
             run.file(name)
     return MusicModel(run, MusicGPT.from_pretrained(run.path / "model").eval())
 
-# %% ../../../nbs/jobs/shared/45_music_model.ipynb #4b097cf6
+# %% ../../../nbs/jobs/shared/45_music_model.ipynb #c90d341d
 @dataclass(frozen=True, kw_only=True)
 class MusicGenerateOptions(FileOptions):
     """What can be asked of a model that composes."""
@@ -88,7 +88,7 @@ def _one(found: MusicModel, o: MusicGenerateOptions, given: Score | None, seed: 
     steps = o.bars * bar + (len(given) if given else 0)
     return compose(found.model, prompt=given, n_steps=steps, key=o.key, bar=bar, settings=_settings(o), seed=seed)
 
-
+# %% ../../../nbs/jobs/shared/45_music_model.ipynb #dcf7ffbf
 def generate_music(
     run: Run,  # A run of a music model
     options: MusicGenerateOptions,

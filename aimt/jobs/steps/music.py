@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/music.html.md"""
 __all__ = ['BUNDLED', 'MusicWork', 'begin', 'read', 'train_network', 'evaluate', 'draw_pieces', 'write_samples',
            'harmonise_melodies', 'compare', 'diagnose', 'gates']
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #05f17aa5
+# %% ../../../nbs/jobs/steps/25_music.ipynb #78144951
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from ...data.music.score import NAMES, Score, find_key, split_by_tune
 from ...data.music.score_tokens import Piece, ScoreCodec
 from ...data.sources.catalog import dataset_path
 from ...decide.gate import GateResult
-from ...decide.music_gates import MusicLimits, gain_interval, music_gates
+from .music_gates import MusicLimits, gain_interval, music_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.copies import difference_interval
 from ...evaluate.generation.scores import Samples, score_generation
@@ -99,7 +99,7 @@ class MusicWork(Work):
         """How to let it compose."""
         return [f"It composes: aimt generate {self.run.path} -o FOLDER, or --melody TUNE.mid"]
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #ff6815ff
+# %% ../../../nbs/jobs/steps/25_music.ipynb #1baf094e
 def begin(
     source: str | Path | None,  # Folder of MIDI or MusicXML files; None for the chorales of Bach
     options: Any,  # Of the kind
@@ -124,7 +124,7 @@ def begin(
         left_out=left_out,
     )
 
-
+# %% ../../../nbs/jobs/steps/25_music.ipynb #1a6f89ce
 def read(work: MusicWork) -> str:
     """Split the pieces by tune, and say what they are."""
     for line in work.left_out[:10]:
@@ -216,7 +216,7 @@ def evaluate(work: MusicWork) -> str:
     )
     return f"{found.mean:.3f} [{own['low']:.3f}, {own['high']:.3f}] nats a token of new pieces; {order}-gram {counted.mean:.3f}"
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #d57f17ea
+# %% ../../../nbs/jobs/steps/25_music.ipynb #5d90179e
 def draw_pieces(
     work: MusicWork,
     like: Sequence[Piece],  # Whose key, bar and upbeat the samples have
@@ -247,7 +247,7 @@ def _rules(work: MusicWork, scores: Sequence[Score]) -> list[RuleCounts]:
 def _all_voices(pitches: np.ndarray, n_voices: int) -> np.ndarray:
     return np.pad(pitches, ((0, 0), (0, n_voices - pitches.shape[1])), constant_values=-1)
 
-
+# %% ../../../nbs/jobs/steps/25_music.ipynb #1fcce790
 def write_samples(work: MusicWork) -> str:
     """Draw samples, with the rules and without, and count how often each breaks them."""
     test = work.pieces("test")
@@ -316,7 +316,7 @@ def _consonance(scores: Sequence[Score]) -> float:
     beats = [~dissonant(s.pitches)[strong_beats(s.beat, s.bar, s.steps_per_quarter)] for s in scores]
     return float(np.concatenate(beats).mean())
 
-# %% ../../../nbs/jobs/steps/25_music.ipynb #1f283359
+# %% ../../../nbs/jobs/steps/25_music.ipynb #12946077
 def _fragments(scores: Sequence[Score], keys: Sequence[int], n_voices: int) -> Samples:
     features: list[np.ndarray] = []
     match, groups, asked = [], [], []
@@ -347,7 +347,7 @@ def _ngram_pieces(work: MusicWork, like: Sequence[Piece]) -> list[Score]:
         out.append(score)
     return out
 
-
+# %% ../../../nbs/jobs/steps/25_music.ipynb #5d4564ce
 def compare(work: MusicWork) -> str:
     """Distances, coverage, keys, copies and baselines."""
     test, train = work.part("test"), work.part("train")

@@ -24,7 +24,7 @@ from ..layers.positions import Rotary
 from ..layers.pretrained import FORMAT, load_folder, load_into, read_config, save_weights
 from ..layers.transformer import Block, BlockConfig, KVCache, make_norm
 
-# %% ../../../nbs/models/music/00_music_gpt.ipynb #1e2c3cea
+# %% ../../../nbs/models/music/00_music_gpt.ipynb #b6965bfb
 @dataclass(frozen=True)
 class MusicGPTConfig:
     """Architecture of a `MusicGPT`."""
@@ -64,7 +64,7 @@ class Sounding:
     moved: Tensor  # (B, L, V) bool: the voice stands above the target and begins a note at its step
     age: Tensor  # (B, L) steps for which the target's voice has held its note
 
-
+# %% ../../../nbs/models/music/00_music_gpt.ipynb #67d528a2
 def sounding(
     tokens: Tensor,  # (B, C, V) int64
 ) -> Sounding:  # For the L = C V targets
@@ -83,7 +83,7 @@ def sounding(
     last = F.pad(tokens.flatten(1), (1, 0), value=END)[:, :-1]
     return Sounding(last, now.flatten(1, 2), wide.flatten(1, 2), moved.flatten(1, 2), age.flatten(1))
 
-# %% ../../../nbs/models/music/00_music_gpt.ipynb #42db6d45
+# %% ../../../nbs/models/music/00_music_gpt.ipynb #516c78a8
 class MusicGPT(nn.Module):
     """Decoder-only Transformer over scores: `forward` gives logits, or the loss when it is told which tokens count."""
 
@@ -225,7 +225,7 @@ class MusicGPT(nn.Module):
             load_into(model, load_folder(folder), where=str(folder))
         return model
 
-
+# %% ../../../nbs/models/music/00_music_gpt.ipynb #1817428e
 def music_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The loss of a batch of `ScoreBatches`, for the `Trainer`."""
     return model(batch["ids"], beat=batch["beat"], bar=batch["bar"], key=batch["key"], count=batch["count"])

@@ -119,7 +119,7 @@ def ngram_nats(
     nats = [float(-np.log(ngram.likelihoods(voice_tokens(p, vocab_size), order)).sum()) for p in pieces]
     return PieceNats(np.array(nats), np.array([count_targets(p) for p in pieces]))
 
-# %% ../../../nbs/train/networks/30_music.ipynb #50818d2c
+# %% ../../../nbs/train/networks/30_music.ipynb #5c225e7d
 class _Said:
     """A hook: reports progress about once a second."""
 
@@ -159,7 +159,7 @@ def usual_ranges(pieces: Sequence[Piece], codec: ScoreCodec) -> tuple[tuple[int,
         pitches.append(np.where(sounding >= FIRST, sounding - FIRST + codec.low + tonic_shift(piece.key % 12), REST))
     return tuple((int(low), int(high)) for low, high in voice_ranges(pitches))
 
-
+# %% ../../../nbs/train/networks/30_music.ipynb #5454fef7
 def train_music(
     train: Sequence[Piece],
     valid: Sequence[Piece],  # They choose the weights that are kept
