@@ -23,13 +23,13 @@ from ...metrics.voice_leading import TERTIAN, crossed, dissonant, parallel_steps
 from ...models.layers.transformer import KVCache
 from ...models.music.music_gpt import MusicGPT, Sounding, sounding
 
-# %% ../../../nbs/generate/music/00_sample.ipynb #f8ae93a8
+# %% ../../../nbs/generate/music/00_sample.ipynb #ba9e0d12
 @dataclass(frozen=True)
 class SampleSettings:
     """How notes are drawn."""
 
-    temperature: float = 0.9
-    top_p: float = 0.95  # Only the likeliest tokens that together have this probability
+    temperature: float = 1.0
+    top_p: float = 1.0  # Only the likeliest tokens that together have this probability
     rules: float = 5.0  # Nats taken from a note that makes a parallel or a crossing, or is out of the voice's range; 0 for none
     consonance: float = 4.0  # Nats taken from a note that is dissonant on a strong beat; 0 for none
     candidates: int = 16  # Versions of which the best is kept; for a melody, the particles

@@ -44,7 +44,7 @@ def open_music_model(
             run.file(name)
     return MusicModel(run, MusicGPT.from_pretrained(run.path / "model").eval())
 
-# %% ../../../nbs/jobs/shared/45_music_model.ipynb #c90d341d
+# %% ../../../nbs/jobs/shared/45_music_model.ipynb #88483015
 @dataclass(frozen=True, kw_only=True)
 class MusicGenerateOptions(FileOptions):
     """What can be asked of a model that composes."""
@@ -57,8 +57,8 @@ class MusicGenerateOptions(FileOptions):
     )
     key: str = option("G major", "Key of a new piece, such as 'D minor'.")
     bars: int = option(8, "Length in bars, at most.", min=1, max=400)
-    temperature: float = option(0.9, "Below 1: likelier notes.", min=0.01, max=5)
-    top_p: float = option(0.95, "Only among the fewest notes with this probability together.", min=0.01, max=1)
+    temperature: float = option(1.0, "Below 1: likelier notes, and less variety.", min=0.01, max=5)
+    top_p: float = option(1.0, "Only among the fewest notes with this probability together.", min=0.01, max=1)
     rules: float = option(5.0, "Nats taken from notes that make parallels or crossings, or are out of range; 0 for none.", min=0)
     consonance: float = option(4.0, "Nats taken from notes that are dissonant on a strong beat; 0 for none.", min=0)
     candidates: int = option(16, "Versions of which the best is kept.", min=1, max=256)
