@@ -24,7 +24,7 @@ TASKS = (
     "text-to-text",
     "image-to-text",
     "speech-to-text",
-    "image-generation",
+    "music-generation",
 )
 OUTCOMES = ("tp", "fp", "fn", "tn")
 FAIRNESS = {

@@ -351,6 +351,7 @@ KINDS: dict[str, str | Kind] = {
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
     "image": "aimt.jobs.kinds.image:IMAGE",
     "series": "aimt.jobs.kinds.series:SERIES",
+    "music": "aimt.jobs.kinds.music:MUSIC",
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
 }  # asked in this order
