@@ -360,7 +360,8 @@ _TOP = {
     "reference.json",
 }
 _MODEL_FILE = r"[\w.-]+\.(json|safetensors|npy|bin|jinja|arpa|distcp)|(member_\d+|trees|merges|vocab|alphabet)\.txt(\.gz)?"
-_WORK = re.compile(rf"(model|adapters|tokens|checkpoints)/(.*/)?({_MODEL_FILE}|lock)")
+_SAMPLE_FILE = r"samples/[\w.-]+\.(png|jpg|gif|webp|wav|mid|musicxml|mp4|webm)"
+_WORK = re.compile(rf"(model|adapters|tokens|checkpoints)/(.*/)?({_MODEL_FILE}|lock)|{_SAMPLE_FILE}")
 
 
 def _is_own(name: str) -> bool:
