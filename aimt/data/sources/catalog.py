@@ -21,6 +21,7 @@ from ...core.files import atomic_path, sha256
 from . import parsers as corpora
 from .cache import SourceRecord, fetch, installed, record_of
 from .download import Source, cache_dir
+from .sounds import SOUND_ENTRIES, SOUND_READERS
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -297,6 +298,7 @@ FETCHED: dict[str, Dataset] = {
             test=_BY_FILE,
             sources=(_PROMPTS, _PROMPT_TEXTS),
         ),
+        *(Dataset(**entry) for entry in SOUND_ENTRIES),
         Dataset(
             "spam-assassin",
             "Mails of 2002 and 2003: spam or not",
@@ -336,7 +338,7 @@ def is_cached(
 
 
 def list_datasets(
-    task: str | None = None,  # 'table', 'text', 'translation', 'image', 'image-text', 'speech', 'weights'; all if None
+    task: str | None = None,  # 'table', 'text', 'image', 'image-text', 'speech', 'sound', 'weights' and so on; all if None
 ) -> pd.DataFrame:  # name, title, task, rows, test, licence, mb, how, cached
     """What there is: one row for each data set. `mb` is what has to be fetched, `cached` whether it is here."""
     kinds = {d.task: d.name for d in (DATASETS | FETCHED).values()}
@@ -452,6 +454,7 @@ _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "openclipart-png": corpora.clipart,
     "asterisk-en": lambda sounds, texts: corpora.asterisk(texts, sounds),
     "spam-assassin": corpora.spam_assassin,
+    **SOUND_READERS,
 }
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #1f34fc2b
