@@ -7,22 +7,21 @@ Docs: https://aimt-dev.github.io/aimt/models/audio/vocoder.html.md"""
 # %% auto #0
 __all__ = ['VocoderConfig', 'ConvNeXtBlock', 'Vocoder', 'stft_loss']
 
-# %% ../../../nbs/models/audio/45_vocoder.ipynb #bf3067cd
+# %% ../../../nbs/models/audio/45_vocoder.ipynb #4c81b926
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import ModelFormatError
-from ...core.files import write_json
+from ...core.files import read_json, write_json
 from .mel_spectrogram import MelConfig, griffin_lim, istft, linear_magnitude, log_mel, stft
-from ..layers.pretrained import load_folder, load_into, read_config, save_weights
+from ..layers.pretrained import load_into, load_weights, save_weights
 
-# %% ../../../nbs/models/audio/45_vocoder.ipynb #ec5ec826
+# %% ../../../nbs/models/audio/45_vocoder.ipynb #e5432f37
 @dataclass(frozen=True)
 class VocoderConfig:
     """Sizes of a vocoder."""
@@ -77,7 +76,7 @@ class Vocoder(nn.Module):
         mel: Tensor,  # (B, M, T) log-mel spectrogram
     ) -> Tensor:  # (B, F, T) complex
         """The predicted transform: the magnitudes of the bands, corrected by the network, with its phases."""
-        coarse = linear_magnitude(mel, self.config.mel, n_iter=4)
+        coarse = linear_magnitude(mel, self.config.mel)
         h = self.inlet(mel / 4)
         for block in self.blocks:
             h = block(h)
@@ -106,7 +105,22 @@ class Vocoder(nn.Module):
             return istft(spectrum, self.config.mel)
         return griffin_lim(mel, self.config.mel, n_iter=self.config.refine, phase=spectrum.angle(), magnitude=spectrum.abs())
 
+    def save(self, folder: str | Path) -> None:
+        """Write ``vocoder.json`` and ``vocoder.safetensors``."""
+        save_weights(Path(folder) / "vocoder.safetensors", self.state_dict())
+        write_json(Path(folder) / "vocoder.json", asdict(self.config))
 
+    @classmethod
+    def load(cls, folder: str | Path) -> "Vocoder":
+        """A vocoder that was saved. Raises `ModelFormatError` when a file is damaged or of another model."""
+        try:
+            vocoder = cls(VocoderConfig(**read_json(Path(folder) / "vocoder.json")))
+        except (TypeError, ValueError) as e:
+            raise ModelFormatError(f"not the settings of a vocoder ({e})", where=str(folder)) from e
+        load_into(vocoder, load_weights(Path(folder) / "vocoder.safetensors"), where=str(folder))
+        return vocoder.eval()
+
+# %% ../../../nbs/models/audio/45_vocoder.ipynb #57014189
 def stft_loss(
     x: Tensor,  # (B, N) samples that were generated
     y: Tensor,  # (B, N) samples of the recording
