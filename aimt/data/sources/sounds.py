@@ -19,7 +19,7 @@ from ...core.errors import DataError
 from .download import Source
 from .parsers import split_of
 
-# %% ../../../nbs/data/sources/08_sounds.ipynb #6c24de15
+# %% ../../../nbs/data/sources/08_sounds.ipynb #b71268bf
 _COPYRIGHT = "usr/share/doc/*/copyright"  # The licence stays with the files
 _SAMPLES = Source(
     "debian",
@@ -101,7 +101,7 @@ SOUND_ENTRIES: tuple[dict[str, Any], ...] = (
         "licence": "GPL-2+",
         "rows": 1829,
         "columns": 6,
-        "description": "One or two speakers for each language, recorded at home: levels, rooms and noise differ. The test has the same speakers.",
+        "description": "One or two speakers for each language, recorded at home: levels and rooms differ. The test has the same speakers.",
         "how": "Debian",
         "problem": {"target": "label"},
         "task": "sound",

@@ -12,15 +12,16 @@ from .shared_sections import generator_report
 from ..report.card import escape
 from ..report.sections import RunParts, Section, SectionContent, as_dict, section_table
 
-# %% ../../../nbs/deploy/generators/15_audio.ipynb #c0ed0d90
+# %% ../../../nbs/deploy/generators/15_audio.ipynb #ea14b0e1
 def recordings_content(run: RunParts) -> SectionContent:
     """How many recordings there were of each class, and what was done to them."""
     data = as_dict(run.metrics.get("data"))
     if not data:
         return SectionContent(text=["The recordings were not read."])
     text = [
-        f"{data['n_train']} recordings were learned from, {data['n_test']} were held out; {data['seconds']:.0f} seconds in all, at {data['rate']:,} Hz."
-        f" A generated sound lasts up to {data['length']:.2f} seconds; {data['n_cut']} recordings are longer, and only their beginning was learned."
+        f"{data['n_train']} recordings were learned from, {data['n_test']} were held out; {data['seconds']:.0f} seconds in all,"
+        f" at {data['rate']:,} Hz. A generated sound lasts up to {data['length']:.2f} seconds; {data['n_cut']} recordings are longer,"
+        " and only their beginning was learned."
     ]
     rows = [[name, f"{n}"] for name, n in sorted(data["classes"].items())]
     notes = [str(note) for note in as_dict(run.info.get("data")).get("warnings") or []]

@@ -18,7 +18,7 @@ from ..shared.generate_options import FileOptions
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
-# %% ../../../nbs/jobs/kinds/35_audio.ipynb #740ac5a6
+# %% ../../../nbs/jobs/kinds/35_audio.ipynb #1c358795
 @dataclass(frozen=True, kw_only=True)
 class AudioOptions(Options):
     """What can be asked of a training on recordings."""
@@ -38,9 +38,9 @@ class AudioGenerateOptions(FileOptions):
 
     label: str | None = option(None, "Class of the sounds; several with commas between. Default: all in turn.")
     guidance: float = option(
-        1.5, "Factor of classifier-free guidance: 1 for none, above 1 for sounds that are more typical.", min=0, max=20
+        2.0, "Factor of classifier-free guidance: 1 for none, above 1 for sounds that are more typical.", min=0, max=20
     )
-    solver_steps: int = option(12, "Steps of the solver: more are slower and closer to the flow.", min=1, max=1_000)
+    solver_steps: int = option(8, "Steps of the solver: more are slower and closer to the flow.", min=1, max=1_000)
     seed: int = option(0, "Seed of everything random: same seed, same result.", min=0)
 
 

@@ -137,7 +137,7 @@ def read(work: AudioWork) -> str:
     cut = f"; {n_cut} are longer than {seconds:.2f} s and are cut" if n_cut else ""
     return f"{len(data.sounds)} recordings, {data.seconds:.0f} s at {data.rate:,} Hz, {len(config.classes)} classes{cut}"
 
-# %% ../../../nbs/jobs/steps/35_audio.ipynb #85a30ee4
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #404a39f7
 def train_the_judge(work: AudioWork) -> str:
     """Train the judge on real training recordings, and measure it on held-out ones."""
     rows, test = work.rows("train"), work.rows("test")
@@ -159,7 +159,7 @@ def train_network(work: AudioWork) -> str:
         work.generator.network,
         part(rows),
         part(test),
-        settings=GeneratorSettings(batch_size=min(32, max(8, len(rows))), ema=0.99, evaluations=4, n_draws=128),
+        settings=GeneratorSettings(batch_size=min(32, max(8, len(rows))), ema=0.995, evaluations=4, n_draws=128),
         time_limit=work.seconds,
         steps=work.options.steps,
         augment=augment_mels,
@@ -178,9 +178,10 @@ def train_network(work: AudioWork) -> str:
         measured=work.trained.measured, history={"steps": len(history.steps), "evals": history.evals, "events": history.events}
     )
     m = work.trained.measured
-    return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, held-out loss {m['valid_loss']:.3f} (independent numbers: {m['reference_loss']:.3f})"
+    losses = f"held-out loss {m['valid_loss']:.3f} (independent numbers: {m['reference_loss']:.3f})"
+    return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, {losses}"
 
-# %% ../../../nbs/jobs/steps/35_audio.ipynb #6455bfe5
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #ac5d1e9e
 def evaluate(work: AudioWork) -> str:
     """Generate sounds and score them beside held-out recordings, retrieval and a Gaussian."""
     train, test = work.rows("train"), work.rows("test")
@@ -238,7 +239,7 @@ def _write_samples(work: AudioWork, scores: GenerationScores, sounds: Sequence[n
         made = shown(f"pair{k}.wav", sounds[near.sample], f"generated sound {near.sample}", label(near.sample))
         real = shown(f"pair{k}-recording.wav", work.data.sounds[row], f"recording {Path(work.data.files[row]).name}", work.data.labels[row])
         pairs.append(ShownPair(made, real, Path(work.data.files[row]).name, near.ratio, near.copied))
-    return ShownSamples(work.options.seed, first, pairs, how="12 steps of Heun, guidance 1.5, Griffin-Lim")
+    return ShownSamples(work.options.seed, first, pairs, how="8 midpoint steps, guidance 2, Griffin-Lim")
 
 
 def diagnose(work: AudioWork) -> str:

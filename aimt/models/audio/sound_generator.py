@@ -81,7 +81,7 @@ def sound_mels(
     """Log-mel spectrograms of one length."""
     return torch.stack([log_mel(fixed_length(x, config), config.mel) for x in sounds])
 
-# %% ../../../nbs/models/audio/50_sound_generator.ipynb #9ba2d71d
+# %% ../../../nbs/models/audio/50_sound_generator.ipynb #1905cef4
 class SoundGenerator:
     """A network, the scale of its spectrograms, and its classes."""
 
@@ -124,9 +124,9 @@ class SoundGenerator:
         self,
         labels: Tensor,  # (n,) int64
         *,
-        steps: int = 12,  # Of the solver
-        guidance: float = 1.5,  # Factor of classifier-free guidance; 1 for none
-        method: str = "heun",
+        steps: int = 8,  # Of the solver
+        guidance: float = 2.0,  # Factor of classifier-free guidance; 1 for none
+        method: str = "midpoint",
         seed: int = 0,
     ) -> Tensor:  # (n, M, T)
         """Log-mel spectrograms of new sounds; what is close to silence becomes silence."""
