@@ -7,20 +7,13 @@ Docs: https://aimt-dev.github.io/aimt/models/audio/alignment.html.md"""
 # %% auto #0
 __all__ = ['SPEECH_CHARACTERS', 'monotonic_alignment', 'repeat_by', 'TextEncoderConfig', 'TextEncoder', 'alignment_loss']
 
-# %% ../../../nbs/models/audio/55_alignment.ipynb #b68dc081
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+# %% ../../../nbs/models/audio/55_alignment.ipynb #67b002ee
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.errors import DataError, ModelFormatError
-from ...core.files import read_json, write_json
-from .speech_features import Alphabet
-from ..layers.pretrained import load_into, load_weights, save_weights
 from ..layers.transformer import Block, BlockConfig
 
 # %% ../../../nbs/models/audio/55_alignment.ipynb #c85e16be
@@ -69,7 +62,7 @@ def repeat_by(
     index = index.clamp(max=x.shape[2] - 1)
     return x.gather(2, index[:, None].expand(-1, x.shape[1], -1)) * inside[:, None]
 
-# %% ../../../nbs/models/audio/55_alignment.ipynb #894d34ff
+# %% ../../../nbs/models/audio/55_alignment.ipynb #e44887e1
 SPEECH_CHARACTERS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'", ",", ".", "?", "!", "-")
 
 
@@ -115,7 +108,7 @@ class TextEncoder(nn.Module):
             h = conv(x.transpose(1, 2)).transpose(1, 2)
             x = (x + F.dropout(F.relu(norm(h)), self.config.dropout, self.training)) * keep
         for block in self.blocks:
-            x = block(x, mask=mask) * keep
+            x = block(x, mask=mask[:, None, None]) * keep
         timing = self.timing(x.detach().transpose(1, 2))[:, 0]
         return self.spectrum(x).transpose(1, 2) * mask[:, None], timing
 
