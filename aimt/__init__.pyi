@@ -116,6 +116,10 @@ def train(
     vocab_size: int | None = None,
     text_field: str | None = None,
     steps: int | None = None,
+    rate: int | None = None,
+    length: float | None = None,
+    width: int = 64,
+    samples: int | None = None,
     series_id: str | None = None,
     horizon: int | None = None,
     known_covariates: str | list[str] | None = None,
@@ -379,6 +383,11 @@ def generate(
     precision: str = 'float32',
     stream: bool = False,
     seed: int = 0,
+    n: int = 16,
+    label: str | None = None,
+    guidance: float = 2.0,
+    solver_steps: int = 8,
+    out: str | Path | None = None,
 ) -> Any:
     """Let the model of a run generate: a text goes on or is answered, a picture is drawn.
 
