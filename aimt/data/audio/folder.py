@@ -23,7 +23,7 @@ import pandas as pd
 from ...core.errors import DataError, closest
 from .read import read_audio, recording_rate, stream_audio
 
-# %% ../../../nbs/data/audio/10_folder.ipynb #5c74f7ab
+# %% ../../../nbs/data/audio/10_folder.ipynb #6b22b1c6
 AUDIO_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 _FILE_NAMES, _TEXT_NAMES = ("file", "audio", "path", "name", "file_name"), ("transcript", "text", "sentence")
 _LABEL_NAMES = ("label", "class", "kind", "category")
@@ -73,7 +73,7 @@ def is_audio_source(
     folder = Path(source)
     return folder.is_dir() and any(p.suffix.lower() in AUDIO_FILES for p in islice(folder.rglob("*"), most))
 
-
+# %% ../../../nbs/data/audio/10_folder.ipynb #5c74f7ab
 def _of_classes(source: Path, found: list[Path]) -> Listing:
     named = [(p, p.relative_to(source).parts[0]) for p in found if p.parent != source]
     if not named:
@@ -125,7 +125,7 @@ def _listing(files: list[Path], labels: list[str], kind: str, split: list[str], 
 def _missing(n: int, what: str) -> list[str]:
     return [f"{n} recording{'s' if n > 1 else ''} {what}, left out"] if n else []
 
-# %% ../../../nbs/data/audio/10_folder.ipynb #f2c1bde2
+# %% ../../../nbs/data/audio/10_folder.ipynb #10691d9c
 LEAST, HELPS = 12, 200  # Recordings: at least, and how many a generator needs before more stop helping much
 _LEAST_OF_CLASS = 4
 TEST_SHARE = 0.2
@@ -182,7 +182,7 @@ def usual_rate(
             rates[recording_rate(file)] += 1
     return min(most, rates.most_common(1)[0][0]) if rates else most
 
-
+# %% ../../../nbs/data/audio/10_folder.ipynb #612b770b
 def trim_silence(
     x: np.ndarray,  # (N,)
     *,
@@ -233,7 +233,7 @@ def read_recordings(
     split = [str(p) for p in parts] if all(p in ("train", "test") for p in parts) else divide(files, labels, listing.kind)
     return Recordings(Path(source).stem, listing.kind, rate, sounds, labels, files, split, notes)
 
-
+# %% ../../../nbs/data/audio/10_folder.ipynb #7eba4cc9
 def _read_one(file: Path, rate: int, kind: str, longest: float, shortest: float, counts: Counter[str]) -> np.ndarray:
     """One recording without silence at its ends; what was done to it is counted. Raises `DataError` when it cannot be used."""
     if kind == "classes":
@@ -288,7 +288,7 @@ def divide(
             split[i] = "test"
     return split
 
-
+# %% ../../../nbs/data/audio/10_folder.ipynb #f2c1bde2
 def class_number(
     name: str,  # As asked for
     classes: Sequence[str],

@@ -19,7 +19,7 @@ from ...core.errors import DataError
 from .download import Source
 from .parsers import split_of
 
-# %% ../../../nbs/data/sources/08_sounds.ipynb #b71268bf
+# %% ../../../nbs/data/sources/08_sounds.ipynb #ff124ff4
 _COPYRIGHT = "usr/share/doc/*/copyright"  # The licence stays with the files
 _SAMPLES = Source(
     "debian",
@@ -78,7 +78,7 @@ def _divided(rows: list[Any], columns: list[str], folder: str | Path) -> pd.Data
     frame["split"] = split_of(frame["name"], 20)
     return frame
 
-
+# %% ../../../nbs/data/sources/08_sounds.ipynb #b71268bf
 SOUND_ENTRIES: tuple[dict[str, Any], ...] = (
     {
         "name": "sonic-pi-samples",

@@ -39,7 +39,7 @@ from ...train.networks.doctor import diagnose_network
 from ...train.networks.generator import GeneratorData, GeneratorSettings, TrainedGenerator, train_generator
 from ...train.networks.training_monitor import TrainingMonitor
 
-# %% ../../../nbs/jobs/steps/35_audio.ipynb #5c108c79
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #b674e906
 N_SHOWN, N_PAIRS = 12, 4  # Samples in the report; suspicious ones beside the recording that they resemble
 _LONGEST = 2.0  # Seconds of a generated sound when nothing is said
 
@@ -74,7 +74,7 @@ class AudioWork(Work):
         """How to let it make sounds."""
         return [f"Sounds: aimt generate {self.run.path} --label {self.config.classes[0]} -n 8 -o sounds/"]
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #de764f76
 def begin(
     source: str | Path,  # Folder with a sub-folder per class, or a table of recordings
     options: Any,  # Of the kind
@@ -113,7 +113,7 @@ def sound_config(
     frames = max(8, 4 * round(seconds * data.rate / mel.hop / 4))
     return SoundConfig(mel, frames, tuple(data.classes))
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #5c108c79
 def read(work: AudioWork) -> str:
     """Say what the recordings are, and make their spectrograms."""
     data, config = work.data, work.config
@@ -181,7 +181,7 @@ def train_network(work: AudioWork) -> str:
     losses = f"held-out loss {m['valid_loss']:.3f} (independent numbers: {m['reference_loss']:.3f})"
     return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, {losses}"
 
-# %% ../../../nbs/jobs/steps/35_audio.ipynb #ac5d1e9e
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #f15670e3
 def evaluate(work: AudioWork) -> str:
     """Generate sounds and score them beside held-out recordings, retrieval and a Gaussian."""
     train, test = work.rows("train"), work.rows("test")
@@ -241,7 +241,7 @@ def _write_samples(work: AudioWork, scores: GenerationScores, sounds: Sequence[n
         pairs.append(ShownPair(made, real, Path(work.data.files[row]).name, near.ratio, near.copied))
     return ShownSamples(work.options.seed, first, pairs, how="8 midpoint steps, guidance 2, Griffin-Lim")
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #ac5d1e9e
 def diagnose(work: AudioWork) -> str:
     """Look for signs of bad training in what was recorded during it."""
     findings = diagnose_network(work.watch.evidence())

@@ -62,7 +62,7 @@ def repeat_by(
     index = index.clamp(max=x.shape[2] - 1)
     return x.gather(2, index[:, None].expand(-1, x.shape[1], -1)) * inside[:, None]
 
-# %% ../../../nbs/models/audio/55_alignment.ipynb #e44887e1
+# %% ../../../nbs/models/audio/55_alignment.ipynb #ec620a59
 SPEECH_CHARACTERS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'", ",", ".", "?", "!", "-")
 
 
@@ -121,7 +121,7 @@ class TextEncoder(nn.Module):
         """Predicted frames of each character."""
         return (log_durations.exp() / speed).round().clamp(1, 200).long() * (ids >= 0)
 
-
+# %% ../../../nbs/models/audio/55_alignment.ipynb #e44887e1
 def alignment_loss(
     encoder: TextEncoder,
     ids: Tensor,  # (B, S), -1 after the end

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .speech_features import mel_bands
 
-# %% ../../../nbs/models/audio/30_mel_spectrogram.ipynb #562ca1da
+# %% ../../../nbs/models/audio/30_mel_spectrogram.ipynb #d3ceb192
 @dataclass(frozen=True)
 class MelConfig:
     """Settings of a mel spectrogram. The defaults are for sound of the telephone's band."""
@@ -68,7 +68,7 @@ def stft(
     found = torch.stft(flat, config.n_fft, config.hop, window=_window(config.n_fft).to(x), center=False, return_complex=True)
     return found.reshape(*x.shape[:-1], *found.shape[-2:])
 
-
+# %% ../../../nbs/models/audio/30_mel_spectrogram.ipynb #562ca1da
 def istft(
     spectrum: Tensor,  # (..., F, T) complex
     config: MelConfig,

@@ -81,7 +81,7 @@ def sound_mels(
     """Log-mel spectrograms of one length."""
     return torch.stack([log_mel(fixed_length(x, config), config.mel) for x in sounds])
 
-# %% ../../../nbs/models/audio/50_sound_generator.ipynb #1905cef4
+# %% ../../../nbs/models/audio/50_sound_generator.ipynb #69de09bc
 class SoundGenerator:
     """A network, the scale of its spectrograms, and its classes."""
 
@@ -169,7 +169,7 @@ class SoundGenerator:
             raise ModelFormatError(f"not the settings of a sound generator ({e})", where=str(folder)) from e
         return cls(network, config, mean, std)
 
-
+# %% ../../../nbs/models/audio/50_sound_generator.ipynb #1905cef4
 def cut_end(
     x: np.ndarray,  # (N,)
     keep: int = 128,  # Samples of silence that are kept

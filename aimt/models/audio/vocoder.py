@@ -21,7 +21,7 @@ from ...core.files import read_json, write_json
 from .mel_spectrogram import MelConfig, griffin_lim, istft, linear_magnitude, log_mel, stft
 from ..layers.pretrained import load_into, load_weights, save_weights
 
-# %% ../../../nbs/models/audio/45_vocoder.ipynb #e5432f37
+# %% ../../../nbs/models/audio/45_vocoder.ipynb #56ad62b9
 @dataclass(frozen=True)
 class VocoderConfig:
     """Sizes of a vocoder."""
@@ -56,7 +56,7 @@ class ConvNeXtBlock(nn.Module):
         h = self.norm(self.depthwise(x).transpose(1, 2))
         return x + (self.scale * self.down(F.gelu(self.up(h)))).transpose(1, 2)
 
-
+# %% ../../../nbs/models/audio/45_vocoder.ipynb #e5432f37
 class Vocoder(nn.Module):
     """Waveforms from log-mel spectrograms, through the inverse short-time Fourier transform (Vocos, Siuzdak 2023)."""
 
