@@ -24,7 +24,8 @@ TASKS = (
     "text-to-text",
     "image-to-text",
     "speech-to-text",
-    "music-generation",
+    "text-to-speech",
+    "sound-generation",
 )
 OUTCOMES = ("tp", "fp", "fn", "tn")
 FAIRNESS = {
