@@ -169,6 +169,7 @@ FAMILIES = {
     "mt5": "aimt.models.text.t5.T5",
     "clip": "aimt.models.image.clip.CLIP",
     "deepspeech": "aimt.models.audio.deepspeech.DeepSpeech",
+    "aimt-unet": "aimt.models.flow.unet.UNet",
 }
 
 
