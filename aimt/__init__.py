@@ -12,8 +12,10 @@ Modules:
 - `aimt.generate.text.sampling`: A language model gives a logit to every possible next token. Sampling turns these into text: filters, a key-value cache, batches of prompts, streaming.
 - `aimt.generate.text.speculative`: A small draft model proposes several tokens, the large model verifies them in one pass, and the distribution of the text is exactly that of the large model.
 - `aimt.models.audio.deepspeech`: MFCC features in, characters out: dense layers, one LSTM, and the CTC loss, which needs no alignment between sound and text. Compatible with Mozilla's files.
+- `aimt.models.flow.diffusion_transformer`: Patches become tokens; transformer blocks whose norms are scaled, shifted and gated by time and condition (adaLN-zero, Peebles and Xie 2023).
 - `aimt.models.flow.flow_matching`: A network learns the velocity of a flow that carries noise to data; an ODE solver then follows it. One loss and one sampler for arrays of any shape.
 - `aimt.models.flow.flow_network`: What the U-Net and the diffusion transformer share: how they are told the time and what is asked for, and how they are saved.
+- `aimt.models.flow.mean_flows`: A network that predicts the *average* velocity over a stretch of time jumps from noise to data in one evaluation. It is trained from nothing, by an identity between average and instantaneous velocity (Geng et al. 2025).
 - `aimt.models.flow.unet`: Residual blocks at several scales, with connections between equal scales; each block is scaled and shifted (FiLM) by a vector of time and condition.
 - `aimt.models.image.clip`: A vision transformer and a text transformer are trained so that a picture and its caption have similar embeddings. This gives zero-shot classification and image-text retrieval.
 - `aimt.models.layers.hub`: `find_model` accepts a folder or a name on the Hugging Face hub and returns a local folder, downloading it once if needed.

@@ -170,6 +170,8 @@ FAMILIES = {
     "clip": "aimt.models.image.clip.CLIP",
     "deepspeech": "aimt.models.audio.deepspeech.DeepSpeech",
     "aimt-unet": "aimt.models.flow.unet.UNet",
+    "aimt-dit": "aimt.models.flow.diffusion_transformer.DiffusionTransformer",
+    "aimt-vae": "aimt.models.flow.vae.VAE",
 }
 
 

@@ -6,10 +6,9 @@ Docs: https://aimt-dev.github.io/aimt/train/networks/generator.html.md"""
 
 # %% auto #0
 __all__ = ['GeneratorData', 'unit_range', 'batch_condition', 'GeneratorPosition', 'GeneratorBatches', 'generator_loss',
-           'EvaluateGenerator', 'GeneratorSettings', 'TrainedGenerator', 'train_config', 'reference_loss',
-           'train_generator']
+           'EvaluateGenerator', 'GeneratorSettings', 'TrainedGenerator', 'train_config', 'train_generator']
 
-# %% ../../../nbs/train/networks/25_generator.ipynb #a668d9d8
+# %% ../../../nbs/train/networks/25_generator.ipynb #8a08df06
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import DataError, ProblemError, RunError
-from ...models.flow.flow_matching import Condition, FlowDraw, FlowMatching, gaussian_loss
+from ...models.flow.flow_matching import Condition, FlowDraw, FlowMatching, Objective
 from ...models.flow.flow_network import FlowNetwork
 from ..loop.distributed import Parallel
 from ..loop.trainer import History, TrainConfig, Trainer
@@ -91,7 +90,7 @@ class GeneratorBatches:
         self,
         data: GeneratorData,
         batch_size: int,  # Rows of all processes together
-        objective: FlowMatching,
+        objective: Objective,
         *,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,  # Changes x (B, C, *shape) at random
         seed: int = 0,
@@ -157,7 +156,7 @@ def _generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def generator_loss(objective: FlowMatching) -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
+def generator_loss(objective: Objective) -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
     """The loss of a batch of `GeneratorBatches`, for the `Trainer`."""
 
     def loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -170,11 +169,11 @@ def generator_loss(objective: FlowMatching) -> Callable[[nn.Module, dict[str, Te
 class EvaluateGenerator:
     """The loss on held-out rows, always with the same noise and times."""
 
-    def __init__(self, data: GeneratorData, objective: FlowMatching, *, n_draws: int = 1024, batch_size: int = 256):
+    def __init__(self, data: GeneratorData, objective: Objective, *, n_draws: int = 1024, batch_size: int = 256):
         rows = -(-n_draws // batch_size) if n_draws > batch_size else 1
-        batches = GeneratorBatches(data, min(batch_size, n_draws), objective, seed=7)
+        batches = GeneratorBatches(data, min(batch_size, n_draws), objective.evaluation(), seed=7)
         self.batches = [next(batches) for _ in range(rows)]
-        self.loss = generator_loss(objective)
+        self.loss = generator_loss(objective.evaluation())
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> dict[str, float]:
@@ -210,7 +209,7 @@ class TrainedGenerator:
 
     network: FlowNetwork
     settings: GeneratorSettings
-    objective: FlowMatching
+    objective: Objective
     history: History
     measured: dict[str, Any] = field(default_factory=dict)  # seconds, cpu_seconds, steps, valid_loss, reference_loss, ...
 
@@ -250,17 +249,12 @@ def train_config(s: GeneratorSettings, steps: int | None, seed: int, precision: 
     )
 
 
-def reference_loss(data: GeneratorData, objective: FlowMatching, n_rows: int = 2000) -> float:
-    """The flow-matching loss of the best generator of independent normal numbers: what any network must get below."""
-    return gaussian_loss(data.rows(slice(0, n_rows))["x"].std(0, correction=0), objective)
-
-
 def train_generator(
     network: FlowNetwork,  # Changed
     data: GeneratorData,
     valid: GeneratorData,  # Held out
     *,
-    objective: FlowMatching = FlowMatching(),  # noqa: B008  frozen
+    objective: Objective = FlowMatching(),  # noqa: B008  frozen; or `MeanFlow`, or `VAELoss` for a `VAE`
     settings: GeneratorSettings = GeneratorSettings(),  # noqa: B008  frozen
     time_limit: float | None = None,  # Seconds; 300 when there are no steps either
     steps: int | None = None,  # Updates, in place of a time limit
@@ -303,7 +297,7 @@ def train_generator(
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
         "valid_loss": history.evals[-1]["valid_loss"] if history.evals else None,
-        "reference_loss": reference_loss(data, objective),
+        "reference_loss": objective.reference(data.rows(slice(0, 2000))["x"]),
         "parameters": network.n_parameters(),
         "precision": trainer.precision,
         "device": str(trainer.device),
