@@ -9,6 +9,7 @@ __all__ = ['PLOTS', 'docs_url', 'read_parts', 'PageLink', 'SectionRecord', 'buil
            'ReportResults', 'ReportRecord', 'report_data', 'render_report', 'write_report']
 
 # %% ../../../nbs/deploy/report/04_page.ipynb #08fe9329
+import base64
 import importlib.metadata
 import re
 import warnings
@@ -85,6 +86,7 @@ class SectionRecord(TypedDict):
     tables: Sequence[Mapping[str, object]]  # The fields of `SectionTable`
     code: str  # Something to type, or what a model wrote
     links: list[PageLink]
+    galleries: Sequence[Mapping[str, object]]  # The fields of `SectionGallery`
 
 
 def build_section(section: Section, run: RunParts) -> SectionRecord:
@@ -104,6 +106,7 @@ def build_section(section: Section, run: RunParts) -> SectionRecord:
         "tables": made["tables"],
         "code": made["code"],
         "links": [{"page": page, "text": text} for page, text in section.links],
+        "galleries": made["galleries"],
     }
 
 # %% ../../../nbs/deploy/report/04_page.ipynb #fbdd34f3
@@ -271,6 +274,62 @@ def _draw(figure: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     except Exception as e:  # noqa: BLE001  a figure that fails leaves its text and tables in place
         return {"svg": "", "problem": f"This figure could not be drawn ({type(e).__name__}: {e}).", "caption": caption}
 
+# %% ../../../nbs/deploy/report/04_page.ipynb #b8a0c7d4
+_TYPES = {
+    **{s: "image" for s in ("png", "jpeg", "gif", "webp")},
+    **{s: "audio" for s in ("wav", "mpeg", "ogg", "flac")},
+    **{s: "video" for s in ("mp4", "webm")},
+}
+_SUFFIXES = {"jpg": "jpeg", "mp3": "mpeg"}
+_MOST_MEDIA = 16_000_000  # Bytes of the files that are put into a page
+
+
+class _Media:
+    """Puts files of a run's folder into a page, up to a number of bytes."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.left = folder, _MOST_MEDIA
+
+    def markup(self, file: Mapping[str, Any]) -> Markup:
+        """An element with the file in it; a line of text when it cannot be shown."""
+        path, alt = str(file.get("path", "")), str(file.get("alt", ""))
+        found = self._read(path)
+        if found is None:
+            return Markup('<span class="note">{} ({})</span>').format(alt, path)
+        suffix = path.rpartition(".")[2].lower()
+        suffix = _SUFFIXES.get(suffix, suffix)
+        kind, data = _TYPES[suffix], f"data:{_TYPES[suffix]}/{suffix};base64,{base64.b64encode(found).decode()}"
+        if kind == "image":
+            return Markup('<img src="{}" alt="{}">').format(data, alt)
+        return Markup('<{0} controls preload="metadata" src="{1}" aria-label="{2}"></{0}>').format(Markup(kind), data, alt)
+
+    def _read(self, path: str) -> bytes | None:
+        """The bytes of a file inside the folder; None when it is missing, elsewhere, of another type, or too large."""
+        suffix = path.rpartition(".")[2].lower()
+        if self.folder is None or _SUFFIXES.get(suffix, suffix) not in _TYPES:
+            return None
+        place = (self.folder / path).resolve()
+        if not place.is_relative_to(self.folder.resolve()) or not place.is_file() or place.stat().st_size > self.left:
+            return None
+        self.left -= place.stat().st_size
+        return place.read_bytes()
+
+
+def _galleries(section: dict[str, Any], media: _Media) -> list[dict[str, Any]]:
+    """The galleries of a section with their files in them."""
+    return [
+        {
+            "caption": g["caption"],
+            "wide": any(str(f["path"]).rpartition(".")[2].lower() in _PLAYED for item in g["items"] for f in item["files"]),
+            "pairs": any(len(item["files"]) > 1 for item in g["items"]),
+            "entries": [{"caption": i["caption"], "files": [media.markup(f) for f in i["files"]]} for i in g["items"]],
+        }
+        for g in section.get("galleries") or []
+    ]
+
+
+_PLAYED = {"wav", "mp3", "ogg", "flac", "mp4", "webm"}
+
 # %% ../../../nbs/deploy/report/04_page.ipynb #4712011c
 def _strip(gate: dict[str, Any]) -> Markup:
     """A small SVG of a gate: value and interval against the limit, the bad side shaded."""
@@ -333,11 +392,14 @@ def _for_page(gate: dict[str, Any]) -> dict[str, Any]:
 # %% ../../../nbs/deploy/report/04_page.ipynb #76aa9573
 def render_report(
     data: ReportRecord,  # From `report_data`
+    folder: Path | None = None,  # Of the run, from which pictures and sounds are put into the page
 ) -> str:  # A whole HTML page
     """The report as one HTML page that loads nothing from anywhere."""
     results = _clean(data.get("results") or {}, 60)
     page = _clean({k: v for k, v in data.items() if k not in {"results", "run"}}, 1200)
+    media = _Media(folder)
     for section in page["sections"]:
+        section["shown"] = _galleries(section, media)
         section["drawn"] = [_draw(figure, results) for figure in section.get("figures") or []]
     page["verdict"] = {**page["verdict"], "gates": [_for_page(g) for g in page["verdict"].get("gates") or []]}
     return _template().render(data=page)
@@ -349,7 +411,7 @@ def write_report(
 ) -> Path:  # Of ``report.html``
     """Write `report.json` and the page `report.html` into the run, each whole or not at all; neither when the page cannot be made."""
     data = report_data(run, spec)
-    html = render_report(data)
+    html = render_report(data, run.path)
     write_json(run.path / "report.json", data)
     write_text(run.path / "report.html", html)
     return run.path / "report.html"

@@ -25,7 +25,7 @@ _POLICY = (
     "frame-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 REPORT_POLICY = (  # A report is a file that may come from elsewhere: it may not run anything, and its origin is not the studio's
-    "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
     "frame-ancestors 'self'"
 )
 _HEADERS = {

@@ -39,19 +39,14 @@ def find_copies(
     return CopyScore(a, b, difference_interval(a, b), limit, space, worst, tuple(map(int, np.flatnonzero(copied))))
 
 
-def difference_interval(
-    a: Interval | ShareInterval,
-    b: Interval | ShareInterval,
-) -> Interval:
+def difference_interval(a: Interval | ShareInterval, b: Interval | ShareInterval) -> Interval:
     """Interval of a minus b from the intervals of two independent figures (Newcombe 1998, method 10)."""
     value = a["value"] - b["value"]
     low = value - float(np.hypot(a["value"] - a["low"], b["high"] - b["value"]))
     return {"value": value, "low": low, "high": value + float(np.hypot(a["high"] - a["value"], b["value"] - b["low"]))}
 
 
-def _ratios(
-    x: np.ndarray, held_out: np.ndarray, train: np.ndarray, groups: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def _ratios(x: np.ndarray, held_out: np.ndarray, train: np.ndarray, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Distance to the nearest training example over that to the nearest held-out one, and which training example it is."""
     flat = lambda a: np.asarray(a, float).reshape(len(a), -1)
     to_train, to_held = cdist(flat(x), flat(train)), cdist(flat(x), flat(held_out))

@@ -123,9 +123,7 @@ class _Figures:
     rivals: dict[str, tuple[Interval, Interval]]  # Name -> distance, and distance minus the generator's
 
 
-def _distribution(
-    project: Projection, generated: Samples, held_out: Samples, rivals: Mapping[str, Samples], k: int, seed: int
-) -> _Figures:
+def _distribution(project: Projection, generated: Samples, held_out: Samples, rivals: Mapping[str, Samples], k: int, seed: int) -> _Figures:
     """Every figure of the generator, computed in the same way for real examples."""
     made, real = project(generated.features), project(held_out.features)
     others = [project(r.features) for r in rivals.values()]
