@@ -364,17 +364,27 @@ def report(
 
 def generate(
     run: Run | str | Path,
-    prompt: str | Sequence[str] = '',
+    prompt: str | Sequence[str] | None = None,
     *,
-    stream: bool = False,
-    precision: str = 'float32',
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: str | Sequence[str] | None = None,
     num_beams: int = 1,
-    **settings: Any,
-) -> str | list[str] | Iterator[str]:
-    """Go on with a text; a fine-tuned GPT or T5 answers it, by its likeliest tokens unless told otherwise.
+    length_penalty: float | None = None,
+    early_stopping: bool | str | None = None,
+    precision: str = 'float32',
+    stream: bool = False,
+    seed: int = 0,
+) -> Any:
+    """Let the model of a run generate: a text goes on or is answered, a picture is drawn.
 
-    Raises `RunError` when the run cannot be trusted or does not write, `ProblemError` for a setting out of range,
-    `DataError` for a character the model has never seen.
+    The options are those of the kind of the run, as `aimt generate RUN --help` lists them. Raises `RunError` when the run cannot
+    be trusted, `ProblemError` for a run that generates nothing, for a value out of range and for an option of another kind,
+    `DataError` for a character or a word that the model has never seen.
     """
 
 def plan(

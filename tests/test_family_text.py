@@ -102,7 +102,7 @@ def test_a_run_learns_and_every_verb_takes_it(family, gpt_run, t5_run, tmp_path)
     assert "".join(generate(run, ask, stream=True, temperature=None)).strip() == "animal"
     with pytest.raises(ProblemError, match="stream"):
         generate(run, ask, num_beams=2, stream=True)
-    with pytest.raises(ProblemError, match="no setting"):
+    with pytest.raises(ProblemError, match="no option --topk"):
         generate(run, ask, topk=3)
 
 

@@ -206,3 +206,10 @@ def test_the_same_command_under_torchrun(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
     assert done.stderr.count("Tokens") == 1, "one process speaks"
+
+
+def test_generate_has_the_options_of_the_kind_of_the_run(aimt, trained):
+    short, own = (aimt("generate", *words, "--help", cwd=trained).stdout for words in ((), ("runs/counting",)))
+    assert "--top-k" not in short and "--top-k" in own and "Default: 0.8" in own
+    as_json = aimt("generate", "runs/counting", "-p", "one two\n", "--top-k", 3, "--json", cwd=trained)
+    assert json.loads(as_json.stdout)["top_k"] == 3, as_json.stderr

@@ -1,4 +1,4 @@
-"""Each option of a kind of model is declared once, and becomes an argument in Python and a flag of `aimt train`, `finetune` or `judge`.
+"""Each option of a kind of model is declared once, and becomes an argument in Python and a flag of `aimt train`, `finetune`, `judge` or `generate`.
 
 Docs: https://aimt-dev.github.io/aimt/cli/kind_commands.html.md"""
 
@@ -9,13 +9,15 @@ __all__ = ['KIND_COMMANDS']
 
 # %% ../../nbs/cli/02_kind_commands.ipynb #875262cf
 import inspect
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from .exit_codes import Json, one_line_errors, show_verdict
+from .exit_codes import Json, one_line_errors, print_json, show_verdict
 from ..core.commands import VERBS, resolve
 
 # %% ../../nbs/cli/02_kind_commands.ipynb #a3d0ff23
@@ -60,8 +62,17 @@ def _make(name: str, run: Callable[..., Any], doc: str, first: list[inspect.Para
         if done.status == "done":  # under torchrun, the first process reports
             show_verdict(done.read("report.json"), as_json, gate)
 
+    return _command(name, command, doc, [*first, *options, _GATE, _JSON], cls)
+
+
+def _command(name: str, function: Callable[..., None], doc: str, parameters: list[inspect.Parameter], cls: Any) -> Any:
+    """A command of a function, with these parameters."""
+
+    def command(**given: Any) -> None:
+        function(**given)
+
     command.__doc__ = doc
-    command.__signature__ = inspect.Signature([*first, *options, _GATE, _JSON])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     made = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     wrapped = one_line_errors(command)
     wrapped.__signature__ = command.__signature__  # type: ignore[attr-defined]
@@ -157,5 +168,124 @@ def _judge_command() -> Any:
     ]
     return _make("judge", lambda source, **given: resolve(VERBS["judge"])(source, **given), doc, first, options, TyperCommand)
 
+# %% ../../nbs/cli/02_kind_commands.ipynb #d1039cdb
+def _generate_flag(f: Any, annotation: Any) -> Any:
+    """An option of a generator as an option of the command; bounds and choices are checked by the kind of the run."""
+    from aimt.jobs.shared.options import flag_of
 
-KIND_COMMANDS: dict[str, Callable[[], Any]] = {"train": _train_command, "finetune": _finetune_command, "judge": _judge_command}
+    names = [flag_of(f), f.metadata["short"]] if f.metadata["short"] else [flag_of(f)]
+    return Annotated[annotation | None, typer.Option(*names, help=_generate_help(f), show_default=False)]
+
+
+def _generate_help(f: Any) -> str:
+    """The help of an option of a generator, with its choices and its default."""
+    told, choices = f.metadata["help"], f.metadata["choices"]
+    told += f" One of {', '.join(choices)}." if choices and choices[0] not in told else ""
+    usual = f.default not in (None, False, "") and "Default" not in told
+    return f"{told} Default: {f.default}." if usual else told
+
+
+class _GenerateCommand(TyperCommand):
+    """`generate --help` is short; `generate RUN --help` shows the options of the kind of the run."""
+
+    owners: dict[str, set[str]] = {}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not {"--help"}.isdisjoint(args):
+            ctx.meta["kind"] = next((kind for word in args if (kind := _kind_of_folder(word))), None)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from aimt.jobs.shared.pipeline import get_kind
+
+        kind = ctx.meta.get("kind")
+        option: Any
+        for option in self.params:
+            if option.name in self.owners:
+                option.hidden = kind not in self.owners[option.name]
+                if not option.hidden:
+                    option.help = _generate_help(get_kind(kind).generate_options.__dataclass_fields__[option.name])
+                    option.rich_help_panel = f"Options of --kind {kind}"
+        super().format_help(ctx, formatter)
+
+
+def _kind_of_folder(word: str) -> str | None:
+    """The kind of the run in a folder, if it is one that generates."""
+    from aimt.core.errors import AimtError
+    from aimt.core.run import Run
+    from aimt.jobs.shared.pipeline import generator_kinds
+
+    try:
+        kind = None if word.startswith("-") else Run.open(word).kind
+    except (AimtError, OSError):
+        return None
+    return kind if kind in {k.name for k in generator_kinds()} else None
+
+# %% ../../nbs/cli/02_kind_commands.ipynb #3d7a9c81
+def _generate_command() -> Any:
+    from aimt.jobs.shared.options import parameters
+    from aimt.jobs.shared.pipeline import generator_kinds
+
+    made: dict[str, inspect.Parameter] = {}
+    owners: dict[str, set[str]] = {}
+    for kind in generator_kinds():
+        fields = kind.generate_options.__dataclass_fields__
+        for p in parameters(kind.generate_options, command=True):
+            made.setdefault(p.name, p.replace(annotation=_generate_flag(fields[p.name], p.annotation), default=None))
+            owners.setdefault(p.name, set()).add(kind.name)
+    lines = "\n".join(f"- `{k.name}`: {k.summary}" for k in generator_kinds())
+    doc = f"""Let the model of a run generate: a text goes on, a picture is drawn.
+
+    Example: `aimt generate runs/book --prompt "It was" --temperature 0.7`
+
+    The options are those of the kind of the run: `aimt generate RUN --help` shows them. Runs of these kinds generate:
+
+    {lines}
+    """.replace("\n    ", "\n")
+    first = [_keyword("run", Annotated[Path, typer.Argument(help="A run directory, such as runs/book.", metavar="RUN")])]
+    command = _command("generate", _generate, doc, [*first, *made.values(), _JSON], _GenerateCommand)
+    command.owners = owners
+    return command
+
+# %% ../../nbs/cli/02_kind_commands.ipynb #847d9d10
+def _generate(run: Path, as_json: bool, **given: Any) -> None:
+    """Generate, and print the text as it is written, or name the files."""
+    from aimt.core.errors import ProblemError
+    from aimt.core.run import Run
+    from aimt.jobs.shared.pipeline import kind_of, verb_of
+
+    opened = Run.open(run)
+    verb_of(opened, "generate")
+    kind = kind_of(opened)
+    known = kind.generate_options.__dataclass_fields__
+    if given.get("prompt") == "-":
+        given["prompt"] = sys.stdin.read()
+    if "stream" in known:
+        given["stream"] = (given.get("num_beams") or 1) == 1
+    if "out" in known and given.get("out") is None:
+        raise ProblemError("it is not said where the files go", hint="Name a folder: -o FOLDER")
+    made = resolve(VERBS["generate"])(opened, **given)
+    if hasattr(made, "to_dict"):
+        print_json(made.to_dict()) if as_json else print("\n".join(made.lines()))
+    else:
+        _print_text(made, {k: v for k, v in given.items() if v is not None and k != "stream"}, as_json, goes_on=kind.name == "text")
+
+
+def _print_text(made: Any, given: dict[str, Any], as_json: bool, *, goes_on: bool) -> None:
+    """Print a text; one that goes on with a prompt stands behind it, an answer stands alone."""
+    prompt, pieces = given.pop("prompt", ""), [made] if isinstance(made, str) else made
+    if as_json:
+        print_json({"prompt": prompt, "text": "".join(pieces), **given})
+        return
+    print(prompt if goes_on else "", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+KIND_COMMANDS: dict[str, Callable[[], Any]] = {
+    "train": _train_command,
+    "finetune": _finetune_command,
+    "judge": _judge_command,
+    "generate": _generate_command,
+}

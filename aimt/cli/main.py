@@ -294,54 +294,9 @@ def explain(
     show(reasons, "aimt.jobs.verbs.explain:reason_lines", as_json)
 
 # %% ../../nbs/cli/04_main.ipynb #2c9d9468
-@app.command()
-@one_line_errors
-def generate(
-    run: RunPath,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on with; - reads it from standard input.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.", min=1)] = 200,
-    temperature: Annotated[
-        float | None, typer.Option(help="Below 1: likelier tokens; 0: the likeliest. Default: 0.8; fine-tuned: 0.", min=0)
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Only among the k likeliest tokens.", min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(help="Only among the fewest tokens with this probability together.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Only among tokens with this share of the likeliest one's probability.")] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: what was there already becomes less likely.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; can be given several times.")] = None,
-    num_beams: Annotated[
-        int | None, typer.Option(help="Search for the likeliest text with so many beams, instead of drawing.", min=1)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.", min=0)] = 0,
-    precision: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, int8, int4.")] = "float32",
-    as_json: Json = False,
-) -> None:
-    """Write on from a prompt, one token after the other.
-
-    Example: `aimt generate runs/book --prompt "It was" --temperature 0.7`
-    """
-    text = sys.stdin.read() if prompt == "-" else prompt
-    settings = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "stop": tuple(stop or ()),
-        "seed": seed,
-        "precision": precision,
-    }
-    settings |= {"num_beams": num_beams} if num_beams else {}
-    made = resolve(VERBS["generate"])(run, text, stream=not num_beams, **settings)
-    pieces = [made] if isinstance(made, str) else made
-    if as_json:
-        print_json({"prompt": text, "text": "".join(pieces), **settings})
-        return
-    if resolve("aimt.core.run:Run").open(run).kind == "text":  # an answer stands alone; what goes on with a text, behind it
-        print(text, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+@app.command(add_help_option=False)
+def generate() -> None:
+    """Let the model of a run generate: a text goes on, a picture is drawn."""
 
 # %% ../../nbs/cli/04_main.ipynb #0103440f
 @app.command()

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
@@ -36,6 +36,8 @@ def option(
     repeat: bool = False,  # Command line: may be given several times
     positional: bool = False,  # Command line: an argument without a name
     flag: str = "",  # Command line: name of the flag when it is not the field's
+    short: str = "",  # Command line: one letter beside the flag, such as -n
+    command: bool = True,  # Whether the command line has it; False for what only Python can say
 ) -> Any:
     """A field of an options dataclass."""
     about = {
@@ -48,6 +50,8 @@ def option(
         "repeat": repeat,
         "positional": positional,
         "flag": flag,
+        "short": short,
+        "command": command,
     }
     return field(default=default, metadata=about)
 
@@ -83,15 +87,18 @@ def _same(value: Any, default: Any) -> bool:
     return value is default or (not isinstance(value, pd.DataFrame) and type(value) is type(default) and value == default)
 
 
+_Chosen = TypeVar("_Chosen")
+
+
 def parse_options(
-    cls: type[Options],  # Options of the kind
+    cls: type[_Chosen],  # Options of the kind
     values: Mapping[str, Any],  # Keyword arguments; None stands for the default
     *,
     kind: str = "",  # Name of the kind, for messages
     owners: Mapping[str, str] | None = None,  # Option -> kind that has it, for what this one does not know
-) -> Options:
+) -> _Chosen:
     """The options of a kind. Raises `ProblemError` for an unknown one, or for a value outside its bounds or choices."""
-    known = {f.name: f for f in fields(cls)}
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     chosen = {}
     for name, value in current_names(values, known).items():
         if name not in known:
@@ -126,13 +133,14 @@ def _check(f: Field, value: Any) -> None:
 
 # %% ../../../nbs/jobs/shared/25_options.ipynb #72ebcd85
 def parameters(
-    cls: type[Options],
+    cls: type,  # Dataclass of options
     *,
     command: bool = False,  # For a command line: only types that can be typed in a terminal
 ) -> list[Parameter]:
     """The options as keyword-only parameters, in order: those of the kind first, then those that all kinds share."""
     hints, shared = get_type_hints(cls), [f.name for f in fields(Options)]
-    order = sorted(fields(cls), key=lambda f: (f.name in shared,))
+    kept = [f for f in fields(cls) if f.metadata.get("command", True) or not command]
+    order = sorted(kept, key=lambda f: (f.name in shared,))
     return [
         Parameter(
             f.name,

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/pipeline.html.md"""
 # %% auto #0
 __all__ = ['Call', 'KINDS', 'Step', 'Kind', 'call', 'RunFields', 'Measured', 'Work', 'train_kind', 'allowance', 'slowdown',
            'write_reports', 'report_spec', 'register', 'get_kind', 'option_owners', 'choose_kind', 'train_source',
-           'kind_of', 'open_run', 'verb_of', 'do_verb']
+           'kind_of', 'open_run', 'verb_of', 'do_verb', 'generator_kinds', 'generate_owners', 'generate_with']
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #8f35fc89
 import shutil
@@ -31,6 +31,7 @@ from ...decide.holdout_reuse import allow_for_choices
 from ...deploy.report.card import write_card
 from ...deploy.report.page import write_report
 from ...deploy.report.spec import ReportSpec
+from .generate_options import GenerateOptions
 from .options import Options, given_options, option, parse_options, resumed_options, stored_settings
 from .run_lifecycle import find_interrupted, free_place, record_outcome
 
@@ -70,6 +71,7 @@ class Kind:
     time_limit: float | None = None  # Seconds when none is given; None for no limit
     noun: str = "table"  # What would have to be smaller when memory runs out
     closing: float = 0.0  # Seconds kept for verdict and report
+    generate_options: type[GenerateOptions] = GenerateOptions  # Of the verb generate, which gets (run, options)
 
     def __post_init__(self) -> None:
         total = sum(step.share for step in self.steps)
@@ -441,3 +443,30 @@ def do_verb(
                 flag = "--" + name.replace("_", "-")
                 raise ProblemError(f"{flag} is not for runs of --kind {run.kind}", where=str(run.path), hint=f"Leave out {flag}")
     return function(run, *args, **options)
+
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #617404b7
+def generator_kinds() -> list[Kind]:
+    """The kinds whose runs generate something."""
+    return [kind for kind in map(get_kind, reversed(KINDS)) if "generate" in kind.verbs]
+
+
+def generate_owners() -> dict[str, str]:
+    """Which kinds have which options of the verb generate: option -> kind, or kinds."""
+    owners: dict[str, list[str]] = {}
+    for kind in generator_kinds():
+        for f in kind.generate_options.__dataclass_fields__:
+            owners.setdefault(f, []).append(kind.name)
+    return {f: ", ".join(names) for f, names in owners.items()}
+
+
+def generate_with(
+    run: Run | str | Path,  # A run that is done, or its directory
+    given: Mapping[str, Any],  # Options; None stands for the default
+) -> Any:  # What the kind makes of them
+    """Do the verb generate with the options of the kind of the run.
+
+    Raises `ProblemError` for a run that generates nothing, and for an option that its kind does not have, with the kind that has it.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    kind, function = kind_of(run), verb_of(run, "generate")
+    return call(function, run, parse_options(kind.generate_options, given, kind=kind.name, owners=generate_owners()))
