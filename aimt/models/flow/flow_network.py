@@ -28,14 +28,14 @@ from ..layers.hub import find_model
 from ..layers.pretrained import FORMAT, check_family, load_folder, load_into, read_config, save_weights, unfilled
 
 # %% ../../../nbs/models/flow/07_flow_network.ipynb #ce0d1c74
-MAX_FREQUENCY = 100.0  # Radians per unit of time
+MAX_FREQUENCY = 10.0  # Radians per unit of time
 
 
 def time_waves(
     time: Tensor,  # (B,) in [0, 1]
     width: int,  # Even
 ) -> Tensor:  # (B, width)
-    """Cosines and sines of the time, at frequencies from 1 to 100 radians."""
+    """Cosines and sines of the time, at frequencies from 1 to 10 radians."""
     steps = torch.arange(width // 2, device=time.device, dtype=torch.float32) / max(1, width // 2 - 1)
     angles = time.float()[:, None] * torch.exp(math.log(MAX_FREQUENCY) * steps)
     return torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -277,7 +277,10 @@ def train_generator(
     parallel, started, cpu = parallel or Parallel.start(), time.perf_counter(), time.process_time()
     settings = replace(settings, batch_size=max(parallel.world, settings.batch_size // parallel.world * parallel.world))
     evaluate = EvaluateGenerator(valid, objective, n_draws=settings.n_draws)
-    timer = StepsFromTime(time_limit or 300.0, max_steps=settings.max_steps, eval_share=settings.evaluations, end_share=1, clock=clock)
+    each = settings.n_draws / (3 * settings.batch_size * settings.accumulation)  # An evaluation, in steps: no backward pass
+    timer = StepsFromTime(
+        time_limit or 300.0, max_steps=settings.max_steps, eval_share=settings.evaluations * each, end_share=each, clock=clock
+    )
     own = [*([] if steps else [timer]), *([_Progress(on_update)] if on_update else [])]
     trainer = Trainer(
         network,
