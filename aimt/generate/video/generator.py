@@ -19,7 +19,7 @@ from ...models.flow.flow_matching import sample_flow
 from ...models.flow.unet import UNet
 from ...models.video.conditions import ClipSpec, from_network, to_network
 
-# %% ../../../nbs/generate/video/00_generator.ipynb #c35c439f
+# %% ../../../nbs/generate/video/00_generator.ipynb #d176c8ad
 MOST_GIVEN = 2  # Frames that may be given, as in training
 
 
@@ -40,30 +40,39 @@ class VideoGenerator:
         steps: int = 10,
         method: str = "heun",
         guidance: float = 1.0,
+        two_stages: bool = True,  # Without given frames: draw the first one, then what follows it
         seed: int = 0,
     ) -> np.ndarray:  # (N, T, S, S, C) uint8
         """Clips that begin with the given frames, if there are any. Same seed, same clips."""
         if first is not None and first.shape[1] > MOST_GIVEN:
             raise DataError(f"{first.shape[1]} frames are given, and the network has learned to go on from {MOST_GIVEN} at most")
-        condition = self.spec.condition(n, labels=labels, values=values, first=first)
-        known = mask = None
-        if first is not None:
-            known, mask = torch.zeros(n, *self.spec.shape), torch.zeros(n, 1, *self.spec.shape[1:], dtype=torch.bool)
-            known[:, :, : first.shape[1]] = to_network(first).float() / 127.5 - 1
-            mask[:, :, : first.shape[1]] = True
-        drawn = sample_flow(
-            self.network,
-            (n, *self.spec.shape),
-            condition,
-            steps=steps,
-            method=method,
-            guidance=guidance,
-            generator=torch.Generator().manual_seed(seed),
-            batch_size=64,
-            known=known,
-            mask=mask,
-        )
-        return from_network(drawn)
+        given, generator = first, torch.Generator().manual_seed(seed)
+        for stage in range(1 if first is not None or not two_stages else 2):
+            condition = self.spec.condition(n, labels=labels, values=values, first=given)
+            known, mask = (None, None) if given is None else self._held(given)
+            drawn = from_network(
+                sample_flow(
+                    self.network,
+                    (n, *self.spec.shape),
+                    condition,
+                    steps=steps,
+                    method=method,
+                    guidance=guidance,
+                    generator=generator,
+                    batch_size=64,
+                    known=known,
+                    mask=mask,
+                )
+            )
+            given = drawn[:, :1] if stage == 0 else given
+        return drawn
+
+    def _held(self, first: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Given frames in the order of the network, and where they are."""
+        known, mask = torch.zeros(len(first), *self.spec.shape), torch.zeros(len(first), 1, *self.spec.shape[1:], dtype=torch.bool)
+        known[:, :, : first.shape[1]] = to_network(first).float() / 127.5 - 1
+        mask[:, :, : first.shape[1]] = True
+        return known, mask
 
     def predict(
         self,

@@ -350,6 +350,7 @@ KINDS: dict[str, str | Kind] = {
     "judge": "aimt.jobs.kinds.judge:JUDGE",
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
     "series": "aimt.jobs.kinds.series:SERIES",
+    "video": "aimt.jobs.kinds.video:VIDEO",
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
 }  # asked in this order

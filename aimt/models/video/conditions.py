@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/models/video/conditions.html.md"""
 # %% auto #0
 __all__ = ['ClipSpec', 'to_network', 'from_network']
 
-# %% ../../../nbs/models/video/05_conditions.ipynb #4f412677
+# %% ../../../nbs/models/video/05_conditions.ipynb #5dfb9140
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from ...core.files import read_json, write_json
 from ...data.video.clips import VideoClips
 from ..flow.flow_matching import Condition
 from ..flow.unet import UNetConfig
+from .baselines import linear_motion, shifted
 
-# %% ../../../nbs/models/video/05_conditions.ipynb #040cdabb
+# %% ../../../nbs/models/video/05_conditions.ipynb #4d32595e
 @dataclass(frozen=True)
 class ClipSpec:
     """What a network for clips takes and makes."""
@@ -58,30 +59,45 @@ class ClipSpec:
         self,
         width: int = 32,  # Channels at the finest scale
     ) -> UNetConfig:
-        """A U-Net in three dimensions: patches of 2 x 2 x 2 become channels, two scales, attention at the coarser one."""
+        """A U-Net in three dimensions: patches of 2 x 2 x 2 become channels, two scales in space, attention at the coarser one."""
         return UNetConfig(
             channels=self.channels,
             dimensions=3,
             width=width,
             factors=(1, 2),
             patch=2,
+            stride=(1, 2, 2),
             n_classes=len(self.classes),
             vector=2 * len(self.value_names),
             planes=self.channels + 4,
             attention=True,
         )
 
+    def moved_on(
+        self,
+        first: np.ndarray,  # (B, G, S, S, C) uint8, the given frames, G at least 1
+        values: np.ndarray,  # (B, K) NaN for unknown
+    ) -> np.ndarray:  # (B, T, S, S, C) uint8
+        """The given frames, and the simplest guess at the others."""
+        rest = self.n_frames - first.shape[1]
+        if first.shape[1] > 1 or not {"vx", "vy"} <= set(self.value_names):
+            return np.concatenate([first, linear_motion(first, rest)], 1)
+        velocity = np.nan_to_num(values[:, [self.value_names.index("vx"), self.value_names.index("vy")]])
+        moved = np.stack([shifted(first[:, -1], velocity * (k + 1)) for k in range(rest)], 1)
+        return np.concatenate([first, np.rint(moved).astype(np.uint8)], 1)
+
     def planes(
         self,
-        frames: Tensor,  # (B, C, T, S, S) uint8, of which the first are given
-        known: Tensor,  # (B,) how many
+        guess: Tensor,  # (B, C, T, S, S) uint8, from `moved_on`; not looked at where nothing is given
+        known: Tensor,  # (B,) how many frames are given
     ) -> Tensor:  # (B, C + 4, T, S, S) uint8, of which 0..255 is read as -1..1
-        """Given frames, where they are, and coordinates."""
-        b, t, s = len(frames), self.n_frames, self.size
+        """Given frames and the guess at the others, where they are given, and coordinates."""
+        b, t, s = len(guess), self.n_frames, self.size
         given = (torch.arange(t)[None] < known[:, None])[:, None, :, None, None].expand(b, 1, t, s, s)
         axes = [torch.linspace(0, 255, n).round().to(torch.uint8) for n in (t, s, s)]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None].expand(b, 3, t, s, s)
-        return torch.cat([torch.where(given, frames, torch.full_like(frames, 128)), given.to(torch.uint8) * 255, places], 1)
+        some = (known > 0)[:, None, None, None, None]
+        return torch.cat([torch.where(some, guess, torch.full_like(guess, 128)), given.to(torch.uint8) * 255, places], 1)
 
     def vector(
         self,
@@ -103,15 +119,15 @@ class ClipSpec:
         first: np.ndarray | None = None,  # (B, G, S, S, C) uint8, the given frames; none by default
     ) -> Condition:
         """What a clip is asked for by."""
-        frames = torch.zeros(n, *self.shape, dtype=torch.uint8)
+        guess = torch.zeros(n, *self.shape, dtype=torch.uint8)
         given = 0 if first is None else first.shape[1]
+        numbers = np.full((n, len(self.value_names)), np.nan) if values is None else np.asarray(values, float)
         if first is not None:
             if first.shape != (n, given, self.size, self.size, self.channels) or not 0 < given < self.n_frames:
                 raise DataError(f"given frames of shape {first.shape}, and clips of {self.shape}")
-            frames[:, :, :given] = torch.from_numpy(np.ascontiguousarray(first)).permute(0, 4, 1, 2, 3)
+            guess = to_network(self.moved_on(first, numbers))
         label = torch.from_numpy(np.full(n, -1) if labels is None else np.asarray(labels, np.int64)) if self.classes else None
-        numbers = np.full((n, len(self.value_names)), np.nan) if values is None else np.asarray(values, float)
-        planes = self.planes(frames, torch.full((n,), given)).float().div_(127.5).sub_(1.0)
+        planes = self.planes(guess, torch.full((n,), given)).float().div_(127.5).sub_(1.0)
         return Condition(label=label, vector=self.vector(numbers), planes=planes)
 
     def save(self, path: Path) -> None:

@@ -22,10 +22,10 @@ from ...models.flow.unet import UNet
 from ...models.video.conditions import ClipSpec, to_network
 from .generator import GeneratorData, GeneratorSettings, TrainedGenerator, train_generator, unit_range
 
-# %% ../../../nbs/train/networks/27_video_training.ipynb #b1bd525e
+# %% ../../../nbs/train/networks/27_video_training.ipynb #9121208c
 Mode = tuple[int, bool]  # Frames that are given, and whether class and numbers are
 
-ASKED: tuple[Mode, ...] = ((0, True), (0, True), (1, True), (2, False))
+ASKED: tuple[Mode, ...] = ((0, True), (1, True), (1, True), (2, False))
 UNASKED: tuple[Mode, ...] = ((0, False), (1, False), (2, False), (2, False))  # For clips without classes and numbers
 
 
@@ -35,26 +35,29 @@ class ClipData(GeneratorData):
 
     spec: ClipSpec | None = None
     modes: tuple[Mode, ...] = UNASKED
+    from_one: Tensor | None = None  # (N, C, T, S, S) uint8, what `ClipSpec.moved_on` makes of the first frame
+    from_two: Tensor | None = None  # ... and of the first two
 
     @classmethod
     def of(cls, clips: VideoClips, spec: ClipSpec) -> "ClipData":
         """The data of a network of this kind."""
         label = torch.from_numpy(clips.labels) if spec.classes else None
         modes = ASKED if spec.classes or spec.value_names else UNASKED
-        return cls(to_network(clips.frames), label=label, vector=spec.vector(clips.values), spec=spec, modes=modes)
+        one, two = (to_network(spec.moved_on(clips.frames[:, :k], clips.values)) for k in (1, 2))
+        return cls(to_network(clips.frames), label, spec.vector(clips.values), spec=spec, modes=modes, from_one=one, from_two=two)
 
     def __len__(self) -> int:
         return len(self.x) * len(self.modes)
 
     def rows(self, rows: Tensor | slice) -> dict[str, Tensor]:
         """Some rows as floats: clip, condition, and the weight of each frame in the loss."""
-        assert self.spec is not None
+        assert self.spec is not None and self.from_one is not None and self.from_two is not None
         rows = torch.arange(len(self))[rows]
         clip, mode = rows % len(self.x), rows // len(self.x)
         known = torch.tensor([k for k, _ in self.modes])[mode]
         asked = torch.tensor([a for _, a in self.modes])[mode]
-        frames = self.x[clip]
-        batch = {"x": unit_range(frames), "planes": unit_range(self.spec.planes(frames, known))}
+        guess = torch.where((known > 1)[:, None, None, None, None], self.from_two[clip], self.from_one[clip])
+        batch = {"x": unit_range(self.x[clip]), "planes": unit_range(self.spec.planes(guess, known))}
         batch["weight"] = (torch.arange(self.spec.n_frames)[None] >= known[:, None]).float()[:, None, :, None, None]
         if self.label is not None:
             batch["label"] = torch.where(asked, self.label[clip], -1)
