@@ -119,7 +119,7 @@ def folder_fingerprint(folder: str | Path) -> str:
     ]
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
-# %% ../../../nbs/data/video/10_clips.ipynb #d1fd9451
+# %% ../../../nbs/data/video/10_clips.ipynb #71454de0
 def read_clips(
     folder: str | Path,  # With videos, or with a sub-folder for each class
     *,
@@ -128,15 +128,20 @@ def read_clips(
     fps: float = 8.0,  # Frames per second of a clip
     per_file: int = 4,  # Most clips of one file
     cache: Path | None = None,  # Folder where the small clips are kept for the next time
+    table: pd.DataFrame | None = None,  # In place of metadata.csv, by file; other files are not read
 ) -> VideoClips:
     """The clips in a folder. Files that cannot be used are noted; raises `DataError` when fewer than two can."""
     root = Path(folder)
     if not root.is_dir():
         raise DataError("there is no such folder", where=str(folder), hint="Give a folder of videos, with a sub-folder for each class")
-    files = find_videos(root)
+    files = find_videos(root) if table is None else [root / name for name in table.index]
     if not files:
         raise DataError("there are no videos in it", where=str(folder), hint=f"Formats: {', '.join(_SOURCES)}, or folders of frames")
-    stored = cache / f"{_key(root, files, (n_frames, size, fps, per_file))}.safetensors" if cache else None
+    stored = (
+        cache / f"{_key(root, files, (n_frames, size, fps, per_file, None if table is None else table.to_csv()))}.safetensors"
+        if cache
+        else None
+    )
     if stored and stored.exists():
         return _load(stored)
     pieces, notes = _cut_all(root, files, n_frames=n_frames, size=size, fps=fps, per_file=per_file)
@@ -144,7 +149,7 @@ def read_clips(
         said = f" ({notes[0]})" if notes else ""
         hint = f"A clip needs {n_frames} frames; give longer files or fewer frames a clip"
         raise DataError(f"of {len(files)} videos {len(pieces)} can be used{said}", where=str(folder), hint=hint)
-    clips = _assemble(root, pieces, _metadata(root), fps, _shortened(notes))
+    clips = _assemble(root, pieces, _metadata(root) if table is None else table, fps, _shortened(notes))
     if stored:
         _save(clips, stored)
     return clips
