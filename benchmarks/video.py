@@ -46,7 +46,9 @@ def score_predictions(generator: VideoGenerator, test: VideoClips, name: str) ->
     )
     errors = {"model": s.error, "single sample": s.sample_error} | {b.name: b.error for b in s.baselines}
     saved = {b.name: span(b.saved) for b in s.baselines}
-    show(figure="prediction", data=name, clips=s.n_clips, groups=s.n_groups, mse=errors, saved=saved, cpu_seconds=time.process_time() - start)
+    show(
+        figure="prediction", data=name, clips=s.n_clips, groups=s.n_groups, mse=errors, saved=saved, cpu_seconds=time.process_time() - start
+    )
 
 
 def score_classes(generator: VideoGenerator, box: Bouncing, train: VideoClips, test: VideoClips) -> None:
@@ -88,7 +90,12 @@ class Watch:
         score_predictions(generator, v, "valid")
         if self.box is not None:
             made = generator.sample(len(v), labels=v.labels, values=v.values, steps=6)
-            show(step=int(row["step"]), valid_loss=row["valid_loss"], path=float(path_errors(self.box, made, v.values).mean()), cost=time.process_time() - start)
+            show(
+                step=int(row["step"]),
+                valid_loss=row["valid_loss"],
+                path=float(path_errors(self.box, made, v.values).mean()),
+                cost=time.process_time() - start,
+            )
 
 
 def main() -> None:

@@ -15,7 +15,17 @@ from typing import Any
 from .errors import ProblemError, closest
 
 # %% ../../nbs/core/30_problem.ipynb #f1397ef4
-TASKS = ("binary", "multiclass", "regression", "text-generation", "text-classification", "text-to-text", "image-to-text", "speech-to-text")
+TASKS = (
+    "binary",
+    "multiclass",
+    "regression",
+    "text-generation",
+    "text-classification",
+    "text-to-text",
+    "image-to-text",
+    "speech-to-text",
+    "video-generation",
+)
 OUTCOMES = ("tp", "fp", "fn", "tn")
 FAIRNESS = {
     "binary": ("calibration", "equal-opportunity", "predictive-equality", "equalised-odds", "predictive-parity", "demographic-parity"),

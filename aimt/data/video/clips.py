@@ -119,7 +119,7 @@ def folder_fingerprint(folder: str | Path) -> str:
     ]
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
-# %% ../../../nbs/data/video/10_clips.ipynb #71454de0
+# %% ../../../nbs/data/video/10_clips.ipynb #d6e47ecc
 def read_clips(
     folder: str | Path,  # With videos, or with a sub-folder for each class
     *,
@@ -130,7 +130,7 @@ def read_clips(
     cache: Path | None = None,  # Folder where the small clips are kept for the next time
     table: pd.DataFrame | None = None,  # In place of metadata.csv, by file; other files are not read
 ) -> VideoClips:
-    """The clips in a folder. Files that cannot be used are noted; raises `DataError` when fewer than two can."""
+    """The clips in a folder. Files that cannot be used are noted; raises `DataError` when none can."""
     root = Path(folder)
     if not root.is_dir():
         raise DataError("there is no such folder", where=str(folder), hint="Give a folder of videos, with a sub-folder for each class")
@@ -145,7 +145,7 @@ def read_clips(
     if stored and stored.exists():
         return _load(stored)
     pieces, notes = _cut_all(root, files, n_frames=n_frames, size=size, fps=fps, per_file=per_file)
-    if len(pieces) < 2:
+    if not pieces:
         said = f" ({notes[0]})" if notes else ""
         hint = f"A clip needs {n_frames} frames; give longer files or fewer frames a clip"
         raise DataError(f"of {len(files)} videos {len(pieces)} can be used{said}", where=str(folder), hint=hint)

@@ -168,14 +168,15 @@ def _stop_if_stopped(work: VideoWork) -> None:
         work.progress.say(f"        stopped, and the state was saved. Go on with --resume --out {work.run.path}")
         raise KeyboardInterrupt
 
-# %% ../../../nbs/jobs/steps/40_video.ipynb #2b752fda
+# %% ../../../nbs/jobs/steps/40_video.ipynb #b2ac6c57
 def frame_judge(
     clips: VideoClips,  # To learn from
     *,
-    config: JudgeConfig = JudgeConfig(width=16, steps=400),  # noqa: B008  frozen
+    config: JudgeConfig | None = None,  # By default up to 400 steps, fewer for fewer than 200 clips
     per_clip: int = 3,  # Frames of each clip, spread over its length
 ) -> Judge:
     """A judge of single frames, by class where there are classes."""
+    config = config or JudgeConfig(width=16, steps=int(np.clip(2 * len(clips), 60, 400)))
     rows = np.linspace(0, clips.frames.shape[1] - 1, per_clip).round().astype(int)
     labels = np.repeat(clips.labels, per_clip) if clips.classes else None
     return train_judge(_pixels(clips.frames[:, rows]), labels, n_classes=len(clips.classes) or None, config=config)
