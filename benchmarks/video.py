@@ -3,9 +3,10 @@
     python benchmarks/video.py digits [--seconds 480] [--seed 1] [--keep FOLDER]
     python benchmarks/video.py emoji [--seconds 480] [--size 24]
 
-`digits`: synthetic clips, real handwriting in computed motion. Clips of the test come from handwritten digits that are not in the training part.
-`emoji`: the animated emoji of the catalog, with all variants of an emoji in one part. The settings were chosen with seed 0 on the validation clips.
-Training time is counted in CPU-seconds of the process, with one thread unless OMP_NUM_THREADS says otherwise.
+`digits`: synthetic clips, real handwriting in computed motion. The handwriting of the test is not in the training part.
+`emoji`: the animated emoji of the catalog, with all variants of an emoji in one part.
+The settings were chosen with seed 0 on the validation clips. Training time is counted in CPU-seconds of the process, with one
+thread unless OMP_NUM_THREADS says otherwise. SIGTERM ends the training early; the scores follow.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from aimt.core.files import write_json
 from aimt.data.video.bouncing import Bouncing, count_bounces, mass_centres, path_errors
 from aimt.data.video.clips import VideoClips, split_clips
 from aimt.generate.video.generator import VideoGenerator
@@ -125,9 +127,10 @@ def main() -> None:
         train, valid, width=asked.width, time_limit=asked.seconds, seed=asked.seed, clock=time.process_time, hooks=hooks
     )
     generator = VideoGenerator(trained.network, spec)  # type: ignore[arg-type]
+    m = trained.measured
     if asked.keep:
         generator.save(asked.keep)
-    m = trained.measured
+        write_json(asked.keep / "training.json", m)
     kept = ("steps", "cpu_seconds", "seconds", "valid_loss", "reference_loss", "parameters", "precision")
     show(figure="training", data=asked.data, train=len(train), threads=torch.get_num_threads(), **{k: m[k] for k in kept})
     score_predictions(generator, test, asked.data)

@@ -16,7 +16,7 @@ from .generator_gates import generator_gates
 from ..metrics.frame_prediction import PredictionScores
 from ..metrics.generation import GenerationScores
 
-# %% ../../nbs/decide/23_video_gates.ipynb #504cf148
+# %% ../../nbs/decide/23_video_gates.ipynb #cf2a2e46
 PREDICTION = Gate("prediction", "Does it predict better than standing still?", "prediction", "merit", essential=True)
 
 
@@ -31,8 +31,8 @@ def prediction_gate(
     hardest = scores.hardest
     saved = hardest.saved
     text = (
-        f"From {scores.given} frames of {scores.n_clips:,} held-out clips in {scores.n_groups:,} groups the next {len(scores.by_frame)} were"
-        f" predicted with a mean squared error of {number(scores.error)}; "
+        f"From {scores.given} frames of {scores.n_clips:,} held-out clips in {scores.n_groups:,} groups the next {len(scores.by_frame)}"
+        f" were predicted with a mean squared error of {number(scores.error)}; "
         + ", ".join(f"{b.name} {number(b.error)}" for b in scores.baselines)
         + f". Of the error of {hardest.name} {span(saved)} is saved."
     )
