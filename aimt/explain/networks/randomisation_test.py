@@ -138,6 +138,7 @@ def randomisation_test(
     *,
     score: Callable[[Any], float] | None = None,  # Score of the right answer to an input, by the model as it is now
     n_stages: int = 4,  # Steps from the output downwards, S
+    n_shuffles: int = 1,  # Of all weights, over which the last stage is averaged; of use for inputs of few parts
     threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> RandomisationTest:
@@ -146,10 +147,13 @@ def randomisation_test(
     known = [] if score is None else [score(value) for value in inputs]
     order = layers_from_output(model, lambda: explain(inputs[0]))
     ends = np.unique(np.linspace(0, len(order), min(n_stages, len(order)) + 1).round().astype(int))[1:]
-    similarity, lost = [], np.zeros(0)
+    similarity, lost = [], np.zeros((n_shuffles, len(known)))
     for end in ends:
-        with shuffled_weights(model, order[:end], seed):
-            similarity.append([rank_similarity(a, explain(value)) for a, value in zip(before, inputs, strict=True)])
-            if score is not None and end == len(order):
-                lost = np.array([k - score(value) for k, value in zip(known, inputs, strict=True)])
-    return RandomisationTest(tuple(order[end - 1] for end in ends), np.array(similarity), lost, threshold)
+        drawn = []
+        for shuffle in range(n_shuffles if end == len(order) else 1):
+            with shuffled_weights(model, order[:end], seed + shuffle):
+                drawn.append([rank_similarity(a, explain(value)) for a, value in zip(before, inputs, strict=True)])
+                if score is not None and end == len(order):
+                    lost[shuffle] = [k - score(value) for k, value in zip(known, inputs, strict=True)]
+        similarity.append(np.mean(drawn, axis=0))
+    return RandomisationTest(tuple(order[end - 1] for end in ends), np.array(similarity), lost.mean(0), threshold)
