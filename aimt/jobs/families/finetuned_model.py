@@ -23,6 +23,7 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.chunks import add_columns, open_writer
 from .base import FinetuneTask, find_family, interval_of, load_frame
+from .near_examples import NearIndex, near_answers
 from .network_inputs import network_input
 from .network_reasons import OCCLUSION, Reasons, explain_input
 from .reason_files import TunedExplanation, check_ending, input_kind, one_input, reason_figure, write_reasons
@@ -207,9 +208,12 @@ def _explained(found: TunedModel, row: int, value: Any) -> tuple[TunedExplanatio
         "contributions": [],
         "change": None,
         "gap": None,
+        "near": [],
         "refused": trial["refused"] if trial else "",
         "notes": [] if trial else [_UNEXAMINED],
     }
+    index = NearIndex.load(found.run.path / "model")
+    one["near"] = [] if index is None else near_answers(index, family, found.model, value, str(answer))
     view = network_input(family, found.model, value, str(answer))  # says what is wrong with the input
     one["notes"] += view.notes
     if one["refused"]:

@@ -142,7 +142,7 @@ def _gains(
     family: FinetuneTask, model: nn.Module, examples: Sequence[tuple[Any, str]], methods: Sequence[str], within: Callable[[], bool]
 ) -> Faithfulness:
     """Gains of methods on examples; those that cannot be explained, or for which there is no time, are left out."""
-    known = []
+    known: list[tuple[Callable[[np.ndarray], np.ndarray], Mapping[str, np.ndarray]]] = []
     for value, answer in examples:
         if not within() and len(known) >= 3:
             break

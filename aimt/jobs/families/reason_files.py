@@ -29,6 +29,7 @@ from .base import FinetuneTask
 from .clip import SUFFIXES as PICTURES
 from .clip import small_picture
 from .deepspeech import SUFFIXES as SOUNDS
+from .near_examples import NearAnswer
 from .network_reasons import Reasons
 
 # %% ../../../nbs/jobs/families/29_reason_files.ipynb #b051bdbf
@@ -100,6 +101,7 @@ class TunedExplanation(TypedDict):
     contributions: list[PartContribution]  # The same, the strongest first
     change: float | None  # Of the score from an input that says nothing, which the effects add up to; None without completeness
     gap: float | None  # What is missing from that sum
+    near: list[NearAnswer]  # Training examples that helped the answer most, by the last layer
     refused: str  # Why no explanation is shown; "" when one is
     notes: list[str]  # What has to be known, such as that the text was cut
 
@@ -145,7 +147,16 @@ def _block(told: TunedExplanation, figure: Figure | None) -> str:
         )
     rows = "".join(f"<tr><td>{html.escape(c['value'])}</td><td>{c['effect']:+.3f}</td></tr>" for c in told["contributions"][:12])
     by = f"<p>By {html.escape(told['method'])}. Blue speaks for the answer, orange against it.</p>"
-    return f"{head}{shown}{by}{notes}<table><tr><th>part</th><th>effect</th></tr>{rows}</table>"
+    return f"{head}{shown}{by}{notes}<table><tr><th>part</th><th>effect</th></tr>{rows}</table>{_near(told['near'])}"
+
+
+def _near(found: Sequence[NearAnswer]) -> str:
+    """The nearest training examples as a table."""
+    rows = "".join(
+        f"<tr><td>{html.escape(n['input'])}</td><td>{html.escape(n['target'])}</td><td>{n['influence']:+.3g}</td></tr>" for n in found
+    )
+    head = "<tr><th>training example that helped</th><th>target</th><th>influence</th></tr>"
+    return f"<table>{head}{rows}</table>" if rows else ""
 
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Reasons</title><style>

@@ -17,6 +17,7 @@ import pandas as pd
 
 from ...core.errors import AimtError
 from ...deploy.report.finetune import ExplainedAnswer
+from ..families.near_examples import build_index, near_answers
 from ..families.network_reasons import explain_input, try_methods
 from .finetune import TuneWork, noting
 
@@ -49,6 +50,8 @@ def explain(work: TuneWork) -> str:
     right = list(test["target"].astype(str))
     trial = try_methods(family, work.model, _answered(work, valid), _answered(work, test), right, within=_within(work))
     work.keep_result(reason_trial=trial)
+    index = build_index(family, work.model, work.parts["train"])
+    index.save(work.run.path / "model")
     if trial["refused"]:
         work.keep_result(reasons=[])
         return f"no reasons are shown: {trial['refused']}"
@@ -59,7 +62,9 @@ def explain(work: TuneWork) -> str:
             found = explain_input(family, work.model, row["input"], answer, trial["method"])
         except AimtError:
             continue
-        reasons.append({"row": int(row["row"]), "kind": family.kind, "input": str(row["input"]), "answer": answer, "parts": found.parts})
+        near = near_answers(index, family, work.model, row["input"], answer)
+        told = {"row": int(row["row"]), "kind": family.kind, "input": str(row["input"]), "answer": answer}
+        reasons.append({**told, "parts": found.parts, "method": found.method, "near": near})  # type: ignore[typeddict-item]
     work.keep_result(reasons=reasons)
     gain = trial["gain"]
     return f"by {trial['method']}, gain over random order {gain['value']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]"

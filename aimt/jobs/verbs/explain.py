@@ -249,6 +249,7 @@ def reason_lines(
         sure = "" if reason.get("probability") is None else f" (probability {reason['probability']:.3f})"
         lines.append(f"row {reason['row']}: {reason['prediction']}{sure}" + _by(reason))
         lines += [f"  {c['effect']:+.3f}  {c['column']} = {c['value']}" for c in reason["contributions"][:8]]
+        lines += [f"  learned from row {n['row']}: {n['input']} -> {n['target']}" for n in reason.get("near", [])]
         lines += [f"  note: {note}" for note in reason.get("notes", [])]
     return lines
 
