@@ -49,8 +49,9 @@ class NetworkInput:
         stay: np.ndarray,  # (B, P) bool: the parts that stay
     ) -> Tensor:  # (B, ...)
         """The input with the other parts replaced by the baseline."""
-        kept = np.column_stack([np.ones(len(stay), bool), stay])[:, self.part_of.cpu().numpy() + 1]
-        return torch.where(torch.from_numpy(kept).to(self.x.device).expand(len(stay), *self.x.shape), self.x, self.baseline)
+        part = self.part_of.expand(self.x.shape).cpu().numpy()
+        kept = np.column_stack([np.ones(len(stay), bool), stay])[:, part + 1]
+        return torch.where(torch.from_numpy(kept).to(self.x.device), self.x, self.baseline)
 
 
 @dataclass(frozen=True)

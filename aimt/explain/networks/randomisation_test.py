@@ -101,7 +101,7 @@ class RandomisationTest:
 
     stages: tuple[str, ...]  # Up to which layer the weights were shuffled, from the output downwards
     similarity: np.ndarray  # (S, N) of each explanation to that of the trained network
-    lost: np.ndarray  # (N,) by how much the score of the right answer falls with all weights shuffled; empty when not asked
+    p: float  # Of the right answers scoring no higher than with shuffled weights, by permutation; NaN when not asked
     threshold: float
 
     @property
@@ -112,7 +112,7 @@ class RandomisationTest:
     @property
     def reason(self) -> str:
         """Why explanations by this method are not shown; "" when they are."""
-        if len(self.lost) and not mean_interval(self.lost)["low"] > 0:
+        if self.p > 0.05:
             return "the network gives the right answers no more than with shuffled weights: there is nothing learned to explain"
         s = self.last
         if np.isnan(s["high"]):
@@ -139,21 +139,29 @@ def randomisation_test(
     score: Callable[[Any], float] | None = None,  # Score of the right answer to an input, by the model as it is now
     n_stages: int = 4,  # Steps from the output downwards, S
     n_shuffles: int = 1,  # Of all weights, over which the last stage is averaged; of use for inputs of few parts
+    n_scores: int = 19,  # Shuffles whose scores must all be lower than the network's, for p = 1 / 20
     threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> RandomisationTest:
     """Cascading randomisation of the weights (Adebayo et al. 2018). The model is as before afterwards."""
     before = [explain(value) for value in inputs]
-    known = [] if score is None else [score(value) for value in inputs]
     order = layers_from_output(model, lambda: explain(inputs[0]))
     ends = np.unique(np.linspace(0, len(order), min(n_stages, len(order)) + 1).round().astype(int))[1:]
-    similarity, lost = [], np.zeros((n_shuffles, len(known)))
+    similarity = []
     for end in ends:
         drawn = []
         for shuffle in range(n_shuffles if end == len(order) else 1):
             with shuffled_weights(model, order[:end], seed + shuffle):
                 drawn.append([rank_similarity(a, explain(value)) for a, value in zip(before, inputs, strict=True)])
-                if score is not None and end == len(order):
-                    lost[shuffle] = [k - score(value) for k, value in zip(known, inputs, strict=True)]
         similarity.append(np.mean(drawn, axis=0))
-    return RandomisationTest(tuple(order[end - 1] for end in ends), np.array(similarity), lost.mean(0), threshold)
+    p = float("nan") if score is None else _permutation_p(model, order, lambda: float(np.mean([score(v) for v in inputs])), n_scores, seed)
+    return RandomisationTest(tuple(order[end - 1] for end in ends), np.array(similarity), p, threshold)
+
+
+def _permutation_p(model: nn.Module, order: Sequence[str], score: Callable[[], float], n: int, seed: int) -> float:
+    """Share of shuffled networks that score at least as high, the network itself counted among them."""
+    own, as_high = score(), 0
+    for shuffle in range(n):
+        with shuffled_weights(model, order, seed + shuffle):
+            as_high += score() >= own
+    return (1 + as_high) / (1 + n)

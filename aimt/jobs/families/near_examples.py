@@ -67,8 +67,8 @@ class NearIndex:
         """Write ``near.json`` and ``near.safetensors``."""
         about = {"rows": self.rows, "inputs": self.inputs, "targets": self.targets, "labels": self.labels, "scale": self.scale}
         write_json(Path(folder) / "near.json", about)
-        tensors = {"features": torch.from_numpy(self.features).float(), "middle": torch.from_numpy(self.middle).float()}
-        save_weights(Path(folder) / "near.safetensors", tensors)
+        tensors = {"features": self.features} | ({"middle": self.middle} if self.labels else {})
+        save_weights(Path(folder) / "near.safetensors", {k: torch.from_numpy(v).float() for k, v in tensors.items()})
 
     @classmethod
     def load(cls, folder: str | Path) -> "NearIndex | None":
@@ -76,7 +76,7 @@ class NearIndex:
         if not (Path(folder) / "near.json").is_file():
             return None
         about, tensors = read_json(Path(folder) / "near.json"), load_weights(Path(folder) / "near.safetensors")
-        features, middle = (tensors[name].double().numpy() for name in ("features", "middle"))
+        features, middle = (tensors.get(name, torch.zeros(0)).double().numpy() for name in ("features", "middle"))
         return cls(about["rows"], about["inputs"], about["targets"], features, tuple(about["labels"]), middle, float(about["scale"]))
 
 # %% ../../../nbs/jobs/families/26_near_examples.ipynb #753b0290
