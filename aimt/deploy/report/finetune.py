@@ -140,7 +140,7 @@ def _how_explained(trial: dict[str, Any] | None) -> list[str]:
         f"stay below {trial['threshold']:g}, or nothing is shown.",
     ]
 
-
+# %% ../../../nbs/deploy/report/20_finetune.ipynb #88d1f5d0
 def _near_tables(reasons: Sequence[dict[str, Any]]) -> list[Any]:
     """The training examples that helped the explained answers most."""
     rows = [

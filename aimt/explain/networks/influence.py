@@ -68,7 +68,7 @@ def fit_last_layer(
     weight = found.x.reshape(shape)
     return LastLayer(weight, h, y, _softmax(h @ weight.T), penalty)
 
-
+# %% ../../../nbs/explain/networks/25_influence.ipynb #2fbd810c
 def _solve(last: LastLayer, right: np.ndarray, n_steps: int = 200, tolerance: float = 1e-8) -> np.ndarray:
     """H^-1 times a matrix (C, D + 1), by conjugate gradients."""
     p, h = last.probability, last.features

@@ -130,7 +130,7 @@ class RandomisationTest:
         """Whether explanations by this method may be shown."""
         return not self.reason
 
-
+# %% ../../../nbs/explain/networks/20_randomisation_test.ipynb #a7538339
 def randomisation_test(
     model: nn.Module,
     explain: Callable[[Any], np.ndarray],  # An input to (P,) values, by the model as it is now

@@ -188,7 +188,7 @@ def _asked_inputs(found: TunedModel, source: Any, rows: list[int]) -> list[tuple
             raise ProblemError(f"there is no row {row}", hint=f"There are rows 0 to {len(values) - 1}")
     return [(row, values[row]) for row in rows]
 
-
+# %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #4e42b92e
 def _explained(found: TunedModel, row: int, value: Any) -> tuple[TunedExplanation, Reasons | None]:
     """One input with its reasons; without them when they are refused."""
     family, metrics = found.family, found.run.read("metrics.json")

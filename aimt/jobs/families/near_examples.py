@@ -127,7 +127,7 @@ def _t5_features(model: Any, pairs: pd.DataFrame) -> np.ndarray:
         out.append(_projected(model.scale(h)[0], _error(model.logits(h)[0], batch["targets"][0])))
     return np.array(out)
 
-
+# %% ../../../nbs/jobs/families/26_near_examples.ipynb #f4006d82
 def _speech_features(model: Any, pairs: pd.DataFrame) -> np.ndarray:
     kept: list[Tensor] = []
 

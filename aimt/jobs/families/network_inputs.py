@@ -155,7 +155,7 @@ def _gpt_prompt(model: Any, value: str) -> tuple[np.ndarray, np.ndarray, str, in
     start = max(0, text.find(value))
     return np.concatenate([i for i, _ in found]), np.concatenate([p for _, p in found]), text, start, start + len(value)
 
-
+# %% ../../../nbs/jobs/families/27_network_inputs.ipynb #3b93b507
 def _gpt_input(model: Any, value: Any, answer: str) -> FamilyInput:
     text = str(value)
     ids, places, whole, start, end = _gpt_prompt(model, text)
@@ -209,7 +209,7 @@ def _gpt_vectors(model: GPT, row: Tensor, tables: Sequence[nn.Module]) -> tuple[
     mean = lambda t: torch.zeros_like(kept[0][0]) if isinstance(t, nn.EmbeddingBag) else t.weight.mean(0)  # type: ignore[union-attr]
     return kept, [mean(t) for t in tables]
 
-
+# %% ../../../nbs/jobs/families/27_network_inputs.ipynb #e1d93136
 def _t5_input(model: Any, value: Any, answer: str) -> FamilyInput:
     text, c = str(value), model.config
     ids, places = model.tokenizer.encode_places(text)

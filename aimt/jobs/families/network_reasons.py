@@ -108,7 +108,7 @@ def methods_of(family: FinetuneTask) -> tuple[str, ...]:
     """Names of the methods that can explain a family."""
     return _METHODS.get(family.name, (OCCLUSION,))
 
-
+# %% ../../../nbs/jobs/families/28_network_reasons.ipynb #60fe99ef
 def explain_input(
     family: FinetuneTask,
     model: nn.Module,
@@ -154,7 +154,7 @@ def _gains(
             known.append((part_scores(family, model, value, answer), values))
     return compare_methods(known)
 
-
+# %% ../../../nbs/jobs/families/28_network_reasons.ipynb #db32c3ee
 def try_methods(
     family: FinetuneTask,
     model: nn.Module,  # In evaluation mode; the same afterwards
@@ -206,7 +206,7 @@ def _untried(why: str) -> ReasonTrial:
         "refused": why,
     }
 
-
+# %% ../../../nbs/jobs/families/28_network_reasons.ipynb #8eaade16
 def _unfaithful(method: str, gain: Interval) -> str:
     """Why a method is not shown by its gain; "" when it is."""
     if gain["low"] > 0:

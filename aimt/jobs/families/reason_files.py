@@ -158,7 +158,7 @@ def _near(found: Sequence[NearAnswer]) -> str:
     head = "<tr><th>training example that helped</th><th>target</th><th>influence</th></tr>"
     return f"<table>{head}{rows}</table>" if rows else ""
 
-
+# %% ../../../nbs/jobs/families/29_reason_files.ipynb #796b011b
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Reasons</title><style>
 body{{font:16px/1.5 system-ui,sans-serif;max-width:48rem;margin:2rem auto;padding:0 1rem;color:#24292f;background:#fff}}
 td,th{{padding:.1rem .8rem .1rem 0;text-align:left}} img{{max-width:100%}}</style></head><body>{body}</body></html>

@@ -194,7 +194,7 @@ def front_end(
     cosines = torch.from_numpy(np.cos(np.pi / 40 * j * k) * math.sqrt(2 / 40))
     return hann, bands, cosines, n_fft
 
-
+# %% ../../../nbs/models/audio/02_speech_features.ipynb #3f2f6d85
 @torch.no_grad()
 def mfcc(
     x: Tensor,  # (..., N) samples from -1 to 1
