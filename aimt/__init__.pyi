@@ -311,7 +311,7 @@ def compare(
 
 def explain(
     run: Run | str | Path,
-    source: TableSource,
+    source: Any,
     *,
     rows: str | list[int] | None = None,
     columns: str | list[str] | None = None,
@@ -321,8 +321,11 @@ def explain(
     surrogate_rules: bool | int = False,
     stability: bool = False,
     time_limit: float | None = None,
+    out: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Which columns moved the predictions of some rows, and how far; or, by one of the other options, other reasons.
+
+    For a fine-tuned network: which words, places or moments speak for its answer, or why that is not shown.
 
     Raises `ProblemError` for a row number that is not in the table, and for options that do not belong together; `DataError`
     for `stability` without rows whose answer is known.

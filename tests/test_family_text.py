@@ -97,6 +97,7 @@ def test_a_run_learns_and_every_verb_takes_it(family, gpt_run, t5_run, tmp_path)
     assert [p["part"] for p in reasons[0]["parts"]] == ask.split()
     effects = [{p["part"]: p["effect"] for p in r["parts"]} for r in reasons]
     assert max(effects[0]["dog"], effects[1]["bus"]) > 1 > max(abs(e["99"]) for e in effects)
+    assert reasons[0]["method"] == run.read("metrics.json")["reason_trial"]["method"] in {"integrated gradients", "occlusion"}
     report = run.report()
     assert "animal" in report.read_text(encoding="utf-8")
     assert generate(run, ask) == "animal" == generate(run, ask, max_new_tokens=200)

@@ -260,7 +260,9 @@ for _verb in (export, bundle, serve, monitor, retrain, rollback, watch, policy, 
 @one_line_errors
 def explain(
     run: RunPath,
-    source: Annotated[str, typer.Argument(help="Table with the rows to explain.")],
+    source: Annotated[
+        str, typer.Argument(help="Table with the rows to explain; for a fine-tuned network also a text in quotes, or a file.")
+    ],
     rows: Annotated[str | None, typer.Option(help="Row numbers, from 0: 0,5,12. Default: the first.")] = None,
     columns: Annotated[str | None, typer.Option(help="Instead: how the answer moves with these columns: age,income.")] = None,
     change: Annotated[bool, typer.Option("--change", help="Instead: what would have to be different for another answer.")] = False,
@@ -273,11 +275,13 @@ def explain(
         bool, typer.Option("--stability", help="Instead: would the reasons be the same if the data had been resampled?")
     ] = False,
     time_limit: Annotated[float | None, typer.Option(help="With --stability: seconds. Default: 60.", min=1)] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="For a fine-tuned network: also write a .html, .png or .json.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say which columns moved a prediction, and how far.
+    """Say which columns moved a prediction, and how far; of a network, which words, places or moments.
 
-    Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --surrogate-rules 8`
+    Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --surrogate-rules 8`,
+    `aimt explain runs/reviews "too long and too dear"`, `aimt explain runs/birds owl.png --out owl.html`
     """
     reasons = resolve(VERBS["explain"])(
         run,
@@ -290,6 +294,7 @@ def explain(
         surrogate_rules=surrogate_rules,
         stability=stability,
         time_limit=time_limit,
+        out=out,
     )
     show(reasons, "aimt.jobs.verbs.explain:reason_lines", as_json)
 

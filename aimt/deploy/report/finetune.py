@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/deploy/report/finetune.html.md"""
 
 # %% auto #0
 __all__ = ['REPORT', 'TunedScoreRow', 'BeforeAfter', 'TunedScores', 'LossCurve', 'TuningCurve', 'plot_tuned', 'plot_tuning',
-           'ExplainedAnswer', 'ShownAnswer', 'AnswerCount', 'plot_reason', 'plot_pictures']
+           'NearRow', 'ExplainedAnswer', 'ShownAnswer', 'AnswerCount', 'plot_reason', 'plot_pictures']
 
 # %% ../../../nbs/deploy/report/20_finetune.ipynb #22aa0014
 from collections.abc import Iterator, Sequence
@@ -106,7 +106,9 @@ def _examples(run: RunParts) -> SectionContent:
 
 
 def _why(run: RunParts) -> SectionContent:
-    reasons = run.metrics.get("reasons")
+    reasons, trial = run.metrics.get("reasons"), run.metrics.get("reason_trial")
+    if trial and trial["refused"]:
+        return SectionContent(text=[f"No reasons are shown: {trial['refused']}."], tables=_trial_tables(trial))
     if not reasons:
         return SectionContent(text=["No answer was explained."])
     rows = []
@@ -115,12 +117,49 @@ def _why(run: RunParts) -> SectionContent:
         rows.append(
             [one_line(r["input"], 120), one_line(r["answer"], 60), ", ".join(f"{p['part']} ({p['effect']:+.2f})" for p in strongest)]
         )
-    text = ["Each part of an input is left out in turn: the more the belief in the answer falls, the more the part speaks for it."]
     return SectionContent(
-        text=text,
+        text=_how_explained(trial),
         figures=[section_figure("parts", f"What speaks for {one_line(reasons[0]['answer'], 40)!r} in the first of them.")],
-        tables=[section_table("What spoke most for the first answers", ["Input", "Answer", "Parts"], rows)],
+        tables=[
+            section_table("What spoke most for the first answers", ["Input", "Answer", "Parts"], rows),
+            *_near_tables(reasons),
+            *_trial_tables(trial),
+        ],
     )
+
+
+def _how_explained(trial: dict[str, Any] | None) -> list[str]:
+    """How the reasons were found, and how far they can be trusted."""
+    if not trial:
+        return ["Each part of an input is left out in turn: the more the belief in the answer falls, the more the part speaks for it."]
+    gain, last = trial["gain"], trial["last"]
+    return [
+        f"Explained by {trial['method']}, chosen on {trial['chosen_on']} validation examples. On {trial['tested_on']} test examples its gain over "
+        f"removing parts in random order is {_with_interval(gain, False)}, as a share of the range of the score (deletion and insertion).",
+        f"With the weights of the network shuffled, the similarity to these explanations is {_with_interval(last, False)}; the interval has to "
+        f"stay below {trial['threshold']:g}, or nothing is shown.",
+    ]
+
+# %% ../../../nbs/deploy/report/20_finetune.ipynb #88d1f5d0
+def _near_tables(reasons: Sequence[dict[str, Any]]) -> list[Any]:
+    """The training examples that helped the explained answers most."""
+    rows = [
+        [one_line(r["answer"], 40), one_line(n["input"], 110), one_line(n["target"], 60), f"{n['influence']:+.3g}"]
+        for r in reasons
+        for n in r.get("near") or []
+    ]
+    columns = ["Answer", "Training example", "Its target", "Influence"]
+    return [section_table("Training examples that helped these answers most, by the last layer", columns, rows, right=(3,))] if rows else []
+
+
+def _trial_tables(trial: dict[str, Any] | None) -> list[Any]:
+    """How faithful each method was, folded."""
+    if not trial or not trial["table"]:
+        return []
+    rows = [[row["method"], _with_interval(row["gain"], False)] for row in trial["table"]]
+    return [
+        section_table("Gain of each method over random order, on validation examples", ["Method", "Gain"], rows, right=(1,), folded=True)
+    ]
 
 
 def _forgotten(run: RunParts) -> SectionContent:
@@ -246,6 +285,15 @@ def plot_tuning(curve: TuningCurve) -> Figure:
     return fig
 
 # %% ../../../nbs/deploy/report/20_finetune.ipynb #191a3705
+class NearRow(TypedDict):
+    """A training example that helped an answer."""
+
+    row: int  # Number of the example in the source
+    input: str  # Its beginning, or the name of the file
+    target: str
+    influence: float  # Nats, or a cosine of gradients for networks that write
+
+
 class ExplainedAnswer(TypedDict):
     """An answer with what each part of the input does for it."""
 
@@ -254,6 +302,8 @@ class ExplainedAnswer(TypedDict):
     input: str  # The text, or the path of the file
     answer: str
     parts: list[PartEffect]  # In the order of the input
+    method: str  # By which it was explained
+    near: list[NearRow]  # Training examples that helped the answer most
 
 
 class ShownAnswer(TypedDict):
@@ -365,7 +415,7 @@ REPORT = ReportSpec(
     sections=(
         Section("scores", "Was it worth it?", _scores, (("jobs/steps/finetune.html", "How it was measured"),)),
         Section("examples", "Its answers", _examples),
-        Section("why", "Why these answers?", _why, (("explain/occlusion.html", "Occlusion"),)),
+        Section("why", "Why these answers?", _why, (("explain/networks/faithfulness.html", "How reasons are examined"),)),
         Section("forgotten", "What it has forgotten", _forgotten, (("train/networks/finetune.html", "Forgetting, and what helps"),)),
         Section("training", "The training", _training, (("train/networks/finetune.html", "How a family is fine-tuned"),)),
         Section("task", "What it learned from", _task),

@@ -73,7 +73,7 @@ FINETUNE = Kind(
         Step("Before", f"{_STEPS}:answer_before", share=0.10),
         Step("Train", f"{_STEPS}:train_network", share=0.75),
         Step("After", f"{_STEPS}:answer_after", share=0.10),
-        Step("Explain", f"{_STEPS}:explain", share=0.04),
+        Step("Explain", "aimt.jobs.steps.finetune_reasons:explain", share=0.04),
         Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",

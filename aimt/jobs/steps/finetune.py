@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/finetune.html.md"""
 
 # %% auto #0
 __all__ = ['SKETCH', 'TuneWork', 'begin', 'noting', 'read', 'model_folder', 'open_model', 'answer_before', 'base_sketch',
-           'number_of', 'train_network', 'answer_after', 'explain', 'diagnose', 'gates']
+           'number_of', 'train_network', 'answer_after', 'diagnose', 'gates']
 
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #0630b95b
 import functools
@@ -29,9 +29,9 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...decide.finetune_gates import Figure, tuned_gates
 from ...decide.gate import GateResult
-from ...deploy.report.finetune import AnswerCount, ExplainedAnswer, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
+from ...deploy.report.finetune import AnswerCount, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
 from ...evaluate.text.language_model import TextSketch, near_copies, seen_share, smooth, text_sketch
-from ..families.base import FinetuneTask, find_family, interval_of, reasons_for, split_pairs
+from ..families.base import FinetuneTask, find_family, interval_of, split_pairs
 from ...data.checks.table_checks import hash_column
 from ...data.io.memory import as_source
 from ..shared.options import shown_source
@@ -383,27 +383,6 @@ def _counts(answers: list[str], truth: list[str], most: int = 12) -> list[Answer
     return [{"answer": n, "said": int(said.get(n, 0)), "true": int(true.get(n, 0))} for n in names]
 
 # %% ../../../nbs/jobs/steps/15_finetune.ipynb #45431377
-@noting
-def explain(work: TuneWork) -> str:
-    """Explain the first three answers to test examples."""
-    family, test = work.family, work.parts["test"]
-    reasons: list[ExplainedAnswer] = []
-    for i in range(min(3, len(test))):
-        answer = work.answers[i]
-        reasons.append(
-            {
-                "row": int(test["row"][i]),
-                "kind": family.kind,
-                "input": str(test["input"][i]),
-                "answer": answer,
-                "parts": reasons_for(family, work.model, test["input"][i], answer),
-            }
-        )
-    work.keep_result(reasons=reasons)
-    strongest = max(reasons[0]["parts"], key=lambda p: p["effect"], default=None) if reasons else None
-    return f"{strongest['part']!r} speaks most for {reasons[0]['answer'][:40]!r}" if strongest else "nothing to leave out"
-
-
 @noting
 def diagnose(work: TuneWork) -> str:
     """Look for signs of bad training in what was recorded during it."""

@@ -18,7 +18,7 @@ import pandas as pd
 from ...core.errors import DataError, ProblemError
 from ...core.problem import Problem
 from ...core.run import Run
-from ...data.io.memory import TableSource, as_source
+from ...data.io.memory import as_source
 from ...data.table.infer_problem import column_names, encode_target
 from ...data.split.split import split_rows
 from ...explain.counterfactuals import counterfactuals
@@ -32,7 +32,7 @@ from ..shared.table_model import open_model, SavedModel
 # %% ../../../nbs/jobs/verbs/25_explain.ipynb #7c2d179a
 def explain(
     run: Run | str | Path,  # A run that is done
-    source: TableSource,  # Table with the rows
+    source: Any,  # Table with the rows; for a fine-tuned network also a text, a file, a picture or samples
     *,
     rows: str | list[int] | None = None,  # Row numbers from 0: "0,5,12"; the first when None
     columns: str | list[str] | None = None,  # Instead: how the answer moves with each of these columns
@@ -42,8 +42,11 @@ def explain(
     surrogate_rules: bool | int = False,  # Instead: at most so many rules that stand for the whole model (True: 8)
     stability: bool = False,  # Instead: would the reasons be the same if the data had been resampled?
     time_limit: float | None = None,  # With `stability`: seconds; 60 when None
+    out: str | Path | None = None,  # For a fine-tuned network: also write a page (.html), a picture (.png) or JSON (.json)
 ) -> list[dict[str, Any]]:  # From `explain_rows`, `column_effect`, `counterfactuals`, `rule_set` or `reason_stability`
     """Which columns moved the predictions of some rows, and how far; or, by one of the other options, other reasons.
+
+    For a fine-tuned network: which words, places or moments speak for its answer, or why that is not shown.
 
     Raises `ProblemError` for a row number that is not in the table, and for options that do not belong together; `DataError`
     for `stability` without rows whose answer is known.
@@ -58,7 +61,7 @@ def explain(
     return do_verb(
         run,
         "explain",
-        as_source(source),
+        source if isinstance(source, np.ndarray) or hasattr(source, "getbands") else as_source(source),
         rows=_whole_numbers("0" if rows is None else rows),
         columns=columns,
         change=change,
@@ -67,6 +70,7 @@ def explain(
         surrogate_rules=surrogate_rules,
         stability=stability,
         time_limit=time_limit,
+        out=out,
     )
 
 # %% ../../../nbs/jobs/verbs/25_explain.ipynb #64ee355c
@@ -243,9 +247,18 @@ def reason_lines(
             lines += [reason["message"], *_curve_lines(reason)]
             continue
         sure = "" if reason.get("probability") is None else f" (probability {reason['probability']:.3f})"
-        lines.append(f"row {reason['row']}: {reason['prediction']}{sure}")
+        lines.append(f"row {reason['row']}: {reason['prediction']}{sure}" + _by(reason))
         lines += [f"  {c['effect']:+.3f}  {c['column']} = {c['value']}" for c in reason["contributions"][:8]]
+        lines += [f"  learned from row {n['row']}: {n['input']} -> {n['target']}" for n in reason.get("near", [])]
+        lines += [f"  note: {note}" for note in reason.get("notes", [])]
     return lines
+
+
+def _by(reason: dict[str, Any]) -> str:
+    """By which method a network is explained, or why it is not."""
+    if reason.get("refused"):
+        return f"\n  no explanation is shown: {reason['refused']}"
+    return f", by {reason['method']}" if reason.get("method") else ""
 
 
 def _whole_lines(found: Any) -> list[str]:
