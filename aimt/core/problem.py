@@ -24,6 +24,10 @@ TASKS = (
     "text-to-text",
     "image-to-text",
     "speech-to-text",
+    "image-generation",
+    "music-generation",
+    "text-to-speech",
+    "sound-generation",
     "video-generation",
 )
 OUTCOMES = ("tp", "fp", "fn", "tn")

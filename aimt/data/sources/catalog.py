@@ -19,8 +19,10 @@ import pandas as pd
 from ...core.errors import DataError, closest
 from ...core.files import atomic_path, sha256
 from . import parsers as corpora
+from .chorales import MUSIC21, chorales
 from .cache import SourceRecord, fetch, installed, record_of
 from .download import Source, cache_dir
+from .sounds import SOUND_ENTRIES, SOUND_READERS
 from .emoji import EMOJI, animated_emoji
 from ..io.load import Table, load_table
 
@@ -298,6 +300,7 @@ FETCHED: dict[str, Dataset] = {
             test=_BY_FILE,
             sources=(_PROMPTS, _PROMPT_TEXTS),
         ),
+        *(Dataset(**entry) for entry in SOUND_ENTRIES),
         Dataset(
             "spam-assassin",
             "Mails of 2002 and 2003: spam or not",
@@ -312,6 +315,19 @@ FETCHED: dict[str, Dataset] = {
             task="text",
             test=_BY_FILE,
             sources=(_MAIL,),
+        ),
+        Dataset(
+            "bach-chorales",
+            "Chorales by J. S. Bach in four voices",
+            "Encoded by M. Greentree and others, in the corpus of music21 10.5.1",
+            "no licence stated; distributed by music21 with the permission of the encoders",
+            410,
+            7,
+            "Scores of choirs, one row each. Pieces that share a tune are in one part; see `rights` for what each file says.",
+            "PyPI",
+            task="music",
+            test="15 % of the pieces, by tune",
+            sources=(MUSIC21,),
         ),
         Dataset(
             "animated-emoji",
@@ -350,7 +366,7 @@ def is_cached(
 
 
 def list_datasets(
-    task: str | None = None,  # 'table', 'text', 'translation', 'image', 'image-text', 'speech', 'video', 'weights'; all if None
+    task: str | None = None,  # 'table', 'text', 'image', 'speech', 'sound', 'music', 'video', 'weights' and so on; all if None
 ) -> pd.DataFrame:  # name, title, task, rows, test, licence, mb, how, cached
     """What there is: one row for each data set. `mb` is what has to be fetched, `cached` whether it is here."""
     kinds = {d.task: d.name for d in (DATASETS | FETCHED).values()}
@@ -466,6 +482,8 @@ _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "openclipart-png": corpora.clipart,
     "asterisk-en": lambda sounds, texts: corpora.asterisk(texts, sounds),
     "spam-assassin": corpora.spam_assassin,
+    "bach-chorales": chorales,
+    **SOUND_READERS,
     "animated-emoji": animated_emoji,
 }
 
