@@ -65,7 +65,7 @@ class ShownSamples:
         """As it stands in `metrics.json`."""
         return asdict(self)
 
-# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #49eccfba
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #625df223
 def _generation(run: RunParts) -> GenerationScores | None:
     """The scores of the run; None when it was not scored."""
     found = as_dict(run.metrics.get("generation"))
@@ -89,7 +89,7 @@ def _figure_rows(s: GenerationScores) -> list[list[Any]]:
     rows = [
         ["Fréchet distance", number(s.frechet), number(s.frechet_floor)],
         ["Excess distance", span(s.distance), "0"],
-        ["Excess kernel distance", span(s.kernel), "0"],
+        ["Kernel distance", span(s.kernel), "0"],
         ["Precision", _shares(s.precision), _shares(s.precision_real)],
         ["Recall", _shares(s.recall), _shares(s.recall_real)],
         ["Density", span(s.density), number(s.density_real)],
