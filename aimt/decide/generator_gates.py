@@ -179,20 +179,24 @@ def worth_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateResult:
         merit=f"{measure} against {rival.name}: {span(gain)}",
     )
 
-# %% ../../nbs/decide/22_generator_gates.ipynb #d54db3c8
+# %% ../../nbs/decide/22_generator_gates.ipynb #ad1050e2
 def generator_gates(
-    scores: GenerationScores,  # From `score_generation`
+    scores: GenerationScores | None,  # From `score_generation`; None when there were too few examples to score
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor; None when the training was not examined
     *,
     limits: GeneratorLimits = GeneratorLimits(),  # noqa: B008  frozen
 ) -> list[GateResult]:
     """The answers of the gates."""
+    training = training_gate(findings, GATES["training"])
+    if scores is None:
+        why = "There were too few held-out examples, or too few samples, to score."
+        return [*(gate.result("not checked", why) for name, gate in GATES.items() if name != "training"), training]
     asked = [fidelity_gate, coverage_gate, condition_gate, copies_gate, worth_gate]
-    return [*(gate(scores, limits) for gate in asked), training_gate(findings, GATES["training"])]
+    return [*(gate(scores, limits) for gate in asked), training]
 
 
 def generator_verdict(
-    scores: GenerationScores,  # From `score_generation`
+    scores: GenerationScores | None,  # From `score_generation`; None when there were too few examples to score
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor
     *,
     attested: Mapping[str, str] | None = None,  # What a person attested: name -> reason

@@ -65,7 +65,7 @@ class ShownSamples:
         """As it stands in `metrics.json`."""
         return asdict(self)
 
-# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #894cbb03
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #625df223
 def _generation(run: RunParts) -> GenerationScores | None:
     """The scores of the run; None when it was not scored."""
     found = as_dict(run.metrics.get("generation"))
@@ -80,7 +80,8 @@ def _shares(value: Mapping[str, Any] | float | None) -> str:
         return f"{100 * value:.1f} %"
     if value["low"] is None or value["low"] != value["low"]:
         return f"{100 * value['value']:.1f} %"
-    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    low, high = max(value["low"], 0.0), min(value["high"], 1.0)  # a jackknife knows no bounds
+    return f"{100 * value['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _figure_rows(s: GenerationScores) -> list[list[Any]]:
@@ -88,16 +89,16 @@ def _figure_rows(s: GenerationScores) -> list[list[Any]]:
     rows = [
         ["Fréchet distance", number(s.frechet), number(s.frechet_floor)],
         ["Excess distance", span(s.distance), "0"],
-        ["Excess kernel distance", span(s.kernel), "0"],
+        ["Kernel distance", span(s.kernel), "0"],
         ["Precision", _shares(s.precision), _shares(s.precision_real)],
         ["Recall", _shares(s.recall), _shares(s.recall_real)],
         ["Density", span(s.density), number(s.density_real)],
         ["Coverage", _shares(s.coverage), _shares(s.coverage_real)],
     ]
     if s.condition:
-        rows.append(["As asked", _shares(s.condition.generated), _shares(s.condition.real)])
+        rows.append(["As asked", _shares(s.condition.generated), _shares(s.condition.real["value"])])
     for c in s.copies:
-        rows += [[f"Near copies, {c.space}", _shares(c.share), _shares(c.usual)], [f"Leaning, {c.space}", span(c.leaning), "0"]]
+        rows += [[f"Near copies, {c.space}", _shares(c.share), _shares(c.usual["value"])], [f"Leaning, {c.space}", span(c.leaning), "0"]]
     return rows
 
 

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/generation/scores.html.md"""
 # %% auto #0
 __all__ = ['Projection', 'Masks', 'Samples', 'class_match', 'score_generation']
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #1d8cccce
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #b97cd76a
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from ...core.errors import DataError
 from .copies import difference_interval, find_copies
 from .frechet import GaussianFit, cubic_kernel, halves, jackknife_intervals, kernel_discrepancy
 from .precision_recall import in_manifold, is_covered, knn_radii, trimmed
@@ -77,7 +78,24 @@ def _mean(values: np.ndarray, groups: np.ndarray | None) -> Interval:
 
 Masks = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #856acfb1
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #899c9185
+_LEAST = 8  # Samples, below which nothing can be halved and left out
+
+
+def _check(name: str, samples: Samples, shape: tuple[int, ...]) -> None:
+    if len(samples) < _LEAST:
+        raise DataError(f"{len(samples)} {name} samples are too few to be scored", hint=f"Give at least {_LEAST}, better 500")
+    features = np.asarray(samples.features, float)
+    if features.shape[1:] != shape or len(shape) != 1:
+        raise DataError(f"{name} features have shape {features.shape}, held-out ones (n, {', '.join(map(str, shape))})")
+    if not np.isfinite(features).all():
+        bad = int((~np.isfinite(features).all(1)).sum())
+        raise DataError(f"{bad} of {len(samples)} {name} samples have features that are not finite", hint="The generator may have diverged")
+    odd = [f for f in ("raw", "asked", "match", "groups") if (v := getattr(samples, f)) is not None and len(v) != len(samples)]
+    if odd:
+        raise DataError(f"{len(samples)} {name} samples, but {len(getattr(samples, odd[0]))} values of {odd[0]}")
+
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #b9ebed69
 @dataclass(frozen=True)
 class _Figures:
     """What is computed from halves of the samples."""
@@ -157,7 +175,7 @@ def _neighbours(
         float(is_covered(d, radii).mean()),
     )
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #89516c74
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #d5c1e13d
 def _copies(generated: Samples, held_out: Samples, train: Samples, project: Projection) -> tuple[CopyScore, ...]:
     """Near copies in raw samples, where all have them, and in features."""
     found = []
@@ -182,6 +200,8 @@ def _condition(generated: Samples, held_out: Samples, chance: float | None, rng:
     """The shortfall of the match, as a share of what real examples have above chance."""
     if generated.match is None or held_out.match is None:
         return None
+    if chance is None and generated.asked is not None and len(np.unique(generated.asked)) == 1:
+        return None  # of a single class there is nothing to ask for
     made, real = _mean(generated.match, generated.groups), _mean(held_out.match, held_out.groups)
     if chance is None:
         labels = np.zeros(1, int) if generated.asked is None else np.asarray(generated.asked)
@@ -223,7 +243,7 @@ def _rival(
     match = None if rival.match is None else float(np.mean(rival.match))
     return Rival(name, figures.rivals[name][0], match, share, figures.rivals[name][1], difference_interval(useful, share))
 
-# %% ../../../nbs/evaluate/generation/25_scores.ipynb #7dfd8f42
+# %% ../../../nbs/evaluate/generation/25_scores.ipynb #fe1d83a4
 def score_generation(
     generated: Samples,  # At least 4, better 500; ask for the classes of the held-out examples
     held_out: Samples,  # Real examples from which neither the generator nor the judge has learned
@@ -237,7 +257,9 @@ def score_generation(
     k: int = 5,  # Neighbours that make a neighbourhood
     seed: int = 0,  # Same seed, same choice of halves
 ) -> GenerationScores:
-    """Score generated samples against held-out and training examples."""
+    """Score generated samples against held-out and training examples. Raises `DataError` for fewer than 8 of a kind, or what is not finite."""
+    for name, samples in (("generated", generated), ("held-out", held_out), ("training", train), *(rivals or {}).items()):
+        _check(name, samples, np.shape(held_out.features)[1:])
     rng = np.random.default_rng(seed)
     generated, held_out = _drawn(generated, max_samples, rng), _drawn(held_out, max_samples, rng)
     project, dims = _projection(train.features, held_out.features, min(len(generated), len(held_out)))
