@@ -83,7 +83,7 @@ def plot_heat(
     box = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
     axes[0].imshow(picture)
     axes[1].imshow(picture.mean(-1), cmap="gray", vmin=-255, vmax=255, extent=box)
-    shown = axes[1].imshow(heat, cmap=_SCALE, vmin=-high, vmax=high, alpha=0.65, extent=box, interpolation="bilinear", aspect="auto")
+    shown = axes[1].imshow(heat, cmap=_SCALE, vmin=-high, vmax=high, alpha=0.65, extent=box, interpolation="bilinear")
     fig.colorbar(shown, ax=axes[1], fraction=0.046, label="speaks for the answer")
     for ax in axes:
         ax.set(xticks=[], yticks=[])

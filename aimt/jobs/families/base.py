@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/families/base.html.md"""
 
 # %% auto #0
 __all__ = ['FAMILIES', 'FinetuneTask', 'find_family', 'files_below', 'word_parts', 'load_frame', 'read_pairs', 'split_pairs',
-           'ExampleBatches', 'reasons_for', 'interval_of']
+           'ExampleBatches', 'interval_of']
 
 # %% ../../../nbs/jobs/families/00_base.ipynb #78ff7941
 from abc import ABC, abstractmethod
@@ -24,7 +24,6 @@ from ...core.commands import resolve
 from ...data.sources.catalog import list_datasets, load_dataset
 from ...data.io.load import Table, load_table
 from ...data.checks.table_checks import hash_column
-from ...explain.occlusion import PartEffect, occlude
 from ...metrics.intervals import Interval, mean_interval, wilson
 
 # %% ../../../nbs/jobs/families/00_base.ipynb #6d198c90
@@ -260,17 +259,6 @@ class ExampleBatches(ABC):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a position."""
         self.epoch, self.number, self._dealt = int(state["epoch"]), int(state["number"]), []
-
-# %% ../../../nbs/jobs/families/00_base.ipynb #fc8678a4
-def reasons_for(
-    family: FinetuneTask,
-    model: nn.Module,
-    value: Any,  # An input
-    answer: str,
-) -> list[PartEffect]:
-    """What each part of an input does for an answer."""
-    names, without = family.parts(value)
-    return occlude(lambda some: family.belief(model, some, answer), names, without)
 
 # %% ../../../nbs/jobs/families/00_base.ipynb #70509dc9
 def interval_of(

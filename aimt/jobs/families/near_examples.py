@@ -203,13 +203,14 @@ def near_answers(
     answer: str,  # The network's answer to it
     n: int = 3,
 ) -> list[NearAnswer]:
-    """The training examples that helped an answer most; none where the last layer cannot be asked about it."""
+    """The training examples that helped an answer most, for classes those of the same answer; none where the last layer cannot be asked about it."""
     try:
         h = np.asarray(_FEATURES[family.name](model, pd.DataFrame({"input": [value], "target": [answer]})), float)[0]
     except AimtError:
         return []
     if index.labels:
         values = influence(index.last, (h - index.middle) / index.scale, index.labels.index(answer))
+        values = np.where(np.array(index.targets) == answer, values, 0.0)  # cases of this answer, not outliers of others
     else:
         values = index.features @ h / max(float(np.linalg.norm(h)), 1e-12)
     return [
