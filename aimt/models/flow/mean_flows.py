@@ -28,7 +28,7 @@ class MeanFlow(FlowMatching):
 
     share: float = 0.5  # Share of the rows with a duration above 0
     tangent: str = "network"  # Along which the network is differentiated: its own velocity (improved), or the "data"'s
-    power: float = 0.0  # Of the squared error by which each row's loss is divided: 0 for the mean square; 1 in the paper
+    power: float = 1.0  # Of the squared error by which each row's loss is divided, so that no row dominates; 0 for the mean square
     step: float | None = 0.005  # Of a central difference for the derivative; None for forward-mode differentiation
     guidance: float = 1.0  # Classifier-free guidance that the network learns, so that sampling needs one evaluation
 
