@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...core.errors import ProblemError
 from .flow_matching import Condition, FlowDraw, FlowMatching, Network, over, straight_path, weighted_mean
 
-# %% ../../../nbs/models/flow/05_mean_flows.ipynb #47a86be5
+# %% ../../../nbs/models/flow/05_mean_flows.ipynb #d5353ba9
 _TANGENTS = ("network", "data")
 
-
+# %% ../../../nbs/models/flow/05_mean_flows.ipynb #47a86be5
 @dataclass(frozen=True)
 class MeanFlow(FlowMatching):
     """Average velocities: `FlowMatching` for durations of 0, the mean-flow identity for longer ones."""
@@ -101,7 +101,7 @@ class MeanFlow(FlowMatching):
         bare = network(xt, draw.time, condition.without(), torch.zeros_like(draw.time)).to(velocity.dtype)
         return torch.where(over(draw.dropped, xt).bool(), velocity, torch.lerp(bare, velocity, self.guidance))
 
-
+# %% ../../../nbs/models/flow/05_mean_flows.ipynb #0f7ec227
 def _rows(condition: Condition | None, rows: Tensor) -> Condition | None:
     return None if condition is None else condition[rows]
 
