@@ -151,7 +151,7 @@ def ours(network: nn.Module, labels: Tensor, side: int, **options: object) -> Te
 
 
 class Race:
-    """A hook of the `Trainer`: after each step of aimt's the peers train until they have used as many CPU-seconds; samples are judged at the marks."""
+    """A hook of the `Trainer`: after each step the peers train until they have used as many CPU-seconds; judges samples at the marks."""
 
     def __init__(self, peers: list[Diffusers], marks: list[float], judge: Callable[[str, int, float, Callable[[Tensor], Tensor]], None]):
         self.peers, self.marks, self.judge = peers, marks, judge

@@ -270,7 +270,7 @@ def sample_flow(
             out.append(x if given is None else torch.where(where, given, x))  # type: ignore[arg-type]
     return torch.cat(out)  # type: ignore[arg-type]
 
-
+# %% ../../../nbs/models/flow/00_flow_matching.ipynb #e6f00c30
 def _check_request(
     shape: tuple[int, ...],
     condition: Condition | None,

@@ -18,17 +18,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...core.errors import ProblemError
 from .flow_matching import Condition, FlowDraw, FlowMatching, Network, over, straight_path, weighted_mean
 
-# %% ../../../nbs/models/flow/05_mean_flows.ipynb #47a86be5
+# %% ../../../nbs/models/flow/05_mean_flows.ipynb #d5353ba9
 _TANGENTS = ("network", "data")
 
-
+# %% ../../../nbs/models/flow/05_mean_flows.ipynb #47a86be5
 @dataclass(frozen=True)
 class MeanFlow(FlowMatching):
     """Average velocities: `FlowMatching` for durations of 0, the mean-flow identity for longer ones."""
 
     share: float = 0.5  # Share of the rows with a duration above 0
     tangent: str = "network"  # Along which the network is differentiated: its own velocity (improved), or the "data"'s
-    power: float = 0.0  # Of the squared error by which each row's loss is divided: 0 for the mean square; 1 in the paper
+    power: float = 1.0  # Of the squared error by which each row's loss is divided, so that no row dominates; 0 for the mean square
     step: float | None = 0.005  # Of a central difference for the derivative; None for forward-mode differentiation
     guidance: float = 1.0  # Classifier-free guidance that the network learns, so that sampling needs one evaluation
 
@@ -101,7 +101,7 @@ class MeanFlow(FlowMatching):
         bare = network(xt, draw.time, condition.without(), torch.zeros_like(draw.time)).to(velocity.dtype)
         return torch.where(over(draw.dropped, xt).bool(), velocity, torch.lerp(bare, velocity, self.guidance))
 
-
+# %% ../../../nbs/models/flow/05_mean_flows.ipynb #0f7ec227
 def _rows(condition: Condition | None, rows: Tensor) -> Condition | None:
     return None if condition is None else condition[rows]
 

@@ -248,7 +248,7 @@ def train_config(s: GeneratorSettings, steps: int | None, seed: int, precision: 
         seed=seed,
     )
 
-
+# %% ../../../nbs/train/networks/25_generator.ipynb #0cf93e42
 def train_generator(
     network: FlowNetwork,  # Changed
     data: GeneratorData,
