@@ -1,7 +1,8 @@
 """Figures of the kind for pictures on real data, as one JSON line for each training.
 
-``python benchmarks/images.py digits fashion-mnist > images.log``. Each line has the CPU-seconds of the training itself, of this process, and the
-scores of the samples on test pictures that neither the network nor the judge has seen. The settings were chosen with seed 0, so report others.
+``python benchmarks/images.py digits > images.log`` (three CPU-minutes). Each line has the CPU-seconds of the training itself and of
+this process, and the scores of the samples on test pictures that neither the network nor the judge has seen. Trials were made with
+seed 0, so report others.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 import aimt
 from aimt.core.hardware import environment
 
-SETTINGS: dict[str, dict[str, object]] = {  # Source -> options of the training; the steps are those of 3 and of 10 CPU-minutes
+SETTINGS: dict[str, dict[str, object]] = {  # Source -> options of the training
     "digits": {"steps": 2000, "width": 32},
     "fashion-mnist": {"steps": 1400, "width": 24},
 }
