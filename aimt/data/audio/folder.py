@@ -222,7 +222,7 @@ def read_recordings(
         try:
             x = _read_one(file, rate, listing.kind, max_seconds, min_seconds, counts)
         except DataError as e:
-            bad.append(f"{file.name}: {e.what}")
+            bad.append(f"{file.name}: {e.what}".replace(str(file), file.name))
             continue
         digest = hashlib.sha256(x.tobytes()).digest()
         if digest in seen:
