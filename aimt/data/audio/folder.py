@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.errors import DataError, closest
+from ...core.files import sha256
 from .read import read_audio, recording_rate, stream_audio
 
 # %% ../../../nbs/data/audio/10_folder.ipynb #6b22b1c6
@@ -38,6 +39,14 @@ class Listing:
     kind: str  # 'classes' or 'transcripts'
     split: list[str]  # 'train' or 'test' where a table says so, else ''
     notes: list[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files and their labels."""
+        digest = hashlib.sha256(self.kind.encode())
+        for file, label, part in zip(self.files, self.labels, self.split, strict=True):
+            digest.update(f"\0{file.name}\0{label}\0{part}\0{sha256(file)}".encode())
+        return digest.hexdigest()
 
 
 def list_recordings(
@@ -213,7 +222,7 @@ def read_recordings(
         try:
             x = _read_one(file, rate, listing.kind, max_seconds, min_seconds, counts)
         except DataError as e:
-            bad.append(f"{file.name}: {e.what}")
+            bad.append(f"{file.name}: {e.what}".replace(str(file), file.name))
             continue
         digest = hashlib.sha256(x.tobytes()).digest()
         if digest in seen:

@@ -57,7 +57,7 @@ AUDIO = Kind(
     accepts=_accepts,
     begin=f"{_STEPS}:begin",
     steps=(
-        Step("Read", f"{_STEPS}:read"),
+        Step("Read", f"{_STEPS}:read", early=True),
         Step("Judge", f"{_STEPS}:train_the_judge", share=0.15),
         Step("Train", f"{_STEPS}:train_network", share=0.7),
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.14, seconds=2.0),
