@@ -13,7 +13,7 @@ import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -209,9 +209,10 @@ def frames_as_asked(
 
 def _samples(work: VideoWork, frames: np.ndarray, labels: np.ndarray | None, groups: np.ndarray | None = None) -> Samples:
     """Clips as the scores take them."""
-    match = None if labels is None else frames_as_asked(work.judge, frames, labels)
+    match: Any = None if labels is None else frames_as_asked(work.judge, frames, labels)
+    asked, clusters = cast(Any, labels), cast(Any, groups)
     small = frames[:, :: max(1, frames.shape[1] // 4)].astype(np.float32) / 255
-    return Samples(clip_features(work.judge, frames), small, labels, match, groups)
+    return Samples(clip_features(work.judge, frames), small, asked, match, clusters)
 
 # %% ../../../nbs/jobs/steps/40_video.ipynb #fe916ac8
 def evaluate(work: VideoWork) -> str:
@@ -243,7 +244,7 @@ def evaluate(work: VideoWork) -> str:
 def _score(work: VideoWork, labels: np.ndarray | None, values: np.ndarray | None) -> GenerationScores:
     train, test, n = work.train, work.test, len(work.drawn)
     described, asked = _described(train, train.labels, train.values), _described(train, labels, values, n)
-    found = retrieve(described, asked, len(train), seed=work.options.seed)
+    found = retrieve(cast(Any, described), cast(Any, asked), len(train), seed=work.options.seed)
     rng = np.random.default_rng(work.options.seed)
     some = np.sort(rng.permutation(len(train))[:2000])
     simple = class_gaussian(
@@ -290,8 +291,7 @@ def _check_law(work: VideoWork, velocity: np.ndarray | None) -> None:
 def predict(work: VideoWork) -> str:
     """Predict the frames after two given ones of held-out clips, beside the baselines."""
     test = work.test
-    most = max(1, round(work.options.samples * 1.0))
-    rows = np.sort(np.random.default_rng(work.options.seed).permutation(len(test))[:most])
+    rows = np.sort(np.random.default_rng(work.options.seed).permutation(len(test))[: work.options.samples])
     test = test.select(rows)
     given = min(MOST_GIVEN, work.spec.n_frames - 1)
     first, true = test.frames[:, :given], test.frames[:, given:]
