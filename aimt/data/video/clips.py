@@ -154,7 +154,7 @@ def read_clips(
         _save(clips, stored)
     return clips
 
-
+# %% ../../../nbs/data/video/10_clips.ipynb #ae232a88
 def _shortened(notes: list[str], most: int = 8) -> list[str]:
     """The first notes, and how many more there are."""
     return notes if len(notes) <= most else [*notes[:most], f"and {len(notes) - most:,} more files were left out or cut"]
@@ -182,7 +182,7 @@ def _cut_all(
         pieces[file] = video.frames[rows]
     return pieces, notes
 
-
+# %% ../../../nbs/data/video/10_clips.ipynb #be0e7964
 def _assemble(root: Path, pieces: Mapping[Path, np.ndarray], table: pd.DataFrame, fps: float, notes: list[str]) -> VideoClips:
     shown = [f.relative_to(root).as_posix() for f in pieces]
     counts = [len(p) for p in pieces.values()]
@@ -212,7 +212,7 @@ def _assemble(root: Path, pieces: Mapping[Path, np.ndarray], table: pd.DataFrame
         tuple(notes),
     )
 
-
+# %% ../../../nbs/data/video/10_clips.ipynb #5c06fbc5
 def _same_start(pieces: Iterable[np.ndarray], groups: list[str]) -> list[str]:
     """The group of each file; groups of files with the same first clip are one."""
     first: dict[bytes, str] = {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...core.errors import DataError, require
 from ..image.read import read_image
@@ -67,6 +67,8 @@ def _pillow_frames(path: Path, lengths: list[float]) -> Iterator[np.ndarray]:
                     yield frame
         except DataError:
             raise
+        except UnidentifiedImageError as e:
+            raise DataError("this animation is damaged, cut off or of another format", where=str(path), hint=_AGAIN) from e
         except Exception as e:  # Decoders raise all kinds of errors for damaged files
             raise DataError(f"this animation is damaged or cut off ({e})", where=str(path), hint=_AGAIN) from e
 

@@ -22,7 +22,7 @@ from ...models.video.conditions import ClipSpec, from_network, to_network
 # %% ../../../nbs/generate/video/00_generator.ipynb #d176c8ad
 MOST_GIVEN = 2  # Frames that may be given, as in training
 
-
+# %% ../../../nbs/generate/video/00_generator.ipynb #5c0e93a1
 @dataclass(frozen=True)
 class VideoGenerator:
     """A trained network with the description of its clips."""
