@@ -360,7 +360,11 @@ def compare(work: MusicWork) -> str:
         "n-gram": _fragments(_ngram_pieces(work, work.pieces("test")), keys, V),
     }
     samples = _fragments(work.samples, keys, V), _fragments(test, keys, V), _fragments(train, own, V)
-    about = {"class_names": ("major", "minor"), "chance": 1 / 24, "judge_name": "statistics of degrees, steps, intervals and rhythm"}
+    about: dict[str, Any] = {
+        "class_names": ("major", "minor"),
+        "chance": 1 / 24,
+        "judge_name": "statistics of degrees, steps, intervals and rhythm",
+    }
     try:
         scores = score_generation(*samples, rivals=rivals, seed=work.seed, **about)
     except DataError as e:
