@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 
-from aimt.decide.generator_gates import generator_verdict
+from aimt.decide.generators.generator_gates import generator_verdict
 from aimt.evaluate.generation.baselines import class_gaussian, retrieve
 from aimt.evaluate.generation.judge import JudgeConfig, train_judge
 from aimt.evaluate.generation.scores import Samples, class_match, score_generation

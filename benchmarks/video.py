@@ -22,7 +22,7 @@ from aimt.data.video.bouncing import Bouncing, count_bounces, mass_centres, path
 from aimt.data.video.clips import VideoClips, split_clips
 from aimt.generate.video.generator import VideoGenerator
 from aimt.jobs.steps.video import frame_judge, frames_as_asked
-from aimt.metrics.frame_prediction import score_prediction
+from aimt.metrics.generation.frame_prediction import score_prediction
 from aimt.metrics.intervals import clustered_interval, mean_interval
 from aimt.models.video.baselines import BASELINES
 from aimt.train.networks.video_training import train_video

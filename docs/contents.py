@@ -41,6 +41,8 @@ ROOMS = {  # folders inside a section, in reading order: name
         "video": "Video",
         "sources": "Data sets",
     },
+    "metrics": {"generation": "Generators"},
+    "decide": {"generators": "Generators"},
     "models": {
         "layers": "Layers",
         "flow": "Flow matching",

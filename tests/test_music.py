@@ -14,7 +14,7 @@ from aimt.data.music.midi import read_midi, write_midi
 from aimt.data.music.read import read_scores
 from aimt.data.music.score import Note, Score, make_score, split_by_tune, transpose
 from aimt.data.music.score_tokens import ScoreCodec
-from aimt.decide.generator_gates import GeneratorLimits, copies_gate
+from aimt.decide.generators.generator_gates import GeneratorLimits, copies_gate
 from aimt.jobs.shared.pipeline import choose_kind
 from aimt.jobs.steps import music as steps
 from aimt.jobs.verbs.generate import generate

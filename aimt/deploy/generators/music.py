@@ -117,7 +117,7 @@ def music_card(run: RunParts) -> list[str]:
     return [*lines, "", *card_metrics(run)]
 
 # %% ../../../nbs/deploy/generators/10_music.ipynb #7ee37dbd
-_GATE_PAGE = (("jobs/steps/music_gates.html", "How it is judged"),)
+_GATE_PAGE = (("decide/generators/music_gates.html", "How it is judged"),)
 
 REPORT = generator_report(
     title=lambda run: f"Does it compose like {run.source or 'its pieces'}?",

@@ -28,7 +28,7 @@ from aimt.deploy.report.sections import (
     section_table,
 )
 from ..report.spec import ReportSpec, longer
-from ...metrics.generation import GenerationScores, Rival
+from ...metrics.generation.scores import GenerationScores, Rival
 from ...metrics.intervals import Interval
 
 # %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #898f549a
@@ -220,7 +220,7 @@ def generator_report(
     return ReportSpec(
         title=title,
         facts=generator_facts,
-        verdict_page="decide/generator_gates.html",
+        verdict_page="decide/generators/generator_gates.html",
         sections=(_SAMPLES, _SCORES, *more, _COPIES, task, _TRAINING),
         card_title=card_title,
         card={"Metrics": card_metrics, **card},

@@ -13,7 +13,7 @@ from typing import Any
 from ...decide.gate import number, span
 from .shared_sections import generator_report
 from ..report.sections import RunParts, Section, SectionContent, as_dict, section_table
-from ...metrics.frame_prediction import PredictionScores
+from ...metrics.generation.frame_prediction import PredictionScores
 
 # %% ../../../nbs/deploy/generators/20_video.ipynb #b5129fba
 def _task(run: RunParts) -> SectionContent:
@@ -71,5 +71,12 @@ REPORT = generator_report(
     card_title=lambda run: f"a generator of clips, trained on {run.source or 'bouncing digits'}",
     card={},
     use=("aimt generate RUN -n 4 -o clips",),
-    more=(Section("prediction", "The prediction", prediction_content, (("metrics/frame_prediction.html", "How predictions are scored"),)),),
+    more=(
+        Section(
+            "prediction",
+            "The prediction",
+            prediction_content,
+            (("metrics/generation/frame_prediction.html", "How predictions are scored"),),
+        ),
+    ),
 )

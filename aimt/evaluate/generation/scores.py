@@ -19,7 +19,7 @@ from ...core.errors import DataError
 from .copies import difference_interval, find_copies
 from .frechet import GaussianFit, cubic_kernel, halves, jackknife_intervals, kernel_discrepancy
 from .precision_recall import in_manifold, is_covered, knn_radii, trimmed
-from ...metrics.generation import ClassScore, ConditionScore, CopyScore, GenerationScores, Rival
+from ...metrics.generation.scores import ClassScore, ConditionScore, CopyScore, GenerationScores, Rival
 from ...metrics.intervals import Interval, clustered_interval, mean_interval, wilson
 
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #fcc1fdbd

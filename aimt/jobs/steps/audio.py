@@ -26,13 +26,13 @@ from ...core.progress import Progress
 from ...data.audio.folder import Listing, Recordings, list_recordings, read_recordings, usual_rate
 from ...data.audio.read import write_wav
 from ...decide.gate import GateResult
-from ...decide.generator_gates import generator_gates
+from ...decide.generators.generator_gates import generator_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
 from ...evaluate.generation.scores import Samples, class_match, score_generation
 from ..shared.pipeline import Measured, RunFields, Work
-from ...metrics.generation import GenerationScores
+from ...metrics.generation.scores import GenerationScores
 from ...models.audio.mel_spectrogram import MelConfig
 from ...models.audio.sound_generator import SoundConfig, SoundGenerator, augment_mels, sound_mels
 from ...train.networks.doctor import diagnose_network

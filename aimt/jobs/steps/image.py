@@ -280,7 +280,7 @@ def _plan(work: ImageWork, settings: GeneratorSettings) -> UNetConfig:
     path = work.run.path / "plan.json"
     p, one = work.pictures, bool(work.options.one_step)
     if work.resumed and path.is_file():
-        return UNet.make_config({k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()})
+        return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()})
     if work.earlier is not None:
         config = replace(work.earlier.network.config, n_classes=len(p.classes))
     else:

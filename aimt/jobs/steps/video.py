@@ -27,15 +27,15 @@ from ...data.video.bouncing import Bouncing, path_errors
 from ...data.video.clips import ClipSplit, VideoClips, folder_fingerprint, read_clips, split_clips
 from ...data.video.write import write_gif
 from ...decide.gate import GateResult
-from ...decide.video_gates import video_gates
+from ...decide.generators.video_gates import video_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
 from ...evaluate.generation.scores import Samples, score_generation
 from ...generate.video.generator import MOST_GIVEN, VideoGenerator
 from ..shared.pipeline import Measured, RunFields, Work
-from ...metrics.frame_prediction import PredictionScores, score_prediction
-from ...metrics.generation import GenerationScores
+from ...metrics.generation.frame_prediction import PredictionScores, score_prediction
+from ...metrics.generation.scores import GenerationScores
 from ...metrics.intervals import mean_interval
 from ...models.video.baselines import BASELINES
 from ...train.networks.doctor import diagnose_network
