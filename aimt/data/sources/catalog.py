@@ -19,11 +19,11 @@ import pandas as pd
 from ...core.errors import DataError, closest
 from ...core.files import atomic_path, sha256
 from . import parsers as corpora
-from .chorales import MUSIC21, chorales
+from .chorales import CHORALES_ENTRY, chorales
 from .cache import SourceRecord, fetch, installed, record_of
 from .download import Source, cache_dir
 from .sounds import SOUND_ENTRIES, SOUND_READERS
-from .emoji import EMOJI, animated_emoji
+from .emoji import EMOJI_ENTRY, animated_emoji
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -316,32 +316,7 @@ FETCHED: dict[str, Dataset] = {
             test=_BY_FILE,
             sources=(_MAIL,),
         ),
-        Dataset(
-            "bach-chorales",
-            "Chorales by J. S. Bach in four voices",
-            "Encoded by M. Greentree and others, in the corpus of music21 10.5.1",
-            "no licence stated; distributed by music21 with the permission of the encoders",
-            410,
-            7,
-            "Scores of choirs, one row each. Pieces that share a tune are in one part; see `rights` for what each file says.",
-            "PyPI",
-            task="music",
-            test="15 % of the pieces, by tune",
-            sources=(MUSIC21,),
-        ),
-        Dataset(
-            "animated-emoji",
-            "Emoji that move, with their Unicode names",
-            "Microsoft Fluent Emoji, animated; npm package @lobehub/fluent-emoji-anim-1 of LobeHub",
-            "MIT",
-            477,
-            5,
-            "28 to 97 frames of 256 x 256 pixels. Skin tones and genders of an emoji are nearly the same clip: keep a `group` together.",
-            "npm",
-            task="video",
-            test="20 % of the groups, by name",
-            sources=(EMOJI,),
-        ),
+        *(Dataset(**entry) for entry in (CHORALES_ENTRY, EMOJI_ENTRY)),
         Dataset(
             "minilm",
             "A small pretrained BERT, all-MiniLM-L6-v2, with its tokenizer",

@@ -34,7 +34,7 @@ def _task(run: RunParts) -> SectionContent:
     ]
     return SectionContent(text=text, notes=about.get("warnings") or [], tables=[section_table("What went in", [], rows)])
 
-
+# %% ../../../nbs/deploy/generators/20_video.ipynb #8b893b94
 def prediction_content(run: RunParts) -> SectionContent:
     """The error of predicted frames beside those of the baselines; for the simulator, the error of the path."""
     stored = as_dict(run.metrics.get("prediction"))
@@ -64,7 +64,7 @@ def prediction_content(run: RunParts) -> SectionContent:
         tables.append(section_table("Path error in pixels", ["", "Pixels"], rows, right=(1,), strong=(0,)))
     return SectionContent(text=text, tables=tables)
 
-
+# %% ../../../nbs/deploy/generators/20_video.ipynb #21db324e
 REPORT = generator_report(
     title=lambda run: "Can it generate clips?",
     task=Section("task", "The clips", _task, (("data/video/clips.html", "How clips are made"),)),
