@@ -401,7 +401,7 @@ def generate(
     n: int = 4,
     label: str | None = None,
     steps: int = 10,
-    guidance: float = 1.0,
+    guidance: float = 2.0,
     image: str | Path | None = None,
     mask: str | Path | None = None,
     strength: float | None = None,

@@ -190,6 +190,8 @@ def test_an_earlier_run_is_fine_tuned(place, run, tmp_path):
     draw(tmp_path / "new" / "black", 15, value=0, seed=6)
     tuned = train(tmp_path / "new", out=tmp_path / "tuned", init_from=run.path, steps=2, quiet=True)
     assert tuned.read("metrics.json")["settings"]["lr"] == 5e-4
+    assert tuned.read("metrics.json")["verdict"]["verdict"] == "NOT YET"  # six held-out pictures prove nothing
+    assert "report.html" in {p.name for p in tuned.path.iterdir()}
     assert generate(tuned, label="black", n=2).samples.shape == (2, 8, 8, 1)
     for wrong in ({"image_size": 16}, {"colour": "rgb"}, {"width": 16}, {"one_step": True}):
         with pytest.raises(ProblemError, match="fine-tuned"):
@@ -299,7 +301,7 @@ def test_a_given_picture_is_kept_where_the_mask_is_black(run, place, tmp_path):
 def test_a_run_of_another_kind_or_with_changed_weights(run, tmp_path, place):
     (tmp_path / "book.txt").write_text("so many words " * 400)
     book = train(tmp_path / "book.txt", out=tmp_path / "book", steps=2, size="nano", quiet=True)
-    with pytest.raises(ProblemError, match="--label is an option of --kind image"):
+    with pytest.raises(ProblemError, match="--label is an option of --kind .*image, and this is --kind text"):
         generate(book, label="dark")
     with pytest.raises(RunError, match="does not draw"):
         train(place / "discs", out=tmp_path / "run", init_from=book.path, **QUICK)

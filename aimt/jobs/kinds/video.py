@@ -41,7 +41,7 @@ class VideoGenerateOptions(FileOptions):
     value: list[str] | None = option(None, "A number by which clips are described, as NAME=NUMBER. May be repeated.", repeat=True)
     image: str | Path | None = option(None, "Picture to start from, or a video whose first two frames are continued.")
     steps: int = option(10, "Steps of the sampler.", min=1, max=1000)
-    guidance: float = option(1.0, "Strength of class and numbers: 1 as learned, above 1 stronger.", min=0, max=20)
+    guidance: float = option(2.0, "Strength of class and numbers: 1 as learned, above 1 stronger.", min=0, max=20)
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import time as clock
 
 import numpy as np
 
+from ...core.errors import DataError
 from ...core.ledger import fingerprint_of
 from ...decide.gate import GateResult
 from ...decide.generators.generator_gates import generator_gates
@@ -53,17 +54,23 @@ def score(work: ImageWork) -> str:
     test, train = _samples(work, pixels, labels), _near_training(work, drawn, pixels)
     made = _samples(work, drawn, asked if labels is not None else None)
     rivals = {name: _samples(work, x, None if labels is None else asked) for name, x in _rivals(work, asked).items()}
-    scores = score_generation(
-        made,
-        test,
-        train[0],
-        rivals=rivals,
-        class_names=work.pictures.classes,
-        judge_name=work.judge.name,
-        max_samples=_MOST_SAMPLES,
-        seed=work.options.seed,
-    )
-    work.keep_result(generation=scores.to_dict(), sampling={"n": len(drawn), "seconds": seconds, "per_second": len(drawn) / seconds})
+    work.keep_result(sampling={"n": len(drawn), "seconds": seconds, "per_second": len(drawn) / seconds})
+    about = work.pictures.classes, work.judge.name
+    try:
+        scores = score_generation(
+            made,
+            test,
+            train[0],
+            rivals=rivals,
+            class_names=about[0],
+            judge_name=about[1],
+            max_samples=_MOST_SAMPLES,
+            seed=work.options.seed,
+        )
+    except DataError as e:  # too few held-out pictures
+        _show(work, drawn, None, train[1])
+        return f"not scored: {e.what}"
+    work.keep_result(generation=scores.to_dict())
     _show(work, drawn, scores, train[1])
     match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % show the class that was asked for, "
     return f"{match}excess distance {scores.distance['value']:.3f}, {len(scores.copies[0].copied):,} near copies"
@@ -114,7 +121,7 @@ def _rivals(work: ImageWork, asked: np.ndarray) -> dict[str, np.ndarray]:
 _SHOWN = 40  # Samples
 
 
-def _show(work: ImageWork, drawn: np.ndarray, scores: GenerationScores, rows: np.ndarray) -> None:
+def _show(work: ImageWork, drawn: np.ndarray, scores: GenerationScores | None, rows: np.ndarray) -> None:
     classes, seed, scale = work.pictures.classes, work.options.seed + 3, display_scale(work.pictures.side)
     each = min(8, max(1, _SHOWN // len(classes))) if classes else 0
     asked = np.repeat(np.arange(len(classes)), each)[:_SHOWN] if classes else None
@@ -123,7 +130,7 @@ def _show(work: ImageWork, drawn: np.ndarray, scores: GenerationScores, rows: np
         file, name = f"samples/{i:03d}.png", "" if asked is None else classes[asked[i]]
         save_picture(contact_sheet(one[None], scale=scale), work.run.path / file)
         shown.append(ShownSample(file, f"generated picture {i}" + (f", asked for: {name}" if name else ""), name))
-    pairs = _pairs(work, drawn, scores, rows, scale)
+    pairs = _pairs(work, drawn, scores, rows, scale) if scores else []
     s = work.model.settings
     how = "one step" if s.one_step else f"{s.steps} steps of Heun's method" + (f", guidance {s.guidance:g}" if classes else "")
     work.keep_result(samples=ShownSamples(seed, shown, pairs, how).to_dict())
@@ -144,5 +151,5 @@ def _pairs(work: ImageWork, drawn: np.ndarray, scores: GenerationScores, rows: n
 
 def gates(work: ImageWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
-    scores = GenerationScores.from_dict(work.results["generation"])
-    return generator_gates(scores, work.results["findings"])
+    stored = work.results.get("generation")
+    return generator_gates(GenerationScores.from_dict(stored) if stored else None, work.results["findings"])
