@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     place, rng = tmp_path_factory.mktemp("sounds") / "two", np.random.default_rng(0)
     for name, make in (("burst", burst), ("tone", tone)):
         (place / name).mkdir(parents=True)
-        for i in range(15):
+        for i in range(20):
             write_wav(place / name / f"{i}.wav", make(rng), RATE)
     return place
 
@@ -50,11 +50,11 @@ def run(folder, tmp_path_factory):
 def test_a_run_has_scores_samples_and_a_verdict(run, folder):
     m = json.loads((run.path / "metrics.json").read_text())
     assert {g["gate"] for g in m["verdict"]["gates"]} == {"fidelity", "coverage", "condition", "copies", "worth", "training"}
-    assert m["data"]["n_train"] == 24 and m["data"]["n_test"] == 6 and m["data"]["classes"] == {"burst": 15, "tone": 15}
+    assert m["data"]["n_train"] == 32 and m["data"]["n_test"] == 8 and m["data"]["classes"] == {"burst": 20, "tone": 20}
     assert m["generation"]["condition"]["real"]["value"] > 0.8  # the judge knows held-out tones from bursts
     assert [r["name"] for r in m["generation"]["rivals"]] == ["retrieval", "Gaussian"]
     report = (run.path / "report.html").read_text()
-    assert "<audio" in report and "None was chosen" in report and "24 recordings were learned from" in report
+    assert "<audio" in report and "None was chosen" in report and "32 recordings were learned from" in report
     assert "seed 0" in report
     shown = m["samples"]["samples"]
     assert len(shown) == steps.N_SHOWN and all((run.path / s["file"]).is_file() for s in shown)
@@ -167,5 +167,5 @@ def test_odd_files_are_named_and_the_rest_is_used(folder, tmp_path):
     told = "\n".join(work.data.notes)
     for part in ("class 'gong'", "silent.wav: silent", "broken.wav", "cut to their first 0.3 seconds", "clipped"):
         assert part in told, told
-    assert work.data.rate == RATE and len(work.data.sounds) == 34
+    assert work.data.rate == RATE and len(work.data.sounds) == 44
     assert "silent.wav" not in " ".join(work.data.files) and any(f.endswith("stereo.wav") for f in work.data.files)

@@ -59,7 +59,7 @@ def prediction_gate(
 
 
 def video_gates(
-    generation: GenerationScores,  # From `score_generation`
+    generation: GenerationScores | None,  # From `score_generation`
     prediction: PredictionScores | None,  # From `score_prediction`
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor
 ) -> list[GateResult]:

@@ -83,7 +83,9 @@ class VideoGenerator:
         seed: int = 0,
     ) -> np.ndarray:  # (N, T - G, S, S, C) uint8
         """The frames that follow: the mean over several drawn futures."""
-        drawn = [self.sample(len(first), first=first, steps=steps, guidance=1.0, seed=seed + k).astype(np.float32) for k in range(n_samples)]
+        drawn = [
+            self.sample(len(first), first=first, steps=steps, guidance=1.0, seed=seed + k).astype(np.float32) for k in range(n_samples)
+        ]
         return np.rint(np.mean(drawn, 0)).astype(np.uint8)[:, first.shape[1] :]
 
     def label_of(self, name: str) -> int:

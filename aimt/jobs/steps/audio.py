@@ -195,15 +195,13 @@ def evaluate(work: AudioWork) -> str:
     drawn = class_gaussian(work.mels[train].numpy(), work.labels[train].numpy(), asked.numpy(), n_components=20, seed=seed)
     simple = sound_mels(generator.decode(torch.from_numpy(drawn).float()), work.config)
     as_judged = lambda mels, labels: _samples(work.judge, mels, labels)
-    scores = score_generation(
-        as_judged(heard, asked),
-        as_judged(work.mels[test], work.labels[test]),
-        as_judged(work.mels[train], work.labels[train]),
-        rivals={"retrieval": as_judged(work.mels[train][torch.from_numpy(chosen)], asked), "Gaussian": as_judged(simple, asked)},
-        class_names=work.config.classes,
-        judge_name=work.judge.name,
-        seed=seed,
-    )
+    rivals = {"retrieval": as_judged(work.mels[train][torch.from_numpy(chosen)], asked), "Gaussian": as_judged(simple, asked)}
+    judged = as_judged(heard, asked), as_judged(work.mels[test], work.labels[test]), as_judged(work.mels[train], work.labels[train])
+    try:
+        scores = score_generation(*judged, rivals=rivals, class_names=work.config.classes, judge_name=work.judge.name, seed=seed)
+    except DataError as e:  # too few held-out recordings
+        work.keep_result(samples=_write_samples(work, None, sounds, asked).to_dict())
+        return f"not scored: {e.what}"
     work.keep_result(generation=scores.to_dict(), samples=_write_samples(work, scores, sounds, asked).to_dict())
     found = scores.condition
     told = (
@@ -220,7 +218,7 @@ def _samples(judge: Judge, mels: Tensor, labels: Tensor) -> Samples:
     return Samples(judge.features(x), raw=x, asked=y, match=class_match(judge.probabilities(x), y))
 
 
-def _write_samples(work: AudioWork, scores: GenerationScores, sounds: Sequence[np.ndarray], asked: Tensor) -> ShownSamples:
+def _write_samples(work: AudioWork, scores: GenerationScores | None, sounds: Sequence[np.ndarray], asked: Tensor) -> ShownSamples:
     """The first sounds that were generated, and the most suspicious ones beside the recordings that they resemble."""
     folder, rate, classes = work.run.path / "samples", work.config.mel.rate, work.config.classes
     folder.mkdir(exist_ok=True)
@@ -233,7 +231,7 @@ def _write_samples(work: AudioWork, scores: GenerationScores, sounds: Sequence[n
     order = torch.argsort(torch.arange(len(asked)) % max(1, len(asked) // N_SHOWN), stable=True)[:N_SHOWN].tolist()
     first = [shown(f"{i:03}.wav", sounds[i], f"generated sound {i}, asked for: {label(i)}", label(i)) for i in sorted(order)]
     train, pairs = work.rows("train").tolist(), []
-    for k, near in enumerate(scores.copies[0].worst[:N_PAIRS]):
+    for k, near in enumerate(scores.copies[0].worst[:N_PAIRS] if scores else ()):
         row = train[near.example]
         made = shown(f"pair{k}.wav", sounds[near.sample], f"generated sound {near.sample}", label(near.sample))
         real = shown(f"pair{k}-recording.wav", work.data.sounds[row], f"recording {Path(work.data.files[row]).name}", work.data.labels[row])
@@ -250,4 +248,5 @@ def diagnose(work: AudioWork) -> str:
 
 def gates(work: AudioWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
-    return generator_gates(GenerationScores.from_dict(work.results["generation"]), work.results["findings"])
+    stored = work.results.get("generation")
+    return generator_gates(GenerationScores.from_dict(stored) if stored else None, work.results["findings"])

@@ -62,7 +62,7 @@ class VideoWork(Work):
     watch: TrainingMonitor = field(init=False)
     judge: Judge = field(init=False)
     drawn: np.ndarray = field(init=False)  # Scored samples, (N, T, S, S, C) uint8
-    generation: GenerationScores = field(init=False)
+    generation: GenerationScores | None = None  # None when too few clips are held out
     prediction: PredictionScores = field(init=False)
 
     @property
@@ -232,10 +232,13 @@ def evaluate(work: VideoWork) -> str:
     labels, values = (None if v is None else v[:n] for v in (labels, values))
     work.note_look(fingerprint_of(work.fingerprint, "test", str(len(test))), len(test))
     work.drawn = work.generator.sample(n, labels=labels, values=values, seed=work.options.seed)
-    work.generation = _score(work, labels, values)
-    work.keep_result(generation=work.generation.to_dict())
     if work.source is None:
         _check_law(work, values)
+    try:
+        work.generation = _score(work, labels, values)
+    except DataError as e:  # too few held-out clips
+        return f"not scored: {e.what}"
+    work.keep_result(generation=work.generation.to_dict())
     condition = work.generation.condition
     said = f"the judge sees the class in {100 * condition.generated['value']:.0f} % of the frames, " if condition else ""
     return f"{said}excess distance {work.generation.distance['value']:.3f}"
@@ -315,7 +318,7 @@ def write_samples(work: VideoWork) -> str:
     asked = work.test.labels if work.clips.classes else None
     shown = [_shown(work, f"{k:03d}", work.drawn[k], "" if asked is None else work.clips.classes[asked[k % len(asked)]]) for k in range(8)]
     pairs = []
-    for k, near in enumerate(work.generation.copies[0].worst[:3]):
+    for k, near in enumerate(work.generation.copies[0].worst[:3] if work.generation else ()):
         sample = _shown(work, f"suspicious{k}", work.drawn[near.sample])
         example = _shown(work, f"training{k}", train.frames[near.example], real=True)
         pairs.append(ShownPair(sample, example, train.names[near.example], near.ratio, near.copied))
