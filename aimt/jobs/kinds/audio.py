@@ -27,7 +27,7 @@ class AudioOptions(Options):
     length: float | None = option(
         None, "Seconds of a generated sound at most. Default: what nine in ten recordings need, up to 2.", min=0.1, max=10
     )
-    width: int = option(64, "Channels of the network at its finest scale.", min=8, max=1_024)
+    width: int | None = option(None, "Channels of the network at its finest scale. Default: 64.", min=8, max=512)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
     samples: int | None = option(None, "Samples that are judged. Default: 4 for each held-out recording, 48 to 400.", min=8, max=5_000)
 

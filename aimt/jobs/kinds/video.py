@@ -29,7 +29,7 @@ class VideoOptions(Options):
     clips_per_file: int = option(4, "Most clips of one file.", min=1)
     network_width: int = option(32, "Channels of the network at its finest scale; a multiple of 8.", min=8, max=512)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
-    samples: int = option(200, "Samples that are scored.", min=40, max=5000)
+    samples: int | None = option(None, "Samples that are scored. Default: 200.", min=8, max=5000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,7 @@ def train_the_judge(work: AudioWork) -> str:
 def train_network(work: AudioWork) -> str:
     """Train the flow within the time limit."""
     rows, test = work.rows("train"), work.rows("test")
-    work.generator = SoundGenerator.fresh(work.mels[rows], work.config, width=work.options.width, seed=work.options.seed)
+    work.generator = SoundGenerator.fresh(work.mels[rows], work.config, width=work.options.width or 64, seed=work.options.seed)
     part = lambda chosen: GeneratorData(work.generator.scaled(work.mels[chosen]), label=work.labels[chosen])
     work.watch = TrainingMonitor()
     work.trained = train_generator(

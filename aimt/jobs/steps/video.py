@@ -221,7 +221,7 @@ def evaluate(work: VideoWork) -> str:
     train, test = work.train, work.test
     work.judge = frame_judge(train)
     work.judge.save(work.run.path / "judge")
-    n = min(work.options.samples, max(_LEAST, len(test)))
+    n = min((work.options.samples or 200), max(_LEAST, len(test)))
     rows = np.arange(n) % len(test)
     labels = test.labels[rows] if test.classes else None
     values = test.values[rows] if test.value_names else None
@@ -294,7 +294,7 @@ def _check_law(work: VideoWork, velocity: np.ndarray | None) -> None:
 def predict(work: VideoWork) -> str:
     """Predict the frames after two given ones of held-out clips, beside the baselines."""
     test = work.test
-    rows = np.sort(np.random.default_rng(work.options.seed).permutation(len(test))[: work.options.samples])
+    rows = np.sort(np.random.default_rng(work.options.seed).permutation(len(test))[: (work.options.samples or 200)])
     test = test.select(rows)
     given = min(MOST_GIVEN, work.spec.n_frames - 1)
     first, true = test.frames[:, :given], test.frames[:, given:]
