@@ -113,7 +113,7 @@ def test_a_given_split_is_kept(base, tmp_path):
     assert run.read("metrics.json")["data"]["given_split"] and set(parts[parts == "test"].index) == set(range(0, len(TABLE), 5))
 
 
-def test_nothing_learnt_is_held(base, tmp_path):
+def test_nothing_learned_is_held(base, tmp_path):
     """Labels that have nothing to do with the texts: there is no gain, and the verdict says so."""
     label = np.random.default_rng(0).permutation(TABLE["label"].to_numpy())
     run = tune(base, tmp_path, TABLE.assign(label=label), steps=15)
@@ -314,7 +314,7 @@ def test_the_command(aimt, base, tmp_path):  # noqa: F811  the fixture
         (lambda t: t.head(0), "no row"),
     ],
 )
-def test_tables_that_cannot_be_learnt(base, tmp_path, change, message):
+def test_tables_that_cannot_be_learned(base, tmp_path, change, message):
     with pytest.raises(AimtError, match=message):
         tune(base, tmp_path, change(TABLE))
 

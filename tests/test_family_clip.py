@@ -385,7 +385,7 @@ def test_folders_for_training_and_test(odd):
         (lambda t: t.head(3), "3 examples are too few"),
     ],
 )
-def test_tables_that_cannot_be_learnt(base, tmp_path, change, message):
+def test_tables_that_cannot_be_learned(base, tmp_path, change, message):
     table = pd.read_csv(captioned(tmp_path))
     table["image"] = [str(tmp_path / p) for p in table["image"]]
     with pytest.raises(AimtError, match=message):

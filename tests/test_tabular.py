@@ -396,7 +396,7 @@ def test_many_columns_and_few_rows():
 @pytest.mark.parametrize(
     "y, message", [(["a"] * 50, "one class"), ([None] * 50, "NaN"), (np.linspace(0, 1, 50), "Unknown label type|continuous")]
 )
-def test_targets_that_cannot_be_learnt(y, message):
+def test_targets_that_cannot_be_learned(y, message):
     with pytest.raises(ValueError, match=message):
         TabularClassifier(effort="fast").fit(pd.DataFrame({"x": range(50)}), y)
 

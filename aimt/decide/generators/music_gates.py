@@ -98,7 +98,7 @@ def voice_leading_gate(
     said = ", ".join(f"{r.rule} {number(100 * r.rate)} % ({number(100 * r.reference)} %)" for r in rates)
     text = f"Rules broken for each chance, in {worst.n_samples} samples and (in {worst.n_reference} held-out pieces): {said}."
     advice = {
-        "hold": f"Raise --rules when generating, or train longer: {worst.rule} are learnt last.",
+        "hold": f"Raise --rules when generating, or train longer: {worst.rule} are learned last.",
         "not yet": "Draw more samples: so few cannot exclude that a rule is broken too often.",
     }
     return gate.result(

@@ -60,7 +60,7 @@ def voice_leading_content(run: RunParts) -> SectionContent:
     text = [
         "Rules of choral music, as breaches for each chance. Samples are drawn with a cost for notes that break a rule"
         f" ({number(s.get('rules'))} nats for parallels, crossings and notes out of range, {number(s.get('consonance'))} for a dissonance on a strong beat)."
-        " The column *network alone* shows what was learnt without that."
+        " The column *network alone* shows what was learned without that."
     ]
     table = section_table("Rules broken", ["Rule", "Samples", "Network alone", "Held-out pieces"], rows, right=(1, 2, 3))
     return SectionContent(text=text, tables=[table])
@@ -100,7 +100,7 @@ def task_content(run: RunParts) -> SectionContent:
     ]
     rights = data.get("rights") or []
     notes = [*(about.get("warnings") or []), *(f"Stated in the files: {r}" for r in rights[:5])]
-    text = ["Pieces that share a tune are in one part, so that no test melody was learnt from in another setting."]
+    text = ["Pieces that share a tune are in one part, so that no test melody was learned from in another setting."]
     return SectionContent(text=text, notes=notes, tables=[section_table("What went in", [], [r for r in rows if r[1]])])
 
 

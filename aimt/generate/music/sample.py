@@ -198,7 +198,7 @@ def draw(
 
 # %% ../../../nbs/generate/music/00_sample.ipynb #5e810341
 def _resample(writer: Writer, weights: Tensor) -> Tensor:
-    """Draw the versions anew in proportion to their weights (systematic resampling) when fewer than half of them count."""
+    """Resample the versions in proportion to their weights (systematic resampling) when fewer than half of them count."""
     share = weights.softmax(dim=0)
     if 1 / float((share**2).sum()) >= writer.n / 2:
         return weights

@@ -45,7 +45,7 @@ class ImageGenerateOptions(FileOptions):
         None, "Above 1: clearer members of the class, less variety. Default: chosen in training.", min=0, max=20
     )
     image: str | Path | None = option(None, "Picture to begin from.")
-    mask: str | Path | None = option(None, "With --image: white where it is drawn anew, black where it is kept.")
+    mask: str | Path | None = option(None, "With --image: white where it is redrawn, black where it is kept.")
     strength: float | None = option(None, "With --image: 0 keeps it, 1 forgets it. Default: 0.6.", min=0, max=1)
     interpolate: bool = option(False, "Pictures on the way from one sample to another.")
 

@@ -217,7 +217,7 @@ def _given_picture(options: Any, model: ImageModel) -> dict[str, Any]:
     light = CLIPImages(size=side, crop=side, resample="nearest").look(options.mask).mean(2)
     if light.min() >= 128 or light.max() < 128:
         what = "white everywhere: nothing is kept" if light.min() >= 128 else "black everywhere: nothing is drawn"
-        raise DataError(f"the mask is {what}", where=str(options.mask), hint="Paint white what shall be drawn anew")
+        raise DataError(f"the mask is {what}", where=str(options.mask), hint="Paint white what shall be redrawn")
     kept = torch.from_numpy(light < 128)[None, None].expand(options.n, 1, -1, -1)
     return {"known": x, "mask": kept}
 

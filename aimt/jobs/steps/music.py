@@ -131,7 +131,7 @@ def read(work: MusicWork) -> str:
         work.progress.say(f"        left out: {line}")
     if len(work.scores) < _AT_LEAST:
         what = f"{len(work.scores)} piece{'s' * (len(work.scores) != 1)} can be used, and a test needs {_AT_LEAST}"
-        raise DataError(what, where=work.name, hint="Give 50 pieces or more; with fewer it would only learn them by heart")
+        raise DataError(what, where=work.name, hint="Give 50 pieces or more; with fewer it would only memorise them")
     train, valid, test = split_by_tune(work.scores, seed=work.seed)
     work.parts = {"train": train, "valid": valid, "test": test}
     work.codec = ScoreCodec.fit(work.part("train"), work.options.voices)
