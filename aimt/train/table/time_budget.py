@@ -170,6 +170,7 @@ def plan(
     train = min(time_limit, search + baselines)
     tests, cost = min(n_rows - train_rows, 2000), prediction_budget_ns(train_rows) * 1e-9
     curve = 0.12 if task == "binary" else 0.4  # of the search: a few quick models on each of five sizes
+    shuffles = n_columns * (6 * tests * cost + 10 * 0.02)  # five by the model, and one by each of the five models of its folds
     seconds = {
         "Define": (0.02 + 2e-7 * cells) / speed,
         "Audit": (0.05 + 3e-7 * cells) / speed,
@@ -177,7 +178,7 @@ def plan(
         "Train": train,
         "Evaluate": (0.3 + 5e-5 * min(n_rows, 50_000)) / speed,
         "More data": min(max(2.0, time_limit / 4), 0.2 + curve * search) + min(max(0.5, 0.06 * time_limit), 0.6 / speed),
-        "Why": min(max(2.0, time_limit / 4), (0.3 + 5 * n_columns * (tests * cost + 0.02)) / speed) + (0.4 + 4000 * cost) / speed,
+        "Why": min(max(2.0, time_limit / 4), (0.3 + shuffles) / speed) + (0.9 + 4000 * cost) / speed,
         "Robustness": min(float(np.clip(0.03 * time_limit, 0.4, 10.0)), 12 * min(tests, 1000) * cost / speed),
     }
     torch = _TORCH_MB if train_rows < LARGE_ROWS and time_limit > 3 else 0.0
