@@ -32,14 +32,14 @@ ROWS = [  # lowest first; a section imports from lower rows only
 ]
 ROW = {section: i for i, row in enumerate(ROWS) for section in row}
 ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms only
-    "data": ["io", "table", "series", "checks", "split", "text", "image", "audio", "music", "video", "sources"],
-    "models": ["layers", "flow", "text", "image", "audio", "music", "video", "trees", "table", "series"],
+    "data": ["io", "table", "series", "checks", "split", "text", "image", "audio", "music", "video", "design", "sources"],
+    "models": ["layers", "flow", "text", "image", "audio", "music", "video", "design", "trees", "table", "series"],
     "train": ["loop", "networks", "table"],
     "metrics": ["generation"],
     "evaluate": ["table", "text", "generation"],
     "explain": ["networks"],
     "decide": ["generators"],
-    "generate": ["text", "audio", "image", "music", "video"],
+    "generate": ["text", "audio", "image", "music", "video", "design"],
     "deploy": ["report", "generators", "serve", "export", "studio"],
     "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate", "studio"],
 }
