@@ -20,7 +20,7 @@ from aimt.data.image.folder import pictures_from_arrays, read_folder, read_npz
 from aimt.data.image.picture_split import split_pictures
 from aimt.jobs.kinds.image import ImageOptions
 from aimt.jobs.steps import image as steps
-from aimt.jobs.steps.image_model import ImageSettings
+from aimt.jobs.shared.image_model import ImageSettings
 from aimt.jobs.steps.image_score import gates, score
 
 QUICK = {"steps": 10, "width": 8, "quiet": True}

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.errors import ProblemError, RunError
 from ...core.run import Run
 from ...data.audio.read import write_wav
 from .generate_options import Generated, make_folder
+from .run_lifecycle import checked_run
 from ...models.audio.sound_generator import SoundGenerator
 
 # %% ../../../nbs/jobs/shared/45_sound_model.ipynb #4cafc457
@@ -27,12 +27,7 @@ def open_sounds(
     run: Run | str | Path,  # A run that is done, or the path of its directory
 ) -> SoundGenerator:
     """The generator of a run. Raises `RunError` when it is of another kind, not done, or was changed since."""
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "audio":
-        raise RunError(f"this run is of --kind {run.kind}: it makes no sounds", where=str(run.path), hint="Name a run of --kind audio")
-    for name in run.info.get("files", {}):
-        if name.startswith("model/"):
-            run.file(name)
+    run = checked_run(run, "audio", "it makes no sounds")
     return SoundGenerator.load(run.path / "model")
 
 

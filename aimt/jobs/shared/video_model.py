@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import ProblemError, RunError
+from ...core.errors import ProblemError
 from ...core.run import Run
 from ...data.image.read import read_image
 from ...data.video.read import FILMS, is_animated, read_video, square_frame
 from ...data.video.write import write_gif, write_mp4
 from ...generate.video.generator import MOST_GIVEN, VideoGenerator
 from .generate_options import Generated, make_folder
+from .run_lifecycle import checked_run
 from ...models.video.conditions import ClipSpec
 
 # %% ../../../nbs/jobs/shared/55_video_model.ipynb #79c0d608
@@ -28,12 +29,7 @@ def open_video_model(
     run: Run | str | Path,  # A run that is done, or the path of its directory
 ) -> VideoGenerator:
     """The generator of a run. Raises `RunError` when it is not about video, not done, or was changed since."""
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "video":
-        raise RunError(f"this run is of --kind {run.kind}: it makes no clips", where=str(run.path), hint="Name a run of --kind video")
-    for name in run.info.get("files", {}):
-        if name.startswith("model/"):
-            run.file(name)
+    run = checked_run(run, "video", "it makes no clips")
     return VideoGenerator.load(run.path / "model")
 
 # %% ../../../nbs/jobs/shared/55_video_model.ipynb #2ff335fb

@@ -33,7 +33,7 @@ from ...data.sources.parsers import read_idx
 from ...evaluate.generation.frechet import frechet_distance
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
 from ..shared.pipeline import Measured, RunFields, Work
-from .image_model import ImageModel, ImageSettings, from_bytes, open_image_model
+from ..shared.image_model import ImageModel, ImageSettings, from_bytes, open_image_model
 from ...models.flow.flow_matching import FlowMatching
 from ...models.flow.mean_flows import MeanFlow
 from ...models.flow.unet import UNet, UNetConfig

@@ -20,7 +20,7 @@ from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSa
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.scores import Samples, class_match, score_generation
 from .image import ImageWork, as_floats
-from .image_model import contact_sheet, display_scale, save_picture
+from ..shared.image_model import contact_sheet, display_scale, save_picture
 from ...metrics.generation.scores import GenerationScores
 
 # %% ../../../nbs/jobs/steps/27_image_score.ipynb #860693be
