@@ -61,7 +61,7 @@ AUDIO = Kind(
         Step("Judge", f"{_STEPS}:train_the_judge", share=0.15),
         Step("Train", f"{_STEPS}:train_network", share=0.7),
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.14, seconds=2.0),
-        Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.audio:REPORT",

@@ -71,7 +71,7 @@ IMAGE = Kind(
         Step("Train", f"{_STEPS}:train_network", share=0.68),
         Step("Guidance", f"{_STEPS}:choose_guidance", share=0.06),
         Step("Score", "aimt.jobs.steps.image_score:score", share=0.14, seconds=3.0),
-        Step("Diagnose", f"{_STEPS}:diagnose"),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose"),
     ),
     gates="aimt.jobs.steps.image_score:gates",
     report="aimt.deploy.generators.image:REPORT",

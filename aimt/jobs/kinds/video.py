@@ -62,6 +62,7 @@ VIDEO = Kind(
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.15, seconds=10.0),
         Step("Predict", f"{_STEPS}:predict", share=0.1, seconds=5.0),
         Step("Write", f"{_STEPS}:write_samples", seconds=0.5),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose"),
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.video:REPORT",

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...core.run import Run
 from ...data.audio.read import write_wav
