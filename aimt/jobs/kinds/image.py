@@ -39,7 +39,7 @@ class ImageOptions(Options):
 class ImageGenerateOptions(FileOptions):
     """What can be asked of a model that draws."""
 
-    label: str | Sequence[str] | None = option(None, "Class to draw; several take turns. Default: all in turn.", repeat=True)
+    label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: all in turn.", repeat=True)
     steps: int | None = option(None, "Steps of the sampler. Default: 12; 1 for a run trained with --one-step.", min=1, max=1000)
     guidance: float | None = option(
         None, "Above 1: clearer members of the class, less variety. Default: chosen in training.", min=0, max=20

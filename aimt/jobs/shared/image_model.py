@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/image_model.html.md"""
 
 # %% auto #0
 __all__ = ['ImageSettings', 'ImageModel', 'to_bytes', 'from_bytes', 'open_image_model', 'contact_sheet', 'save_picture',
-           'display_scale', 'generate_images', 'asked_labels', 'fitted_picture', 'interpolated_noise']
+           'display_scale', 'generate_images', 'fitted_picture', 'interpolated_noise']
 
 # %% ../../../nbs/jobs/shared/50_image_model.ipynb #d90cf3e7
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...core.errors import DataError, ProblemError, RunError, closest
+from ...core.errors import DataError, ProblemError, RunError
 from ...core.files import read_json, write_json
 from ...core.run import Run
 from ...core.typed import check_type
 from ...data.image.read import CLIPImages
-from .generate_options import Generated, make_folder
+from .generate_options import Generated, asked_classes, in_file_name, make_folder
 from .run_lifecycle import checked_run
 from ...models.flow.flow_matching import Condition, sample_flow
 from ...models.flow.unet import UNet
@@ -57,7 +57,7 @@ class ImageModel:
     def draw(
         self,
         n: int,
-        labels: np.ndarray | None = None,  # (n,) classes, -1 for any; None without classes
+        labels: np.ndarray | Sequence[int] | None = None,  # (n,) classes, -1 for any; None without classes
         *,
         seed: int = 0,
         steps: int | None = None,  # Those of the settings when None
@@ -164,29 +164,13 @@ def generate_images(
 ) -> Generated:  # Its samples are (n, S, S, C) uint8
     """`generate` for runs that draw. With a folder the pictures are written to it, and a contact sheet."""
     model = open_image_model(run)
-    labels = asked_labels(options.label, options.n, model.settings.classes)
+    labels = asked_classes(options.label, options.n, model.settings.classes)
     _check_settings(options, model)
     given = _given_picture(options, model)
     noise = interpolated_noise(options.n, model.shape, options.seed) if options.interpolate else None
     pixels = model.draw(options.n, labels, seed=options.seed, steps=options.steps, guidance=options.guidance, noise=noise, **given)
     files = () if options.out is None else _write(pixels, labels, model.settings.classes, options.out)
-    asked = {k: v for k, v in asdict(options).items() if v is not None and k != "out"}
-    return Generated(pixels, files, asked)
-
-
-def asked_labels(
-    label: str | Sequence[str] | None,  # Names of classes
-    n: int,
-    classes: Sequence[str],  # That the model knows
-) -> np.ndarray | None:  # (n,) int64
-    """The class of each sample, in turn. Raises `ProblemError` for a class that the model has not learned."""
-    names = [label] if isinstance(label, str) else list(label or classes)
-    if label is not None and not classes:
-        raise ProblemError("this run was trained without classes, and --label asks for one", hint="Leave out --label")
-    for name in names:
-        if name not in classes:
-            raise ProblemError(f"there is no class '{name}' in this run", hint=closest(str(name), classes))
-    return np.array([classes.index(names[i % len(names)]) for i in range(n)], np.int64) if names else None
+    return Generated(pixels, files, options.asked())
 
 # %% ../../../nbs/jobs/shared/50_image_model.ipynb #69444dbd
 def _check_settings(options: Any, model: ImageModel) -> None:
@@ -236,12 +220,8 @@ def interpolated_noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:  # 
     return a * angle.cos() + b * angle.sin()
 
 
-def _write(pixels: np.ndarray, labels: np.ndarray | None, classes: Sequence[str], out: str | Path) -> tuple[Path, ...]:
+def _write(pixels: np.ndarray, labels: Sequence[int] | None, classes: Sequence[str], out: str | Path) -> tuple[Path, ...]:
     folder = make_folder(out)
-    names = ["" if labels is None else "-" + _in_file(classes[i]) for i in (labels if labels is not None else range(len(pixels)))]
+    names = ["" if labels is None else "-" + in_file_name(classes[i]) for i in (labels if labels is not None else range(len(pixels)))]
     files = [save_picture(one, folder / f"{i:04d}{name}.png") for i, (one, name) in enumerate(zip(pixels, names, strict=True))]
     return (*files, save_picture(contact_sheet(pixels), folder / "sheet.png"))
-
-
-def _in_file(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)[:40]

@@ -104,6 +104,5 @@ def generate_music(
             kept = (o.voice - 1,) if o.melody else ()
             files += [write_midi(score, folder / f"{i:03d}.mid"), write_sound(score, folder / f"{i:03d}.wav")]
             files.append(write_picture(score, folder / f"{i:03d}.png", given=kept))
-    asked = {"key": scores[0].key, "melody": str(o.melody or ""), "prompt": str(o.prompt or ""), "seed": o.seed}
     notes = tuple(f"{s.name} in {s.key}: {len(s)} steps, {s.n_notes} notes" for s in scores[:8])
-    return Generated(scores, tuple(files), asked, notes)
+    return Generated(scores, tuple(files), o.asked() | {"key": scores[0].key}, notes)

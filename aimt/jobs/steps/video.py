@@ -46,6 +46,7 @@ from ...models.video.conditions import ClipSpec
 _BUNDLED_CLIPS = 6000  # Of the simulator
 _SCALE = 128  # Pixels up to which samples are enlarged for the eye
 _FEW = 100  # Training clips below which a note says that more would help
+_USUAL_WIDTH = 32  # Channels at the finest scale when nothing is said
 _LEAST = 40  # Samples that are scored, even where time is short
 
 
@@ -128,6 +129,7 @@ def read(work: VideoWork) -> str:
 # %% ../../../nbs/jobs/steps/40_video.ipynb #684bfc9a
 def train_network(work: VideoWork) -> str:
     """Train the network within the time limit."""
+    width = work.options.width or _USUAL_WIDTH
     valid = work.clips.select(work.parts.valid)
     work.keep_result(
         data={part: len(getattr(work.parts, part)) for part in ("train", "valid", "test")} | {"classes": list(work.clips.classes)}
@@ -137,7 +139,7 @@ def train_network(work: VideoWork) -> str:
     work.trained, work.spec = train_video(
         work.train,
         valid,
-        width=work.options.network_width,
+        width=width,
         time_limit=work.seconds,
         steps=work.options.steps,
         seed=work.options.seed,
@@ -151,7 +153,7 @@ def train_network(work: VideoWork) -> str:
     measured = work.trained.measured
     work.keep_result(
         measured=measured,
-        settings={"network": f"3-D U-Net of width {work.options.network_width}, {measured['parameters'] / 1e6:.2f} million weights"},
+        settings={"network": f"3-D U-Net of width {width}, {measured['parameters'] / 1e6:.2f} million weights"},
         history=history_record(work.trained.history),
     )
     return f"{measured['parameters'] / 1e6:.2f} million weights, {measured['steps']:,} steps, loss {measured['valid_loss']:.3f}"
