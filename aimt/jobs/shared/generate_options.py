@@ -64,7 +64,7 @@ class Generated:
         """The result for a program."""
         return {"files": [str(path) for path in self.files], "asked": dict(self.asked), "notes": list(self.notes)}
 
-
+# %% ../../../nbs/jobs/shared/27_generate_options.ipynb #19d3ea1b
 def make_folder(
     out: str | Path,  # Folder to write to
 ) -> Path:

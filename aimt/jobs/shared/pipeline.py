@@ -380,7 +380,7 @@ def get_kind(name: str) -> Kind:
     found = KINDS[name]
     return resolve(found) if isinstance(found, str) else found
 
-
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #b82f7618
 def option_owners() -> dict[str, str]:
     """Which kinds have which options: option -> kind, or kinds."""
     owners: dict[str, list[str]] = {}
