@@ -20,7 +20,7 @@ from aimt.data.image.folder import pictures_from_arrays, read_folder, read_npz
 from aimt.data.image.picture_split import split_pictures
 from aimt.jobs.kinds.image import ImageOptions
 from aimt.jobs.steps import image as steps
-from aimt.jobs.steps.image_model import ImageSettings
+from aimt.jobs.shared.image_model import ImageSettings
 from aimt.jobs.steps.image_score import gates, score
 
 QUICK = {"steps": 10, "width": 8, "quiet": True}
@@ -301,7 +301,7 @@ def test_a_given_picture_is_kept_where_the_mask_is_black(run, place, tmp_path):
 def test_a_run_of_another_kind_or_with_changed_weights(run, tmp_path, place):
     (tmp_path / "book.txt").write_text("so many words " * 400)
     book = train(tmp_path / "book.txt", out=tmp_path / "book", steps=2, size="nano", quiet=True)
-    with pytest.raises(ProblemError, match="--label is an option of --kind .*image, and this is --kind text"):
+    with pytest.raises(ProblemError, match="--label is an option of --kind .*image.*, and this is --kind text"):
         generate(book, label="dark")
     with pytest.raises(RunError, match="does not draw"):
         train(place / "discs", out=tmp_path / "run", init_from=book.path, **QUICK)

@@ -139,7 +139,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory) -> Run:
     out = tmp_path_factory.mktemp("run") / "clips"
-    options = {"n_frames": 4, "frame_size": 12, "network_width": 8, "steps": 4, "samples": 40, "time_limit": 20}
+    options = {"n_frames": 4, "frame_size": 12, "width": 8, "steps": 4, "samples": 40, "time_limit": 20}
     return train_source(folder, kind="video", out=out, quiet=True, **options)
 
 

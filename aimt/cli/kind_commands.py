@@ -25,8 +25,13 @@ def _flag(name: str, about: Any, annotation: Any) -> Any:
     """An option of a kind as an option of the command."""
     flag = "--" + (about.get("flag") or name.replace("_", "-"))
     names = [flag, "-q"] if name == "quiet" else [flag]
-    choices = f" One of {', '.join(about['choices'])}." if about["choices"] and about["choices"][0] not in about["help"] else ""
-    return Annotated[annotation, typer.Option(*names, help=about["help"] + choices, min=about["min"], max=about["max"])]
+    return Annotated[annotation, typer.Option(*names, help=_help(about), min=about["min"], max=about["max"])]
+
+
+def _help(about: Any) -> str:
+    """The help of an option, with its choices."""
+    choices = about["choices"]
+    return about["help"] + (f" One of {', '.join(choices)}." if choices and choices[0] not in about["help"] else "")
 
 
 def _kind_parameters(kinds: list[Any], skip: tuple[str, ...] = ()) -> tuple[list[inspect.Parameter], dict[str, set[str]]]:
@@ -93,23 +98,26 @@ class _TrainCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from aimt.jobs.shared.pipeline import KINDS
+        from aimt.jobs.shared.pipeline import KINDS, get_kind
 
         kind = ctx.meta.get("kind")
+        fields = get_kind(kind).options.__dataclass_fields__ if kind in KINDS else {}
         option: Any
         for option in self.params:
             of = self.owners.get(option.name or "", set(KINDS))
             special = len(of) < len(KINDS)
             option.hidden = special and kind not in of
+            if special and option.name in fields:
+                option.help = _help(fields[option.name].metadata)
             if special and hasattr(option, "rich_help_panel"):
                 option.rich_help_panel = f"Options of --kind {kind}"
         super().format_help(ctx, formatter)
 
 # %% ../../nbs/cli/02_kind_commands.ipynb #22e70a3f
 def _train_command() -> Any:
-    from aimt.jobs.shared.pipeline import KINDS, get_kind
+    from aimt.jobs.shared.pipeline import get_kind, kind_names
 
-    kinds = [get_kind(name) for name in reversed(KINDS)]
+    kinds = [get_kind(name) for name in kind_names()]
     options, owners = _kind_parameters(kinds)
     lines = "\n".join(f"- `{k.name}`: {k.summary}" for k in kinds)
     doc = f"""Train a model and give a verdict: SHIP, NOT YET or HOLD, with the figure behind each gate.
@@ -179,8 +187,7 @@ def _generate_flag(f: Any, annotation: Any) -> Any:
 
 def _generate_help(f: Any) -> str:
     """The help of an option of a generator, with its choices and its default."""
-    told, choices = f.metadata["help"], f.metadata["choices"]
-    told += f" One of {', '.join(choices)}." if choices and choices[0] not in told else ""
+    told = _help(f.metadata)
     usual = f.default not in (None, False, "") and "Default" not in told
     return f"{told} Default: {f.default}." if usual else told
 

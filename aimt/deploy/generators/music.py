@@ -136,6 +136,7 @@ REPORT = generator_report(
         "aimt generate RUN --melody TUNE.mid -o FOLDER",
         "aimt generate RUN --prompt BEGINNING.mid -o FOLDER",
     ),
+    more_training=("likelihood", "voice leading"),
     more=(
         Section("likelihood", "Does it expect new music?", likelihood_content, _GATE_PAGE),
         Section("voice-leading", "Rules of voice leading", voice_leading_content, (("metrics/voice_leading.html", "What is counted"),)),

@@ -215,6 +215,7 @@ def generator_report(
     use: tuple[str, ...],  # Commands that use the run
     more: tuple[Section, ...] = (),  # Sections that only this kind has, after the samples
     exact: Callable[[RunParts], bool] = lambda run: bool(run.settings.get("steps")),  # Whether the effort was set in steps
+    more_training: tuple[str, ...] = (),  # Gates that only this kind has, and that more training may pass
 ) -> ReportSpec:
     """The report of a kind of generator: its own words, and the sections that all generators share."""
     return ReportSpec(
@@ -226,5 +227,10 @@ def generator_report(
         card={"Metrics": card_metrics, **card},
         use=use,
         exact=exact,
-        remedies={"fidelity": longer, "coverage": longer, "condition": longer, "worth": longer, "training": "aimt doctor RUN"},
+        remedies={
+            **dict.fromkeys(("fidelity", "coverage", "condition", "worth", *more_training), longer),
+            "copies": "",  # The same training would copy again
+            "training": "aimt doctor RUN",
+        },
+        open_remedy="",  # More held-out examples: no command brings them
     )

@@ -71,6 +71,7 @@ REPORT = generator_report(
     card_title=lambda run: f"a generator of clips, trained on {run.source or 'bouncing digits'}",
     card={},
     use=("aimt generate RUN -n 4 -o clips",),
+    more_training=("prediction",),
     more=(
         Section(
             "prediction",

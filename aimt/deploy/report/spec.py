@@ -38,6 +38,7 @@ class ReportSpec:
     use: tuple[str, ...] = ()  # Commands that use the run
     exact: Callable[[RunParts], bool] = lambda run: False  # Whether the effort was set in steps, not by the clock
     remedies: Mapping[str, Remedy] = field(default_factory=dict)  # Gate -> what to do next when it does not pass
+    open_remedy: Remedy | None = None  # The same for every gate that says NOT YET; an empty command when none would help
 
     @property
     def all_sections(self) -> tuple[Section, ...]:
@@ -134,7 +135,7 @@ def next_command(
     run: RunParts,
     spec: ReportSpec,
 ) -> str:
-    """The command to try when a gate did not pass; empty when it did, or was not checked."""
+    """The command to try when a gate did not pass; empty when it did, was not checked, or when no command would help."""
     if gate.get("status") not in ("hold", "not yet"):
         return ""
     again, known = train_command(run, spec), run.verdict.get("attested") or {}
@@ -144,11 +145,15 @@ def next_command(
     if gate.get("command"):
         return re.sub(r"^aimt train (\.\.\.|DATA|MORE_DATA)(?= |$)", lambda _: again, str(gate["command"]))
     remedy = spec.remedies.get(str(gate.get("gate")), {})
+    if gate["status"] == "not yet" and spec.open_remedy is not None:
+        remedy = spec.open_remedy
     return remedy if isinstance(remedy, str) else train_command(run, spec, **(remedy(run) if callable(remedy) else remedy))
 
 
 def longer(run: RunParts) -> dict[str, float]:
-    """A remedy: four times the time."""
+    """A remedy: four times the training, in steps where they were given, else in time."""
+    if steps := run.settings.get("steps"):
+        return {"steps": 4 * steps}
     return {"time_limit": 4 * (run.settings.get("time_limit") or lookup(run.info, "timings", "total") or 60)}
 
 # %% ../../../nbs/deploy/report/02_spec.ipynb #58f4fe61

@@ -88,14 +88,6 @@ class VideoGenerator:
         ]
         return np.rint(np.mean(drawn, 0)).astype(np.uint8)[:, first.shape[1] :]
 
-    def label_of(self, name: str) -> int:
-        """The number of a class. Raises `ProblemError` with the closest names."""
-        if not self.spec.classes:
-            raise ProblemError("this model was trained without classes", hint="Leave out --label")
-        if name not in self.spec.classes:
-            raise ProblemError(f"there is no class '{name}'", hint=closest(name, self.spec.classes))
-        return self.spec.classes.index(name)
-
     def values_of(self, given: dict[str, float]) -> np.ndarray:  # (K,) NaN where nothing is given
         """Numbers in the order of the network. Raises `ProblemError` for a name that was not learned."""
         for name in given:

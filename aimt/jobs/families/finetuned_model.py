@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from ...core.errors import DataError, ProblemError, RunError
+from ...core.errors import DataError, ProblemError
 from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.chunks import add_columns, open_writer
@@ -27,6 +27,7 @@ from .near_examples import NearIndex, near_answers
 from .network_inputs import network_input
 from .network_reasons import OCCLUSION, Reasons, explain_input
 from .reason_files import TunedExplanation, check_ending, input_kind, one_input, reason_figure, write_reasons
+from ..shared.run_lifecycle import checked_run
 from ..shared.text_model import FigureRow, figure_row
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #99a82a87
@@ -45,12 +46,7 @@ def open_tuned(
     run: Run | str | Path,  # A run that is done, or the path of its directory
 ) -> TunedModel:
     """The network of a fine-tuning. Raises `RunError` when it is not one, not done, or was changed since."""
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "finetune":
-        raise RunError("this run is not a fine-tuning", where=str(run.path))
-    for name in run.info.get("files", {}):
-        if name.startswith("model/"):
-            run.file(name)
+    run = checked_run(run, "finetune", "it is not a fine-tuning")
     family = find_family(run.info["settings"].get("family", ""))
     return TunedModel(run, family, family.open(run.path / "model"), run.problem.inputs[0], run.problem.target)
 

@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/kinds/audio.html.md"""
 __all__ = ['AUDIO', 'AudioOptions', 'AudioGenerateOptions']
 
 # %% ../../../nbs/jobs/kinds/35_audio.ipynb #e096c67e
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,11 @@ class AudioOptions(Options):
 class AudioGenerateOptions(FileOptions):
     """What can be asked of a model of sounds."""
 
-    label: str | None = option(None, "Class of the sounds; several with commas between. Default: all in turn.")
+    label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: all in turn.", repeat=True)
     guidance: float = option(
         2.0, "Factor of classifier-free guidance: 1 for none, above 1 for sounds that are more typical.", min=0, max=20
     )
-    solver_steps: int = option(8, "Steps of the solver: more are slower and closer to the flow.", min=1, max=1_000)
-    seed: int = option(0, "Seed of everything random: same seed, same result.", min=0)
+    steps: int = option(8, "Steps of the sampler: more are slower and closer to the flow.", min=1, max=1000)
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
@@ -61,7 +60,7 @@ AUDIO = Kind(
         Step("Judge", f"{_STEPS}:train_the_judge", share=0.15),
         Step("Train", f"{_STEPS}:train_network", share=0.7),
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.14, seconds=2.0),
-        Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.audio:REPORT",

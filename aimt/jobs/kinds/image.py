@@ -39,7 +39,7 @@ class ImageOptions(Options):
 class ImageGenerateOptions(FileOptions):
     """What can be asked of a model that draws."""
 
-    label: str | Sequence[str] | None = option(None, "Class to draw; several take turns. Default: all in turn.", repeat=True)
+    label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: all in turn.", repeat=True)
     steps: int | None = option(None, "Steps of the sampler. Default: 12; 1 for a run trained with --one-step.", min=1, max=1000)
     guidance: float | None = option(
         None, "Above 1: clearer members of the class, less variety. Default: chosen in training.", min=0, max=20
@@ -71,13 +71,13 @@ IMAGE = Kind(
         Step("Train", f"{_STEPS}:train_network", share=0.68),
         Step("Guidance", f"{_STEPS}:choose_guidance", share=0.06),
         Step("Score", "aimt.jobs.steps.image_score:score", share=0.14, seconds=3.0),
-        Step("Diagnose", f"{_STEPS}:diagnose"),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose"),
     ),
     gates="aimt.jobs.steps.image_score:gates",
     report="aimt.deploy.generators.image:REPORT",
     generate_options=ImageGenerateOptions,
-    open="aimt.jobs.steps.image_model:open_image_model",
-    verbs={"generate": "aimt.jobs.steps.image_model:generate_images", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
+    open="aimt.jobs.shared.image_model:open_image_model",
+    verbs={"generate": "aimt.jobs.shared.image_model:generate_images", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
     time_limit=300,
     noun="set of pictures",
     closing=1.0,

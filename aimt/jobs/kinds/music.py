@@ -47,7 +47,7 @@ MUSIC = Kind(
         Step("Sample", f"{_STEPS}:write_samples", share=0.06, seconds=4.0),
         Step("Harmonise", f"{_STEPS}:harmonise_melodies", share=0.06, seconds=4.0),
         Step("Compare", f"{_STEPS}:compare", share=0.02, seconds=2.0),
-        Step("Diagnose", f"{_STEPS}:diagnose", share=0.01),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose", share=0.01),
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.music:REPORT",

@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/kinds/video.html.md"""
 __all__ = ['VIDEO', 'VideoOptions', 'VideoGenerateOptions']
 
 # %% ../../../nbs/jobs/kinds/40_video.ipynb #c273013d
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class VideoOptions(Options):
     frame_size: int = option(16, "Side of a frame in pixels; the middle square is cut out.", min=8, max=128)
     frame_rate: float = option(8.0, "Frames per second of a clip.", min=0.1, max=120)
     clips_per_file: int = option(4, "Most clips of one file.", min=1)
-    network_width: int = option(32, "Channels of the network at its finest scale; a multiple of 8.", min=8, max=512)
+    width: int | None = option(None, "Channels of the network at its finest scale, a multiple of 8. Default: 32.", min=8, max=512)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
     samples: int | None = option(None, "Samples that are scored. Default: 200.", min=8, max=5000)
 
@@ -37,7 +37,7 @@ class VideoGenerateOptions(FileOptions):
     """What can be asked of a video model."""
 
     n: int = option(4, "Number of clips.", min=1, max=1000, short="-n")
-    label: str | None = option(None, "Class of the clips.")
+    label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: any.", repeat=True)
     value: list[str] | None = option(None, "A number by which clips are described, as NAME=NUMBER. May be repeated.", repeat=True)
     image: str | Path | None = option(None, "Picture to start from, or a video whose first two frames are continued.")
     steps: int = option(10, "Steps of the sampler.", min=1, max=1000)
@@ -62,6 +62,7 @@ VIDEO = Kind(
         Step("Evaluate", f"{_STEPS}:evaluate", share=0.15, seconds=10.0),
         Step("Predict", f"{_STEPS}:predict", share=0.1, seconds=5.0),
         Step("Write", f"{_STEPS}:write_samples", seconds=0.5),
+        Step("Diagnose", "aimt.jobs.steps.network:diagnose"),
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.video:REPORT",

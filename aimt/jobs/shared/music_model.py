@@ -11,7 +11,7 @@ __all__ = ['MusicModel', 'open_music_model', 'MusicGenerateOptions', 'generate_m
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...core.errors import ProblemError, RunError
+from ...core.errors import ProblemError
 from ...core.run import Run
 from ...data.music.midi import write_midi
 from ...data.music.read import read_score
@@ -21,6 +21,7 @@ from ...generate.music.sample import SampleSettings, compose, harmonise
 from ...generate.music.synthesis import write_sound
 from .generate_options import FileOptions, Generated, make_folder
 from .options import option
+from .run_lifecycle import checked_run
 from ...models.music.music_gpt import MusicGPT
 
 # %% ../../../nbs/jobs/shared/42_music_model.ipynb #5a38218f
@@ -36,12 +37,7 @@ def open_music_model(
     run: Run | str | Path,  # A run that is done, or its directory
 ) -> MusicModel:
     """The network of a run. Raises `RunError` when it is of another kind, not done, or was changed since."""
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "music":
-        raise RunError(f"this run is of --kind {run.kind}: it does not compose", where=str(run.path), hint="Train with --kind music")
-    for name in run.info.get("files", {}):
-        if name.startswith("model/"):
-            run.file(name)
+    run = checked_run(run, "music", "it does not compose")
     return MusicModel(run, MusicGPT.from_pretrained(run.path / "model").eval())
 
 # %% ../../../nbs/jobs/shared/42_music_model.ipynb #88483015
@@ -108,6 +104,5 @@ def generate_music(
             kept = (o.voice - 1,) if o.melody else ()
             files += [write_midi(score, folder / f"{i:03d}.mid"), write_sound(score, folder / f"{i:03d}.wav")]
             files.append(write_picture(score, folder / f"{i:03d}.png", given=kept))
-    asked = {"key": scores[0].key, "melody": str(o.melody or ""), "prompt": str(o.prompt or ""), "seed": o.seed}
     notes = tuple(f"{s.name} in {s.key}: {len(s)} steps, {s.n_notes} notes" for s in scores[:8])
-    return Generated(scores, tuple(files), asked, notes)
+    return Generated(scores, tuple(files), o.asked() | {"key": scores[0].key}, notes)

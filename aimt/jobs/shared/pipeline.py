@@ -6,8 +6,9 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['Call', 'KINDS', 'Step', 'Kind', 'call', 'RunFields', 'Measured', 'Work', 'train_kind', 'allowance', 'slowdown',
-           'write_reports', 'report_spec', 'register', 'get_kind', 'option_owners', 'choose_kind', 'train_source',
-           'kind_of', 'open_run', 'verb_of', 'do_verb', 'generator_kinds', 'generate_owners', 'generate_with']
+           'write_reports', 'report_spec', 'register', 'kind_names', 'get_kind', 'option_owners', 'choose_kind',
+           'train_source', 'kind_of', 'open_run', 'verb_of', 'do_verb', 'generator_kinds', 'generate_owners',
+           'generate_with']
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #8f35fc89
 import shutil
@@ -357,6 +358,7 @@ KINDS: dict[str, str | Kind] = {
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
 }  # asked in this order
+_SHOWN = ("table", "series", "text", "image", "music", "audio", "video", "finetune", "judge", "judge-series")
 
 
 def register(kind: Kind) -> None:
@@ -366,6 +368,11 @@ def register(kind: Kind) -> None:
     KINDS.update({kind.name: kind} | others)
 
 
+def kind_names() -> list[str]:
+    """The names of the kinds in the order in which help and messages list them; kinds of one's own come last."""
+    return sorted(KINDS, key=lambda name: _SHOWN.index(name) if name in _SHOWN else len(_SHOWN))
+
+
 def get_kind(name: str) -> Kind:
     """The kind of a name. Raises `ProblemError` when there is none."""
     if name not in KINDS:
@@ -373,11 +380,11 @@ def get_kind(name: str) -> Kind:
     found = KINDS[name]
     return resolve(found) if isinstance(found, str) else found
 
-
+# %% ../../../nbs/jobs/shared/30_pipeline.ipynb #b82f7618
 def option_owners() -> dict[str, str]:
     """Which kinds have which options: option -> kind, or kinds."""
     owners: dict[str, list[str]] = {}
-    for name in reversed(KINDS):
+    for name in kind_names():
         for f in get_kind(name).options.__dataclass_fields__:
             owners.setdefault(f, []).append(name)
     return {f: ", ".join(names) for f, names in owners.items()}
@@ -451,7 +458,7 @@ def do_verb(
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #617404b7
 def generator_kinds() -> list[Kind]:
     """The kinds whose runs generate something."""
-    return [kind for kind in map(get_kind, reversed(KINDS)) if "generate" in kind.verbs]
+    return [kind for kind in map(get_kind, kind_names()) if "generate" in kind.verbs]
 
 
 def generate_owners() -> dict[str, str]:

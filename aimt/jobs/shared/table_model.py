@@ -23,6 +23,7 @@ from ...data.io.load import Table, load_table
 from ...data.table.ranges import RangeCheck
 from ...data.table.parse import storage
 from ...data.table.schema import Schema
+from .run_lifecycle import checked_run
 from ...models.table.estimators import TabularClassifier, TabularRegressor, load_model
 
 # %% ../../../nbs/jobs/shared/10_table_model.ipynb #e92c361f
@@ -73,12 +74,7 @@ def open_model(
     run: Run | str | Path,  # A run, or the path of its directory
 ) -> SavedModel:
     """The model of a run that is done. Raises `RunError` when it is not, or was changed since."""
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "table":
-        raise RunError(f"this run is of --kind {run.kind}: it has no rows of a table to predict", where=str(run.path))
-    for name in run.info.get("files", {}):
-        if name.startswith("model/") or name == "schema.json":
-            run.file(name)
+    run = checked_run(run, "table", "it has no rows of a table to predict")
     decision = run.read("metrics.json").get("decision") or {}
     saved = SavedModel(
         run, run.problem, Schema.from_dict(run.read("schema.json")), load_model(run.path / "model"), decision.get("threshold")

@@ -16,12 +16,13 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
-from ...core.errors import ProblemError, RunError, closest
+from ...core.errors import ProblemError, closest
 from ...core.run import Run
 from ...data.text.corpus import describe_texts, read_texts
 from ...data.text.tokenizer import Tokenizer
 from ...data.text.token_files import Tokens
 from ...evaluate.text.language_model import score_text
+from .run_lifecycle import checked_run
 from ...models.text.gpt import GPT
 from ...models.layers.quantization import quantize
 
@@ -45,16 +46,7 @@ def open_text_model(
     """The network and tokenizer of a run. Raises `RunError` when it is not about text, not done, or was changed since."""
     if precision not in PRECISIONS:
         raise ProblemError(f"'{precision}' is not a number format", hint=closest(precision, PRECISIONS))
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "text":
-        raise RunError(
-            f"this run is of --kind {run.kind}: it does not write",
-            where=str(run.path),
-            hint=f"aimt predict {run.path} NEW_ROWS -o scored.csv",
-        )
-    for name in run.info.get("files", {}):
-        if name.startswith("model/"):
-            run.file(name)
+    run = checked_run(run, "text", "it does not write")
     model: Any = GPT.from_pretrained(run.path / "model").eval()
     if precision != "float32":
         model = quantize(model, "bf16" if precision == "bfloat16" else precision)

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import ProblemError, RunError
+from ...core.errors import ProblemError
 from ...core.run import Run
 from ...data.image.read import read_image
 from ...data.video.read import FILMS, is_animated, read_video, square_frame
 from ...data.video.write import write_gif, write_mp4
 from ...generate.video.generator import MOST_GIVEN, VideoGenerator
-from .generate_options import Generated, make_folder
+from .generate_options import Generated, asked_classes, make_folder
+from .run_lifecycle import checked_run
 from ...models.video.conditions import ClipSpec
 
 # %% ../../../nbs/jobs/shared/55_video_model.ipynb #79c0d608
@@ -28,12 +29,7 @@ def open_video_model(
     run: Run | str | Path,  # A run that is done, or the path of its directory
 ) -> VideoGenerator:
     """The generator of a run. Raises `RunError` when it is not about video, not done, or was changed since."""
-    run = run if isinstance(run, Run) else Run.open(run)
-    if run.kind != "video":
-        raise RunError(f"this run is of --kind {run.kind}: it makes no clips", where=str(run.path), hint="Name a run of --kind video")
-    for name in run.info.get("files", {}):
-        if name.startswith("model/"):
-            run.file(name)
+    run = checked_run(run, "video", "it makes no clips")
     return VideoGenerator.load(run.path / "model")
 
 # %% ../../../nbs/jobs/shared/55_video_model.ipynb #2ff335fb
@@ -77,16 +73,14 @@ def generate_video(
     """`generate` for video models: clips as arrays and, with a folder, as GIF and MP4."""
     generator = open_video_model(run)
     spec, n = generator.spec, options.n
-    labels = None if options.label is None else np.full(n, generator.label_of(str(options.label)))
+    labels = np.array(asked_classes(options.label, n, spec.classes)) if options.label else None
     values = np.tile(generator.values_of(read_values(options.value)), (n, 1)) if options.value else None
     first = None if options.image is None else np.repeat(first_frames(options.image, spec), n, 0)
     clips = generator.sample(
         n, labels=labels, values=values, first=first, steps=options.steps, guidance=options.guidance, seed=options.seed
     )
-    asked = {"label": options.label, "value": options.value, "image": None if options.image is None else str(options.image)}
-    asked |= {"n": n, "steps": options.steps, "guidance": options.guidance, "seed": options.seed}
     files, notes = _write(clips, spec, options.out) if options.out is not None else ((), ())
-    return Generated(clips, files, asked, notes)
+    return Generated(clips, files, options.asked(), notes)
 
 
 def _write(clips: np.ndarray, spec: ClipSpec, out: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:

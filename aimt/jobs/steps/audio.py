@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/audio.html.md"""
 
 # %% auto #0
 __all__ = ['N_SHOWN', 'N_PAIRS', 'AudioWork', 'begin', 'sound_config', 'read', 'train_the_judge', 'train_network', 'evaluate',
-           'diagnose', 'gates']
+           'gates']
 
 # %% ../../../nbs/jobs/steps/35_audio.ipynb #b02fb94d
 from collections import Counter
@@ -30,12 +30,12 @@ from ...decide.generators.generator_gates import generator_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
-from ...evaluate.generation.scores import Samples, class_match, score_generation
-from ..shared.pipeline import Measured, RunFields, Work
+from ...evaluate.generation.scores import Samples, class_match
+from ..shared.pipeline import Measured, RunFields
+from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
 from ...metrics.generation.scores import GenerationScores
 from ...models.audio.mel_spectrogram import MelConfig
 from ...models.audio.sound_generator import SoundConfig, SoundGenerator, augment_mels, sound_mels
-from ...train.networks.doctor import diagnose_network
 from ...train.networks.generator import GeneratorData, GeneratorSettings, TrainedGenerator, train_generator
 from ...train.networks.training_monitor import TrainingMonitor
 
@@ -45,7 +45,7 @@ _LONGEST = 2.0  # Seconds of a generated sound when nothing is said
 
 
 @dataclass(kw_only=True)
-class AudioWork(Work):
+class AudioWork(GeneratorWork):
     """What the steps of a generator of sounds hand on to one another."""
 
     listing: Listing
@@ -56,7 +56,6 @@ class AudioWork(Work):
     judge: Judge = field(init=False)
     generator: SoundGenerator = field(init=False)
     trained: TrainedGenerator = field(init=False)
-    watch: TrainingMonitor = field(init=False)
 
     def rows(self, part: str) -> Tensor:
         """Numbers of the recordings of 'train' or 'test'."""
@@ -168,15 +167,10 @@ def train_network(work: AudioWork) -> str:
         hooks=[work.watch],
         on_update=work.stage.update,
     )
-    history = work.trained.history
-    if history.stopped in {"SIGINT", "SIGTERM"}:
-        work.progress.say(f"        stopped, and saved. Go on with --resume --out {work.run.path}")
-        raise KeyboardInterrupt
+    stop_if_stopped(work, work.trained.history)
     work.generator.save(work.run.path / "model")
-    work.keep_result(
-        measured=work.trained.measured, history={"steps": len(history.steps), "evals": history.evals, "events": history.events}
-    )
     m = work.trained.measured
+    work.keep_result(measured=m, history=history_record(work.trained.history))
     losses = f"held-out loss {m['valid_loss']:.3f} (independent numbers: {m['reference_loss']:.3f})"
     return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, {losses}"
 
@@ -197,12 +191,11 @@ def evaluate(work: AudioWork) -> str:
     as_judged = lambda mels, labels: _samples(work.judge, mels, labels)
     rivals = {"retrieval": as_judged(work.mels[train][torch.from_numpy(chosen)], asked), "Gaussian": as_judged(simple, asked)}
     judged = as_judged(heard, asked), as_judged(work.mels[test], work.labels[test]), as_judged(work.mels[train], work.labels[train])
-    try:
-        scores = score_generation(*judged, rivals=rivals, class_names=work.config.classes, judge_name=work.judge.name, seed=seed)
-    except DataError as e:  # too few held-out recordings
-        work.keep_result(samples=_write_samples(work, None, sounds, asked).to_dict())
-        return f"not scored: {e.what}"
-    work.keep_result(generation=scores.to_dict(), samples=_write_samples(work, scores, sounds, asked).to_dict())
+    unscored = score_samples(work, *judged, rivals=rivals, class_names=work.config.classes, judge_name=work.judge.name, seed=seed)
+    scores = work.generation
+    work.keep_result(samples=_write_samples(work, scores, sounds, asked).to_dict())
+    if scores is None:
+        return unscored
     found = scores.condition
     told = (
         f"the judge hears the class in {found.generated['value']:.0%} of {n} sounds ({found.real['value']:.0%} of held-out recordings)"
@@ -239,14 +232,6 @@ def _write_samples(work: AudioWork, scores: GenerationScores | None, sounds: Seq
     return ShownSamples(work.options.seed, first, pairs, how="8 midpoint steps, guidance 2, Griffin-Lim")
 
 # %% ../../../nbs/jobs/steps/35_audio.ipynb #ac5d1e9e
-def diagnose(work: AudioWork) -> str:
-    """Look for signs of bad training in what was recorded during it."""
-    findings = diagnose_network(work.watch.evidence())
-    work.keep_result(findings=findings)
-    return ", ".join(f["name"] for f in findings) or "nothing found"
-
-
 def gates(work: AudioWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
-    stored = work.results.get("generation")
-    return generator_gates(GenerationScores.from_dict(stored) if stored else None, work.results["findings"])
+    return generator_gates(work.generation, work.results["findings"])

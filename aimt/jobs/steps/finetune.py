@@ -36,6 +36,7 @@ from ...data.checks.table_checks import hash_column
 from ...data.io.memory import as_source
 from ..shared.options import shown_source
 from ..shared.pipeline import RunFields, Work
+from .network import stop_if_stopped
 from ...metrics.intervals import mean_interval
 from ...models.layers.hub import find_model, hub_commit, is_hub_id
 from ...models.layers.lora import lora_layers, remove_lora, save_adapters
@@ -269,9 +270,7 @@ def train_network(work: TuneWork) -> str:
         **settings,
     )
     t = work.tuned
-    if t.history.stopped in {"SIGINT", "SIGTERM"}:
-        work.progress.say(f"        stopped, and what it had learned is saved. Go on with --resume --out {work.run.path}")
-        raise KeyboardInterrupt
+    stop_if_stopped(work, t.history)
     _save(work)
     work.keep_result(
         trained=t.trained,

@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/image.html.md"""
 # %% auto #0
 __all__ = ['WIDTHS', 'ImageWork', 'read_pictures', 'begin', 'read', 'make_judge', 'as_floats', 'judge_accuracy', 'network_config',
            'step_seconds', 'choose_width', 'objective_of', 'start_network', 'train_network', 'describe',
-           'choose_guidance', 'diagnose']
+           'choose_guidance']
 
 # %% ../../../nbs/jobs/steps/25_image.ipynb #6e4e8e8f
 import time as clock
@@ -25,25 +25,24 @@ from ...core.files import read_json, write_json
 from ...core.ledger import fingerprint_of
 from ...core.problem import Problem
 from ...core.progress import Progress
-from ...core.run import Run
-from ...data.image.folder import SETS, Pictures, is_picture_source, pictures_from_arrays, read_folder, read_npz
+from ...data.image.folder import SETS, Pictures, pictures_from_arrays, read_folder, read_npz
 from ...data.image.picture_split import Augmentation, PictureSplit, choose_augmentation, split_pictures
-from ...data.sources.catalog import FETCHED, load_dataset
+from ...data.sources.catalog import load_dataset
 from ...data.sources.parsers import read_idx
 from ...evaluate.generation.frechet import frechet_distance
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
-from ..shared.pipeline import Measured, RunFields, Work
-from .image_model import ImageModel, ImageSettings, from_bytes, open_image_model
+from ..shared.pipeline import Measured, RunFields
+from ..shared.image_model import ImageModel, ImageSettings, from_bytes, open_image_model
+from .network import GeneratorWork, history_record, stop_if_stopped
 from ...models.flow.flow_matching import FlowMatching
 from ...models.flow.mean_flows import MeanFlow
 from ...models.flow.unet import UNet, UNetConfig
-from ...train.networks.doctor import diagnose_network
 from ...train.networks.generator import GeneratorData, GeneratorSettings, TrainedGenerator, generator_loss, train_generator
 from ...train.networks.training_monitor import TrainingMonitor
 
 # %% ../../../nbs/jobs/steps/25_image.ipynb #0606c683
 @dataclass(kw_only=True)
-class ImageWork(Work):
+class ImageWork(GeneratorWork):
     """What the steps of a model of pictures hand on to one another."""
 
     pictures: Pictures
@@ -52,7 +51,6 @@ class ImageWork(Work):
     augmentation: Augmentation = field(init=False)
     judge: Judge = field(init=False)
     trained: TrainedGenerator = field(init=False)
-    watch: TrainingMonitor = field(init=False)
     model: ImageModel = field(init=False)
 
     def about(self) -> RunFields:
@@ -336,14 +334,12 @@ def train_network(work: ImageWork) -> str:
         hooks=[work.watch],
         on_update=work.stage.update,
     )
-    _stop_if_stopped(work)
+    stop_if_stopped(work, work.trained.history)
     work.model = ImageModel(work.trained.network, ImageSettings(p.side, p.channels, p.classes, one_step=bool(o.one_step)))  # type: ignore[arg-type]
     work.model.save(work.run.path / "model")
-    m, history = work.trained.measured, work.trained.history
+    m = work.trained.measured
     settings_kept = {"network": describe(config), "batch_size": settings.batch_size, "lr": settings.lr, "width": config.width}
-    work.keep_result(
-        measured=m, settings=settings_kept, history={"steps": len(history.steps), "evals": history.evals, "events": history.events}
-    )
+    work.keep_result(measured=m, settings=settings_kept, history=history_record(work.trained.history))
     return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, loss {m['valid_loss']:.3f}"
 
 
@@ -355,13 +351,6 @@ def describe(config: UNetConfig) -> str:
     """A network in a few words."""
     patch = f", patches of {config.patch} x {config.patch} pixels" if config.patch > 1 else ""
     return f"U-Net of width {config.width} at {len(config.factors)} scales{patch}"
-
-
-def _stop_if_stopped(work: ImageWork) -> None:
-    """A training that was asked to stop has saved its state; the run ends here, and can go on from it."""
-    if work.trained.history.stopped in {"SIGINT", "SIGTERM"}:
-        work.progress.say(f"        stopped, and the state was saved. Go on with --resume --out {work.run.path}")
-        raise KeyboardInterrupt
 
 # %% ../../../nbs/jobs/steps/25_image.ipynb #536ce523
 _GUIDANCES = (1.0, 1.5, 2.0, 3.0)
@@ -392,10 +381,3 @@ def choose_guidance(work: ImageWork) -> str:
     work.model.save(work.run.path / "model")
     work.keep_result(guidance={"chosen": best["guidance"], "tried": rows, "real_match": right, "n": n})
     return f"{best['guidance']:g}: {100 * best['match']:.0f} % recognised, of real pictures {100 * right:.0f} %"
-
-# %% ../../../nbs/jobs/steps/25_image.ipynb #3269cb02
-def diagnose(work: ImageWork) -> str:
-    """Look for signs of bad training in what was recorded during it."""
-    findings = diagnose_network(work.watch.evidence())
-    work.keep_result(findings=findings)
-    return ", ".join(f["name"] for f in findings) or "nothing found"

@@ -12,15 +12,15 @@ import time as clock
 
 import numpy as np
 
-from ...core.errors import DataError
 from ...core.ledger import fingerprint_of
 from ...decide.gate import GateResult
 from ...decide.generators.generator_gates import generator_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
-from ...evaluate.generation.scores import Samples, class_match, score_generation
+from ...evaluate.generation.scores import Samples, class_match
 from .image import ImageWork, as_floats
-from .image_model import contact_sheet, display_scale, save_picture
+from .network import score_samples
+from ..shared.image_model import contact_sheet, display_scale, save_picture
 from ...metrics.generation.scores import GenerationScores
 
 # %% ../../../nbs/jobs/steps/27_image_score.ipynb #860693be
@@ -55,23 +55,21 @@ def score(work: ImageWork) -> str:
     made = _samples(work, drawn, asked if labels is not None else None)
     rivals = {name: _samples(work, x, None if labels is None else asked) for name, x in _rivals(work, asked).items()}
     work.keep_result(sampling={"n": len(drawn), "seconds": seconds, "per_second": len(drawn) / seconds})
-    about = work.pictures.classes, work.judge.name
-    try:
-        scores = score_generation(
-            made,
-            test,
-            train[0],
-            rivals=rivals,
-            class_names=about[0],
-            judge_name=about[1],
-            max_samples=_MOST_SAMPLES,
-            seed=work.options.seed,
-        )
-    except DataError as e:  # too few held-out pictures
-        _show(work, drawn, None, train[1])
-        return f"not scored: {e.what}"
-    work.keep_result(generation=scores.to_dict())
+    unscored = score_samples(
+        work,
+        made,
+        test,
+        train[0],
+        rivals=rivals,
+        class_names=work.pictures.classes,
+        judge_name=work.judge.name,
+        max_samples=_MOST_SAMPLES,
+        seed=work.options.seed,
+    )
+    scores = work.generation
     _show(work, drawn, scores, train[1])
+    if scores is None:
+        return unscored
     match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % show the class that was asked for, "
     return f"{match}excess distance {scores.distance['value']:.3f}, {len(scores.copies[0].copied):,} near copies"
 
@@ -151,5 +149,4 @@ def _pairs(work: ImageWork, drawn: np.ndarray, scores: GenerationScores, rows: n
 
 def gates(work: ImageWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
-    stored = work.results.get("generation")
-    return generator_gates(GenerationScores.from_dict(stored) if stored else None, work.results["findings"])
+    return generator_gates(work.generation, work.results["findings"])

@@ -6,10 +6,10 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/music.html.md"""
 
 # %% auto #0
 __all__ = ['BUNDLED', 'MusicWork', 'begin', 'read', 'train_network', 'evaluate', 'draw_pieces', 'write_samples',
-           'harmonise_melodies', 'compare', 'diagnose', 'gates']
+           'harmonise_melodies', 'compare', 'gates']
 
 # %% ../../../nbs/jobs/steps/30_music.ipynb #78144951
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,23 @@ from ...core.problem import Problem
 from ...core.progress import Progress
 from ...data.music.midi import write_midi
 from ...data.music.read import read_scores
-from ...data.music.score import NAMES, Score, find_key, split_by_tune
+from ...data.music.score import Score, find_key, split_by_tune
 from ...data.music.score_tokens import Piece, ScoreCodec
 from ...data.sources.catalog import dataset_path
 from ...decide.gate import GateResult
 from ...decide.generators.music_gates import MusicLimits, gain_interval, music_gates
-from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
+from ...deploy.generators.shared_sections import ShownSample, ShownSamples
 from ...evaluate.generation.copies import difference_interval, leaning
-from ...evaluate.generation.scores import Samples, score_generation
+from ...evaluate.generation.scores import Samples
 from ...generate.music.piano_roll import write_picture
 from ...generate.music.sample import SampleSettings, Writer, harmonise, write
 from ...generate.music.synthesis import write_sound
-from ..shared.pipeline import Measured, RunFields, Work
-from ...metrics.generation.scores import CopyScore, GenerationScores, NearCopy
+from ..shared.pipeline import Measured, RunFields
+from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
+from ...metrics.generation.scores import CopyScore, NearCopy
 from ...metrics.intervals import wilson
 from ...metrics.score_features import fragments, longest_runs, score_features
 from ...metrics.voice_leading import RateComparison, RuleCounts, compare_rates, count_rules, dissonant, strong_beats
-from ...train.networks.doctor import diagnose_network
 from aimt.train.networks.music import (
     SIZES,
     MusicSettings,
@@ -63,7 +63,7 @@ _AT_LEAST = 10  # Pieces, for a test that can tell anything
 
 
 @dataclass(kw_only=True)
-class MusicWork(Work):
+class MusicWork(GeneratorWork):
     """What the steps of a music model hand on to one another."""
 
     scores: list[Score] = field(default_factory=list)
@@ -71,9 +71,7 @@ class MusicWork(Work):
     codec: ScoreCodec = field(init=False)
     parts: dict[str, list[int]] = field(default_factory=dict)  # train, valid, test: numbers of scores
     trained: TrainedMusic = field(init=False)
-    watch: TrainingMonitor = field(init=False)
     samples: list[Score] = field(default_factory=list)  # drawn without a melody
-    generation: GenerationScores | None = None  # None when there are too few pieces to compare with
     rates: list[RateComparison] = field(default_factory=list)
 
     @property
@@ -174,9 +172,7 @@ def train_network(work: MusicWork) -> str:
         on_update=work.stage.update,
     )
     t = work.trained
-    if t.history.stopped in {"SIGINT", "SIGTERM"}:
-        work.progress.say(f"        stopped after step {t.steps:,}, which was saved. Go on with --resume --out {work.run.path}")
-        raise KeyboardInterrupt
+    stop_if_stopped(work, t.history)
     t.model.save_pretrained(work.run.path / "model")
     c = t.model.config
     network = f"GPT with {c.n_layer} layers of width {c.n_embd}, {c.n_head} heads, windows of {c.window} steps"
@@ -184,7 +180,7 @@ def train_network(work: MusicWork) -> str:
         settings={**asdict(t.settings), "network": network, "parameters": t.model.n_parameters()},
         measured={"seconds": t.seconds, "cpu_seconds": t.cpu_seconds, "device": t.device, "steps": t.steps},
         valid_nats=t.valid_nats,
-        history={"steps": len(t.history.steps), "evals": t.evals, "events": t.history.events},
+        history=history_record(t.history),
     )
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
@@ -365,14 +361,11 @@ def compare(work: MusicWork) -> str:
         "chance": 1 / 24,
         "judge_name": "statistics of degrees, steps, intervals and rhythm",
     }
-    try:
-        scores = score_generation(*samples, rivals=rivals, seed=work.seed, **about)
-    except DataError as e:
-        work.progress.say(f"        samples were not scored: {e.what}")
-        return f"not scored: {e.what}"
     runs = _run_copies(work)
-    work.generation = replace(scores, copies=(runs, *scores.copies))
-    work.keep_result(generation=work.generation.to_dict())
+    unscored = score_samples(work, *samples, copies=[runs], rivals=rivals, seed=work.seed, **about)
+    scores = work.generation
+    if scores is None:
+        return unscored
     kept = f", key kept in {100 * scores.condition.generated['value']:.0f} %" if scores.condition else ""
     return f"excess distance {scores.distance['value']:.3f}, {len(runs.copied)} near copies{kept}"
 
@@ -401,13 +394,6 @@ def _run_copies(work: MusicWork) -> CopyScore:
     )
 
 # %% ../../../nbs/jobs/steps/30_music.ipynb #486ce0e6
-def diagnose(work: MusicWork) -> str:
-    """Look for signs of bad training in what was recorded during it."""
-    findings = diagnose_network(work.watch.evidence())
-    work.keep_result(findings=findings)
-    return ", ".join(f["name"] for f in findings) or "nothing found"
-
-
 def gates(work: MusicWork) -> list[GateResult]:
     """The answers of the gates, from what the steps have found."""
     r = work.results

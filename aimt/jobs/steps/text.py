@@ -34,11 +34,12 @@ from ...decide.gate import GateResult
 from ...decide.text_gates import text_gates
 from ...evaluate.text.language_model import block_gain, copied, score_text, smooth, text_sketch
 from ...generate.text.sampling import generate
-from ..shared.pipeline import Measured, RunFields, Work
+from ..shared.pipeline import Measured, RunFields
+from .network import NetworkWork, history_record, stop_if_stopped
+from .network import diagnose as diagnose_training
 from ..shared.run_lifecycle import find_interrupted
 from ...models.text.gpt import GPT, PRESETS, GPTConfig
 from ...models.text.ngram import NGram
-from ...train.networks.doctor import diagnose_network
 from ...train.networks.training_monitor import TrainingMonitor
 from ...train.loop.distributed import Parallel, silence_other_ranks
 from ...train.networks.pretrain import Evaluate, TrainedText, train_text
@@ -55,14 +56,13 @@ _N_CHECKED = 16  # samples that are looked up in the training text, each from an
 
 
 @dataclass(kw_only=True)
-class TextWork(Work):
+class TextWork(NetworkWork):
     """What the steps of a text model hand on to one another."""
 
     text: TextSource
     tokenizer: Tokenizer = field(init=False)
     tokens: TokenFiles = field(init=False)
     trained: TrainedText = field(init=False)
-    watch: TrainingMonitor = field(init=False)
 
     @property
     def seed(self) -> int:
@@ -218,7 +218,7 @@ def train_network(work: TextWork) -> str:
         on_update=work.stage.update if work.parallel.main else None,
         parallel=work.parallel,
     )
-    _stop_if_stopped(work)
+    stop_if_stopped(work, work.trained.history)
     weights = None if whole else work.parallel.gather(work.trained.model)
     if not work.parallel.main:
         return ""
@@ -228,12 +228,7 @@ def train_network(work: TextWork) -> str:
     work.trained.model.save_pretrained(work.run.path / "model")
     history = work.trained.history
     settings = {**work.trained.settings, "network": describe(work.trained.config)}
-    work.keep_result(
-        plan=work.trained.plan,
-        measured=work.trained.measured,
-        settings=settings,
-        history={"steps": len(history.steps), "evals": history.evals, "events": history.events},
-    )
+    work.keep_result(plan=work.trained.plan, measured=work.trained.measured, settings=settings, history=history_record(history))
     speed = work.trained.measured["tokens_per_second"]
     return f"{work.trained.model.n_parameters() / 1e6:.2f} million weights, {len(history.steps):,} steps, {speed:,.0f} tokens/s"
 
@@ -241,14 +236,6 @@ def train_network(work: TextWork) -> str:
 def _pairs(tokens: TokenFiles, most: int = 1_000_000) -> float:
     """Nats per token of counting pairs: a network that stays above it has hardly learned."""
     return NGram(order=2).fit(tokens.train[:most], tokens.vocab_size).nats(tokens.valid[: most // 10])
-
-
-def _stop_if_stopped(work: TextWork) -> None:
-    """A training that was asked to stop has saved its state; the run ends here, and can go on from it."""
-    if work.trained.history.stopped in {"SIGINT", "SIGTERM"}:
-        step = work.trained.history.steps[-1]["step"] if work.trained.history.steps else 0
-        work.progress.say(f"        stopped after step {step:,}, which was saved. Go on with --resume --out {work.run.path}")
-        raise KeyboardInterrupt
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #8da390d6
 def evaluate(work: TextWork) -> str:
@@ -358,9 +345,9 @@ def _prompts(work: TextWork, length: int = 16) -> list[str]:
 
 def diagnose(work: TextWork) -> str:
     """Look for signs of bad training in what was recorded during it."""
-    findings = diagnose_network(work.watch.evidence())
-    work.keep_result(findings=findings, curve=_curve(work))
-    return ", ".join(f["name"] for f in findings) or "nothing found"
+    found = diagnose_training(work)
+    work.keep_result(curve=_curve(work))
+    return found
 
 
 def _curve(work: TextWork) -> dict[str, Any]:

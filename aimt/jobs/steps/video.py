@@ -10,7 +10,6 @@ __all__ = ['VideoWork', 'begin', 'read', 'train_network', 'frame_judge', 'clip_f
 
 # %% ../../../nbs/jobs/steps/40_video.ipynb #c416a6d2
 import time as clock
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,14 +30,13 @@ from ...decide.generators.video_gates import video_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
-from ...evaluate.generation.scores import Samples, score_generation
+from ...evaluate.generation.scores import Samples
 from ...generate.video.generator import MOST_GIVEN, VideoGenerator
-from ..shared.pipeline import Measured, RunFields, Work
+from ..shared.pipeline import Measured, RunFields
+from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
 from ...metrics.generation.frame_prediction import PredictionScores, score_prediction
-from ...metrics.generation.scores import GenerationScores
 from ...metrics.intervals import mean_interval
 from ...models.video.baselines import BASELINES
-from ...train.networks.doctor import diagnose_network
 from ...train.networks.generator import TrainedGenerator
 from ...train.networks.training_monitor import TrainingMonitor
 from ...train.networks.video_training import VIDEO_FLOW, ClipData, train_video
@@ -48,21 +46,20 @@ from ...models.video.conditions import ClipSpec
 _BUNDLED_CLIPS = 6000  # Of the simulator
 _SCALE = 128  # Pixels up to which samples are enlarged for the eye
 _FEW = 100  # Training clips below which a note says that more would help
+_USUAL_WIDTH = 32  # Channels at the finest scale when nothing is said
 _LEAST = 40  # Samples that are scored, even where time is short
 
 
 @dataclass(kw_only=True)
-class VideoWork(Work):
+class VideoWork(GeneratorWork):
     """What the steps of a video model hand on to one another."""
 
     clips: VideoClips = field(init=False)
     parts: ClipSplit = field(init=False)
     trained: TrainedGenerator = field(init=False)
     spec: ClipSpec = field(init=False)
-    watch: TrainingMonitor = field(init=False)
     judge: Judge = field(init=False)
     drawn: np.ndarray = field(init=False)  # Scored samples, (N, T, S, S, C) uint8
-    generation: GenerationScores | None = None  # None when too few clips are held out
     prediction: PredictionScores = field(init=False)
 
     @property
@@ -132,6 +129,7 @@ def read(work: VideoWork) -> str:
 # %% ../../../nbs/jobs/steps/40_video.ipynb #684bfc9a
 def train_network(work: VideoWork) -> str:
     """Train the network within the time limit."""
+    width = work.options.width or _USUAL_WIDTH
     valid = work.clips.select(work.parts.valid)
     work.keep_result(
         data={part: len(getattr(work.parts, part)) for part in ("train", "valid", "test")} | {"classes": list(work.clips.classes)}
@@ -141,7 +139,7 @@ def train_network(work: VideoWork) -> str:
     work.trained, work.spec = train_video(
         work.train,
         valid,
-        width=work.options.network_width,
+        width=width,
         time_limit=work.seconds,
         steps=work.options.steps,
         seed=work.options.seed,
@@ -150,23 +148,15 @@ def train_network(work: VideoWork) -> str:
         hooks=[work.watch],
         on_update=work.stage.update,
     )
-    _stop_if_stopped(work)
+    stop_if_stopped(work, work.trained.history)
     work.generator.save(work.run.path / "model")
-    history, measured = work.trained.history, work.trained.measured
+    measured = work.trained.measured
     work.keep_result(
         measured=measured,
-        settings={"network": f"3-D U-Net of width {work.options.network_width}, {measured['parameters'] / 1e6:.2f} million weights"},
-        history={"steps": len(history.steps), "evals": history.evals, "events": history.events},
-        findings=diagnose_network(work.watch.evidence()),
+        settings={"network": f"3-D U-Net of width {width}, {measured['parameters'] / 1e6:.2f} million weights"},
+        history=history_record(work.trained.history),
     )
     return f"{measured['parameters'] / 1e6:.2f} million weights, {measured['steps']:,} steps, loss {measured['valid_loss']:.3f}"
-
-
-def _stop_if_stopped(work: VideoWork) -> None:
-    """A training that was asked to stop has saved its state; the run ends here, and can go on from it."""
-    if work.trained.history.stopped in {"SIGINT", "SIGTERM"}:
-        work.progress.say(f"        stopped, and the state was saved. Go on with --resume --out {work.run.path}")
-        raise KeyboardInterrupt
 
 # %% ../../../nbs/jobs/steps/40_video.ipynb #b2ac6c57
 def frame_judge(
@@ -220,7 +210,7 @@ def evaluate(work: VideoWork) -> str:
     started = clock.perf_counter()
     train, test = work.train, work.test
     work.judge = frame_judge(train)
-    work.judge.save(work.run.path / "judge")
+    work.judge.save(work.run.path / "model" / "judge")
     n = min((work.options.samples or 200), max(_LEAST, len(test)))
     rows = np.arange(n) % len(test)
     labels = test.labels[rows] if test.classes else None
@@ -234,17 +224,16 @@ def evaluate(work: VideoWork) -> str:
     work.drawn = work.generator.sample(n, labels=labels, values=values, seed=work.options.seed)
     if work.source is None:
         _check_law(work, values)
-    try:
-        work.generation = _score(work, labels, values)
-    except DataError as e:  # too few held-out clips
-        return f"not scored: {e.what}"
-    work.keep_result(generation=work.generation.to_dict())
+    unscored = _score(work, labels, values)
+    if work.generation is None:
+        return unscored
     condition = work.generation.condition
     said = f"the judge sees the class in {100 * condition.generated['value']:.0f} % of the frames, " if condition else ""
     return f"{said}excess distance {work.generation.distance['value']:.3f}"
 
 
-def _score(work: VideoWork, labels: np.ndarray | None, values: np.ndarray | None) -> GenerationScores:
+def _score(work: VideoWork, labels: np.ndarray | None, values: np.ndarray | None) -> str:
+    """Score the samples; says why when there are too few clips."""
     train, test, n = work.train, work.test, len(work.drawn)
     described, asked = _described(train, train.labels, train.values), _described(train, labels, values, n)
     found = retrieve(cast(Any, described), cast(Any, asked), len(train), seed=work.options.seed)
@@ -254,7 +243,8 @@ def _score(work: VideoWork, labels: np.ndarray | None, values: np.ndarray | None
         train.frames[some].astype(np.float32), train.labels[some] if labels is not None else None, np.zeros(n) if labels is None else labels
     )
     rivals = {"retrieval": train.frames[found], "Gaussian per class" if labels is not None else "Gaussian": simple.round().astype(np.uint8)}
-    return score_generation(
+    return score_samples(
+        work,
         _samples(work, work.drawn, labels),
         _samples(work, test.frames, test.labels if labels is not None else None, test.groups),
         _samples(work, train.frames, train.labels if labels is not None else None),

@@ -25,7 +25,7 @@ from ..shared.pipeline import do_verb, kind_of, report_spec
 class OpenGate(Finding):
     """A gate that did not pass, as a finding: its severity is ``hold`` or ``not yet``."""
 
-    command: str  # What to type next; empty for `aimt doctor` itself
+    command: str  # What to type next; empty when no command would help
 
 
 def doctor(
@@ -49,16 +49,16 @@ def open_gates(
                 "severity": g["status"],
                 "evidence": g["text"],
                 "advice": g.get("advice") or "Look at the report.",
-                "command": _here(next_command(g, parts, spec), run) or train_command(parts, spec),
+                "command": _here(next_command(g, parts, spec), run, again=train_command(parts, spec)),
             }
             for g in gates
         ]
 
 
-def _here(command: str, run: Run) -> str:
-    """The command with the run's place; empty for this one, which its reader has just typed."""
+def _here(command: str, run: Run, *, again: str) -> str:
+    """The command with the run's place; training again instead of this one, which its reader has just typed."""
     if command == "aimt doctor RUN":
-        return ""
+        return again
     return re.sub(r"^(aimt (?!train|finetune|compact)\w+) RUN(?= |$)", lambda m: f"{m[1]} {shlex.quote(str(run.path))}", command)
 
 # %% ../../../nbs/jobs/verbs/45_doctor.ipynb #f854cad0

@@ -15,7 +15,7 @@ from ...core.run import Run
 from ...data.io.memory import TableSource
 from ...deploy.report.page import ReportRecord
 from ..shared.options import Options, parameters
-from ..shared.pipeline import KINDS, get_kind, train_source
+from ..shared.pipeline import get_kind, kind_names, train_source
 
 # %% ../../../nbs/jobs/verbs/55_train.ipynb #bed92397
 def train(
@@ -36,7 +36,7 @@ def train_signature() -> Signature:
     """The signature of `train` with the options of all kinds."""
     shared = {p.name: p for p in parameters(Options)}
     special: dict[str, Parameter] = {}
-    for name in reversed(KINDS):
+    for name in kind_names():
         special |= {p.name: p for p in parameters(get_kind(name).options) if p.name not in shared and p.name not in special}
     own = list(Signature.from_callable(train).parameters.values())[:2]
     return Signature([*own, *special.values(), *shared.values()], return_annotation=Run)

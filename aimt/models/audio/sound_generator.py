@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.errors import DataError, ModelFormatError, closest
+from ...core.errors import ModelFormatError
 from ...core.files import read_json, write_json
 from .mel_spectrogram import MelConfig, griffin_lim, log_mel
 from ..flow.flow_matching import Condition, sample_flow
@@ -112,13 +112,6 @@ class SoundGenerator:
     def scaled(self, mels: Tensor) -> Tensor:
         """Spectrograms as the network sees them."""
         return (mels - self.mean) / self.std
-
-    def class_numbers(self, names: Sequence[str]) -> Tensor:  # (n,) int64
-        """Numbers of classes. Raises `DataError`, with the closest name, for one that was not learned."""
-        for name in names:
-            if name not in self.config.classes:
-                raise DataError(f"there is no class '{name}' in this model", hint=closest(name, list(self.config.classes)))
-        return torch.tensor([self.config.classes.index(name) for name in names])
 
     def sample_mels(
         self,
