@@ -184,7 +184,7 @@ def train_network(work: MusicWork) -> str:
         settings={**asdict(t.settings), "network": network, "parameters": t.model.n_parameters()},
         measured={"seconds": t.seconds, "cpu_seconds": t.cpu_seconds, "device": t.device, "steps": t.steps},
         valid_nats=t.valid_nats,
-        history={"steps": len(t.history.steps), "evals": t.evals, "events": t.history.events},
+        history={"steps": len(t.history.steps), "evals": t.history.evals, "events": t.history.events},
     )
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
