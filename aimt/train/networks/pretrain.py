@@ -118,11 +118,11 @@ class ProgressHook:
         if time.perf_counter() - self.last > 1:
             self.last = time.perf_counter()
             open_ended = "steps_fixed" not in trainer.extra and any(isinstance(hook, StepsFromTime) for hook in trainer.hooks)
-            self.say(f"step {row['step']} of {'?' if open_ended else trainer.steps}, loss {row['loss']:.2f}{self.valid}")
+            self.say(f"step {row['step']} of {'?' if open_ended else trainer.steps}, loss {row['loss']:.3f}{self.valid}")
 
     def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
         """Remember the figure on the validation data."""
-        self.valid = f", {row[self.figure]:.2f}{self.unit and ' ' + self.unit} in validation"
+        self.valid = f", {row[self.figure]:.3f}{self.unit and ' ' + self.unit} in validation"
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #8a9631df
 def keep_memory(
