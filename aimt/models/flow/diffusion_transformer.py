@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ProblemError
 from .flow_matching import Condition
-from .flow_network import FlowEmbedding, FlowMLP, FlowNetwork, fill_up, from_patches, to_patches
+from .flow_network import FlowEmbedding, FlowMLP, FlowNetwork, check_sizes, fill_up, from_patches, to_patches
 from .unet import UNet
 from ..layers.hub import find_model
 from ..layers.pretrained import check_family, read_config
@@ -42,10 +42,7 @@ class DiffusionTransformerConfig:
     duration: bool = False  # Whether it takes a duration, for mean flows
 
     def __post_init__(self) -> None:
-        if self.dimensions not in (1, 2, 3):
-            raise ProblemError(f"a diffusion transformer has 1, 2 or 3 spatial dimensions, not {self.dimensions}")
-        if min(self.channels, self.patch, self.width, self.n_layer, self.n_head) < 1:
-            raise ProblemError("channels, patch, width, n_layer and n_head must be at least 1")
+        check_sizes(self, "channels", "patch", "width", "n_layer", "n_head")
         if self.width % self.n_head or self.width < 4 * self.dimensions:
             raise ProblemError(f"width {self.width} must be a multiple of n_head={self.n_head}, and at least 4 for each dimension")
 
@@ -120,8 +117,7 @@ class DiffusionTransformer(FlowNetwork):
             x = block(x, e)
         scale, shift = self.adapt(e).to(x.dtype)[:, None].chunk(2, dim=-1)
         x = self.last(torch.addcmul(shift, self.norm(x), 1 + scale))
-        x = from_patches(x.transpose(1, 2).unflatten(2, grid), c.patch)
-        return x[(slice(None), slice(None), *(slice(0, n) for n in shape))]
+        return from_patches(x.transpose(1, 2).unflatten(2, grid), c.patch, shape)
 
 # %% ../../../nbs/models/flow/15_diffusion_transformer.ipynb #c29d3b83
 _FLOW_NETWORKS: dict[str, type[FlowNetwork]] = {kind.model_type: kind for kind in (FlowMLP, UNet, DiffusionTransformer)}

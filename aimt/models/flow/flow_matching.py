@@ -12,6 +12,7 @@ __all__ = ['Network', 'Velocity', 'SAMPLERS', 'Condition', 'FlowDraw', 'over', '
 
 # %% ../../../nbs/models/flow/00_flow_matching.ipynb #eac775b3
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -92,16 +93,16 @@ def over(
 Network = Callable[..., Tensor]  # network(x, time, condition=None, duration=None) -> velocity, of the shape of x
 
 
-class Objective:
+class Objective(ABC):
     """What a generator is trained for: what is drawn for a batch, and its loss. Used by `train_generator`."""
 
+    @abstractmethod
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> FlowDraw:
         """The random numbers of a batch of this shape (B, C, ...), on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, network: Any, x1: Tensor, condition: Condition | None, draw: FlowDraw, weight: Tensor | None = None) -> Tensor:
         """The loss of a batch."""
-        raise NotImplementedError
 
     def evaluation(self) -> "Objective":
         """The objective by which held-out data are judged: without weights that change during training."""

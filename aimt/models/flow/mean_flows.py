@@ -51,7 +51,6 @@ class MeanFlow(FlowMatching):
         draw, n = super().draw(shape, generator), shape[0]
         other = self.times(n, generator)
         moving = (torch.arange(n) + torch.rand((), generator=generator)) * self.share % 1 < self.share
-        moving = moving if self.share < 1 else torch.ones(n, dtype=torch.bool)
         start = torch.where(moving, torch.minimum(draw.time, other), draw.time)
         duration = torch.where(moving, (draw.time - other).abs(), 0.0)
         return replace(draw, time=start, duration=duration)
@@ -79,8 +78,8 @@ class MeanFlow(FlowMatching):
                 self._moving_error(network, xt[moving], target[moving], draw.time[moving], duration[moving], _rows(given, moving))
             )
         order = torch.cat([still, moving])
-        error = torch.cat(errors) * self._row_weights(errors, xt)
-        return weighted_mean(error, None if weight is None else weight.expand_as(x1)[order])
+        error = torch.cat(errors)
+        return weighted_mean(error * self._row_weights(error), None if weight is None else weight.expand_as(x1)[order])
 
     def _moving_error(self, network: Network, x: Tensor, target: Tensor, t: Tensor, d: Tensor, condition: Condition | None) -> Tensor:
         average, along = network(x, t, condition, d), target
@@ -90,9 +89,9 @@ class MeanFlow(FlowMatching):
         change = change_along(network, x, t, d, condition, along, step=self.step)
         return (average - over(d, x) * change - target).square()
 
-    def _row_weights(self, errors: list[Tensor], x: Tensor) -> Tensor:
-        size = torch.cat(errors).detach().flatten(1).mean(1)
-        return over((size + 1e-3) ** -self.power, x)
+    def _row_weights(self, error: Tensor) -> Tensor:
+        size = error.detach().flatten(1).mean(1)
+        return over((size + 1e-3) ** -self.power, error)
 
     @torch.no_grad()
     def _guided_target(self, network: Network, xt: Tensor, velocity: Tensor, condition: Condition | None, draw: FlowDraw) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ProblemError
 from .flow_matching import Condition
-from .flow_network import FlowEmbedding, FlowNetwork, fill_up, from_patches, to_patches
+from .flow_network import FlowEmbedding, FlowNetwork, check_sizes, fill_up, from_patches, to_patches
 from ..layers.transformer import attention
 
 # %% ../../../nbs/models/flow/10_unet.ipynb #eea2c73c
@@ -42,12 +42,9 @@ class UNetConfig:
     duration: bool = False  # Whether it takes a duration, for mean flows
 
     def __post_init__(self) -> None:
-        if self.dimensions not in (1, 2, 3):
-            raise ProblemError(f"a U-Net has 1, 2 or 3 spatial dimensions, not {self.dimensions}")
+        check_sizes(self, "channels", "width", "factors", "blocks", "patch", "n_head", "groups")
         if self.stride and (len(self.stride) != self.dimensions or min(self.stride) < 1):
             raise ProblemError(f"stride {self.stride} must be one number, at least 1, for each of {self.dimensions} axes")
-        if min(self.channels, self.width, self.blocks, self.patch, self.groups, self.n_head, len(self.factors), *self.factors) < 1:
-            raise ProblemError("channels, width, blocks, patch, groups, heads and every factor must be at least 1")
         if self.width % self.groups or (self.attention and self.width * self.factors[-1] % self.n_head):
             raise ProblemError(
                 f"width {self.width} must be a multiple of groups={self.groups}, and the last scale's of n_head={self.n_head}"
@@ -169,8 +166,7 @@ class UNet(FlowNetwork):
                 x = block(torch.cat([x, skips.pop()], dim=1), e)
             if i < len(self.grow):
                 x = self.grow[i](F.interpolate(x, size=skips[-1].shape[2:], mode="nearest"))
-        x = from_patches(self.last(F.silu(self.norm(x))), self.config.patch)
-        return x[(slice(None), slice(None), *(slice(0, s) for s in shape))]
+        return from_patches(self.last(F.silu(self.norm(x))), self.config.patch, shape)
 
     def multiples(self) -> tuple[int, ...]:
         """What the length of each axis is padded to a multiple of."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ProblemError
 from .flow_matching import Condition, FlowDraw, Objective, weighted_mean
-from .flow_network import FlowNetwork, fill_up, from_patches, to_patches
+from .flow_network import FlowNetwork, check_sizes, fill_up, from_patches, to_patches
 from .unet import conv
 
 # %% ../../../nbs/models/flow/20_vae.ipynb #10a11ea1
@@ -35,10 +35,9 @@ class VAEConfig:
     groups: int = 8  # Of the group norms
 
     def __post_init__(self) -> None:
-        if self.dimensions not in (1, 2, 3):
-            raise ProblemError(f"a VAE has 1, 2 or 3 spatial dimensions, not {self.dimensions}")
-        if min(self.channels, self.latent, self.width, self.patch, self.blocks, self.groups) < 1 or self.scales < 0:
-            raise ProblemError("channels, latent, width, patch, blocks and groups must be at least 1, and scales at least 0")
+        check_sizes(self, "channels", "latent", "width", "patch", "blocks", "groups")
+        if self.scales < 0:
+            raise ProblemError(f"scales={self.scales} must be at least 0")
         if self.width % self.groups:
             raise ProblemError(f"width {self.width} must be a multiple of groups={self.groups}")
 
@@ -100,8 +99,7 @@ class VAE(FlowNetwork):
 
     def reconstruct(self, latent: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Data of this shape from latents as `posterior` has them."""
-        x = from_patches(self.decoder(latent), self.config.patch)
-        return x[(slice(None), slice(None), *(slice(0, n) for n in shape))]
+        return from_patches(self.decoder(latent), self.config.patch, shape)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:  # (B, latent, *shape / factor)

@@ -23,7 +23,7 @@ from ...models.flow.flow_matching import Condition, FlowDraw, FlowMatching, Obje
 from ...models.flow.flow_network import FlowNetwork
 from ..loop.distributed import Parallel
 from ..loop.trainer import History, TrainConfig, Trainer
-from .pretrain import StepsFromTime
+from .pretrain import ProgressHook, StepsFromTime
 
 # %% ../../../nbs/train/networks/25_generator.ipynb #8e3cc95d
 @dataclass(frozen=True)
@@ -170,9 +170,8 @@ class EvaluateGenerator:
     """The loss on held-out rows, always with the same noise and times."""
 
     def __init__(self, data: GeneratorData, objective: Objective, *, n_draws: int = 1024, batch_size: int = 256):
-        rows = -(-n_draws // batch_size) if n_draws > batch_size else 1
         batches = GeneratorBatches(data, min(batch_size, n_draws), objective.evaluation(), seed=7)
-        self.batches = [next(batches) for _ in range(rows)]
+        self.batches = [next(batches) for _ in range(-(-n_draws // batch_size))]
         self.loss = generator_loss(objective.evaluation())
 
     @torch.no_grad()
@@ -212,18 +211,6 @@ class TrainedGenerator:
     objective: Objective
     history: History
     measured: dict[str, Any] = field(default_factory=dict)  # seconds, cpu_seconds, steps, valid_loss, reference_loss, ...
-
-
-class _Progress:
-    """A hook: reports progress, about once a second."""
-
-    def __init__(self, say: Callable[[str], None]):
-        self.say, self.last = say, 0.0
-
-    def on_step(self, trainer: Trainer, row: dict[str, float]) -> None:
-        if time.perf_counter() - self.last > 1:
-            self.last = time.perf_counter()
-            self.say(f"step {row['step']} of {trainer.steps}, loss {row['loss']:.3f}")
 
 # %% ../../../nbs/train/networks/25_generator.ipynb #eaa47fdd
 def train_config(s: GeneratorSettings, steps: int | None, seed: int, precision: str, device: str, compile: bool) -> TrainConfig:
@@ -281,7 +268,7 @@ def train_generator(
     timer = StepsFromTime(
         time_limit or 300.0, max_steps=settings.max_steps, eval_share=settings.evaluations * each, end_share=each, clock=clock
     )
-    own = [*([] if steps else [timer]), *([_Progress(on_update)] if on_update else [])]
+    own = [*([] if steps else [timer]), *([ProgressHook(on_update)] if on_update else [])]
     trainer = Trainer(
         network,
         GeneratorBatches(data, settings.batch_size, objective, augment=augment, seed=seed, rank=parallel.rank, world=parallel.world),

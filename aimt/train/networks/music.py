@@ -11,7 +11,7 @@ __all__ = ['SIZES', 'MusicSettings', 'choose_settings', 'PieceNats', 'count_targ
 # %% ../../../nbs/train/networks/30_music.ipynb #823c1128
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from ...models.music.music_gpt import MusicGPT, MusicGPTConfig, music_loss
 from ...models.text.ngram import NGram
 from ..loop.state import History
 from ..loop.trainer import TrainConfig, Trainer
-from .pretrain import StepsFromTime, StopWhenWorse
+from .pretrain import ProgressHook, StepsFromTime, StopWhenWorse
 
 # %% ../../../nbs/train/networks/30_music.ipynb #846c5e33
 SIZES: dict[str, dict[str, int | float]] = {
@@ -120,22 +120,6 @@ def ngram_nats(
     return PieceNats(np.array(nats), np.array([count_targets(p) for p in pieces]))
 
 # %% ../../../nbs/train/networks/30_music.ipynb #5c225e7d
-class _Said:
-    """A hook: reports progress about once a second."""
-
-    def __init__(self, say: Callable[[str], None]):
-        self.say, self.last, self.valid = say, 0.0, ""
-
-    def on_step(self, trainer: Trainer, row: dict[str, float]) -> None:
-        if time.perf_counter() - self.last > 1:
-            self.last = time.perf_counter()
-            steps = trainer.steps if "steps_fixed" in trainer.extra else "?"
-            self.say(f"step {row['step']} of {steps}, loss {row['loss']:.2f}{self.valid}")
-
-    def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
-        self.valid = f", {row['valid_loss']:.3f} nats a token in validation"
-
-
 @dataclass
 class TrainedMusic:
     """A trained model, and how it came about."""
@@ -148,7 +132,6 @@ class TrainedMusic:
     cpu_seconds: float
     valid_nats: float  # A token, on all validation pieces
     device: str = "cpu"
-    evals: list[dict[str, float]] = field(default_factory=list)
 
 
 def usual_ranges(pieces: Sequence[Piece], codec: ScoreCodec) -> tuple[tuple[int, int], ...]:
@@ -206,9 +189,14 @@ def train_music(
         config,
         evaluate=lambda m: {"valid_loss": score_pieces(m, valid).mean},
         folder=folder,
-        hooks=[*([] if steps else [timer]), StopWhenWorse(3, 0.05), *([_Said(on_update)] if on_update else []), *hooks],
+        hooks=[
+            *([] if steps else [timer]),
+            StopWhenWorse(3, 0.05),
+            *([ProgressHook(on_update, unit="nats a token")] if on_update else []),
+            *hooks,
+        ],
     )
     history = trainer.fit(resume=resume)
     valid_nats = score_pieces(trainer.model, valid).mean
     spent = (time.perf_counter() - began, time.process_time() - cpu)
-    return TrainedMusic(trainer.model.eval(), s, history, trainer.step, *spent, valid_nats, str(trainer.device), list(history.evals))
+    return TrainedMusic(trainer.model.eval(), s, history, trainer.step, *spent, valid_nats, str(trainer.device))

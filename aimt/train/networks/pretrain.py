@@ -105,18 +105,24 @@ class StopWhenWorse:
 class ProgressHook:
     """A hook: reports progress, about once a second."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self.say, self.last, self.bits = say, 0.0, ""
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        figure: str = "valid_loss",  # Which of the figures on validation data is reported ...
+        unit: str = "",  # ... and what it is measured in
+    ):
+        self.say, self.figure, self.unit, self.last, self.valid = say, figure, unit, 0.0, ""
 
     def on_step(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """One line."""
+        """One line; the number of steps is unknown until `StepsFromTime` has fixed it."""
         if time.perf_counter() - self.last > 1:
             self.last = time.perf_counter()
-            self.say(f"step {row['step']} of {trainer.steps if 'steps_fixed' in trainer.extra else '?'}, loss {row['loss']:.2f}{self.bits}")
+            open_ended = "steps_fixed" not in trainer.extra and any(isinstance(hook, StepsFromTime) for hook in trainer.hooks)
+            self.say(f"step {row['step']} of {'?' if open_ended else trainer.steps}, loss {row['loss']:.3f}{self.valid}")
 
     def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """Remember the figure on the validation text."""
-        self.bits = f", {row['bits_per_character']:.2f} bits per character in validation"
+        """Remember the figure on the validation data."""
+        self.valid = f", {row[self.figure]:.3f}{self.unit and ' ' + self.unit} in validation"
 
 # %% ../../../nbs/train/networks/10_pretrain.ipynb #8a9631df
 def keep_memory(
@@ -338,7 +344,11 @@ def train_text(
             clock=clock,
             on_fixed=forecast.correct,
         )
-        own = [StopWhenWorse(s["patience"]), *([] if steps else [timer]), *([ProgressHook(on_update)] if on_update else [])]
+        own = [
+            StopWhenWorse(s["patience"]),
+            *([] if steps else [timer]),
+            *([ProgressHook(on_update, "bits_per_character", "bits per character")] if on_update else []),
+        ]
         trainer = Trainer(
             model,
             make_batches(tokens, s, seed, parallel),
