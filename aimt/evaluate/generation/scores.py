@@ -16,11 +16,11 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from ...core.errors import DataError
-from .copies import difference_interval, find_copies
+from .copies import find_copies
 from .frechet import GaussianFit, cubic_kernel, halves, jackknife_intervals, kernel_discrepancy
 from .precision_recall import in_manifold, is_covered, knn_radii, trimmed
 from ...metrics.generation.scores import ClassScore, ConditionScore, CopyScore, GenerationScores, Rival
-from ...metrics.intervals import Interval, clustered_interval, mean_interval, wilson
+from ...metrics.intervals import Interval, clustered_interval, difference_interval, mean_interval, wilson
 
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #fcc1fdbd
 @dataclass(frozen=True)

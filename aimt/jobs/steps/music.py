@@ -30,14 +30,14 @@ from ...data.sources.catalog import dataset_path
 from ...decide.gate import GateResult
 from ...decide.generators.music_gates import MusicLimits, gain_interval, music_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
-from ...evaluate.generation.copies import difference_interval, leaning
+from ...evaluate.generation.copies import leaning
 from ...evaluate.generation.scores import Samples, score_generation
 from ...generate.music.piano_roll import write_picture
 from ...generate.music.sample import SampleSettings, Writer, harmonise, write
 from ...generate.music.synthesis import write_sound
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.generation.scores import CopyScore, GenerationScores, NearCopy
-from ...metrics.intervals import wilson
+from ...metrics.intervals import difference_interval, wilson
 from ...metrics.score_features import fragments, longest_runs, score_features
 from ...metrics.voice_leading import RateComparison, RuleCounts, compare_rates, count_rules, dissonant, strong_beats
 from ...train.networks.doctor import diagnose_network
