@@ -134,7 +134,7 @@ def train_network(work: VideoWork) -> str:
     """Train the network within the time limit."""
     valid = work.clips.select(work.parts.valid)
     work.keep_result(
-        data={part: len(getattr(work.parts, part)) for part in ("train", "valid", "test")} | {"classes": list(work.clips.classes)}
+        data={f"n_{part}": len(getattr(work.parts, part)) for part in ("train", "valid", "test")} | {"classes": list(work.clips.classes)}
     )
     simple = VIDEO_FLOW.reference(ClipData.of(work.train, ClipSpec.of(work.train)).rows(slice(0, 500))["x"])
     work.watch = TrainingMonitor(reference_loss=simple)
@@ -155,7 +155,7 @@ def train_network(work: VideoWork) -> str:
     history, measured = work.trained.history, work.trained.measured
     work.keep_result(
         measured=measured,
-        settings={"network": f"3-D U-Net of width {work.options.network_width}, {measured['parameters'] / 1e6:.2f} million weights"},
+        settings={"network": f"3-D U-Net of width {work.options.network_width}"},
         history={"steps": len(history.steps), "evals": history.evals, "events": history.events},
         findings=diagnose_network(work.watch.evidence()),
     )
