@@ -210,7 +210,7 @@ def source_notes(run: RunParts) -> list[str]:
     """What was noticed while the source was read."""
     return [str(note) for note in as_dict(run.info.get("data")).get("warnings") or []]
 
-
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #7b41c9e2
 Lines = Callable[[RunParts], list[str]]  # Of Markdown, for a heading of the card
 
 
@@ -219,6 +219,8 @@ def _card_lines(unit: str, method: str) -> dict[str, Lines]:
 
     def details(run: RunParts) -> list[str]:
         settings, measured = as_dict(run.metrics.get("settings")), as_dict(run.metrics.get("measured"))
+        if not measured:
+            return ["- The network was not trained to the end"]
         weights = measured.get("parameters") or settings.get("parameters") or 0
         network = f"{escape(settings['network'])}, " if settings.get("network") else ""
         return [f"- {network}{weights:,} weights, {method} for {measured.get('steps', 0):,} steps"]
