@@ -21,7 +21,7 @@ from aimt.data.image.picture_split import split_pictures
 from aimt.jobs.kinds.image import ImageOptions
 from aimt.jobs.steps import image as steps
 from aimt.jobs.shared.image_model import ImageSettings
-from aimt.jobs.steps.image_score import gates, score
+from aimt.jobs.steps.image_score import _near_training, gates, score
 
 QUICK = {"steps": 10, "width": 8, "quiet": True}
 
@@ -237,9 +237,20 @@ def some(rng, pixels, labels, asked):
     return pixels[[rng.choice(np.flatnonzero(labels == c)) for c in asked]]
 
 
+def test_retrieved_pictures_are_among_those_in_which_copies_are_looked_for():
+    train = np.random.default_rng(0).integers(0, 256, (4_000, 4, 4, 1), dtype=np.uint8)
+    judge = SimpleNamespace(features=lambda x: x.reshape(len(x), -1))
+    work = SimpleNamespace(part=lambda name: (train, None), judge=judge, options=SimpleNamespace(seed=0))
+    retrieved = np.arange(0, 4_000, 7)
+    samples, rows = _near_training(work, train[[5, 3_001]], retrieved)
+    assert set(rows) >= {5, 3_001, *retrieved} and len(samples) == len(rows) < 2_000
+
+
 def test_real_pictures_pass_and_planted_faults_are_held(judged):
     known, valid = judged.part("train"), judged.part("valid")
     honest = verdicts(judged, lambda rng, asked: some(rng, *valid, asked))
+    useful = {r["name"]: r["useful"]["value"] for r in judged.results["generation"]["rivals"]}
+    assert useful["retrieval"] < 0.02 < useful["Gaussian per class"], "retrieved pictures are copies"
     assert "hold" not in (honest["condition"], honest["copies"], honest["fidelity"]), honest
     copies = verdicts(judged, lambda rng, asked: some(rng, *known, asked))
     assert copies["copies"] == "hold"

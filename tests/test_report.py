@@ -344,7 +344,9 @@ def test_every_kind_ends_with_how_to_repeat_it_what_it_takes_and_a_block_to_sign
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_has_a_card_with_gates_findings_and_lines_to_sign(kind):
-    card = model_card(failed_run(kind, target="y"), report_spec(get_kind(kind)))
+    spec = report_spec(get_kind(kind))
+    card = model_card(failed_run(kind, target="y"), spec)
+    assert set(spec.card) <= set(HEADINGS), "a heading that the card does not have is not shown"
     assert re.findall("^## (.*)$", card, flags=re.M) == list(HEADINGS)
     assert "| collapse | hold | They do not. |" in card and "Warning, dead units: 31 % never fired" in card
     signed = card[card.index("## Sign-off") :]

@@ -7,8 +7,8 @@ Docs: https://aimt-dev.github.io/aimt/metrics/intervals.html.md"""
 # %% auto #0
 __all__ = ['AnyInterval', 'ROWS', 'Interval', 'ShareInterval', 'PairedTest', 'bootstrap_weights', 'weighted_scores',
            'deal_blocks', 'jackknife_weights', 'bca_interval', 'bootstrap', 'paired_difference', 'widest',
-           'cluster_codes', 'auc_interval', 'wilson', 'mean_interval', 'bonferroni_factor', 'widen',
-           'corrected_difference', 'clustered_interval']
+           'cluster_codes', 'auc_interval', 'wilson', 'difference_interval', 'mean_interval', 'bonferroni_factor',
+           'widen', 'corrected_difference', 'clustered_interval']
 
 # %% ../../nbs/metrics/12_intervals.ipynb #47160e91
 import inspect
@@ -86,7 +86,7 @@ def deal_blocks(
     n: int,  # Rows
     n_blocks: int,  # Blocks, G; with G = n every row is its own block
     *,
-    seed: int = 0,  # Same seed, same blocks
+    seed: int | np.random.Generator = 0,  # Same seed, same blocks
 ) -> np.ndarray:  # Block of each row, 0..G-1, shape (n,)
     """Deal the rows out into equally large blocks at random."""
     return np.random.default_rng(seed).permutation(np.arange(n, dtype=np.int32) % n_blocks)
@@ -326,15 +326,12 @@ def _auc_intervals(
 
 def _difference(a: Interval, b: Interval, left_a: np.ndarray, left_b: np.ndarray) -> Interval:
     """Interval of a minus b: the measured error of the difference, as many times as those of a and b fit into their intervals."""
-    value, widths = a["value"] - b["value"], [m["high"] - m["low"] for m in (a, b)]
+    widths = [m["high"] - m["low"] for m in (a, b)]
     errors = [_jackknife_error(left) for left in (left_a, left_b)]
     if min(widths) == 0 or min(errors) == 0:  # a constant has no width; a perfect order shows no error: as if independent
-        return {
-            "value": value,
-            "low": value - float(np.hypot(a["value"] - a["low"], b["high"] - b["value"])),
-            "high": value + float(np.hypot(a["high"] - a["value"], b["value"] - b["low"])),
-        }
+        return difference_interval(a, b)
     half = _jackknife_error(left_a - left_b) * float(np.average(np.divide(widths, errors) / 2, weights=np.square(errors)))
+    value = a["value"] - b["value"]
     return {"value": value, "low": value - half, "high": value + half}
 
 # %% ../../nbs/metrics/12_intervals.ipynb #79c18f5d
@@ -356,6 +353,16 @@ def wilson(
     high = np.where((n > 0) & (k < n), np.minimum(centre + half, 1.0), 1.0)
     value = np.where(n > 0, p, np.nan)
     return {"value": value, "low": low, "high": high} if p.ndim else {"value": float(value), "low": float(low), "high": float(high)}
+
+# %% ../../nbs/metrics/12_intervals.ipynb #5c2e9f41
+def difference_interval(
+    a: Interval | ShareInterval,  # A figure with its interval
+    b: Interval | ShareInterval,  # Another from independent rows
+) -> Interval:
+    """Interval of a minus b for independent figures (method 10 of Newcombe 1998; also called MOVER)."""
+    value = a["value"] - b["value"]
+    down, up = np.hypot(a["value"] - a["low"], b["high"] - b["value"]), np.hypot(a["high"] - a["value"], b["value"] - b["low"])
+    return {"value": float(value), "low": float(value - down), "high": float(value + up)}
 
 # %% ../../nbs/metrics/12_intervals.ipynb #939dcbe0
 def mean_interval(
@@ -421,7 +428,7 @@ def clustered_interval(
     values: np.ndarray,  # Values, shape (n,)
     *clusters: Sequence[Any] | np.ndarray,  # Kinds of cluster: for each kind the cluster of every value, n labels
     level: float = 0.95,  # Coverage
-) -> Interval:  # NaN bounds when a kind has a single cluster
+) -> Interval:  # Infinite bounds when a kind has a single cluster
     """Interval of the mean of dependent values: the widest of the cluster-robust t intervals of all kinds of cluster."""
     values = np.asarray(values, float)
     value = float(values.mean()) if len(values) else np.nan

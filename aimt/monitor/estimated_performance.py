@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 
 from ..core.errors import DataError
 from ..metrics.calibration import ece_noise, expected_calibration_error
-from ..metrics.intervals import Interval, bootstrap
+from ..metrics.intervals import Interval, bootstrap, difference_interval
 from ..metrics.registry import METRICS
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #20f05f96
@@ -286,7 +286,7 @@ def compare_performance(
         r, e = reference.get(name), (estimate or {}).get(name)
         row: dict[str, Any] = {"metric": name, **m, "reference": None, "change": None, "alert": False, "contradicts": False}
         if r and all(_known(part) for part in (m, r)):
-            change = _difference(m, r)
+            change = difference_interval(m, r)
             at_best = change["high"] if METRICS[name].higher_is_better else -change["low"]
             large = abs(change["value"]) >= _MIN_DECLINE * abs(r["value"] or 0.0)
             row |= {"reference": r["value"], "change": change, "alert": bool(at_best < 0 and large)}
@@ -299,11 +299,3 @@ def compare_performance(
 
 def _known(score: Interval) -> bool:
     return all(end is not None and np.isfinite(end) for end in (score["value"], score["low"], score["high"]))
-
-
-def _difference(a: Interval, b: Interval) -> Interval:
-    """The difference of two independent scores, with its interval."""
-    value = a["value"] - b["value"]
-    down = np.hypot(a["value"] - a["low"], b["high"] - b["value"])
-    up = np.hypot(a["high"] - a["value"], b["value"] - b["low"])
-    return {"value": float(value), "low": float(value - down), "high": float(value + up)}

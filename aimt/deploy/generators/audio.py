@@ -8,8 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/deploy/generators/audio.html.md"""
 __all__ = ['REPORT', 'recordings_content']
 
 # %% ../../../nbs/deploy/generators/15_audio.ipynb #830bbf12
-from .shared_sections import generator_report
-from ..report.card import escape
+from .shared_sections import generator_report, source_notes
 from ..report.sections import RunParts, Section, SectionContent, as_dict, section_table
 
 # %% ../../../nbs/deploy/generators/15_audio.ipynb #ea14b0e1
@@ -24,25 +23,11 @@ def recordings_content(run: RunParts) -> SectionContent:
         " and only their beginning was learned."
     ]
     rows = [[name, f"{n}"] for name, n in sorted(data["classes"].items())]
-    notes = [str(note) for note in as_dict(run.info.get("data")).get("warnings") or []]
     return SectionContent(
-        text=text, notes=notes, tables=[section_table("Recordings by class", ["Class", "Recordings"], rows, right=(1,), max_rows=100)]
+        text=text,
+        notes=source_notes(run),
+        tables=[section_table("Recordings by class", ["Class", "Recordings"], rows, right=(1,), max_rows=100)],
     )
-
-
-def _training_data(run: RunParts) -> list[str]:
-    data = as_dict(run.metrics.get("data"))
-    return [f"- Source: {escape(run.source)}, {data.get('n_train', 0)} recordings in {len(data.get('classes') or {})} classes"]
-
-
-def _test_data(run: RunParts) -> list[str]:
-    n = as_dict(run.metrics.get("data")).get("n_test", 0)
-    return [f"- {n} recordings, a fifth of each class by a hash of their names; neither the generator nor the judge learned from them"]
-
-
-def _details(run: RunParts) -> list[str]:
-    measured = as_dict(run.metrics.get("measured"))
-    return [f"- Sounds by class; flow matching on mel spectrograms, {measured.get('parameters', 0):,} weights, waveforms by Griffin-Lim"]
 
 
 REPORT = generator_report(
@@ -50,13 +35,13 @@ REPORT = generator_report(
     task=Section("task", "What it learned from", recordings_content, (("data/audio/folder.html", "How recordings are read"),)),
     card_title=lambda run: f"sounds like '{run.source}'",
     card={
-        "Model Details": _details,
+        "Model Details": lambda run: ["- Sounds by class: a network makes mel spectrograms, Griffin-Lim the waveforms"],
         "Intended Use": lambda run: ["- Makes short sounds of the classes that it learned"],
         "Factors": lambda run: ["- Classes with few recordings are served badly"],
-        "Evaluation Data": _test_data,
-        "Training Data": _training_data,
+        "Evaluation Data": lambda run: ["- A fifth of each class, by a hash of the names"],
         "Ethical Considerations": lambda run: ["- The licence of the recordings may say what may be done with sounds learned from them"],
         "Caveats and Recommendations": lambda run: ["- Listen before you use a sound: the judge hears classes, not beauty"],
     },
+    unit="recordings",
     use=("aimt generate RUN --label CLASS -n 8 -o sounds/",),
 )

@@ -8,11 +8,10 @@ Docs: https://aimt-dev.github.io/aimt/deploy/generators/image.html.md"""
 __all__ = ['REPORT']
 
 # %% ../../../nbs/deploy/generators/05_image.ipynb #1be9347d
-from collections.abc import Iterable
 from typing import Any
 
 from ...decide.gate import number
-from .shared_sections import generator_report
+from .shared_sections import generator_report, source_notes
 from ..report.sections import RunParts, Section, SectionContent, section_table
 from ..report.spec import ReportSpec
 
@@ -37,9 +36,8 @@ def _task(run: RunParts) -> SectionContent:
     if data.get("classes"):
         counts = [[name, f"{n:,}"] for name, n in data["classes"].items()]
         tables.append(section_table("Training pictures by class", ["Class", "Pictures"], counts, right=(1,), max_rows=100))
-    notes = [*((run.info.get("data") or {}).get("warnings") or [])]
     text = ["The network learned the velocity that carries noise to pictures. It draws by following that velocity from fresh noise."]
-    return SectionContent(text=text, notes=notes, tables=tables)
+    return SectionContent(text=text, notes=source_notes(run), tables=tables)
 
 # %% ../../../nbs/deploy/generators/05_image.ipynb #435a8ef7
 def _guidance(run: RunParts) -> SectionContent:
@@ -54,18 +52,6 @@ def _guidance(run: RunParts) -> SectionContent:
     return SectionContent(
         text=text, tables=[section_table("On validation pictures", ["Guidance", "As asked", "Fréchet distance"], rows, right=(0, 1, 2))]
     )
-
-
-def _details(run: RunParts) -> list[str]:
-    settings, measured = run.metrics.get("settings") or {}, run.metrics.get("measured") or {}
-    return [
-        f"- {settings.get('network')}, {measured.get('parameters', 0):,} weights, trained by flow matching for {measured.get('steps', 0):,} steps"
-    ]
-
-
-def _data_lines(run: RunParts, parts: Iterable[str]) -> list[str]:
-    data = run.metrics.get("data") or {}
-    return [f"- {data.get(f'n_{part}', 0):,} pictures ({part})" for part in parts]
 
 
 REPORT: ReportSpec = generator_report(
@@ -83,11 +69,8 @@ REPORT: ReportSpec = generator_report(
     more=(Section("guidance", "Guidance", _guidance),),
     card_title=lambda run: f"pictures like those of '{run.source}'",
     card={
-        "Model Details": _details,
         "Intended Use": lambda run: ["- Draws small pictures like those it was trained on"],
         "Factors": lambda run: ["- Classes with few training pictures are drawn badly; what no picture showed it cannot draw"],
-        "Evaluation Data": lambda run: _data_lines(run, ("test",)),
-        "Training Data": lambda run: _data_lines(run, ("train", "valid")),
         "Ethical Considerations": lambda run: [
             "- Samples may resemble training pictures: see the section on copies before publishing them"
         ],
@@ -95,5 +78,6 @@ REPORT: ReportSpec = generator_report(
             "- Scores are those of a judge that learned from the same training pictures; look at the samples too"
         ],
     },
+    unit="pictures",
     use=("aimt generate RUN -n 16 -o drawn/",),
 )

@@ -11,18 +11,8 @@ __all__ = ['REPORT', 'likelihood_content', 'voice_leading_content', 'harmonisati
 from typing import Any
 
 from ...decide.gate import number, span
-from .shared_sections import card_metrics, generator_report
-from aimt.deploy.report.sections import (
-    GalleryItem,
-    MediaFile,
-    RunParts,
-    Section,
-    SectionContent,
-    SectionGallery,
-    lookup,
-    percent,
-    section_table,
-)
+from .shared_sections import generator_report, source_notes
+from ..report.sections import GalleryItem, MediaFile, RunParts, Section, SectionContent, SectionGallery, percent, section_table
 
 # %% ../../../nbs/deploy/generators/10_music.ipynb #04650c39
 def likelihood_content(run: RunParts) -> SectionContent:
@@ -99,22 +89,22 @@ def task_content(run: RunParts) -> SectionContent:
         ["Weights", f"{settings['parameters']:,}" if settings.get("parameters") else None],
     ]
     rights = data.get("rights") or []
-    notes = [*(about.get("warnings") or []), *(f"Stated in the files: {r}" for r in rights[:5])]
+    notes = [*source_notes(run), *(f"Stated in the files: {r}" for r in rights[:5])]
     text = ["Pieces that share a tune are in one part, so that no test melody was learned from in another setting."]
     return SectionContent(text=text, notes=notes, tables=[section_table("What went in", [], [r for r in rows if r[1]])])
 
 
 def _part(data: dict[str, Any], name: str) -> str:
-    return f"{data.get(f'n_{name}_pieces', 0):,} pieces, {data.get(f'n_{name}_tokens', 0):,} tokens"
+    return f"{data.get(f'n_{name}', 0):,} pieces, {data.get(f'n_{name}_tokens', 0):,} tokens"
 
 
 def music_card(run: RunParts) -> list[str]:
-    """The figures of the card: those of all generators, likelihood and harmonisation."""
+    """The figures that only music has: likelihood and harmonisation."""
     m = run.metrics
     lines = [f"- Nats a token of held-out pieces: {span(m['nats_interval'])}"] if m.get("nats_interval") else []
     if h := m.get("harmonisation"):
         lines.append(f"- Strong beats of harmonised melodies that are consonant: {percent(h['consonant'])}")
-    return [*lines, "", *card_metrics(run)]
+    return lines
 
 # %% ../../../nbs/deploy/generators/10_music.ipynb #7ee37dbd
 _GATE_PAGE = (("decide/generators/music_gates.html", "How it is judged"),)
@@ -125,12 +115,14 @@ REPORT = generator_report(
     card_title=lambda run: f"Music model of {run.source or 'scores'}",
     card={
         "Metrics": music_card,
-        "Intended use": lambda run: [
+        "Intended Use": lambda run: [
             "- Sketches, exercises in harmony, accompaniments that a person edits",
             "- Not for music that is published as new without a look at the copies",
         ],
-        "Training data": lambda run: [f"- {lookup(run.info, 'data', 'files') or 0:,} pieces; check what their files say about rights"],
+        "Training Data": lambda run: ["- Check what the files say about rights"],
     },
+    unit="pieces",
+    method="trained to predict the next note",
     use=(
         "aimt generate RUN -o FOLDER",
         "aimt generate RUN --melody TUNE.mid -o FOLDER",

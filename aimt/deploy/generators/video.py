@@ -11,7 +11,7 @@ __all__ = ['REPORT', 'prediction_content']
 from typing import Any
 
 from ...decide.gate import number, span
-from .shared_sections import generator_report
+from .shared_sections import generator_report, source_notes
 from ..report.sections import RunParts, Section, SectionContent, as_dict, section_table
 from ...metrics.generation.frame_prediction import PredictionScores
 
@@ -22,17 +22,18 @@ def _task(run: RunParts) -> SectionContent:
     rows: list[list[Any]] = [
         ["Source", about.get("source") or "digits that bounce in a box: synthetic, bundled with aimt"],
         ["Clips", f"{asked.get('n_frames')} frames of {asked.get('frame_size')} x {asked.get('frame_size')} pixels"],
-        ["Trained on", f"{data.get('train', 0):,} clips"],
-        ["Chosen by", f"{data.get('valid', 0):,} clips of other files"],
-        ["Tested on", f"{data.get('test', 0):,} clips of other files"],
+        ["Trained on", f"{data.get('n_train', 0):,} clips"],
+        ["Chosen by", f"{data.get('n_valid', 0):,} clips of other files"],
+        ["Tested on", f"{data.get('n_test', 0):,} clips of other files"],
         ["Classes", ", ".join(data.get("classes") or []) or "none"],
         ["Network", settings.get("network")],
+        ["Weights", f"{as_dict(run.metrics.get('measured')).get('parameters', 0):,}"],
     ]
     text = [
         "The network learns the flow from noise to clips. It makes clips of a class, continues a picture, or predicts what follows two frames. Clips of"
         " one file are all in one part."
     ]
-    return SectionContent(text=text, notes=about.get("warnings") or [], tables=[section_table("What went in", [], rows)])
+    return SectionContent(text=text, notes=source_notes(run), tables=[section_table("What went in", [], rows)])
 
 # %% ../../../nbs/deploy/generators/20_video.ipynb #8b893b94
 def prediction_content(run: RunParts) -> SectionContent:
@@ -69,7 +70,11 @@ REPORT = generator_report(
     title=lambda run: "Can it generate clips?",
     task=Section("task", "The clips", _task, (("data/video/clips.html", "How clips are made"),)),
     card_title=lambda run: f"a generator of clips, trained on {run.source or 'bouncing digits'}",
-    card={},
+    card={
+        "Intended Use": lambda run: ["- Draws short clips of few pixels, of a class or from the first frames"],
+        "Caveats and Recommendations": lambda run: ["- The judge sees single frames: look at the motion yourself"],
+    },
+    unit="clips",
     use=("aimt generate RUN -n 4 -o clips",),
     more_training=("prediction",),
     more=(

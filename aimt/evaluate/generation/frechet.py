@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from ...core.errors import DataError
-from ...metrics.intervals import Interval
+from ...metrics.intervals import Interval, cluster_codes, deal_blocks
 
 # %% ../../../nbs/evaluate/generation/00_frechet.ipynb #1768f382
 @dataclass(frozen=True)
@@ -125,12 +125,11 @@ def halves(
 
 
 def _dealt(groups: int | np.ndarray, n_blocks: int, rng: np.random.Generator) -> np.ndarray:
-    code = np.arange(groups) if isinstance(groups, int) else np.unique(groups, return_inverse=True)[1]
+    code = np.arange(groups) if isinstance(groups, int) else cluster_codes(groups)
     n = int(code.max()) + 1 if len(code) else 0
     if n < 4:
         raise DataError(f"{n} independent samples are too few to be compared", hint="Give at least 4, better 200")
-    n_blocks = min(n_blocks, n)
-    return (rng.permutation(n) % n_blocks)[code]
+    return deal_blocks(n, min(n_blocks, n), seed=rng)[code]
 
 # %% ../../../nbs/evaluate/generation/00_frechet.ipynb #236f0afb
 def jackknife_intervals(

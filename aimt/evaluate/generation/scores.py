@@ -9,18 +9,18 @@ __all__ = ['Projection', 'Masks', 'Samples', 'class_match', 'score_generation']
 
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #b97cd76a
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from ...core.errors import DataError
-from .copies import difference_interval, find_copies
+from .copies import copy_ratios, find_copies, is_near_copy
 from .frechet import GaussianFit, cubic_kernel, halves, jackknife_intervals, kernel_discrepancy
 from .precision_recall import in_manifold, is_covered, knn_radii, trimmed
 from ...metrics.generation.scores import ClassScore, ConditionScore, CopyScore, GenerationScores, Rival
-from ...metrics.intervals import Interval, clustered_interval, mean_interval, wilson
+from ...metrics.intervals import Interval, clustered_interval, difference_interval, mean_interval, wilson
 
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #fcc1fdbd
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class _Figures:
     rivals: dict[str, tuple[Interval, Interval]]  # Name -> distance, and distance minus the generator's
 
 
-def _distribution(project: Projection, generated: Samples, held_out: Samples, rivals: Mapping[str, Samples], k: int, seed: int) -> _Figures:
+def _distribution(generated: Samples, held_out: Samples, rivals: Mapping[str, Samples], k: int, seed: int) -> _Figures:
     """Every figure of the generator, computed in the same way for real examples."""
-    made, real = project(generated.features), project(held_out.features)
-    others = [project(r.features) for r in rivals.values()]
+    made, real = generated.features, held_out.features
+    others = [r.features for r in rivals.values()]
     groups = len(held_out) if held_out.groups is None else held_out.groups
     split = halves(groups, len(generated) if generated.groups is None else generated.groups, seed=seed)
     variance = real.var(0, ddof=1).sum()
@@ -176,48 +176,50 @@ def _neighbours(
     )
 
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #d5c1e13d
-def _copies(generated: Samples, held_out: Samples, train: Samples, project: Projection) -> tuple[CopyScore, ...]:
+def _copies(generated: Samples, held_out: Samples, train: Samples) -> tuple[CopyScore, ...]:
     """Near copies in raw samples, where all have them, and in features."""
     found = []
     if generated.raw is not None and held_out.raw is not None and train.raw is not None:
         found.append(find_copies(generated.raw, held_out.raw, train.raw, groups=held_out.groups))
-    features = (project(s.features) for s in (generated, held_out, train))
-    return (*found, find_copies(*features, groups=held_out.groups, space="features"))
+    return (*found, find_copies(generated.features, held_out.features, train.features, groups=held_out.groups, space="features"))
 
 
-def _useful(samples: Samples, held_out: Samples, copies: tuple[CopyScore, ...], project: Projection, k: int) -> np.ndarray:
-    """How useful each sample is: what was asked for, among real examples, and not a near copy."""
-    made, real = project(samples.features), project(held_out.features)
-    inside = in_manifold(cdist(made, real), trimmed(knn_radii(cdist(real, real), k)))
-    new = np.ones(len(samples))
-    for found in copies[:1]:
-        new[list(found.copied)] = 0
+def _is_copy(rival: Samples, held_out: Samples, train: Samples, copies: tuple[CopyScore, ...]) -> np.ndarray:
+    """Whether each sample of a rival is a near copy, by the limit for the generator."""
+    if copies[0].space == "raw" and rival.raw is not None and held_out.raw is not None and train.raw is not None:
+        return is_near_copy(copy_ratios(rival.raw, held_out.raw, train.raw)[0], copies[0].limit)
+    return is_near_copy(copy_ratios(rival.features, held_out.features, train.features)[0], copies[-1].limit)
+
+
+def _useful(samples: Samples, held_out: Samples, radii: np.ndarray, copied: np.ndarray) -> Interval:
+    """Share of the samples that are what was asked for, among real examples, and no near copies."""
+    inside = in_manifold(cdist(samples.features, held_out.features), trimmed(radii))
     match = np.ones(len(samples)) if samples.match is None else np.asarray(samples.match, float)
-    return match * inside * new
+    return _mean(match * inside * ~copied, samples.groups)
 
 
-def _condition(generated: Samples, held_out: Samples, chance: float | None, rng: np.random.Generator) -> ConditionScore | None:
+def _condition(generated: Samples, held_out: Samples, chance: float | None) -> ConditionScore | None:
     """The shortfall of the match, as a share of what real examples have above chance."""
     if generated.match is None or held_out.match is None:
         return None
-    if chance is None and generated.asked is not None and len(np.unique(generated.asked)) == 1:
-        return None  # of a single class there is nothing to ask for
+    if chance is None and generated.asked is not None:
+        counts = np.unique(generated.asked, return_counts=True)[1]
+        if len(counts) == 1:
+            return None  # of a single class there is nothing to ask for
+        chance = float(counts.max() / len(generated))
+    chance = chance or 0.0
     made, real = _mean(generated.match, generated.groups), _mean(held_out.match, held_out.groups)
-    if chance is None:
-        labels = np.zeros(1, int) if generated.asked is None else np.asarray(generated.asked)
-        chance = 0.0 if generated.asked is None else float((np.bincount(labels) / len(labels)).max())
     gap, room = difference_interval(real, made), real["value"] - chance
-    sure = real["low"] > chance
-    ends = {e: float(gap[e] / room) if sure else float("nan") for e in ("value", "low", "high")}
-    return ConditionScore(made, real, chance, {"value": ends["value"], "low": ends["low"], "high": ends["high"]})
+    if not real["low"] > chance:
+        room = float("nan")  # a judge that may be guessing cannot tell
+    return ConditionScore(made, real, chance, {"value": gap["value"] / room, "low": gap["low"] / room, "high": gap["high"] / room})
 
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #a79f1b9b
-def _classes(generated: Samples, held_out: Samples, names: Sequence[str], project: Projection, k: int) -> tuple[ClassScore, ...]:
+def _classes(generated: Samples, held_out: Samples, names: Sequence[str], radii: np.ndarray) -> tuple[ClassScore, ...]:
     """Match and coverage by class, where samples have classes."""
     if generated.asked is None or held_out.asked is None:
         return ()
-    made, real = project(generated.features), project(held_out.features)
-    covered = is_covered(cdist(made, real), knn_radii(cdist(real, real), k))
+    covered = is_covered(cdist(generated.features, held_out.features), radii)
     scores = []
     for c in np.unique(np.concatenate([generated.asked, held_out.asked])):
         mine, theirs = np.asarray(generated.asked) == c, np.asarray(held_out.asked) == c
@@ -226,26 +228,9 @@ def _classes(generated: Samples, held_out: Samples, names: Sequence[str], projec
         scores.append(ClassScore(name, int(mine.sum()), match, float(covered[theirs].mean()) if theirs.any() else None))
     return tuple(scores)
 
-
-def _rival(
-    name: str,
-    rival: Samples,
-    held_out: Samples,
-    train: Samples,
-    project: Projection,
-    k: int,
-    useful: Interval,  # Of the generator
-    figures: _Figures,
-) -> Rival:
-    """The scores of something simple."""
-    own = _useful(rival, held_out, _copies(rival, held_out, train, project), project, k)
-    share = _mean(own, rival.groups)
-    match = None if rival.match is None else float(np.mean(rival.match))
-    return Rival(name, figures.rivals[name][0], match, share, figures.rivals[name][1], difference_interval(useful, share))
-
 # %% ../../../nbs/evaluate/generation/25_scores.ipynb #fe1d83a4
 def score_generation(
-    generated: Samples,  # At least 4, better 500; ask for the classes of the held-out examples
+    generated: Samples,  # At least 8, better 500; ask for the classes of the held-out examples
     held_out: Samples,  # Real examples from which neither the generator nor the judge has learned
     train: Samples,  # The examples that the generator learned from
     *,
@@ -263,12 +248,19 @@ def score_generation(
     rng = np.random.default_rng(seed)
     generated, held_out = _drawn(generated, max_samples, rng), _drawn(held_out, max_samples, rng)
     project, dims = _projection(train.features, held_out.features, min(len(generated), len(held_out)))
-    others = {name: _drawn(rival, max_samples, rng) for name, rival in (rivals or {}).items()}
+    seen = lambda samples: replace(samples, features=project(samples.features))
+    generated, held_out, train = seen(generated), seen(held_out), seen(train)
+    others = {name: seen(_drawn(rival, max_samples, rng)) for name, rival in (rivals or {}).items()}
     n = min(len(s) for s in (generated, held_out, *others.values()))
     part = _drawn(generated, n, rng), _drawn(held_out, n, rng), {name: _drawn(rival, n, rng) for name, rival in others.items()}
-    figures = _distribution(project, *part, k, seed)
-    copies = _copies(generated, held_out, train, project)
-    useful = _mean(_useful(generated, held_out, copies, project, k), generated.groups)
+    figures = _distribution(*part, k, seed)
+    copies, radii = _copies(generated, held_out, train), knn_radii(cdist(held_out.features, held_out.features), k)
+    useful = _useful(generated, held_out, radii, np.isin(np.arange(len(generated)), copies[0].copied))
+    found = []
+    for name, rival in others.items():
+        share, (distance, gain) = _useful(rival, held_out, radii, _is_copy(rival, held_out, train, copies)), figures.rivals[name]
+        match = None if rival.match is None else float(np.mean(rival.match))
+        found.append(Rival(name, distance, match, share, gain, difference_interval(useful, share)))
     return GenerationScores(
         n_generated=len(generated),
         n_held_out=len(held_out),
@@ -277,10 +269,10 @@ def score_generation(
         dims=dims,
         **figures.shared,
         useful=useful,
-        condition=_condition(generated, held_out, chance, rng),
+        condition=_condition(generated, held_out, chance),
         copies=copies,
-        classes=_classes(generated, held_out, class_names, project, k),
-        rivals=tuple(_rival(name, rival, held_out, train, project, k, useful, figures) for name, rival in others.items()),
+        classes=_classes(generated, held_out, class_names, radii),
+        rivals=tuple(found),
         judge_accuracy=None if held_out.match is None else _mean(held_out.match, held_out.groups),
         judge_name=judge_name,
     )

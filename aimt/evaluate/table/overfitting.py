@@ -16,7 +16,7 @@ from ...core.files import plain
 from ...core.problem import Problem
 from ...core.plot_style import COLORS, new_figure
 from .scores import readable
-from ...metrics.intervals import Interval, bootstrap
+from ...metrics.intervals import Interval, bootstrap, difference_interval
 from ...metrics.registry import Metric, get_metric
 from ...metrics.reports import OverfittingReport, OverfittingStatus, ScoreGaps
 
@@ -62,21 +62,13 @@ def overfitting(
         "valid": found["valid"],
         "test": test,
         "gap_train_valid": _turn(metric, found["train - valid"]) if pairs else None,
-        "gap_valid_test": _turn(metric, _difference(found["valid"], test)) if test else None,
+        "gap_valid_test": _turn(metric, difference_interval(found["valid"], test)) if test else None,
     }
     status, message = _judge(result)
     report: OverfittingReport = {**result, "status": status, "message": message}
     return plain(report)
 
 # %% ../../../nbs/evaluate/table/10_overfitting.ipynb #7efc2c55
-def _difference(a: Interval, b: Interval) -> Interval:
-    """Interval of a minus b from the intervals of two independent estimates (MOVER)."""
-    d = a["value"] - b["value"]
-    low = d - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
-    high = d + np.hypot(a["high"] - a["value"], b["value"] - b["low"])
-    return {"value": d, "low": float(low), "high": float(high)}
-
-
 def _turn(metric: Metric, d: Interval) -> Interval:
     """So that positive means worse on the second of the two."""
     return d if metric.higher_is_better else {"value": -d["value"], "low": -d["high"], "high": -d["low"]}

@@ -138,7 +138,7 @@ def read(work: MusicWork) -> str:
     minor = sum(s.minor for s in work.scores)
     work.keep_result(
         data={
-            **{f"n_{name}_pieces": len(rows) for name, rows in work.parts.items()},
+            **{f"n_{name}": len(rows) for name, rows in work.parts.items()},
             **{f"n_{name}_tokens": sum(len(s) for s in work.part(name)) * voices for name in work.parts},
             "left_out": len(work.left_out),
             "voices": voices,

@@ -132,7 +132,7 @@ def train_network(work: VideoWork) -> str:
     width = work.options.width or _USUAL_WIDTH
     valid = work.clips.select(work.parts.valid)
     work.keep_result(
-        data={part: len(getattr(work.parts, part)) for part in ("train", "valid", "test")} | {"classes": list(work.clips.classes)}
+        data={f"n_{part}": len(getattr(work.parts, part)) for part in ("train", "valid", "test")} | {"classes": list(work.clips.classes)}
     )
     simple = VIDEO_FLOW.reference(ClipData.of(work.train, ClipSpec.of(work.train)).rows(slice(0, 500))["x"])
     work.watch = TrainingMonitor(reference_loss=simple)
