@@ -76,4 +76,4 @@ def left_out_notes(
 ) -> list[str]:
     """The files that were left out, in a few lines; no line when there is none."""
     lines = first_few([f"{item.file}: {item.reason}" for item in left])
-    return [f"Files left out: {len(left):,} of {n:,}", *lines] if left else []
+    return [f"{len(left):,} of {n:,} files left out", *lines] if left else []
