@@ -22,6 +22,8 @@ import pandas as pd
 
 from ...core.errors import DataError, closest
 from ...core.files import sha256
+from ..io.folder import LeftOut, class_notes, class_of_file, files_below, left_out_notes, walk_files
+from ..io.text_format import count_of
 from .read import read_audio, recording_rate, stream_audio
 
 # %% ../../../nbs/data/audio/10_folder.ipynb #6b22b1c6
@@ -63,7 +65,7 @@ def list_recordings(
     for table in (*sorted(source.glob("metadata.*")), *sorted(source.glob("*.csv")), *sorted(source.glob("*.tsv"))):
         if table.suffix in (".csv", ".tsv"):
             return _of_table(table)
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in _AUDIO_FILES and p.is_file())
+    found = files_below(source, _AUDIO_FILES)
     if not found:
         raise DataError("no recordings in this folder", where=str(source), hint=f"Files that are read: {', '.join(_AUDIO_FILES)}")
     told = [p for p in found if p.with_suffix(".txt").is_file()]
@@ -76,21 +78,20 @@ def list_recordings(
 def is_audio_source(
     source: str | Path,
     *,
-    most: int = 2_000,  # Files and folders that are looked at
+    most: int = 2_000,  # Files that are looked at
 ) -> bool:
     """Whether a path is a folder with recordings in it or in its sub-folders."""
     folder = Path(source)
-    return folder.is_dir() and any(p.suffix.lower() in _AUDIO_FILES for p in islice(folder.rglob("*"), most))
+    return folder.is_dir() and any(p.suffix.lower() in _AUDIO_FILES for p in islice(walk_files(folder), most))
 
 # %% ../../../nbs/data/audio/10_folder.ipynb #5c74f7ab
 def _of_classes(source: Path, found: list[Path]) -> Listing:
-    named = [(p, p.relative_to(source).parts[0]) for p in found if p.parent != source]
+    names = [p.relative_to(source).as_posix() for p in found]
+    named = [(p, label) for p, name in zip(found, names, strict=True) if (label := class_of_file(name)) is not None]
     if not named:
         hint = "Make a sub-folder for each class, put a .txt beside each recording, or add metadata.csv with columns file and text"
         raise DataError(f"{len(found)} recordings without a class or a transcript", where=str(source), hint=hint)
-    empty = sorted({d.name for d in source.iterdir() if d.is_dir() and not d.name.startswith(".")} - {label for _, label in named})
-    notes = [f"no recordings in the folder of class '{name}', which is left out" for name in empty]
-    notes += _missing(len(found) - len(named), "outside the folders of the classes")
+    notes = class_notes(names, source, "recording")
     return _listing([p for p, _ in named], [label for _, label in named], "classes", [], notes)
 
 
@@ -132,7 +133,7 @@ def _listing(files: list[Path], labels: list[str], kind: str, split: list[str], 
 
 
 def _missing(n: int, what: str) -> list[str]:
-    return [f"{n} recording{'s' if n > 1 else ''} {what}, left out"] if n else []
+    return [f"{count_of(n, 'recording')} {what}, left out"] if n else []
 
 # %% ../../../nbs/data/audio/10_folder.ipynb #10691d9c
 LEAST, HELPS = 12, 200  # Recordings: at least, and how many a generator needs before more stop helping much
@@ -217,12 +218,12 @@ def read_recordings(
     listing = list_recordings(source)
     rate = rate or usual_rate(listing)
     rows: list[tuple[np.ndarray, str, str, str]] = []
-    notes, bad, seen, counts = list(listing.notes), [], set(), Counter[str]()
+    notes, left, seen, counts = list(listing.notes), [], set(), Counter[str]()
     for file, label, part in zip(listing.files, listing.labels, listing.split, strict=True):
         try:
             x = _read_one(file, rate, listing.kind, max_seconds, min_seconds, counts)
         except DataError as e:
-            bad.append(f"{file.name}: {e.what}".replace(str(file), file.name))
+            left.append(LeftOut(file.name, e.what.replace(str(file), file.name)))
             continue
         digest = hashlib.sha256(x.tobytes()).digest()
         if digest in seen:
@@ -230,8 +231,7 @@ def read_recordings(
             continue
         seen.add(digest)
         rows.append((x, label, str(file), part))
-    if bad:
-        notes.append(f"{len(bad)} of {len(listing.files)} recordings left out: {'; '.join(bad[:3])}{'; ...' if len(bad) > 3 else ''}")
+    notes += left_out_notes(left, len(listing.files))
     notes += [f"{n} of {len(listing.files)} recordings {what}" for what, n in counts.items()]
     if listing.kind == "classes":
         rows = _without_small_classes(rows, notes)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import DataError
+from ..io.folder import files_below, walk_files
 from .midi import read_midi
 from .musicxml import read_musicxml
 from .score import STEPS_PER_QUARTER, Score
@@ -19,6 +20,7 @@ from .score import STEPS_PER_QUARTER, Score
 # %% ../../../nbs/data/music/15_read.ipynb #b1452311
 _MIDI = (".mid", ".midi")
 _XML = (".mxl", ".musicxml", ".xml")
+_MUSIC = (*_MIDI, ".mxl", ".musicxml")  # Endings that nothing else has
 
 
 def is_music_source(
@@ -29,8 +31,8 @@ def is_music_source(
         return False
     path = Path(source)
     if path.is_dir():
-        return any(p.suffix.lower() in (*_MIDI, ".mxl", ".musicxml") for p in path.rglob("*"))
-    return path.suffix.lower() in (*_MIDI, ".mxl", ".musicxml")
+        return any(p.suffix.lower() in _MUSIC for p in walk_files(path))
+    return path.suffix.lower() in _MUSIC
 
 
 def read_score(
@@ -57,7 +59,7 @@ def read_scores(
     root = Path(source)
     if not root.exists():
         raise DataError("there is no such file or folder", where=str(source), hint="Name a folder of MIDI files")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in (*_MIDI, *_XML)) if root.is_dir() else [root]
+    files = files_below(root, (*_MIDI, *_XML)) if root.is_dir() else [root]
     scores, left_out = [], []
     for file in files:
         try:

@@ -21,6 +21,7 @@ from os import PathLike
 from pathlib import Path
 
 from ...core.errors import DataError, closest
+from ..io.folder import walk_files
 from ..io.memory import type_name
 from ..io.text_format import Scan, agreement, blocks, count_of, detect_encoding, existing_file, line_at, records, scan
 
@@ -76,8 +77,7 @@ def _is_json(path: Path) -> bool:
 
 def _files_in(folder: Path) -> list[Path]:
     """Text files in a folder and below, in order of their names; hidden ones left out."""
-    inside = (p for p in sorted(folder.rglob("*")) if _suffix(p) in TEXT_SUFFIXES and p.is_file())
-    return [p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return sorted(p for p in walk_files(folder) if _suffix(p) in TEXT_SUFFIXES)
 
 
 def _reads_as_prose(path: Path) -> bool:

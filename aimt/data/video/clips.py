@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from ...core.errors import DataError
 from ...core.files import atomic_path
+from ..io.folder import first_few, walk_files
 from .read import FILMS, PICTURES, Video, frame_files, is_animated, read_video
 
 # %% ../../../nbs/data/video/10_clips.ipynb #7c1d2392
@@ -107,16 +108,14 @@ def is_video_folder(source: object) -> bool:
     """Whether a source is a folder most of whose files move; of a large one the first 100 files are looked at."""
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return False
-    files = list(islice((p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != METADATA), 100))
+    files = list(islice((p for p in walk_files(source) if p.name != METADATA), 100))
     return sum(p.suffix.lower() in FILMS or is_animated(p) for p in files) > len(files) / 2
 
 
 def folder_fingerprint(folder: str | Path) -> str:
     """Changes when a file is added, removed or gets another size; nothing is decoded."""
     root = Path(folder)
-    about = [
-        (p.relative_to(root).as_posix(), p.stat().st_size) for p in sorted(root.rglob("*")) if p.is_file() and not p.name.startswith(".")
-    ]
+    about = [(p.relative_to(root).as_posix(), p.stat().st_size) for p in sorted(walk_files(root))]
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 # %% ../../../nbs/data/video/10_clips.ipynb #d6e47ecc
@@ -149,17 +148,14 @@ def read_clips(
         said = f" ({notes[0]})" if notes else ""
         hint = f"A clip needs {n_frames} frames; give longer files or fewer frames a clip"
         raise DataError(f"of {len(files)} videos {len(pieces)} can be used{said}", where=str(folder), hint=hint)
-    clips = _assemble(root, pieces, _metadata(root) if table is None else table, fps, _shortened(notes))
+    clips = _assemble(
+        root, pieces, _metadata(root) if table is None else table, fps, first_few(notes, 8, "more files were left out or cut")
+    )
     if stored:
         _save(clips, stored)
     return clips
 
 # %% ../../../nbs/data/video/10_clips.ipynb #ae232a88
-def _shortened(notes: list[str], most: int = 8) -> list[str]:
-    """The first notes, and how many more there are."""
-    return notes if len(notes) <= most else [*notes[:most], f"and {len(notes) - most:,} more files were left out or cut"]
-
-
 def _cut_all(
     root: Path, files: list[Path], *, n_frames: int, size: int, fps: float, per_file: int
 ) -> tuple[dict[Path, np.ndarray], list[str]]:

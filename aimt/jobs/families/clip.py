@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from ...core.errors import DataError, ModelFormatError
 from ...core.files import read_json, write_json
 from ...core.foreign import foreign_file
+from ...data.io.folder import files_below
 from ...data.image.read import CLIPImages, read_image
 from ...explain.occlusion import square_edges
-from .base import FinetuneTask, files_below, load_frame
+from .base import FinetuneTask, load_frame
 from ...models.image.clip import CLIP
 from ...models.image.clip_towers import CLIPConfig
 from ...models.image.clip_tokenizer import CLIPTokenizer
@@ -50,7 +51,7 @@ _MIN_PICTURES = 5  # Of a class
 # %% ../../../nbs/jobs/families/20_clip.ipynb #2f6ce996
 def pictures_in(folder: str | Path) -> list[str]:
     """The picture files below a folder, by their endings, in order; hidden ones are not meant."""
-    return files_below(folder, SUFFIXES)
+    return sorted(map(str, files_below(folder, SUFFIXES)))
 
 
 def _folder_table(folder: Path, columns: tuple[str, str]) -> pd.DataFrame:

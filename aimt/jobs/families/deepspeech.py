@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from ...core.errors import AimtError, DataError, ModelFormatError
 from ...core.files import read_json, write_json
 from ...core.foreign import foreign_file
+from ...data.io.folder import files_below
 from ...data.audio.read import Resampler, read_audio, stream_audio
 from ...generate.audio.ctc_decoding import LMScorer, Transcript, beam_search, greedy, read_arpa, train_lm, word_times, write_arpa
-from .base import ExampleBatches, FinetuneTask, files_below, load_frame, read_pairs
+from .base import ExampleBatches, FinetuneTask, load_frame, read_pairs
 from ...metrics.speech import edit_distance, plain_text
 from ...models.audio.deepspeech import DeepSpeech, ctc_loss, speech_loss
 from ...models.audio.speech_features import Alphabet, DeepSpeechConfig, mfcc
@@ -41,7 +42,7 @@ MAX_SECONDS = 30.0  # Of a recording to learn from: errors fade over longer ones
 
 def recordings_in(folder: str | Path) -> list[str]:
     """The recordings below a folder, by their endings, in order; hidden ones are not meant."""
-    return files_below(folder, SUFFIXES)
+    return sorted(map(str, files_below(folder, SUFFIXES)))
 
 
 def _as_table(source: str | Path | pd.DataFrame, column: str, targets: bool) -> pd.DataFrame:
