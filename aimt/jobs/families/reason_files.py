@@ -121,7 +121,7 @@ def reason_figure(
     if told["kind"] == "sound" and found.found is not None and found.found.spectrogram is not None:
         shown = found.found.spectrogram.numpy()
         heat = found.values[found.found.part_of.numpy()[:, 0]][:, None] if found.elements is None else found.elements
-        return plot_sound(shown, heat, len(shown) * 0.02, title=title)
+        return plot_sound(shown, heat, len(shown) * found.found.step_ms / 1000, title=title)
     return plot_words([p["part"] for p in told["parts"]], values, title=title)
 
 
