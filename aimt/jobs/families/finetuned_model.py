@@ -23,6 +23,8 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.chunks import add_columns, open_writer
 from .base import FinetuneTask, find_family, interval_of, load_frame
+from .clip import SUFFIXES as PICTURES
+from .deepspeech import SUFFIXES as SOUNDS
 from .near_examples import NearIndex, near_answers
 from .network_inputs import network_input
 from .network_reasons import OCCLUSION, Reasons, ReasonTrial, explain_input
@@ -96,31 +98,10 @@ def answer_inputs(
     return answers
 
 
-_NO_TABLES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".txt",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".webp",
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-}
-
-
 def _table_of(source: Any) -> pd.DataFrame | None:
     """The table that a source is; None for a folder, a recording, a picture, a text."""
     path = None if isinstance(source, pd.DataFrame) else Path(source)
-    return None if path is not None and (path.is_dir() or path.suffix.lower() in _NO_TABLES) else load_frame(source)
+    return None if path is not None and (path.is_dir() or path.suffix.lower() in {".txt", *PICTURES, *SOUNDS}) else load_frame(source)
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #513ecdf3
 class TunedEvaluation(TypedDict):
