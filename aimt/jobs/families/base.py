@@ -150,7 +150,7 @@ def load_frame(
         return found.frame if isinstance(found, Table) else found
     return load_table(source).frame
 
-
+# %% ../../../nbs/jobs/families/00_base.ipynb #5d18e0c3
 def read_pairs(
     source: str | Path | pd.DataFrame,
     columns: tuple[str, str],  # Usual names of input and target
