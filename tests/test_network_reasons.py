@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import aimt  # noqa: E402
 from aimt.core.errors import AimtError, DataError, ProblemError  # noqa: E402
 from aimt.core.run import Run  # noqa: E402
-from aimt.data.audio.read import write_wav  # noqa: E402
+from aimt.data.audio.read import read_audio, write_wav  # noqa: E402
 from aimt.data.image.read import CLIPImages  # noqa: E402
 from aimt.data.text.tokenizer import train_tokenizer, train_wordpiece  # noqa: E402
 from aimt.explain.networks.attention_rollout import attention_relevance, recorded_attention  # noqa: E402
@@ -94,15 +94,21 @@ def make_clip(tokenizer, folder):
     return model, picture, "red"
 
 
-def make_deepspeech(tokenizer, folder):
-    model = loud(DeepSpeech(DeepSpeechConfig(n_hidden=16, n_context=2, dropout=0.0)), 0.2)
+def make_deepspeech(tokenizer, folder, **options):
+    model = loud(DeepSpeech(DeepSpeechConfig(n_hidden=16, n_context=2, dropout=0.0, **options)), 0.2)
     rng = np.random.default_rng(0)
     write_wav(folder / "a.wav", (0.1 * rng.standard_normal(16_000) * np.sin(np.arange(16_000) / 900)).astype(np.float32))
     model.scorer = None
     return model, str(folder / "a.wav"), "hello"
 
 
-MAKERS = [make_bert, make_gpt, make_gpt_tables, make_gpt_plain, make_t5, make_clip, make_deepspeech]
+def make_deepspeech_8khz(tokenizer, folder):
+    """Samples are at 16 kHz, whatever the rate of the model."""
+    model, file, answer = make_deepspeech(tokenizer, folder, sample_rate=8_000)
+    return model, read_audio(file), answer
+
+
+MAKERS = [make_bert, make_gpt, make_gpt_tables, make_gpt_plain, make_t5, make_clip, make_deepspeech, make_deepspeech_8khz]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda f: f.__name__.removeprefix("make_"))

@@ -281,7 +281,7 @@ def explain(
     """Say which columns moved a prediction, and how far; of a network, which words, places or moments.
 
     Examples: `aimt explain runs/churn new.csv --rows 0,5 --change`, `aimt explain runs/churn customers.csv --surrogate-rules 8`,
-    `aimt explain runs/reviews "too long and too dear"`, `aimt explain runs/birds owl.png --out owl.html`
+    `aimt explain runs/reviews "too long and too expensive"`, `aimt explain runs/birds owl.png --out owl.html`
     """
     reasons = resolve(VERBS["explain"])(
         run,

@@ -291,7 +291,7 @@ class NearRow(TypedDict):
     row: int  # Number of the example in the source
     input: str  # Its beginning, or the name of the file
     target: str
-    influence: float  # Nats, or a cosine of gradients for networks that write
+    influence: float  # Nats by which the loss would rise without it; a cosine of gradients for networks that write
 
 
 class ExplainedAnswer(TypedDict):

@@ -130,18 +130,16 @@ def gradient_sketch(
 
 @dataclass(frozen=True)
 class NearExample:
-    """A training example that helped an answer, or spoke against it."""
+    """A training example that helped an answer."""
 
     number: int  # Of the training example, from 0
-    influence: float  # Nats, or cosine of gradients; positive for what helps
+    influence: float  # Nats, or cosine of gradients; above 0
 
 
 def nearest_examples(
     values: np.ndarray,  # (N,) influences, or cosines
     n: int = 3,
-    *,
-    against: bool = False,  # Instead those that speak against the answer
 ) -> list[NearExample]:
-    """The training examples with the largest influence."""
-    order = np.argsort(values if against else -values, kind="stable")[:n]
-    return [NearExample(int(i), float(values[i])) for i in order if (values[i] < 0 if against else values[i] > 0)]
+    """The training examples with the largest influence; only those that help."""
+    order = np.argsort(-values, kind="stable")[:n]
+    return [NearExample(int(i), float(values[i])) for i in order if values[i] > 0]

@@ -6,7 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/jobs/families/deepspeech.html.md"""
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MAX_SECONDS', 'WAYS', 'FEW', 'DEEPSPEECH_FAMILY', 'recordings_in', 'frames_of', 'hear', 'SpeechBatches',
-           'DecoderSettings', 'DecoderTrial', 'read_text_of', 'choose_way', 'fit_alphabet', 'DeepSpeechFamily']
+           'DecoderSettings', 'DecoderTrial', 'read_text_of', 'choose_way', 'fit_alphabet', 'DeepSpeechFamily',
+           'at_rate']
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #a94ae6ce
 import json
@@ -355,7 +356,7 @@ class DeepSpeechFamily(FinetuneTask):
     def belief(self, model: Any, inputs: Sequence[Any], answer: str) -> np.ndarray:
         """Log-probability of a text: of all paths that say it."""
         rate = model.config.sample_rate
-        frames = [frames_of(_at_rate(v, rate) if isinstance(v, np.ndarray) else v, model.config) for v in inputs]
+        frames = [frames_of(at_rate(v, rate) if isinstance(v, np.ndarray) else v, model.config) for v in inputs]
         return np.array([_belief(model, [x], answer)[0] for x in _together(model, frames)])
 
     def save(self, model: Any, folder: Path) -> None:
@@ -378,8 +379,11 @@ class DeepSpeechFamily(FinetuneTask):
             )
 
 # %% ../../../nbs/jobs/families/25_deepspeech.ipynb #37f17c02
-def _at_rate(x: np.ndarray, rate: int) -> np.ndarray:
-    """Samples of `parts`, which are at 16 kHz, at the rate of the model."""
+def at_rate(
+    x: np.ndarray,  # (N,) samples at 16 kHz, such as those of `parts`
+    rate: int,  # Of the model, Hz
+) -> np.ndarray:
+    """Samples at 16 kHz at the rate of the model."""
     return np.concatenate([(r := Resampler(16_000, rate)).feed(x), r.finish()])
 
 

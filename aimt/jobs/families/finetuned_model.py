@@ -9,7 +9,7 @@ __all__ = ['TunedModel', 'open_tuned', 'predict_tuned', 'answer_inputs', 'TunedE
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #fc42e13a
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,9 +23,11 @@ from ...core.progress import Progress
 from ...core.run import Run
 from ...data.io.chunks import add_columns, open_writer
 from .base import FinetuneTask, find_family, interval_of, load_frame
+from .clip import SUFFIXES as PICTURES
+from .deepspeech import SUFFIXES as SOUNDS
 from .near_examples import NearIndex, near_answers
 from .network_inputs import network_input
-from .network_reasons import OCCLUSION, Reasons, explain_input
+from .network_reasons import OCCLUSION, Reasons, ReasonTrial, explain_input
 from .reason_files import TunedExplanation, check_ending, input_kind, one_input, reason_figure, write_reasons
 from ..shared.run_lifecycle import checked_run
 from ..shared.text_model import FigureRow, figure_row
@@ -92,31 +94,10 @@ def answer_inputs(
     return answers
 
 
-_NO_TABLES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".txt",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".webp",
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-}
-
-
 def _table_of(source: Any) -> pd.DataFrame | None:
     """The table that a source is; None for a folder, a recording, a picture, a text."""
     path = None if isinstance(source, pd.DataFrame) else Path(source)
-    return None if path is not None and (path.is_dir() or path.suffix.lower() in _NO_TABLES) else load_frame(source)
+    return None if path is not None and (path.is_dir() or path.suffix.lower() in {".txt", *PICTURES, *SOUNDS}) else load_frame(source)
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #513ecdf3
 class TunedEvaluation(TypedDict):
@@ -158,10 +139,11 @@ def explain_tuned(
     if out is not None:
         check_ending(out)
     found = open_tuned(run)
+    trial, index = found.run.read("metrics.json").get("reason_trial"), NearIndex.load(found.run.path / "model")
     told: list[TunedExplanation] = []
     figures: list[Figure | None] = []
     for row, value in _asked_inputs(found, source, rows):
-        one, reasons = _explained(found, row, value)
+        one, reasons = _explained(found, trial, index, row, value)
         told.append(one)
         figures.append(None if reasons is None or out is None else reason_figure(one, reasons, value))
     if out is not None:
@@ -185,10 +167,11 @@ def _asked_inputs(found: TunedModel, source: Any, rows: list[int]) -> list[tuple
     return [(row, values[row]) for row in rows]
 
 # %% ../../../nbs/jobs/families/30_finetuned_model.ipynb #4e42b92e
-def _explained(found: TunedModel, row: int, value: Any) -> tuple[TunedExplanation, Reasons | None]:
+def _explained(
+    found: TunedModel, trial: ReasonTrial | None, index: NearIndex | None, row: int, value: Any
+) -> tuple[TunedExplanation, Reasons | None]:
     """One input with its reasons; without them when they are refused."""
-    family, metrics = found.family, found.run.read("metrics.json")
-    trial = metrics.get("reason_trial")
+    family = found.family
     answers = family.predict(found.model, [value])
     answer, probability = answers["prediction"][0], answers.get("probability", [None])[0]
     if problem := answers.get("problem", [""])[0]:
@@ -204,20 +187,18 @@ def _explained(found: TunedModel, row: int, value: Any) -> tuple[TunedExplanatio
         "contributions": [],
         "change": None,
         "gap": None,
-        "near": [],
+        "near": [] if index is None else near_answers(index, family, found.model, value, str(answer)),
         "refused": trial["refused"] if trial else "",
         "notes": [] if trial else [_UNEXAMINED],
     }
-    index = NearIndex.load(found.run.path / "model")
-    one["near"] = [] if index is None else near_answers(index, family, found.model, value, str(answer))
     view = network_input(family, found.model, value, str(answer))  # says what is wrong with the input
     one["notes"] += view.notes
     if one["refused"]:
         return one, None
-    reasons = explain_input(family, found.model, value, str(answer), trial["method"] if trial else OCCLUSION)
+    reasons = explain_input(family, found.model, value, str(answer), trial["method"] if trial else OCCLUSION, found=view)
     strongest = sorted(reasons.parts, key=lambda p: -abs(p["effect"]))
     one["method"], one["parts"] = reasons.method, reasons.parts
     one["contributions"] = [{"column": found.text, "value": p["part"], "effect": p["effect"]} for p in strongest]
     if reasons.gap == reasons.gap:
         one["change"], one["gap"] = reasons.change, reasons.gap
-    return one, replace(reasons, found=view)
+    return one, reasons

@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/jobs/families/gpt.html.md"""
 
 # %% auto #0
 __all__ = ['PIECE', 'Sequences', 'GPT_FAMILY', 'to_input', 'to_messages', 'read_conversations', 'read_pieces', 'is_plain',
-           'encode_examples', 'prompt_of', 'AnswerBatches', 'by_length', 'token_nats', 'ask', 'longest_of',
-           'most_similar', 'GPTFamily']
+           'encode_examples', 'prompt_pieces', 'prompt_of', 'AnswerBatches', 'by_length', 'token_nats', 'ask',
+           'longest_of', 'most_similar', 'GPTFamily']
 
 # %% ../../../nbs/jobs/families/10_gpt.ipynb #4558ac8c
 import itertools
@@ -178,6 +178,13 @@ def _encode_chat(model: Any, question: str, answer: str, where: str) -> dict[str
     return {name: x[-model.config.context :] for name, x in found.items()}
 
 # %% ../../../nbs/jobs/families/10_gpt.ipynb #730dac7c
+def prompt_pieces(
+    text: str,  # A question or a conversation
+) -> list[str]:  # Each of which is encoded on its own
+    """A conversation in the template, up to the place where the assistant speaks."""
+    return [*(p for m in to_messages(text) for p in (CHAT[m["role"]][0], m["content"] + CHAT[m["role"]][1])), _ASSISTANT]
+
+
 def prompt_of(
     model: Any,
     text: str,  # A question or a conversation; for a network of plain text, its beginning
@@ -185,8 +192,7 @@ def prompt_of(
     """The tokens after which the answer comes; room is left for it."""
     if not model.chat:
         return model.tokenizer.encode(text) or [model.tokenizer.eot_id]
-    pieces = [(CHAT[m["role"]][0], m["content"] + CHAT[m["role"]][1]) for m in to_messages(text)]
-    return [t for piece in (*(p for pair in pieces for p in pair), _ASSISTANT) for t in model.tokenizer.encode(piece)]
+    return [t for piece in prompt_pieces(text) for t in model.tokenizer.encode(piece)]
 
 
 class AnswerBatches(ExampleBatches):

@@ -24,12 +24,12 @@ from ...explain.networks.integrated_gradients import NetworkInput
 from ...explain.occlusion import square_edges
 from .base import FinetuneTask
 from .clip import small_picture
-from .deepspeech import MAX_SECONDS
-from .gpt import prompt_of, to_messages
+from .deepspeech import MAX_SECONDS, at_rate
+from .gpt import prompt_pieces
 from ...models.audio.deepspeech import ctc_loss
-from ...models.audio.speech_features import count_frames, front_end
+from ...models.audio.speech_features import count_frames, front_end, log_mel
 from ...models.text.gpt import GPT
-from ...train.networks.instruction_tuning import CHAT, chat_prompt
+from ...train.networks.instruction_tuning import CHAT
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #3e7a4d79
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class FamilyInput(NetworkInput):
     from_positions: Callable[[Tensor], np.ndarray] | None = None  # (S,) values of positions -> (P,) values of parts
     image_layer: nn.Module | None = None  # For Grad-CAM: a layer whose outputs are tokens of a picture
     spectrogram: Tensor | None = None  # (T, F) of a recording, to show the values over
+    step_ms: int = 0  # From one frame of it to the next
     notes: tuple[str, ...] = ()  # What a person has to know, such as that the text was cut
 
 
@@ -70,14 +71,13 @@ def tokens_of_words(
     text: str,
     start: int = 0,  # Where the words begin in the text
     end: int | None = None,  # And where they end
-) -> tuple[tuple[str, ...], np.ndarray]:  # The words, and the word of each token, (L,), -1 for none
-    """The words of a text, and which of them each token belongs to."""
-    found = list(re.finditer(r"\S+", text[start:end]))
+) -> np.ndarray:  # Number of the word of each token, (L,), -1 for none
+    """Which word of a text each token belongs to."""
     owner = np.full(len(text) + 1, -1)
-    for i, word in enumerate(found):
+    for i, word in enumerate(re.finditer(r"\S+", text[start:end])):
         owner[start + word.start() : start + word.end()] = i
     last = np.clip(places[:, 1] - 1, 0, len(text))
-    return tuple(w[0] for w in found), np.where(places[:, 1] > places[:, 0], owner[last], -1)
+    return np.where(places[:, 1] > places[:, 0], owner[last], -1)
 
 
 def _checked(words: Sequence[str], part: np.ndarray, tokens: int, room: int, side: str = "after") -> tuple[str, ...]:
@@ -98,15 +98,15 @@ def _baseline(x: Tensor, part: Tensor, empty: Tensor) -> Tensor:
     return torch.where((part >= 0)[:, None], empty, x)
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #0dd27d21
-def _bert_input(model: Any, value: Any, answer: str) -> FamilyInput:
+def _bert_input(model: Any, value: Any, answer: str, names: Sequence[str]) -> FamilyInput:
     text, bert = str(value), model.bert
     ids, places = model.tokenizer.encode_places(text)
-    words, part = tokens_of_words(places, text)
+    part = tokens_of_words(places, text)
     whole = model.tokenizer.encode_padded([text])["ids"][0]
     front = int(np.flatnonzero(whole == ids[0])[0]) if len(ids) else 0  # special tokens before the text
     room = model.max_len - (len(whole) - len(ids))
     part = part[:room]
-    notes = _checked(words, part, len(ids), room)
+    notes = _checked(names, part, len(ids), room)
     row = torch.as_tensor(np.concatenate([whole[:front], ids[:room], whole[front + len(ids) :]]), device=bert.embed.weight.device)
     parts = torch.full((len(row),), -1)
     parts[front : front + len(part)] = torch.from_numpy(part)
@@ -125,10 +125,10 @@ def _bert_input(model: Any, value: Any, answer: str) -> FamilyInput:
         x,
         _baseline(x, parts.to(x.device), empty),
         score,
-        words,
+        tuple(names),
         parts[:, None],
         model=bert,
-        from_positions=_adder(parts, len(words)),
+        from_positions=_adder(parts, len(names)),
         notes=notes,
     )
 
@@ -144,28 +144,26 @@ def _gpt_prompt(model: Any, value: str) -> tuple[np.ndarray, np.ndarray, str, in
     if not model.chat:
         ids, places = model.tokenizer.encode_places(value)
         return ids, places, value, 0, len(value)
-    messages = to_messages(value)
-    pieces = [p for m in messages for p in (CHAT[m["role"]][0], m["content"] + CHAT[m["role"]][1])] + [CHAT["assistant"][0]]
-    found, at = [], 0
+    pieces, found, at = prompt_pieces(value), [], 0
     for piece in pieces:
         ids, places = model.tokenizer.encode_places(piece)
         found.append((ids, places + at))
         at += len(piece)
-    text = chat_prompt(messages)
+    text = "".join(pieces)
     start = max(0, text.find(value))
     return np.concatenate([i for i, _ in found]), np.concatenate([p for _, p in found]), text, start, start + len(value)
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #3b93b507
-def _gpt_input(model: Any, value: Any, answer: str) -> FamilyInput:
+def _gpt_input(model: Any, value: Any, answer: str, names: Sequence[str]) -> FamilyInput:
     text = str(value)
     ids, places, whole, start, end = _gpt_prompt(model, text)
-    words, part = tokens_of_words(places, whole, start, end)
+    part = tokens_of_words(places, whole, start, end)
     told = model.tokenizer.encode(answer + (CHAT["assistant"][1] if model.chat else ""), unknown="replace")
     told = [*told, model.tokenizer.eot_id] if model.chat else told
     if not told:
         raise DataError("the network says nothing after this text, so there is no answer to explain", hint="Give another text")
     room = max(1, model.config.context - len(told) + 1)
-    notes = _checked(words, part[-room:], len(ids), room, "before")
+    notes = _checked(names, part[-room:], len(ids), room, "before")
     ids, part = ids[-room:], part[-room:]
     device = model.embed.weight.device
     row = torch.as_tensor(np.concatenate([ids, told[:-1]]), device=device)
@@ -186,12 +184,12 @@ def _gpt_input(model: Any, value: Any, answer: str) -> FamilyInput:
         x,
         _baseline(x, parts.to(x.device), torch.cat(empty)),
         score,
-        words,
+        tuple(names),
         parts[:, None],
         model=model,
         read_from=len(ids) - 1,
         read_to=None,
-        from_positions=_adder(parts, len(words)),
+        from_positions=_adder(parts, len(names)),
         notes=notes,
     )
 
@@ -210,12 +208,12 @@ def _gpt_vectors(model: GPT, row: Tensor, tables: Sequence[nn.Module]) -> tuple[
     return kept, [mean(t) for t in tables]
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #e1d93136
-def _t5_input(model: Any, value: Any, answer: str) -> FamilyInput:
+def _t5_input(model: Any, value: Any, answer: str, names: Sequence[str]) -> FamilyInput:
     text, c = str(value), model.config
     ids, places = model.tokenizer.encode_places(text)
-    words, part = tokens_of_words(places, text)
+    part = tokens_of_words(places, text)
     room = c.context - 1
-    notes = _checked(words, part[:room], len(ids), room)
+    notes = _checked(names, part[:room], len(ids), room)
     device = model.embed.weight.device
     row = torch.as_tensor([*ids[:room], c.eos_id], device=device)
     told = torch.as_tensor([*model.tokenizer.encode(answer, unknown="replace")[: c.context - 1], c.eos_id], device=device)
@@ -233,16 +231,16 @@ def _t5_input(model: Any, value: Any, answer: str) -> FamilyInput:
         x,
         _baseline(x, parts.to(device), model.embed.weight.mean(0).detach()),
         score,
-        words,
+        tuple(names),
         parts[:, None],
         model=model,
         read_to=None,
-        from_positions=_adder(parts, len(words)),
+        from_positions=_adder(parts, len(names)),
         notes=notes,
     )
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #1b675a39
-def _clip_input(model: Any, value: Any, answer: str) -> FamilyInput:
+def _clip_input(model: Any, value: Any, answer: str, names: Sequence[str]) -> FamilyInput:
     picture = small_picture(value)
     rows, columns = square_edges(picture)
     down, across = len(rows) - 1, len(columns) - 1
@@ -263,7 +261,7 @@ def _clip_input(model: Any, value: Any, answer: str) -> FamilyInput:
         as_pixels(picture),
         as_pixels(np.full_like(picture, 128)),
         lambda some: model.logit_scale.exp() * model.encode_image(some) @ place,
-        tuple(f"row {r + 1}, column {c + 1}" for r in range(down) for c in range(across)),
+        tuple(names),
         part,
         model=model.image,
         from_positions=from_positions,
@@ -271,21 +269,18 @@ def _clip_input(model: Any, value: Any, answer: str) -> FamilyInput:
     )
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #bdf715f7
-def _speech_input(model: Any, value: Any, answer: str) -> FamilyInput:
+def _speech_input(model: Any, value: Any, answer: str, names: Sequence[str]) -> FamilyInput:
     c = model.config
-    x = value if isinstance(value, np.ndarray) else read_audio(value, rate=c.sample_rate, max_seconds=MAX_SECONDS)
+    x = at_rate(value, c.sample_rate) if isinstance(value, np.ndarray) else read_audio(value, rate=c.sample_rate, max_seconds=MAX_SECONDS)
     if not len(x) or not np.abs(x).max(initial=0):
         raise DataError("the recording is silent", hint="Give a recording with speech in it")
     if count_frames(len(x), c) < 1:
         raise DataError(f"the recording has {len(x)} samples, too few for one frame", hint="Give a longer recording")
     if not answer:
         raise DataError("the network hears no word in this recording, so there is no answer to explain")
-    hann, bands, cosines, n_fft = front_end(c.window, c.sample_rate, c.n_features)
-    frames = torch.as_tensor(x).double().unfold(-1, c.window, c.step) * hann
-    power = torch.fft.rfft(frames, n_fft).abs().square()
-    mel = (power.sqrt() @ bands).clamp(min=1e-12).log().float()  # (T, 40)
+    mel = log_mel(torch.as_tensor(x), c).float()  # (T, 40)
+    turn = front_end(c.window, c.sample_rate, c.n_features)[2].float()
     y = torch.tensor(model.alphabet.encode(answer), dtype=torch.int64)
-    turn = cosines.float()
 
     def score(some: Tensor) -> Tensor:
         heard = model(some @ turn)
@@ -293,13 +288,11 @@ def _speech_input(model: Any, value: Any, answer: str) -> FamilyInput:
         return -torch.stack([ctc_loss(one[None], y[None], length, n) for one in heard])
 
     begins = np.arange(len(mel)) * c.step + c.window // 2
-    part = torch.from_numpy((begins / c.sample_rate * 5).astype(np.int64))
-    n_parts = max(int(part.max()) + 1, -(-len(x) * 5 // c.sample_rate))
-    names = tuple(f"{i / 5:.1f} s" for i in range(n_parts))
-    return FamilyInput(mel, mel.mean(0).expand_as(mel).clone(), score, names, part[:, None], spectrogram=mel)
+    part = torch.from_numpy((begins / c.sample_rate * 5).astype(np.int64).clip(max=len(names) - 1))
+    return FamilyInput(mel, mel.mean(0).expand_as(mel).clone(), score, tuple(names), part[:, None], spectrogram=mel, step_ms=c.step_ms)
 
 # %% ../../../nbs/jobs/families/27_network_inputs.ipynb #cd06e9c6
-_INPUTS: dict[str, Callable[[Any, Any, str], FamilyInput]] = {
+_INPUTS: dict[str, Callable[[Any, Any, str, Sequence[str]], FamilyInput]] = {  # Network, input, answer, names of the parts
     "bert": _bert_input,
     "gpt": _gpt_input,
     "t5": _t5_input,
@@ -320,7 +313,4 @@ def network_input(
     """
     if family.name not in _INPUTS:
         raise ProblemError(f"the family {family.name} has no gradients to explain by", hint=f"There are: {', '.join(_INPUTS)}")
-    found = _INPUTS[family.name](model, value, answer)
-    n = len(family.parts(value)[0])
-    assert len(found.parts) == n, f"{len(found.parts)} parts with gradients, and {n} to leave out"
-    return found
+    return _INPUTS[family.name](model, value, answer, family.parts(value)[0])

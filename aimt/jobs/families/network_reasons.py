@@ -115,6 +115,8 @@ def explain_input(
     value: Any,  # An input
     answer: str,
     method: str,  # One of `methods_of`
+    *,
+    found: FamilyInput | None = None,  # From `network_input`, when it is there already
 ) -> Reasons:
     """What the parts of an input do for an answer. Raises `DataError` for an input with nothing to explain."""
     if method == OCCLUSION:
@@ -123,8 +125,8 @@ def explain_input(
         values = np.zeros(len(names))
         for p in parts:
             values[p["first"] : p["last"] + 1] = p["effect"] / (p["last"] + 1 - p["first"])
-        return Reasons(method, values, parts)
-    found = network_input(family, model, value, answer)
+        return Reasons(method, values, parts, found)
+    found = found or network_input(family, model, value, answer)
     values, exact = _GRADIENTS[method](found)
     parts = [{"part": n, "effect": float(v), "first": i, "last": i} for i, (n, v) in enumerate(zip(found.parts, values, strict=True))]
     if exact is None:
@@ -147,7 +149,8 @@ def _gains(
         if not within() and len(known) >= 3:
             break
         try:
-            values: Mapping[str, np.ndarray] = {m: explain_input(family, model, value, answer, m).values for m in methods}
+            found = None if list(methods) == [OCCLUSION] else network_input(family, model, value, answer)
+            values = {m: explain_input(family, model, value, answer, m, found=found).values for m in methods}
         except AimtError:
             continue
         if len(next(iter(values.values()))) > 1:

@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from ...core.errors import DataError, ProblemError
 from ...core.files import write_json, write_text
 from ...data.sources.catalog import list_datasets
+from ...deploy.report.finetune import NearRow
 from ...explain.networks.attribution_figures import plot_heat, plot_sound, plot_words, text_html
 from ...explain.occlusion import PartEffect, square_edges
 from .base import FinetuneTask
 from .clip import SUFFIXES as PICTURES
 from .clip import small_picture
 from .deepspeech import SUFFIXES as SOUNDS
-from .near_examples import NearAnswer
 from .network_reasons import Reasons
 
 # %% ../../../nbs/jobs/families/29_reason_files.ipynb #b051bdbf
@@ -101,7 +101,7 @@ class TunedExplanation(TypedDict):
     contributions: list[PartContribution]  # The same, the strongest first
     change: float | None  # Of the score from an input that says nothing, which the effects add up to; None without completeness
     gap: float | None  # What is missing from that sum
-    near: list[NearAnswer]  # Training examples that helped the answer most, by the last layer
+    near: list[NearRow]  # Training examples that helped the answer most, by the last layer
     refused: str  # Why no explanation is shown; "" when one is
     notes: list[str]  # What has to be known, such as that the text was cut
 
@@ -121,7 +121,7 @@ def reason_figure(
     if told["kind"] == "sound" and found.found is not None and found.found.spectrogram is not None:
         shown = found.found.spectrogram.numpy()
         heat = found.values[found.found.part_of.numpy()[:, 0]][:, None] if found.elements is None else found.elements
-        return plot_sound(shown, heat, len(shown) * 0.02, title=title)
+        return plot_sound(shown, heat, len(shown) * found.found.step_ms / 1000, title=title)
     return plot_words([p["part"] for p in told["parts"]], values, title=title)
 
 
@@ -150,7 +150,7 @@ def _block(told: TunedExplanation, figure: Figure | None) -> str:
     return f"{head}{shown}{by}{notes}<table><tr><th>part</th><th>effect</th></tr>{rows}</table>{_near(told['near'])}"
 
 
-def _near(found: Sequence[NearAnswer]) -> str:
+def _near(found: Sequence[NearRow]) -> str:
     """The nearest training examples as a table."""
     rows = "".join(
         f"<tr><td>{html.escape(n['input'])}</td><td>{html.escape(n['target'])}</td><td>{n['influence']:+.3g}</td></tr>" for n in found

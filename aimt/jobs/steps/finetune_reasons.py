@@ -12,13 +12,14 @@ import time as clock
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ...core.errors import AimtError
 from ...deploy.report.finetune import ExplainedAnswer
+from ..families.base import spread_rows
 from ..families.near_examples import build_index, near_answers
 from ..families.network_reasons import explain_input, try_methods
+from ..families.reason_files import input_kind
 from .finetune import TuneWork, noting
 
 # %% ../../../nbs/jobs/steps/16_finetune_reasons.ipynb #603cbd01
@@ -26,13 +27,8 @@ _EXAMPLES = 8  # On which the method is chosen, and as many on which it is measu
 _SHOWN = 3  # Answers whose reasons the report shows
 
 
-def _spread(part: pd.DataFrame, n: int) -> pd.DataFrame:
-    """So many examples from all of a part, in their order."""
-    return part.iloc[np.unique(np.linspace(0, len(part) - 1, min(n, len(part))).astype(int))]
-
-
 def _within(work: TuneWork) -> Callable[[], bool]:
-    """Whether a third of the step's allowance is left; always, without a time limit."""
+    """Whether less than a third of the time limit has passed since this call; always, without a time limit."""
     start = clock.monotonic()
     return lambda: clock.monotonic() - start < work.seconds / 3
 
@@ -46,7 +42,7 @@ def _answered(work: TuneWork, part: pd.DataFrame) -> list[tuple[Any, str]]:
 @noting
 def explain(work: TuneWork) -> str:
     """Choose and examine the method of explanation, and explain the first three answers to test examples."""
-    family, valid, test = work.family, _spread(work.parts["valid"], _EXAMPLES), _spread(work.parts["test"], _EXAMPLES)
+    family, valid, test = work.family, spread_rows(work.parts["valid"], _EXAMPLES), spread_rows(work.parts["test"], _EXAMPLES)
     right = list(test["target"].astype(str))
     trial = try_methods(family, work.model, _answered(work, valid), _answered(work, test), right, within=_within(work))
     work.keep_result(reason_trial=trial)
@@ -62,9 +58,17 @@ def explain(work: TuneWork) -> str:
             found = explain_input(family, work.model, row["input"], answer, trial["method"])
         except AimtError:
             continue
-        near = near_answers(index, family, work.model, row["input"], answer)
-        told = {"row": int(row["row"]), "kind": family.kind, "input": str(row["input"]), "answer": answer}
-        reasons.append({**told, "parts": found.parts, "method": found.method, "near": near})  # type: ignore[typeddict-item]
+        reasons.append(
+            {
+                "row": int(row["row"]),
+                "kind": input_kind(family),
+                "input": str(row["input"]),
+                "answer": answer,
+                "parts": found.parts,
+                "method": found.method,
+                "near": near_answers(index, family, work.model, row["input"], answer),
+            }
+        )
     work.keep_result(reasons=reasons)
     gain = trial["gain"]
     return f"by {trial['method']}, gain over random order {gain['value']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]"

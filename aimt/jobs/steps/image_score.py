@@ -17,6 +17,7 @@ from ...decide.gate import GateResult
 from ...decide.generators.generator_gates import generator_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
+from ...evaluate.generation.copies import nearest
 from ...evaluate.generation.scores import Samples, class_match
 from .image import ImageWork, as_floats
 from .network import score_samples
@@ -46,7 +47,7 @@ def score(work: ImageWork) -> str:
         work,
         made,
         test,
-        train[0],
+        train,
         rivals=rivals,
         class_names=work.pictures.classes,
         judge_name=work.judge.name,
@@ -54,7 +55,7 @@ def score(work: ImageWork) -> str:
         seed=work.options.seed,
     )
     scores = work.generation
-    _show(work, drawn, scores, train[1])
+    _show(work, drawn, scores, rows)
     if scores is None:
         return unscored
     match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % show the class that was asked for, "

@@ -30,7 +30,7 @@ from ...data.sources.catalog import dataset_path
 from ...decide.gate import GateResult
 from ...decide.generators.music_gates import MusicLimits, gain_interval, music_gates
 from ...deploy.generators.shared_sections import ShownSample, ShownSamples
-from ...evaluate.generation.copies import difference_interval, leaning
+from ...evaluate.generation.copies import leaning
 from ...evaluate.generation.scores import Samples
 from ...generate.music.piano_roll import write_picture
 from ...generate.music.sample import SampleSettings, Writer, harmonise, write
@@ -38,7 +38,7 @@ from ...generate.music.synthesis import write_sound
 from ..shared.pipeline import Measured, RunFields
 from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
 from ...metrics.generation.scores import CopyScore, NearCopy
-from ...metrics.intervals import wilson
+from ...metrics.intervals import difference_interval, wilson
 from ...metrics.score_features import fragments, longest_runs, score_features
 from ...metrics.voice_leading import RateComparison, RuleCounts, compare_rates, count_rules, dissonant, strong_beats
 from aimt.train.networks.music import (

@@ -151,11 +151,7 @@ def train_network(work: VideoWork) -> str:
     stop_if_stopped(work, work.trained.history)
     work.generator.save(work.run.path / "model")
     measured = work.trained.measured
-    work.keep_result(
-        measured=measured,
-        settings={"network": f"3-D U-Net of width {width}, {measured['parameters'] / 1e6:.2f} million weights"},
-        history=history_record(work.trained.history),
-    )
+    work.keep_result(measured=measured, settings={"network": f"3-D U-Net of width {width}"}, history=history_record(work.trained.history))
     return f"{measured['parameters'] / 1e6:.2f} million weights, {measured['steps']:,} steps, loss {measured['valid_loss']:.3f}"
 
 # %% ../../../nbs/jobs/steps/40_video.ipynb #b2ac6c57
