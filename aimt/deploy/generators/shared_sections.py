@@ -240,7 +240,7 @@ def _both(own: Lines | None, shared: Lines | None) -> Lines:
     """The lines of a kind, then those of all generators."""
     return lambda run: [line for write in (own, shared) if write for line in write(run)]
 
-
+# %% ../../../nbs/deploy/generators/00_shared_sections.ipynb #5be02c91
 def generator_report(
     *,
     title: Callable[[RunParts], str],  # The question that the report answers
