@@ -11,15 +11,16 @@ __all__ = ['Aim', 'B', 'Wish', 'Judged', 'Examples', 'DesignProblem']
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.errors import ProblemError
-from ..flow.flow_matching import Condition, sample_flow
+from ...core.errors import ProblemError, closest
+from ..flow.flow_matching import Condition, FlowMatching, Objective, sample_flow
 from ..flow.flow_network import FlowNetwork
 
 # %% ../../../nbs/models/design/00_problem.ipynb #ebf5c5d3
@@ -117,11 +118,44 @@ class Examples(Generic[B]):
 class DesignProblem(ABC, Generic[B]):
     """A kind of design: what can be asked for, how it is judged, how it becomes an array."""
 
-    name: ClassVar[str]
-    summary: ClassVar[str]  # One line
-    wishes: ClassVar[tuple[Wish, ...]]  # What can be asked for
-    objectives: ClassVar[tuple[str, ...]]  # Measures that should be small: the axes of the Pareto front
-    formats: ClassVar[tuple[str, ...]]  # Of files, such as ".svg"; the first is the default
+    name: str
+    summary: str  # One line
+    wishes: tuple[Wish, ...]  # What can be asked for
+    objectives: tuple[str, ...]  # Measures that should be small: the axes of the Pareto front
+    formats: tuple[str, ...]  # Of files, such as ".svg"; the first is the default
+    rules: tuple[str, ...] = ()  # Hard rules that the judge checks, in words, for the certificate
+    judged_by: str = ""  # Name and version of the judge, for the certificate
+    n_examples: int = 2_000  # How many training examples it makes when nobody asks for another number
+
+    def settings(self) -> Mapping[str, Any]:
+        """What `from_settings` makes the same problem of, in values that JSON knows. Here: nothing."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], judge: Callable[..., Any] | None = None) -> Self:
+        """The problem with these settings. Raises `ProblemError` for unknown ones, and for a judge where the problem has its own."""
+        if judge is not None:
+            raise ProblemError(f"the problem '{cls.name}' has a judge of its own", hint="Leave out --judge")
+        known = [name for name in signature(cls).parameters if name not in ("args", "kwargs")]
+        for name in settings:
+            if name not in known:
+                raise ProblemError(f"'{name}' is not a setting of the problem '{cls.name}'", hint=closest(name, known) if known else "")
+        return cls(**settings)
+
+    def fit(self, examples: Examples[B]) -> None:
+        """Learn from training examples what encoding and polishing need, such as means and scales. Here: nothing."""
+
+    def vary(self, briefs: Sequence[B], seed: int = 0) -> Sequence[B]:
+        """The same briefs as a person might ask them, such as with fewer wishes; they are learned beside the full ones. Here: unchanged."""
+        return briefs
+
+    def objective(self) -> Objective:
+        """What the network is trained for."""
+        return FlowMatching()
+
+    def weight(self, briefs: Sequence[B]) -> Tensor | None:
+        """(n, 1 or C, *shape) weights of the loss: 0 where an encoded design is padding; None for 1 everywhere."""
+        return None
 
     @abstractmethod
     def examples(self, n: int, *, seed: int = 0, on_update: Callable[[str], None] | None = None) -> Examples[B]:
@@ -132,7 +166,7 @@ class DesignProblem(ABC, Generic[B]):
         """A brief from names and values, texts or of JSON. Raises `ProblemError` for what is unknown, impossible or contradictory."""
 
     @abstractmethod
-    def to_dict(self, brief: B) -> dict[str, Any]:
+    def to_dict(self, brief: B) -> Mapping[str, Any]:
         """The names and values of a brief, as `brief` reads them, of which JSON can be made."""
 
     @abstractmethod
@@ -174,7 +208,10 @@ class DesignProblem(ABC, Generic[B]):
         """(C, *shape) of an encoded design."""
 
     def polish(self, designs: np.ndarray, briefs: Sequence[B], steps: int) -> tuple[np.ndarray, int]:
-        """Designs after a few steps of a solver, and the calls of the judge that it took. Here: unchanged."""
+        """Designs after a few steps of a solver, and the calls of the judge that it took in all: one for each design that is judged once.
+
+        Here: unchanged.
+        """
         return designs, 0
 
     def optimise(self, brief: B, *, calls: int, seed: int = 0) -> np.ndarray | None:
