@@ -8,9 +8,8 @@ Docs: https://aimt-dev.github.io/aimt/generate/design/propose.html.md"""
 __all__ = ['B', 'pareto_front', 'WishCheck', 'Certificate', 'fingerprint_design', 'certify', 'disagreements', 'ProposeSettings',
            'Proposals', 'propose', 'certificate_page']
 
-# %% ../../../nbs/generate/design/00_propose.ipynb #db3520d7
+# %% ../../../nbs/generate/design/00_propose.ipynb #8c74aaa4
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from ...core.errors import RunError
-from ...models.design.problem import DesignProblem, Judged
+from ...models.design.problem import DesignProblem, Judged, fault_kind
 from ...models.design.refine import compare_designs, refine
 from ...models.flow.flow_network import FlowNetwork
 
@@ -240,7 +239,7 @@ def propose(
         done = refine(problem, made, [brief] * m, s.polish)
         drawn, calls = drawn + m, calls + done.calls
         code = problem.encode(done.designs, [brief] * m).reshape(m, -1).double().numpy()
-        for i in np.lexsort((done.judged.cost, ~done.judged.met)):
+        for i in map(int, np.lexsort((done.judged.cost, ~done.judged.met))):
             one = done.judged.rows([i])
             if best is None or compare_designs(one, best[1])[0] > 0:
                 best = done.designs[i], one
@@ -259,7 +258,7 @@ def propose(
 def _reasons(problem: DesignProblem[Any], judged: Judged) -> list[str]:
     """Why a proposal is rejected: its first fault, or the wish that it misses most."""
     if judged.faults[0]:
-        return [re.sub(r"[-+]?\d[\d.,]*(e[-+]?\d+)?", "…", judged.faults[0][0])]
+        return [fault_kind(judged.faults[0][0])]
     worst = max(judged.misses, key=lambda k: judged.misses[k][0])
     return [f"{worst} is not within its tolerance"]
 
@@ -276,7 +275,7 @@ def _ordered(
 ) -> Proposals[B]:
     """The certified designs, the front first; the others are left out when more than enough were found."""
     front = pareto_front(np.array([[j.measures[o][0] for o in problem.objectives if o in j.measures] for _, j in kept]))
-    order = np.lexsort(([float(j.cost[0]) for _, j in kept], ~front))[: s.n] if kept else np.zeros(0, int)
+    order = [int(i) for i in np.lexsort(([float(j.cost[0]) for _, j in kept], ~front))[: s.n]] if kept else []
     rejected = dict(rejected)
     if len(kept) > s.n:
         rejected["not needed: better ones were found"] = len(kept) - s.n

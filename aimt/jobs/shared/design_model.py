@@ -8,9 +8,10 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/design_model.html.md"""
 __all__ = ['save_examples', 'read_examples', 'DesignSettings', 'DesignModel', 'open_design_model', 'DesignGenerateOptions',
            'read_want', 'draw_designs', 'save_figure', 'caption', 'generate_designs', 'write_proposals']
 
-# %% ../../../nbs/jobs/shared/50_design_model.ipynb #a13e9268
+# %% ../../../nbs/jobs/shared/50_design_model.ipynb #c4b730ab
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -204,7 +205,7 @@ def draw_designs(
             continue
         problem.draw(ax, designs[i], briefs[i])
         if i < len(titles):
-            ax.set_title(titles[i], fontsize=8, loc="left")
+            ax.set_title("\n".join(textwrap.wrap(titles[i], 30)[:3]), fontsize=8, loc="left")
     return figure
 
 

@@ -111,6 +111,7 @@ def begin(
     """Make the problem. Nothing is written."""
     name = problem_name(source, options)
     judge = None if options.judge is None else load_judge(options.judge)
+    problem: DesignProblem[Any]
     if name == "parametric":
         problem, mark = _own_problem(source, options, judge)
     else:
@@ -251,7 +252,8 @@ def as_data(problem: DesignProblem[Any], examples: Examples[Any], seed: int) -> 
     varied = problem.vary(examples.briefs, seed)
     if varied is not examples.briefs:
         briefs, designs = [*briefs, *varied], np.concatenate([designs, designs])
-    return GeneratorData(problem.encode(designs, briefs), **problem.condition(briefs).parts(), weight=problem.weight(briefs))
+    parts, weight = problem.condition(briefs).parts(), problem.weight(briefs)
+    return GeneratorData(problem.encode(designs, briefs), **parts, **({} if weight is None else {"weight": weight}))
 
 
 def train_network(work: DesignWork) -> str:

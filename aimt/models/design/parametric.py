@@ -22,7 +22,7 @@ from torch import Tensor
 from ...core.errors import DataError, ProblemError, closest
 from ...core.files import write_json
 from .black_box_search import Evaluated, broyden, local_slopes
-from .problem import DesignProblem, Examples, Judged, Wish
+from .problem import DesignProblem, Examples, Judged, Wish, left_out
 from .user_judge import DesignJudge, Limit, Parameter, read_limit, run_judge
 from ..flow.flow_matching import Condition
 from ..flow.flow_network import FlowMLP, FlowMLPConfig
@@ -253,17 +253,11 @@ class ParametricProblem(DesignProblem[Wanted]):
         if len(designs) > n:
             rows = np.sort(np.random.default_rng(seed).permutation(len(designs))[:n])
             designs, groups = designs[rows], None if groups is None else groups[rows]
-        found, notes = self.judge(designs, [Wanted({})] * len(designs)), {}
-        for reasons in found.faults:
-            for reason in reasons[:1]:
-                notes[reason] = notes.get(reason, 0) + 1
+        found = self.judge(designs, [Wanted({})] * len(designs))
         kept = np.flatnonzero(found.sound)
         briefs = [Wanted({w.name: float(found.measures[w.name][i]) for w in self.wishes}) for i in kept]
         groups = np.arange(len(designs)) if groups is None else groups
-        said = tuple(
-            f"{count} of {len(designs)} designs are left out: {reason}" for reason, count in sorted(notes.items(), key=lambda x: -x[1])[:5]
-        )
-        return Examples(designs[kept], briefs, groups[kept], said)
+        return Examples(designs[kept], briefs, groups[kept], left_out(found))
 
     def fit(self, examples: Examples[Wanted]) -> None:
         """Means and scales of parameters and measures, and the examples that the slopes of the polish come from."""
@@ -464,7 +458,10 @@ class ParametricProblem(DesignProblem[Wanted]):
         low = np.array([p.low for p in self.parameters])
         at = np.arange(len(self.parameters))
         axes.barh(at, np.ones(len(at)), color="0.92", height=0.6)
-        axes.barh(at, (np.asarray(design, float) - low) / span, height=0.6)
+        place = (np.asarray(design, float) - low) / span
+        words = np.array([bool(p.choices) for p in self.parameters])
+        axes.barh(at[~words], place[~words], height=0.6)
+        axes.plot(place[words], at[words], "o", clip_on=False)
         shown = self.frame(np.asarray(design)[None]).iloc[0]
         axes.set_yticks(at, [f"{p.name} {shown[p.name] if p.choices else format(float(shown[p.name]), '.3g')}" for p in self.parameters])
         axes.invert_yaxis()
