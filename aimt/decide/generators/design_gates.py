@@ -102,7 +102,8 @@ def wishes_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
     s = scores
     text = (
         f"The best of {s.per_wish} designs meets {100 * s.answered['value']:.0f} % of {s.n_wishes} held-out wishes after {s.polish_steps} polish steps,"
-        f" {100 * s.answered_raw['value']:.0f} % as generated. Of single designs {100 * s.met['value']:.0f} % do, {100 * s.met_raw['value']:.0f} % as generated;"
+        f" {100 * s.answered_raw['value']:.0f} % as generated."
+        f" Of single designs {100 * s.met['value']:.0f} % do, {100 * s.met_raw['value']:.0f} % as generated;"
         f" {100 * s.sound['value']:.0f} % break no rule. {s.calls:.0f} calls of the judge for each wish."
     )
     advice: Mapping[Status, str] = {

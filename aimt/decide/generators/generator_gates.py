@@ -77,7 +77,7 @@ def _fault(name: str, found: Interval, limit: float, serious: float, text: str, 
         detectable=smallest_detectable((found["high"] - found["low"]) / 2, limit),
     )
 
-
+# %% ../../../nbs/decide/generators/00_generator_gates.ipynb #eba600b0
 def _worst(*results: GateResult) -> GateResult:
     """The answer that counts of several about one gate: the first that holds, else that is open, else the first."""
     order: dict[Status, int] = {"hold": 0, "not yet": 1}

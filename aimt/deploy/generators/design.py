@@ -81,11 +81,12 @@ def scores_content(run: RunParts) -> SectionContent:
     if s is None:
         return SectionContent(text=["The designs were not scored: there were too few held-out ones."])
     text = [
-        f"{s.n_wishes:,} wishes of held-out designs in {s.n_groups:,} groups; {s.per_wish} designs for each, {s.polish_steps} polish steps, {s.calls:.0f} calls of the"
-        f" judge for each wish. A design is generated in {number(1000 * s.seconds)} ms.",
-        "Retrieval takes the training designs with the nearest wishes and polishes them in the same way. Direct optimisation gets as many calls of the judge as the"
-        " generator used. Net wins are the share of wishes for which the generator's best design is better, minus the share for which the baseline's is: sound before"
-        " faulty, met before missed, then the smaller miss or cost.",
+        f"{s.n_wishes:,} wishes of held-out designs in {s.n_groups:,} groups; {s.per_wish} designs for each, {s.polish_steps} polish steps,"
+        f" {s.calls:.0f} calls of the judge for each wish. A design is generated in {number(1000 * s.seconds)} ms.",
+        "Retrieval takes the training designs with the nearest wishes and polishes them in the same way."
+        " Direct optimisation gets as many calls of the judge as the generator used."
+        " Net wins are the share of wishes for which the generator's best design is better, minus the share for which the baseline's is:"
+        " sound before faulty, met before missed, then the smaller miss or cost.",
     ]
     rows: list[list[Any]] = [
         ["Designs that break no rule", _share(s.sound_raw), _share(s.sound)],

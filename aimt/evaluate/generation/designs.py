@@ -48,7 +48,7 @@ def held_out_briefs(
     briefs = [test.briefs[i] for i in rows]
     return [v if i % 2 else b for i, (b, v) in enumerate(zip(briefs, problem.vary(briefs, seed), strict=True))], rows
 
-
+# %% ../../../nbs/evaluate/generation/30_designs.ipynb #029ab6d2
 def score_designs(
     problem: DesignProblem[B],
     draw: Draw[B],  # The generator

@@ -64,7 +64,7 @@ class WishCheck:
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.name} {self.found:.4g}{unit}, asked for {sign}{self.asked:.4g}{unit} (miss {self.miss:.2f} of the tolerance)"
 
-
+# %% ../../../nbs/generate/design/00_propose.ipynb #f77499df
 @dataclass(frozen=True)
 class Certificate:
     """What a judge found about one design."""
@@ -219,7 +219,7 @@ class Proposals(Generic[B]):
         text = f"{len(self)} certified of {self.drawn} proposals, {int(self.front.sum())} on the Pareto front; {self.calls:,} calls of the judge"
         return [text, *(f"{count} rejected: {reason}" for reason, count in reasons[:6]), *([self.nearest] if self.nearest else [])]
 
-
+# %% ../../../nbs/generate/design/00_propose.ipynb #c98f6fd6
 def propose(
     problem: DesignProblem[B],
     network: FlowNetwork,

@@ -75,7 +75,7 @@ class DesignSettings:
     polish: int = 5  # Steps of the problem's solver
     judge: str = ""  # SHA-256 of the judge's file, for problems with a judge of the user
 
-
+# %% ../../../nbs/jobs/shared/50_design_model.ipynb #a574baa4
 @dataclass(frozen=True)
 class DesignModel:
     """A network that designs, its problem, and the examples that it learned from."""
@@ -127,7 +127,7 @@ class DesignModel:
         network = type(problem.network("tiny")).from_pretrained(folder).eval()
         return cls(network, problem, settings, train)
 
-
+# %% ../../../nbs/jobs/shared/50_design_model.ipynb #fdb569af
 def open_design_model(
     run: Run | str | Path,  # A run that is done, or its directory
     judge: Any = None,  # ``FILE.py:FUNCTION`` or a function, for a run that was trained with one
@@ -276,7 +276,7 @@ def write_proposals(
     sheet = draw_designs(problem, found.designs[some], [found.brief] * len(found), titles[some], columns=5 if len(found) > 8 else 4)
     return (*files, folder / "certificates.json", folder / "certificates.html", save_figure(sheet, folder / "sheet.png"))
 
-
+# %% ../../../nbs/jobs/shared/50_design_model.ipynb #baab1f6a
 def _record(problem: DesignProblem[Any], found: Proposals[Any]) -> Mapping[str, Any]:
     designs = [{**c.to_dict(), "front": bool(f)} for c, f in zip(found.certificates, found.front, strict=True)]
     about = {"problem": problem.name, "brief": dict(problem.to_dict(found.brief)), "drawn": found.drawn, "judge_calls": found.calls}

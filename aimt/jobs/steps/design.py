@@ -137,7 +137,7 @@ def listed_settings(given: Any) -> list[str]:
     """Settings NAME=VALUE; a value may have commas."""
     return [] if given is None else [given] if isinstance(given, str) else [str(g) for g in given]
 
-
+# %% ../../../nbs/jobs/steps/45_design.ipynb #9ebb9d7b
 def _own_problem(source: Any, options: Any, judge: LoadedJudge | None) -> tuple[ParametricProblem, str]:
     if judge is None:
         raise ProblemError("a table of designs needs a judge that measures them", hint="Name a function of yours: --judge FILE.py:FUNCTION")
@@ -212,7 +212,7 @@ def read(work: DesignWork) -> str:
     work.run.update(**work.about())
     return f"{n:,} designs in {groups:,} groups: {sizes['n_train']:,} to train on, {sizes['n_valid']:,} to choose settings, {sizes['n_test']:,} to test"
 
-
+# %% ../../../nbs/jobs/steps/45_design.ipynb #16dfa432
 def _number(work: DesignWork) -> int:
     """How many examples: as asked, as usual, or as many as fit into the step's time."""
     o, usual = work.options, work.problem.n_examples

@@ -76,7 +76,7 @@ class CertificateScore:
     uncertified: int = 0  # Designs that are shown although their certificate says that they miss a wish or break a rule
     examples: tuple[str, ...] = ()  # What was wrong
 
-
+# %% ../../../nbs/metrics/generation/10_design_scores.ipynb #87afd793
 @dataclass(frozen=True)
 class DesignScores:
     """All scores of a generator of designs, on held-out wishes."""

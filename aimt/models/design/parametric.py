@@ -136,13 +136,14 @@ class ParametricProblem(DesignProblem[Wanted]):
         groups: np.ndarray | None = None,  # (n,) of what belongs together in the table
         judged_by: str = "a function of the user",
     ):
-        self.parameters, self.options, self.judged_by, self._judge = tuple(parameters), options, judged_by, judge
+        self.parameters, self.options, self._judge = tuple(parameters), options, judge
+        self.judged_by = judged_by  # type: ignore[misc]
         self._table, self._groups, self._fitted = table, groups, False
         if len({p.name for p in self.parameters}) < len(self.parameters):
             raise ProblemError("two parameters have one name")
         self._limits = tuple(read_limit(text) for text in options.limits)
         self._probe()
-        self.rules = (
+        self.rules = (  # type: ignore[misc]
             *(f"{p.name} between {p.low:g} and {p.high:g}" for p in self.parameters if not p.choices),
             *map(str, self._limits),
             *self._rule_names,
@@ -224,8 +225,8 @@ class ParametricProblem(DesignProblem[Wanted]):
         asked = [n for n in names if n not in limited and found.values[n].nunique() > 1]
         if not asked:
             raise ProblemError("the judge returns no number that varies, so nothing can be asked for", where=self.judged_by)
-        self.objectives = tuple(n for n in self.options.minimise if n in asked)
-        self.wishes = tuple(self._wish(n, found.values[n].to_numpy()) for n in asked)
+        self.objectives = tuple(n for n in self.options.minimise if n in asked)  # type: ignore[misc]
+        self.wishes = tuple(self._wish(n, found.values[n].to_numpy()) for n in asked)  # type: ignore[misc]
 
     def _wish(self, name: str, values: np.ndarray) -> Wish:
         """A wish with the range of some values."""
@@ -262,7 +263,7 @@ class ParametricProblem(DesignProblem[Wanted]):
     def fit(self, examples: Examples[Wanted]) -> None:
         """Means and scales of parameters and measures, and the examples that the slopes of the polish come from."""
         values = np.array([[b.values[w.name] for w in self.wishes] for b in examples.briefs])
-        self.wishes = tuple(self._wish(w.name, values[:, i]) for i, w in enumerate(self.wishes))
+        self.wishes = tuple(self._wish(w.name, values[:, i]) for i, w in enumerate(self.wishes))  # type: ignore[misc]
         self._log = np.array([spans_decades(v) for v in values.T])
         working = self._working(values)
         self._middle, self._spread = working.mean(0), np.maximum(working.std(0), 1e-12)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -133,18 +133,18 @@ class Examples(Generic[B]):
         at = np.asarray(rows, int)
         return Examples(self.designs[at], [self.briefs[i] for i in at], self.groups[at], self.notes)
 
-
+# %% ../../../nbs/models/design/00_problem.ipynb #a7d6ff39
 class DesignProblem(ABC, Generic[B]):
     """A kind of design: what can be asked for, how it is judged, how it becomes an array."""
 
-    name: str
-    summary: str  # One line
-    wishes: tuple[Wish, ...]  # What can be asked for
-    objectives: tuple[str, ...]  # Measures that should be small: the axes of the Pareto front
-    formats: tuple[str, ...]  # Of files, such as ".svg"; the first is the default
-    rules: tuple[str, ...] = ()  # Hard rules that the judge checks, in words, for the certificate
-    judged_by: str = ""  # Name and version of the judge, for the certificate
-    n_examples: int = 2_000  # How many training examples it makes when nobody asks for another number
+    name: ClassVar[str]  # This and the next ones may also be set on an instance
+    summary: ClassVar[str]  # One line
+    wishes: ClassVar[tuple[Wish, ...]]  # What can be asked for
+    objectives: ClassVar[tuple[str, ...]]  # Measures that should be small: the axes of the Pareto front
+    formats: ClassVar[tuple[str, ...]]  # Of files, such as ".svg"; the first is the default
+    rules: ClassVar[tuple[str, ...]] = ()  # Hard rules that the judge checks, in words, for the certificate
+    judged_by: ClassVar[str] = ""  # Name and version of the judge, for the certificate
+    n_examples: ClassVar[int] = 2_000  # How many training examples it makes when nobody asks for another number
 
     def settings(self) -> Mapping[str, Any]:
         """What `from_settings` makes the same problem of, in values that JSON knows. Here: nothing."""
@@ -251,7 +251,7 @@ class DesignProblem(ABC, Generic[B]):
     def write(self, design: np.ndarray, brief: B, path: Path) -> None:
         """Write one design to a file whose ending is one of `formats`."""
 
-
+# %% ../../../nbs/models/design/00_problem.ipynb #a1ad4ba2
 def _flat(condition: Condition) -> Tensor:
     """All parts of a condition side by side, (n, d)."""
     parts = condition.parts()

@@ -74,7 +74,7 @@ def _imported(path: Path) -> Any:
             ) from e
     return module
 
-
+# %% ../../../nbs/models/design/03_user_judge.ipynb #1121eeea
 @contextmanager
 def _beside(path: Path) -> Iterator[None]:
     folder = str(path.resolve().parent)
@@ -197,7 +197,7 @@ def read_ranges(
     texts = [given] if isinstance(given, str) else given
     return tuple(_read_range(part) for text in texts for part in str(text).split(",") if part.strip())
 
-
+# %% ../../../nbs/models/design/03_user_judge.ipynb #d863da10
 def _read_range(text: str) -> Parameter:
     name, sign, what = (part.strip() for part in text.partition("="))
     whole = what.endswith(":whole")
