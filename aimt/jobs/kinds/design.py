@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..shared.design_model import DesignGenerateOptions
+from ..generators.design_model import DesignGenerateOptions
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 from ...models.design.problems import PROBLEMS, SOURCES
@@ -51,7 +51,7 @@ def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
     return (named or given.get("judge") is not None or given.get("problem") in PROBLEMS) and not any(given.get(n) for n in _OF_OTHERS)
 
 
-_STEPS = "aimt.jobs.steps.design"
+_STEPS = "aimt.jobs.generators.design_steps"
 
 DESIGN = Kind(
     name="design",
@@ -69,8 +69,8 @@ DESIGN = Kind(
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.design:REPORT",
-    open="aimt.jobs.shared.design_model:open_design_model",
-    verbs={"generate": "aimt.jobs.shared.design_model:generate_designs", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
+    open="aimt.jobs.generators.design_model:open_design_model",
+    verbs={"generate": "aimt.jobs.generators.design_model:generate_designs", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
     generate_options=DesignGenerateOptions,
     time_limit=600,
     noun="set of designs",

@@ -458,15 +458,17 @@ class ParametricProblem(DesignProblem[Wanted]):
         span = np.array([max(p.high - p.low, 1e-12) for p in self.parameters])
         low = np.array([p.low for p in self.parameters])
         at = np.arange(len(self.parameters))
-        axes.barh(at, np.ones(len(at)), color="0.92", height=0.6)
+        axes.barh(at, np.ones(len(at)), color="0.92", height=0.4)
         place = (np.asarray(design, float) - low) / span
         words = np.array([bool(p.choices) for p in self.parameters])
-        axes.barh(at[~words], place[~words], height=0.6)
+        axes.barh(at[~words], place[~words], height=0.4)
         axes.plot(place[words], at[words], "o", clip_on=False)
         shown = self.frame(np.asarray(design)[None]).iloc[0]
-        axes.set_yticks(at, [f"{p.name} {shown[p.name] if p.choices else format(float(shown[p.name]), '.3g')}" for p in self.parameters])
-        axes.invert_yaxis()
-        axes.set_xticks([])
+        for i, p in enumerate(self.parameters):
+            value = shown[p.name] if p.choices else format(float(shown[p.name]), ".3g")
+            axes.text(0.02, i - 0.42, f"{p.name} {value}", fontsize=7, va="bottom")
+        axes.set_ylim(len(at) - 0.6, -0.9)
+        axes.set_axis_off()
         axes.set_xlim(0, 1)
 
     def write(self, design: np.ndarray, brief: Wanted, path: Path) -> None:
