@@ -185,7 +185,7 @@ def _read_part(text: str) -> list[tuple[str, Any]]:
             raise ProblemError(f"'{text}' is no wish", hint="Write NAME=VALUE,NAME=VALUE or name a JSON file")
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
-# %% ../../../nbs/jobs/generators/00_design_model.ipynb #0acbb23e
+# %% ../../../nbs/jobs/generators/00_design_model.ipynb #c7aa8108
 def draw_designs(
     problem: DesignProblem[Any],
     designs: np.ndarray,  # (n, ...)
@@ -198,7 +198,12 @@ def draw_designs(
     """Designs side by side."""
     columns = max(1, min(columns, len(designs)))
     rows = -(-len(designs) // columns)
-    figure, axes = new_figure(size * columns, size * rows, rows=rows, columns=columns)
+    tall = size + (0.5 if titles else 0.0)
+    figure, axes = new_figure(size * columns, tall * rows, rows=rows, columns=columns)
+    figure.set_layout_engine("none")  # drawings of any kind share one grid
+    figure.subplots_adjust(
+        0.1 / columns, 0.1 / rows, 1 - 0.04 / columns, 1 - 0.6 / (tall * rows) if titles else 0.98, 0.15, 0.6 / size if titles else 0.1
+    )
     for i, ax in enumerate(np.atleast_1d(axes).ravel()):
         if i >= len(designs):
             ax.set_axis_off()
