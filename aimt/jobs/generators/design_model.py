@@ -200,7 +200,7 @@ def draw_designs(
     rows = -(-len(designs) // columns)
     tall = size + (0.5 if titles else 0.0)
     figure, axes = new_figure(size * columns, tall * rows, rows=rows, columns=columns)
-    figure.set_layout_engine("none")  # drawings of any kind share one grid
+    figure.set_layout_engine(None)  # drawings of any kind share one grid
     figure.subplots_adjust(
         0.1 / columns, 0.1 / rows, 1 - 0.04 / columns, 1 - 0.6 / (tall * rows) if titles else 0.98, 0.15, 0.6 / size if titles else 0.1
     )
