@@ -126,7 +126,9 @@ def begin(
         progress=progress,
         name=label if name == "parametric" else str(source or name),
         source=None if source is None else "a table in memory" if isinstance(source, pd.DataFrame) else str(source),
-        fingerprint=fingerprint_of(name, mark, "" if judge is None else judge.fingerprint, str(problem.settings()), str(options.examples)),
+        fingerprint=fingerprint_of(
+            name, mark, "" if judge is None else judge.fingerprint, str(problem.stored_settings()), str(options.examples)
+        ),
         problem=problem,
         problem_name=name,
         judge=judge,
@@ -285,7 +287,7 @@ def train_network(work: DesignWork) -> str:
         raise KeyboardInterrupt
     kept = DesignSettings(
         problem=work.problem_name,
-        settings=problem.settings(),
+        settings=problem.stored_settings(),
         size=o.size,
         guidance=1.0 if o.guidance is None else o.guidance,
         polish=o.polish,

@@ -190,7 +190,7 @@ class ParametricProblem(DesignProblem[Wanted]):
             judged_by=judged_by,
         )
 
-    def settings(self) -> Mapping[str, Any]:
+    def stored_settings(self) -> Mapping[str, Any]:
         """Parameters, and what was said about measures."""
         return {"parameters": [asdict(p) for p in self.parameters], "options": asdict(self.options), "judged_by": self.judged_by}
 

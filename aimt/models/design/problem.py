@@ -146,7 +146,7 @@ class DesignProblem(ABC, Generic[B]):
     judged_by: ClassVar[str] = ""  # Name and version of the judge, for the certificate
     n_examples: ClassVar[int] = 2_000  # How many training examples it makes when nobody asks for another number
 
-    def settings(self) -> Mapping[str, Any]:
+    def stored_settings(self) -> Mapping[str, Any]:
         """What `from_settings` makes the same problem of, in values that JSON knows. Here: nothing."""
         return {}
 
