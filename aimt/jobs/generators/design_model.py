@@ -198,20 +198,34 @@ def draw_designs(
     """Designs side by side."""
     columns = max(1, min(columns, len(designs)))
     rows = -(-len(designs) // columns)
-    tall = size + (0.5 if titles else 0.0)
-    figure, axes = new_figure(size * columns, tall * rows, rows=rows, columns=columns)
+    tall = size * _height(problem, designs[0], briefs[0])
+    if len(designs) == 1 and not titles:
+        figure, ax = new_figure(size, max(tall, 1.2))
+        problem.draw(ax, designs[0], briefs[0])
+        return figure
+    room = 0.55 if titles else 0.1  # Inches above each design
+    figure, axes = new_figure(size * columns, (tall + room) * rows, rows=rows, columns=columns)
     figure.set_layout_engine(None)  # drawings of any kind share one grid
-    figure.subplots_adjust(
-        0.1 / columns, 0.1 / rows, 1 - 0.04 / columns, 1 - 0.6 / (tall * rows) if titles else 0.98, 0.15, 0.6 / size if titles else 0.1
-    )
+    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - room / ((tall + room) * rows), 0.08, room / tall)
     for i, ax in enumerate(np.atleast_1d(axes).ravel()):
         if i >= len(designs):
             ax.set_axis_off()
             continue
         problem.draw(ax, designs[i], briefs[i])
+        ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
         if i < len(titles):
-            ax.set_title("\n".join(textwrap.wrap(titles[i], 30)[:3]), fontsize=8, loc="left")
+            ax.set_title("\n".join(textwrap.wrap(titles[i], 34)[:3]), fontsize=7, loc="left")
     return figure
+
+
+def _height(problem: DesignProblem[Any], design: np.ndarray, brief: Any) -> float:
+    """Height of a drawing by its width, where its axes have a scale."""
+    _, ax = new_figure()
+    problem.draw(ax, design, brief)
+    if ax.get_aspect() == "auto":
+        return 0.8
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    return float(np.clip(abs(top - bottom) / max(abs(right - left), 1e-9), 0.25, 1.2))
 
 
 def save_figure(figure: Any, path: str | Path) -> Path:

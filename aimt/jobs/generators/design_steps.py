@@ -35,7 +35,7 @@ from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.generation.design_scores import CertificateScore, DesignScores
 from ...models.design.parametric import ParametricOptions, ParametricProblem
 from ...models.design.problem import DesignProblem, Examples
-from ...models.design.problems import PROBLEMS, SOURCES, make_problem
+from ...models.design.problems import PROBLEMS, SOURCES, get_problem, make_problem
 from ...models.design.user_judge import LoadedJudge, load_judge, read_ranges
 from ...train.networks.doctor import diagnose_network
 from ...train.networks.generator import GeneratorData, GeneratorSettings, TrainedGenerator, train_generator
@@ -115,6 +115,7 @@ def begin(
     if name == "parametric":
         problem, mark = _own_problem(source, options, judge)
     else:
+        get_problem(name)
         for option in _OWN:
             if getattr(options, option):
                 flag = "--" + option.replace("_", "-")
