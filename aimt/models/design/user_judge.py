@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/models/design/user_judge.html.md"""
 
 # %% auto #0
 __all__ = ['DesignJudge', 'LoadedJudge', 'load_judge', 'said', 'Measured', 'run_judge', 'Parameter', 'Limit', 'read_limit',
-           'read_ranges']
+           'read_ranges', 'parameters_of', 'hypercube', 'parameter_codes']
 
 # %% ../../../nbs/models/design/03_user_judge.ipynb #21bd396d
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...core.errors import ProblemError, closest
+from ...core.errors import DataError, ProblemError, closest
 
 # %% ../../../nbs/models/design/03_user_judge.ipynb #5981177f
 DesignJudge = Callable[[pd.DataFrame], Any]
@@ -74,7 +74,7 @@ def _imported(path: Path) -> Any:
             ) from e
     return module
 
-# %% ../../../nbs/models/design/03_user_judge.ipynb #1121eeea
+
 @contextmanager
 def _beside(path: Path) -> Iterator[None]:
     folder = str(path.resolve().parent)
@@ -84,7 +84,7 @@ def _beside(path: Path) -> Iterator[None]:
     finally:
         sys.path.remove(folder)
 
-
+# %% ../../../nbs/models/design/03_user_judge.ipynb #5ed0be9e
 def said(error: BaseException) -> str:
     """An error in one short line."""
     text = " ".join(str(error).split())[:200]
@@ -197,7 +197,7 @@ def read_ranges(
     texts = [given] if isinstance(given, str) else given
     return tuple(_read_range(part) for text in texts for part in str(text).split(",") if part.strip())
 
-# %% ../../../nbs/models/design/03_user_judge.ipynb #d863da10
+# %% ../../../nbs/models/design/03_user_judge.ipynb #e60efd67
 def _read_range(text: str) -> Parameter:
     name, sign, what = (part.strip() for part in text.partition("="))
     whole = what.endswith(":whole")
@@ -211,3 +211,46 @@ def _read_range(text: str) -> Parameter:
     if not name or not sign or not dots or not found.low < found.high or not np.isfinite([found.low, found.high]).all():
         raise ProblemError(f"'{text}' is no range from a smaller to a larger number", hint="Write NAME=LOW..HIGH")
     return found
+
+# %% ../../../nbs/models/design/03_user_judge.ipynb #e4732cf9
+def parameters_of(
+    table: pd.DataFrame,  # A design in each row
+    *,
+    ignore: Sequence[str] = (),  # Columns that are no parameters
+) -> tuple[Parameter, ...]:
+    """The parameters of a table. Raises `DataError` for a column that is neither numbers nor a few words."""
+    found = []
+    for name in (c for c in table.columns if c not in ignore):
+        column = table[name]
+        if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+            words = sorted(map(str, column.dropna().unique()))
+            if not 2 <= len(words) <= 20:
+                raise DataError(f"column '{name}' has {len(words)} different words", hint="Leave it out, or give --parameters with ranges")
+            found.append(Parameter(str(name), 0, len(words) - 1, choices=tuple(words)))
+            continue
+        values = column.to_numpy(float)
+        values = values[np.isfinite(values)]
+        if len(values) and values.min() < values.max():
+            found.append(Parameter(str(name), float(values.min()), float(values.max()), pd.api.types.is_integer_dtype(column)))
+    if not found:
+        raise DataError("no column varies", hint="A table of designs has a column for each parameter, and different values in it")
+    return tuple(found)
+
+
+def hypercube(n: int, parameters: Sequence[Parameter], seed: int = 0) -> np.ndarray:  # (n, p)
+    """Designs drawn evenly from the ranges (McKay et al. 1979)."""
+    rng = np.random.default_rng(seed)
+    u = np.stack([(rng.permutation(n) + rng.random(n)) / n for _ in parameters], axis=1)
+    low, high = (np.array([getattr(p, side) for p in parameters]) for side in ("low", "high"))
+    stepped = np.array([p.whole or bool(p.choices) for p in parameters])
+    return np.where(stepped, np.minimum(np.floor(low + u * (high - low + 1)), high), low + u * (high - low))
+
+# %% ../../../nbs/models/design/03_user_judge.ipynb #a0a8be9d
+def parameter_codes(column: pd.Series, p: Parameter) -> np.ndarray:
+    """A column as numbers. Raises `DataError` for a word that is no choice."""
+    if not p.choices:
+        return pd.to_numeric(column, errors="coerce").to_numpy(float)
+    places = {word: i for i, word in enumerate(p.choices)}
+    if odd := set(column.astype(str)) - set(places):
+        raise DataError(f"column '{p.name}' has '{sorted(odd)[0]}', which is no choice", hint=f"There is {', '.join(p.choices)}")
+    return column.astype(str).map(places).to_numpy(float)
