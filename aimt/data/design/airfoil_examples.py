@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from .airfoil_files import Foil, read_foils
 from .airfoil_judge import Polar, judge_foils, polar_faults
-from .cst import cst_surfaces, fit_cst, foil_faults
+from .cst import TAIL, cst_surfaces, fit_cst, foil_faults
 
 # %% ../../../nbs/data/design/27_airfoil_examples.ipynb #32a726ff
 NEAR = 0.001  # Chords: largest distance of the surfaces of two sections that count as one
@@ -86,17 +86,21 @@ def load_catalogue(*, every: int = 1) -> Catalogue:
     return make_catalogue(foils, refused)
 
 # %% ../../../nbs/data/design/27_airfoil_examples.ipynb #7c6287d1
+_BEYOND = 0.3  # How far a blend may lie outside of the sections that it is made of
+
+
 def blend_foils(
     catalogue: Catalogue, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, 18) sections, and (n,) their groups
-    """Random mixtures of two sections of one group each."""
+    """Random mixtures of three sections of one group each."""
     first = rng.integers(len(catalogue), size=n)
     order = np.argsort(catalogue.groups, kind="stable")
     begin = np.searchsorted(catalogue.groups[order], catalogue.groups[first])
     end = np.searchsorted(catalogue.groups[order], catalogue.groups[first], side="right")
-    second = order[rng.integers(begin, end)]
-    share = rng.uniform(0, 1, (n, 1))
-    return share * catalogue.foils[first] + (1 - share) * catalogue.foils[second], catalogue.groups[first]
+    a, b, c = (catalogue.foils[i] for i in (first, order[rng.integers(begin, end)], order[rng.integers(begin, end)]))
+    mixed = a + rng.uniform(-_BEYOND, 1 + _BEYOND, (n, 1)) * (b - a) + rng.uniform(-_BEYOND, _BEYOND, (n, 1)) * (c - a)
+    mixed[:, TAIL] = np.maximum(mixed[:, TAIL], 0)
+    return mixed, catalogue.groups[first]
 
 # %% ../../../nbs/data/design/27_airfoil_examples.ipynb #6a462e4f
 REYNOLDS = (1e5, 1e7)
@@ -124,7 +128,7 @@ def operating_points(
     catalogue: Catalogue,
     n: int,  # About so many
     *,
-    blends: float = 0.5,  # Share of blends
+    blends: float = 0.7,  # Share of blends
     seed: int = 0,
 ) -> Points:
     """Sound operating points of sections and their blends. Same seed, same points."""
