@@ -67,15 +67,15 @@ def _targets(briefs: Sequence[FoilBrief], features: np.ndarray) -> np.ndarray:  
     return goal
 
 
-def _smallest_step(j: np.ndarray, gap: np.ndarray, asked: np.ndarray, reach: float) -> np.ndarray:  # (19,)
-    """The smallest change that closes the gaps of the rows that are asked for and known, at most so long."""
+def _smallest_step(j: np.ndarray, gap: np.ndarray, asked: np.ndarray) -> np.ndarray:  # (19,)
+    """The smallest change that closes the gaps of the rows that are asked for and known."""
     rows = asked & (np.abs(j).max(axis=1) > 1e-9)
     if not rows.any():
         return np.zeros(j.shape[1])
     a = j[rows]
     gram = a @ a.T
     step = a.T @ np.linalg.lstsq(gram + 1e-6 * np.diag(np.diag(gram)), gap[rows], rcond=None)[0]
-    return step * min(1.0, reach / max(np.linalg.norm(step), 1e-12))
+    return step * min(1.0, _FAR / max(float(np.linalg.norm(step)), 1e-12))
 
 # %% ../../../nbs/models/design/17_airfoil_search.ipynb #2a3adc93
 def search_loss(judged: Judged) -> np.ndarray:  # (n,)
@@ -123,8 +123,7 @@ class _Search:
         self.calls = np.ones(self.n, int)
         self.j = theory_jacobian(briefs)
         self.measured = np.zeros(self.n, bool)  # Whether the derivatives of the drag are known
-        self.features, self.loss = _features(self.judged), search_loss(self.judged)
-        self.reach, self.failures = np.full(self.n, _FAR), np.zeros(self.n, int)
+        self.features = _features(self.judged)
         self.best_z, self.best = self.z.copy(), self.judged.worst_miss.copy()
 
     def step(self, at: np.ndarray) -> None:
@@ -140,7 +139,7 @@ class _Search:
             self.j[rows] = _differences(self.z[rows], [self.briefs[i] for i in rows], self.features[rows])
             self.measured[rows], self.calls[rows] = True, self.calls[rows] + N_COORDINATES
         gaps = zip(at, goal - features, asked, strict=True)
-        step = np.stack([_smallest_step(self.j[i], gap, rows, self.reach[i]) for i, gap, rows in gaps])
+        step = np.stack([_smallest_step(self.j[i], gap, rows) for i, gap, rows in gaps])
         z = self.z[at] + step
         designs = from_coordinates(z, briefs)
         found = judge_designs(designs, briefs)
@@ -155,14 +154,8 @@ class _Search:
         error[~self.measured[at], _DRAG:] = 0  # without derivatives there is nothing to correct
         good = np.isfinite(error).all(axis=1)
         self.j[at[good]] += (error[:, :, None] * step[:, None, :] / length[:, None, None])[good]
-        loss = search_loss(found)
-        kept = loss < self.loss[at]
-        rows = at[kept]
-        self.z[rows], self.features[rows], self.loss[rows] = z[kept], new[kept], loss[kept]
-        self.judged = _replaced(self.judged, rows, found.rows(np.flatnonzero(kept)))
-        self.failures[at] = np.where(kept, 0, self.failures[at] + 1)
-        self.reach[at] = np.where(kept, np.minimum(1.5 * self.reach[at], _FAR), 0.4 * self.reach[at])
-        self.measured[at] &= self.failures[at] < 2  # look again where the derivatives no longer help
+        self.z[at], self.features[at] = z, new
+        self.judged = _replaced(self.judged, at, found)
         better = found.worst_miss < self.best[at]
         self.best_z[at[better]], self.best[at[better]] = z[better], found.worst_miss[better]
 
