@@ -45,7 +45,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _RESERVED = {"uploads", "predictions", "logs"}
 _ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".ndjson", ".json", ".xlsx", ".gz", ".bz2", ".zst")
 _MOST_RUNS = 200  # Listed
-_MOST_KEPT = {"entry": 2 * _MOST_RUNS, "view": 10, "model": 3, "predicted": 100}
+_MOST_KEPT = {"entry": 2 * _MOST_RUNS, "view": 10, "model": 3, "design": 3, "predicted": 100}
 
 
 def file_name(

@@ -54,6 +54,8 @@ def run_tabs(run: Run) -> RunTabs:
     tabs = [("", "Verdict")]
     if run.kind == "table":
         tabs += [("try", "Try a row"), ("predict", "Predict a file"), ("serve", "Serve")]
+    if run.kind == "design":
+        tabs.append(("design", "Design"))
     return RunTabs(run.path.name, (*tabs, ("monitor", "Monitor")))
 
 
