@@ -121,7 +121,7 @@ class AirfoilProblem(DesignProblem[FoilBrief]):
     def examples(self, n: int, *, seed: int = 0, on_update: Callable[[str], None] | None = None) -> Examples[FoilBrief]:
         say = on_update or (lambda text: None)
         say("reading wing sections")
-        catalogue = load_catalogue(every=1 if n >= 2000 else 8 if n >= 100 else 64)
+        catalogue = load_catalogue(every=max(1, 2000 // n))  # few examples are made of few sections
         say(f"judging {len(catalogue)} sections and their blends")
         points = operating_points(catalogue, n, seed=seed)
         return replace(point_examples(points), notes=catalogue.notes)

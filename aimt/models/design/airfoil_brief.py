@@ -190,7 +190,7 @@ def judge_designs(
     """Measures, misses and faults of designs, each for its brief; n calls of the judge."""
     designs = np.asarray(designs, float).reshape(-1, N_COORDINATES)
     foils, reynolds = designs[:, :N_NUMBERS], np.array([b.reynolds for b in briefs], float)
-    polar, shape = judge_foils(foils, designs[:, -1], reynolds), foil_shape(np.nan_to_num(foils))
+    polar, shape = judge_foils(foils, designs[:, -1], reynolds), foil_shape(np.where(np.isfinite(foils), foils, 0.0))
     measures = {"lift": polar.lift, "drag": polar.drag, "moment": polar.moment, "thickness": shape.thickness, "reynolds": reynolds}
     measures |= {"angle": designs[:, -1], "camber": shape.camber, "confidence": polar.confidence}
     misses = {w.name: w.miss(wished(briefs, w.name), measures[w.name]) for w in FOIL_WISHES if w.name != "reynolds"}
