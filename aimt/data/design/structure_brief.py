@@ -262,7 +262,7 @@ def raster(brief: StructureBrief, nx: int, ny: int) -> Rastered:
     near = touching(grid, np.concatenate([loaded, *(nodes for nodes, _ in held)]))
     return Rastered(grid, forces, fixed, void, solid, near, brief.volume)
 
-# %% ../../../nbs/data/design/33_structure_brief.ipynb #042b279a
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #7b6f4a6b
 def _steps_from(allowed: np.ndarray, start: np.ndarray) -> np.ndarray:  # (ny, nx); -1 where nothing leads
     """The least number of allowed cells on a way from the start to each cell, both counted."""
     steps = np.full(allowed.shape, -1)
@@ -315,7 +315,7 @@ def check_brief(brief: StructureBrief, nx: int, ny: int) -> None:
             f"a volume of {r.volume:g} contradicts the areas: {r.solid.mean():.3f} must be solid, and at most {1 - r.void.mean():.3f} may be built"
         )
     parts, _ = ndimage.label(~r.void)
-    for k, load in enumerate(brief.loads):
+    for load in brief.loads:
         node = r.grid.nodes[round(load.y * ny), round(load.x * nx)]
         at, where = touching(r.grid, np.array([node])), f"the load at ({load.x:g}, {load.y:g})"
         if np.isin([2 * node, 2 * node + 1], r.fixed).all():
