@@ -43,7 +43,7 @@ def element_stiffness(nu: float = 0.3) -> np.ndarray:  # (8, 8)
     points = [(s, t) for s in (-gauss, gauss) for t in (-gauss, gauss)]
     return sum(_strain_matrix(*p).T @ elasticity(nu) @ _strain_matrix(*p) for p in points) / 4
 
-# %% ../../../nbs/data/design/30_plane_stress.ipynb #335122e7
+# %% ../../../nbs/data/design/30_plane_stress.ipynb #dc239174
 @dataclass(frozen=True)
 class Grid:
     """A rectangle of nx times ny square elements."""
@@ -85,13 +85,20 @@ class Grid:
         return np.stack([2 * corners, 2 * corners + 1], axis=-1).reshape(-1, 8)
 
     @cached_property
-    def pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Row, column, element and place in it of each entry on and below the diagonal."""
+    def pattern(self) -> tuple[np.ndarray, np.ndarray, sparse.csr_matrix]:
+        """Row and column of each entry on and below the diagonal, and where it goes.
+
+        The matrix leads from elements to the band, and its values are numbers of entries of the element stiffness.
+        """
         i, j = np.repeat(self.dofs, 8, axis=1), np.tile(self.dofs, (1, 8))
         element = np.repeat(np.arange(len(i))[:, None], 64, axis=1)
-        place = np.tile(np.arange(64), (len(i), 1))
-        low = i >= j
-        return i[low], j[low], element[low], place[low]
+        entry = np.tile(np.arange(64), (len(i), 1))
+        low, high = i >= j, self.band + 1
+        target = (i - j + j * high)[low]
+        order = np.lexsort((element[low], target))
+        start = np.searchsorted(target[order], np.arange(high * self.n_dofs + 1))
+        matrix = sparse.csr_matrix((entry[low][order], element[low][order], start), shape=(high * self.n_dofs, len(i)))
+        return i[low][order], j[low][order], matrix
 
 
 @lru_cache(16)
@@ -99,7 +106,7 @@ def shared_grid(nx: int, ny: int) -> Grid:
     """One grid for all who use it: its pattern is made once."""
     return Grid(nx, ny)
 
-# %% ../../../nbs/data/design/30_plane_stress.ipynb #565c90df
+# %% ../../../nbs/data/design/30_plane_stress.ipynb #56fb9ee9
 def holds_still(
     grid: Grid,
     fixed: np.ndarray,  # Numbers of supported displacements
@@ -131,13 +138,11 @@ class PlaneStress:
             )
         self.free = np.ones(grid.n_dofs, bool)
         self.free[self.fixed] = False
-        i, j, element, place = grid.pattern
-        keep = self.free[i] & self.free[j]
-        rows, high = (i - j + j * (grid.band + 1))[keep], grid.band + 1
-        values = element_stiffness(nu).ravel()[place[keep]]
-        self._assemble = sparse.csr_matrix((values, (rows, element[keep])), shape=(high * grid.n_dofs, grid.nx * grid.ny))
-        self._diagonal = np.zeros(high * grid.n_dofs)
-        self._diagonal[self.fixed * high] = 1.0
+        i, j, pattern = grid.pattern
+        values = element_stiffness(nu).ravel()[pattern.data] * (self.free[i] & self.free[j])
+        self._assemble = sparse.csr_matrix((values, pattern.indices, pattern.indptr), shape=pattern.shape)
+        self._diagonal = np.zeros((grid.band + 1) * grid.n_dofs)
+        self._diagonal[self.fixed * (grid.band + 1)] = 1.0
 
     def solve(
         self,
@@ -157,8 +162,11 @@ class PlaneStress:
         u: np.ndarray,  # (n, K)
     ) -> np.ndarray:  # (ny, nx), summed over the load cases
         """Twice the strain energy of each element if its modulus were 1."""
-        each = u[self.grid.dofs].transpose(0, 2, 1)
-        return ((each @ element_stiffness(self.nu)) * each).sum((1, 2)).reshape(self.grid.ny, self.grid.nx)
+        total = np.zeros(len(self.grid.dofs))
+        for case in u.T:
+            each = case[self.grid.dofs]
+            total += np.einsum("ij,ij->i", each @ element_stiffness(self.nu), each)
+        return total.reshape(self.grid.ny, self.grid.nx)
 
     def stress(
         self,

@@ -102,7 +102,7 @@ class StructureBrief:
             solid=tuple(map(box, self.solid)),
         )
 
-# %% ../../../nbs/data/design/33_structure_brief.ipynb #392cc31e
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #c9095daa
 def _numbers(parts: Sequence[str], name: str) -> list[float]:
     try:
         numbers = [float(p) for p in parts]
@@ -130,7 +130,8 @@ def _support(text: str) -> Support:
     numbers = _numbers(parts, "the support")
     if len(numbers) not in (2, 4):
         raise ProblemError(f"a support is the name of an edge, a point x, y or a rectangle x0, y0, x1, y1, not {text!r}")
-    return Support(*(numbers if len(numbers) == 4 else numbers * 2), holds)  # type: ignore[misc]
+    x0, y0, x1, y1 = numbers if len(numbers) == 4 else numbers * 2
+    return Support(x0, y0, x1, y1, holds)
 
 
 def _area(text: str, slim: float) -> Area:
@@ -262,7 +263,7 @@ def raster(brief: StructureBrief, nx: int, ny: int) -> Rastered:
     near = touching(grid, np.concatenate([loaded, *(nodes for nodes, _ in held)]))
     return Rastered(grid, forces, fixed, void, solid, near, brief.volume)
 
-# %% ../../../nbs/data/design/33_structure_brief.ipynb #7b6f4a6b
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #96bd3962
 def _steps_from(allowed: np.ndarray, start: np.ndarray) -> np.ndarray:  # (ny, nx); -1 where nothing leads
     """The least number of allowed cells on a way from the start to each cell, both counted."""
     steps = np.full(allowed.shape, -1)
@@ -295,7 +296,8 @@ def _check_numbers(brief: StructureBrief) -> None:
             raise ProblemError(f"the load at ({load.x:g}, {load.y:g}) lies outside of the plate", hint="Places are shares from 0 to 1")
         if not 0 < abs(load.newton) < 1e9 or not math.isfinite(load.angle):
             raise ProblemError(f"the load at ({load.x:g}, {load.y:g}) of {load.newton:g} N pulls nowhere")
-    for part in (*brief.supports, *brief.void, *brief.solid):
+    parts: list[Any] = [*brief.supports, *brief.void, *brief.solid]
+    for part in parts:
         if part.x0 > part.x1 or part.y0 > part.y1 or part.x0 > 1 or part.y0 > 1 or part.x1 < 0 or part.y1 < 0:
             raise ProblemError(
                 f"the {type(part).__name__.lower()} from ({part.x0:g}, {part.y0:g}) to ({part.x1:g}, {part.y1:g}) is empty or outside"

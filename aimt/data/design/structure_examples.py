@@ -33,7 +33,7 @@ from aimt.data.design.structure_brief import (
 )
 from .topology_optimisation import Simp, StructureSolver, simp
 
-# %% ../../../nbs/data/design/37_structure_examples.ipynb #6b2597e3
+# %% ../../../nbs/data/design/37_structure_examples.ipynb #a7eb9956
 _SIDES = ("left", "right", "bottom", "top")
 
 
@@ -76,7 +76,8 @@ def _void(rng: np.random.Generator) -> tuple[Area, ...]:
         width, height = rng.uniform(0.08, 0.35), rng.uniform(0.12, 0.5)
         x, y = rng.uniform(-0.05, 1.05 - width), rng.uniform(-0.05, 1.05 - height)
         box = (max(0.0, x), max(0.0, y), min(1.0, x + width), min(1.0, y + height))
-        found.append(Area(*(round(float(v), 3) for v in box), bool(rng.random() < 0.5)))
+        x0, y0, x1, y1 = (round(float(v), 3) for v in box)
+        found.append(Area(x0, y0, x1, y1, bool(rng.random() < 0.5)))
     return tuple(found)
 
 

@@ -7,13 +7,15 @@ Docs: https://aimt-dev.github.io/aimt/data/design/topology_optimisation.html.md"
 # %% auto #0
 __all__ = ['Simp', 'density_filter', 'volume_parts', 'StructureSolver', 'fill', 'update', 'simp_step', 'Optimised', 'simp']
 
-# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #ec971277
+# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #cb6e5985
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import sparse
+from scipy.optimize import brentq
 
 from ...core.errors import ProblemError
 from .plane_stress import PlaneStress
@@ -114,7 +116,7 @@ class StructureSolver:
         """The same variable everywhere, with the volume of the brief."""
         return np.full(self.brief.void.shape, self.room / max(self.share.sum(), 1e-12))
 
-# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #462dc062
+# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #f3147f53
 def fill(
     wanted: Callable[[float], np.ndarray],  # Variables for a price; less for a higher one
     share: np.ndarray,  # By how much each raises the sum of the densities
@@ -122,17 +124,14 @@ def fill(
     low: float,  # Prices between which the right one lies
     high: float,
 ) -> np.ndarray:
-    """Variables whose densities sum to `room`: the price by bisection, in its logarithm."""
-    low, high = np.log(low), np.log(high)
-    for _ in range(48):
-        middle = 0.5 * (low + high)
-        if share @ wanted(np.exp(middle)) > room:
-            low = middle
-        else:
-            high = middle
-        if high - low < 1e-9:
-            break
-    return wanted(np.exp(0.5 * (low + high)))
+    """Variables whose densities sum to `room`: the price by Brent's method, in its logarithm; the nearest price when none does."""
+
+    def excess(price: float) -> float:
+        return float(share @ wanted(math.exp(price))) - room
+
+    if excess(math.log(low)) <= 0 or excess(math.log(high)) >= 0:
+        return wanted(low if excess(math.log(low)) <= 0 else high)
+    return wanted(math.exp(brentq(excess, math.log(low), math.log(high), xtol=1e-9, rtol=1e-9)))
 
 
 def update(
@@ -146,7 +145,7 @@ def update(
     flat, move = np.ravel(x), solver.settings.move
     drive, low, high = np.maximum(flat, 1e-3) * np.sqrt(gain), np.maximum(flat - move, 0), np.minimum(flat + move, 1)
     most = max(float(drive.max()), 1e-30)
-    new = fill(lambda price: np.clip(drive / price, low, high), solver.share, solver.room, 1e-8 * most, 1e6 * most)
+    new = fill(lambda price: np.minimum(np.maximum(drive / price, low), high), solver.share, solver.room, 1e-4 * most, 1e6 * most)
     return np.where(solver.share > 1e-9, new, 0.0).reshape(x.shape)
 
 
