@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aimt.data.design.structure_brief import raster
+from aimt.data.design.structure_brief import StructureBrief, raster
 from aimt.data.design.structure_examples import StructureSet, images, make_structures
-from aimt.data.design.topology_optimisation import Simp, simp
+from aimt.data.design.topology_optimisation import Simp, StructureSolver, simp
 from aimt.data.sources.download import cache_dir
 from aimt.models.design.structure import PLANES, StructureProblem, brief_planes
 from aimt.models.flow.diffusion_transformer import load_flow_network
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="of training")
     parser.add_argument("--structures", type=int, default=3000, help="optimised ones for training; four times as many with mirror images")
     parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument("--finer", type=int, default=16, help="briefs that are also answered on 128 x 64 cells")
     parser.add_argument("--network", help="a folder with trained weights")
     o = parser.parse_args()
     torch.set_num_threads(1)
@@ -109,12 +110,13 @@ def main() -> None:
         drawn=float(np.median(found.measures["drawn_compliance"])),
         uniform=spread(history[:, 0]),
     )
-    for k in EARLY:
-        clear()
-        start = time.process_time()
-        early = [simp(problem.solver(b), iterations=k) for b in held]
-        ms = 1e3 * (time.process_time() - start) / len(held)
-        say("simp early", iterations=k, ms=ms, **spread(np.array([f.compliance[-1] for f in early]) / reference))
+    for power in (0.5, 1.0):
+        for k in EARLY:
+            clear()
+            start = time.process_time()
+            early = [simp(StructureSolver(raster(b, 32, 16), Simp(power=power)), iterations=k) for b in held]
+            ms = 1e3 * (time.process_time() - start) / len(held)
+            say("simp early", power=power, iterations=k, ms=ms, **spread(np.array([f.compliance[-1] for f in early]) / reference))
 
     raw: dict[str, np.ndarray] = {}
     for steps in (1, 2, 4, 8):
@@ -155,6 +157,28 @@ def main() -> None:
             connected = np.mean([not any("load at" in f for f in faults) for faults in judged.faults])
             ratio = judged.cost / reference
             say("polish", start=name, steps=steps, ms=ms, sound=float(judged.sound.mean()), connected=connected, **spread(ratio))
+
+    refine(problem, held[: o.finer], raw["generator 2"], [f.x for f in best])
+
+
+def refine(problem: StructureProblem, held: list[StructureBrief], raw: np.ndarray, best: list[np.ndarray]) -> None:
+    """The same designs interpolated to 128 x 64 cells, against 60 iterations of SIMP there."""
+    for name, coarse in (("generator 2", raw[: len(held)]), ("simp on 32 x 16", np.stack(best[: len(held)]))):
+        clear()
+        fine, start = problem.finer(coarse, held, 4)
+        if name == "generator 2":
+            begun = time.process_time()
+            found = [simp(fine.solver(b), iterations=60) for b in held]
+            whole = 1e3 * (time.process_time() - begun) / len(held)
+            reference = np.array([f.compliance[-1] for f in found])
+            history = np.stack([f.compliance for f in found]) / reference[:, None]
+            say("fine simp", n=len(held), ms=whole, early={k: spread(history[:, k]) for k in (5, 6, 10, 20)})
+        for steps in (0, 5):
+            begun = time.process_time()
+            x, _ = fine.polish(start, held, steps) if steps else (start, 0)
+            ms = 1e3 * (time.process_time() - begun) / len(held)
+            judged = fine.judge(x, held)
+            say("fine", start=name, steps=steps, ms=ms, sound=float(judged.sound.mean()), **spread(judged.cost / reference))
 
 
 if __name__ == "__main__":

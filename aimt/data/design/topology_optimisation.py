@@ -21,7 +21,7 @@ from ...core.errors import ProblemError
 from .plane_stress import PlaneStress
 from .structure_brief import Rastered
 
-# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #0e6e450a
+# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #78b1640f
 @dataclass(frozen=True)
 class Simp:
     """Settings of the optimisation."""
@@ -29,6 +29,7 @@ class Simp:
     penalty: float = 3.0  # p
     radius: float = 1.5  # Of the filter, in cells
     move: float = 0.2  # Largest change of a variable in a step
+    power: float = 0.5  # Of the update; larger is faster near an optimum, and less careful far from one
     weak: float = 1e-9  # Modulus of void
     iterations: int = 60
 
@@ -116,7 +117,7 @@ class StructureSolver:
         """The same variable everywhere, with the volume of the brief."""
         return np.full(self.brief.void.shape, self.room / max(self.share.sum(), 1e-12))
 
-# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #f3147f53
+# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #7717c481
 def fill(
     wanted: Callable[[float], np.ndarray],  # Variables for a price; less for a higher one
     share: np.ndarray,  # By how much each raises the sum of the densities
@@ -143,7 +144,7 @@ def update(
     falls = solver.falls(solver.density(x), energy)
     gain = np.divide(falls, solver.share, out=np.zeros_like(falls), where=solver.share > 1e-9)
     flat, move = np.ravel(x), solver.settings.move
-    drive, low, high = np.maximum(flat, 1e-3) * np.sqrt(gain), np.maximum(flat - move, 0), np.minimum(flat + move, 1)
+    drive, low, high = np.maximum(flat, 1e-3) * gain**solver.settings.power, np.maximum(flat - move, 0), np.minimum(flat + move, 1)
     most = max(float(drive.max()), 1e-30)
     new = fill(lambda price: np.minimum(np.maximum(drive / price, low), high), solver.share, solver.room, 1e-4 * most, 1e6 * most)
     return np.where(solver.share > 1e-9, new, 0.0).reshape(x.shape)
