@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/design/plan_search.html.md"""
 
 # %% auto #0
 __all__ = ['Weights', 'gap', 'PlanPenalty', 'random_step', 'SearchResult', 'anneal', 'slice_site', 'search_plan', 'random_brief',
-           'brief_of', 'tidy', 'make_examples', 'turn_plan', 'mirror_plan', 'symmetric_plans']
+           'brief_of', 'mend', 'tidy', 'make_examples', 'turn_plan', 'mirror_plan', 'symmetric_plans']
 
 # %% ../../../nbs/data/design/44_plan_search.ipynb #871fa160
 import math
@@ -296,7 +296,7 @@ def search_plan(
     assert best is not None
     return SearchResult(best.masks, best.penalty, best.met, done, time.process_time() - begun)
 
-# %% ../../../nbs/data/design/44_plan_search.ipynb #76559aa8
+# %% ../../../nbs/data/design/44_plan_search.ipynb #03e9991f
 _LIKED = {  # Pairs of types that briefs ask for, and how often a pair that touches is asked for
     frozenset(p): share
     for p, share in (
@@ -318,12 +318,11 @@ _LIKED = {  # Pairs of types that briefs ask for, and how often a pair that touc
 
 
 def _programme(rng: random.Random) -> list[tuple[str, float]]:
-    """Types and areas of the rooms of a flat, in a random order."""
+    """Types and areas of the rooms of a flat."""
     types = ["hall", "living", "kitchen", "bathroom"] + ["bedroom"] * rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0]
     types += [t for t, share in (("wc", 0.35), ("study", 0.3), ("dining", 0.2), ("storage", 0.3)) if rng.random() < share]
     types = types[:4] + rng.sample(types[4:], min(len(types) - 4, 4))
-    rng.shuffle(types)
-    return [(t, rng.uniform(*ROOM_TYPES[t].area)) for t in types]
+    return [(t, rng.uniform(*ROOM_TYPES[t].area)) for t in sorted(types, key=list(ROOM_TYPES).index)]
 
 
 def _random_site(area: float, module: float, rng: random.Random) -> list[list[float]] | None:
@@ -391,6 +390,46 @@ def brief_of(plan: np.ndarray, brief: PlanBrief, rng: random.Random) -> PlanBrie
     pairs = [(i, j) for j in range(len(masks)) for i in range(j) if touch(masks[i], masks[j])]
     wished = tuple(p for p in pairs if rng.random() < _LIKED.get(frozenset(brief.rooms[k].type for k in p), 0.0))
     return PlanBrief(rooms, brief.site, brief.windows, brief.entrance, tuple(sorted(wished)), brief.module)
+
+
+def mend(
+    plan: np.ndarray,  # (R, C) room numbers; anything else counts as empty
+    bits: PlanBits,
+) -> list[int]:
+    """A plan made whole: every room in its largest piece, every cell of the site in exactly one room, no room missing."""
+    masks = [largest_part(to_bits(plan == k) & bits.site) for k in range(len(bits.targets))]
+    for k, m in enumerate(masks):
+        if not opened(m):
+            masks[k] = _seed(masks, k, bits)
+            masks = [b & ~masks[k] if j != k else b for j, b in enumerate(masks)]
+    empty = bits.site
+    for m in masks:
+        empty &= ~m
+    while empty:
+        order = sorted(range(len(masks)), key=lambda k: masks[k].bit_count() / bits.targets[k])
+        for k in order:
+            if front := around(masks[k]) & empty:
+                masks[k] |= front
+                empty &= ~front
+                break
+        else:
+            masks[order[0]] |= empty  # not connected with any room: the penalty will say so
+            break
+    return masks
+
+
+def _seed(masks: Sequence[int], room: int, bits: PlanBits) -> int:
+    """Four cells for a room that is missing, out of the room that has most to spare; in empty cells if there are."""
+    taken = 0
+    for m in masks:
+        taken |= m
+    richest = max((k for k in range(len(masks)) if k != room), key=lambda k: masks[k].bit_count() - bits.targets[k])
+    for where in (bits.site & ~taken, masks[richest], bits.site):
+        low = where & where >> 1 & where >> STRIDE & where >> (STRIDE + 1)
+        if low:
+            one = low & -low
+            return one | one << 1 | one << STRIDE | one << (STRIDE + 1)
+    return bits.site & -bits.site
 
 
 def tidy(plan: np.ndarray, brief: PlanBrief) -> bool:
