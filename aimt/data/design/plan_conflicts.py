@@ -17,7 +17,7 @@ from .plan_brief import ROOM_TYPES, SIDES, PlanBrief, PlanRoom, plan_grid
 from .plan_rules import plan_bits, square_side, to_bits
 from .plan_search import search_plan
 
-# %% ../../../nbs/data/design/46_plan_conflicts.ipynb #1af73d06
+# %% ../../../nbs/data/design/46_plan_conflicts.ipynb #afd58edc
 @dataclass(frozen=True)
 class Conflict:
     """Wishes that cannot be met together."""
@@ -51,7 +51,7 @@ def _widths(brief: PlanBrief) -> list[Conflict]:
     fits = square_side(bits.site)
     for r, w, t, s in zip(brief.rooms, bits.widths, bits.targets, bits.slack, strict=True):
         if w > fits:
-            text = f"{r.name} must be {w * brief.module:.1f} m wide, and no square of more than {fits * brief.module:.1f} m fits into the site"
+            text = f"{r.name} must be {r.rule.width} m wide, {w} modules, and no square of more than {fits} modules of {brief.module} m fits into the site"
             found.append(Conflict("width", (r.name,), text))
         elif w * w > t + s + 1e-9:
             most = math.floor(t + s + 1e-9) * bits.grid.cell

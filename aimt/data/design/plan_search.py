@@ -274,20 +274,21 @@ def _half(region: int, share: float, *, upright: bool) -> int:
     keep[(slice(None), slice(at)) if upright else slice(at)] = True
     return to_bits(cells & keep)
 
-# %% ../../../nbs/data/design/44_plan_search.ipynb #1f4a518a
+# %% ../../../nbs/data/design/44_plan_search.ipynb #1ca14411
 def search_plan(
     brief: PlanBrief,
     *,
     seconds: float = 2.0,  # CPU time at most
-    steps: int = 12_000,  # Of one restart
-    restarts: int = 1_000_000,
+    steps: int = 6_000,  # Of one restart
+    calls: int = 100_000_000,  # Steps of all restarts together
     seed: int = 0,
 ) -> SearchResult:
     """The best plan that annealing finds from random cuts. The result depends on the time limit when that ends it."""
     bits, rng, begun = plan_bits(brief), random.Random(seed), time.process_time()
     penalty, best, done = PlanPenalty(bits), None, 0
-    for _ in range(restarts):
-        found = anneal(bits, slice_site(bits, rng), steps=steps, hot=3.0, cold=0.08, rng=rng, penalty=penalty, deadline=begun + seconds)
+    while done < calls:
+        some = min(steps, calls - done)
+        found = anneal(bits, slice_site(bits, rng), steps=some, hot=3.0, cold=0.08, rng=rng, penalty=penalty, deadline=begun + seconds)
         done += found.steps
         if best is None or (found.met, -found.penalty) > (best.met, -best.penalty):
             best = found
