@@ -95,9 +95,7 @@ class _Writer:
         metre, square = unit.add_si_unit(self.model, unit_type="LENGTHUNIT"), unit.add_si_unit(self.model, unit_type="AREAUNIT")
         unit.assign_unit(self.model, units=[metre, square])
         model = context.add_context(self.model, context_type="Model")
-        self.body = context.add_context(
-            self.model, context_type="Model", context_identifier="Body", target_view="MODEL_VIEW", parent=model
-        )
+        self.body = context.add_context(self.model, context_type="Model", context_identifier="Body", target_view="MODEL_VIEW", parent=model)
         parts = [whole, self.made("IfcSite", "Site"), self.made("IfcBuilding", "Building"), self.made("IfcBuildingStorey", storey.name)]
         for parent, child in zip(parts, parts[1:], strict=False):
             aggregate.assign_object(self.model, relating_object=parent, products=[child])

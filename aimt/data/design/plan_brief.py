@@ -196,19 +196,23 @@ def plan_grid(brief: PlanBrief) -> PlanGrid:
         in_modules(PASSAGE, m),
     )
 
-# %% ../../../nbs/data/design/40_plan_brief.ipynb #764a72b8
+# %% ../../../nbs/data/design/40_plan_brief.ipynb #131927a5
 def _site(given: Any) -> tuple[tuple[float, float], ...]:
     """Corners from a list of pairs, or a rectangle from "9.6 x 8.4". Raises `ProblemError` for what encloses nothing or crosses itself."""
     if isinstance(given, str):
         try:
             w, h = (float(p) for p in given.lower().replace("m", "").split("x"))
+            if min(w, h) <= 0:
+                raise ValueError
         except ValueError:
             raise ProblemError(f'site "{printable(given)}" is no rectangle', hint='Say "9.6 x 8.4", or give corners in JSON') from None
         given = [(0, 0), (w, 0), (w, h), (0, h)]
     try:
         corners = [(float(x), float(y)) for x, y in given]
     except (TypeError, ValueError):
-        raise ProblemError("the site is a list of corners [x, y] in metres", hint="Such as [[0, 0], [9.6, 0], [9.6, 8.4], [0, 8.4]]") from None
+        raise ProblemError(
+            "the site is a list of corners [x, y] in metres", hint="Such as [[0, 0], [9.6, 0], [9.6, 8.4], [0, 8.4]]"
+        ) from None
     if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > 1e6:
         raise ProblemError("a corner of the site is not a finite number of metres")
     corners = corners[:-1] if len(corners) > 1 and corners[0] == corners[-1] else corners
@@ -255,7 +259,9 @@ def _rooms(given: Any) -> list[dict[str, Any]]:
             rooms.append({"name": " ".join(words[:-1]) or words[-1], "type": words[-1], "area": area})
         given = rooms
     if not isinstance(given, Iterable) or not all(isinstance(r, Mapping) for r in given):
-        raise ProblemError("rooms is a list of rooms with name, type and area", hint='Such as [{"name": "Living", "type": "living", "area": 24}]')
+        raise ProblemError(
+            "rooms is a list of rooms with name, type and area", hint='Such as [{"name": "Living", "type": "living", "area": 24}]'
+        )
     return [dict(r) for r in given]
 
 
@@ -272,7 +278,9 @@ def _room(given: dict[str, Any], number: int) -> tuple[str, str, float | None]:
         raise ProblemError(f"room {number} has an unknown {printable(str(odd[0]))!r}", hint="A room has name, type and area")
     kind = str(given.get("type", given.get("name", ""))).strip().lower()
     if kind not in ROOM_TYPES:
-        raise ProblemError(f"unknown type of room {printable(kind)!r}", hint=closest(kind, ROOM_TYPES) or f"There is {', '.join(ROOM_TYPES)}")
+        raise ProblemError(
+            f"unknown type of room {printable(kind)!r}", hint=closest(kind, ROOM_TYPES) or f"There is {', '.join(ROOM_TYPES)}"
+        )
     name = printable(str(given.get("name", kind)).strip()) or kind
     if len(name) > 40:
         raise ProblemError(f"the name of room {number} has {len(name)} characters, and 40 is the most")
@@ -403,7 +411,9 @@ def _with_areas(listed: list[tuple[str, str, float | None]], site: float) -> tup
     if usual and left <= 0:
         raise ProblemError(f"the areas of the other rooms leave nothing of {site:.1f} m2 for {listed[next(iter(usual))][0]}")
     share = left / sum(usual.values()) if usual else 0.0
-    return tuple(PlanRoom(name, kind, round(area if area is not None else usual[i] * share, 2)) for i, (name, kind, area) in enumerate(listed))
+    return tuple(
+        PlanRoom(name, kind, round(area if area is not None else usual[i] * share, 2)) for i, (name, kind, area) in enumerate(listed)
+    )
 
 # %% ../../../nbs/data/design/40_plan_brief.ipynb #59f0e4f0
 def plan_brief_to_dict(brief: PlanBrief) -> dict[str, object]:

@@ -63,7 +63,9 @@ def _widths(brief: PlanBrief) -> list[Conflict]:
 def _daylight(brief: PlanBrief) -> list[Conflict]:
     bits = plan_bits(brief)
     need = {
-        r.name: bits.need[k][max(0, math.ceil(bits.targets[k] - bits.slack[k] - 1e-9))] for k, r in enumerate(brief.rooms) if r.rule.daylight
+        r.name: bits.need[k][max(0, math.ceil(bits.targets[k] - bits.slack[k] - 1e-9))]
+        for k, r in enumerate(brief.rooms)
+        if r.rule.daylight
     }
     have = sum(m.bit_count() for m in bits.light)
     if sum(need.values()) <= have:

@@ -87,7 +87,7 @@ class PlanDrawing:
     doors: tuple[DrawnDoor, ...]
     windows: tuple[DrawnWindow, ...]
 
-# %% ../../../nbs/data/design/48_plan_drawing.ipynb #2983911d
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #ecee83e1
 def room_outline(cells: np.ndarray) -> np.ndarray:  # (n, 2) columns and rows, counter-clockwise
     """The outer outline of a connected room, in modules."""
     edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -110,8 +110,8 @@ def room_outline(cells: np.ndarray) -> np.ndarray:  # (n, 2) columns and rows, c
         choices = edges[now]
         now = choices.pop(max(range(len(choices)), key=lambda i: left(choices[i])) if len(choices) > 1 else 0)
     points = np.array(walk, float)
-    turn = np.cross(points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points)
-    return points[turn != 0]
+    before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
+    return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
 
 
 def _label(m: int, module: float) -> tuple[float, float]:
@@ -187,7 +187,7 @@ def _windows(room: int, m: int, brief: PlanBrief) -> list[DrawnWindow]:
     cut = [(a + (b - a) * (1 - keep) / 2, b - (b - a) * (1 - keep) / 2) for a, b in spans]
     return [DrawnWindow(f"Window {name} {i + 1}", tuple(map(float, a)), tuple(map(float, b))) for i, (a, b) in enumerate(cut)]  # type: ignore[arg-type]
 
-# %% ../../../nbs/data/design/48_plan_drawing.ipynb #2ec5be89
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #026a2041
 def _wall_lines(plan: np.ndarray, module: float) -> list[tuple[tuple[float, float], tuple[float, float], bool]]:
     """Axes of the walls: start, end, whether outer."""
     wide = np.pad(plan, 1, constant_values=-1)
@@ -210,7 +210,8 @@ def _walls(plan: np.ndarray, brief: PlanBrief, holes: list[tuple[str, str, np.nd
     walls, left = [], list(holes)
     for number, (p, q, is_outer) in enumerate(_wall_lines(plan, brief.module)):
         way = np.subtract(q, p) / math.dist(p, q)
-        mine = [h for h in left if all(abs(np.cross(way, e - p)) < 1e-6 and -1e-6 <= (e - p) @ way <= math.dist(p, q) + 1e-6 for e in h[2:])]
+        on = lambda e, p=p, q=q, way=way: abs((e - p) @ (-way[1], way[0])) < 1e-6 and -1e-6 <= (e - p) @ way <= math.dist(p, q) + 1e-6
+        mine = [h for h in left if on(h[2]) and on(h[3])]
         left = [h for h in left if not any(h is x for x in mine)]
         openings = []
         for name, kind, a, b in mine:
@@ -288,7 +289,9 @@ def _scale_bar(axes: Any, brief: PlanBrief) -> None:
     for i in range(2):
         axes.plot([i, i + 1], [-0.75, -0.75], color=("#24292f", "#8a929b")[i], lw=2, solid_capstyle="butt")
     axes.text(2.1, -0.75, "2 m", fontsize=5, va="center")
-    axes.annotate("N", (width - 0.2, -0.35), (width - 0.2, -1.1), fontsize=5, ha="center", va="center", arrowprops={"arrowstyle": "->", "lw": 0.6})
+    axes.annotate(
+        "N", (width - 0.2, -0.35), (width - 0.2, -1.1), fontsize=5, ha="center", va="center", arrowprops={"arrowstyle": "->", "lw": 0.6}
+    )
     axes.set(xlim=(-0.4, width + 0.4), ylim=(-1.3, height + 0.4))
 
 # %% ../../../nbs/data/design/48_plan_drawing.ipynb #a1bfa9b1
@@ -342,7 +345,9 @@ def _write_dxf(drawing: PlanDrawing, path: Path) -> None:
         "rooms": [r.outline for r in drawing.rooms],
         "walls": [p for w in drawing.walls for p in wall_pieces(w)],
         "doors": [d.swing() for d in drawing.doors],
-        "windows": [np.concatenate([t - o, (t + o)[::-1]]) for t in thin for o in [0.04 * (t[1] - t[0])[::-1] / np.linalg.norm(t[1] - t[0])]],
+        "windows": [
+            np.concatenate([t - o, (t + o)[::-1]]) for t in thin for o in [0.04 * (t[1] - t[0])[::-1] / np.linalg.norm(t[1] - t[0])]
+        ],
     }
     with atomic_path(path) as place:
         write_outlines(place, {k: v for k, v in layers.items() if v}, unit="m", title="Floor plan")
@@ -350,5 +355,7 @@ def _write_dxf(drawing: PlanDrawing, path: Path) -> None:
         document.layers.add("names")
         for r in drawing.rooms:
             text = f"{r.name} {r.area:.1f} m2"
-            document.modelspace().add_text(text, height=0.2, dxfattribs={"layer": "names"}).set_placement(r.label, align=ezdxf.enums.TextEntityAlignment.MIDDLE_CENTER)
+            document.modelspace().add_text(text, height=0.2, dxfattribs={"layer": "names"}).set_placement(
+                r.label, align=ezdxf.enums.TextEntityAlignment.MIDDLE_CENTER
+            )
         document.saveas(place)

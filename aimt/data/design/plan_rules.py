@@ -97,6 +97,7 @@ def touch(a: int, b: int) -> bool:
     north, south, east, west = shared_walls(a, b)
     return bool(north & north >> 1 or south & south >> 1 or east & east >> STRIDE or west & west >> STRIDE)
 
+
 def corners(m: int) -> int:
     """The corners of a room's outline: the windows of 2 x 2 cells of which one or three belong to it, and twice those with a diagonal."""
     a, b, c, d = m, m << 1, m << STRIDE, m << (STRIDE + 1)
@@ -259,7 +260,9 @@ def judge_plan(
         found += room_faults(k, m, bits)
     _, unreached = ways(masks, bits)
     if len(unreached) == n:
-        found.append(f"the front door does not open into {' or '.join(brief.rooms[k].name for k in sorted(bits.entry)) or 'a room to walk through'}")
+        found.append(
+            f"the front door does not open into {' or '.join(brief.rooms[k].name for k in sorted(bits.entry)) or 'a room to walk through'}"
+        )
     elif unreached:
         found.append(f"no way from the front door to {' and '.join(brief.rooms[k].name for k in unreached)} but through a private room")
     areas = [m.bit_count() * brief.module**2 for m in masks]

@@ -239,10 +239,7 @@ def anneal(
     return SearchResult(tuple(best_masks), best, bool(enough(best_masks)), done, time.process_time() - begun)
 
 # %% ../../../nbs/data/design/44_plan_search.ipynb #e2daa52f
-def slice_site(
-    bits: PlanBits,
-    rng: random.Random,
-) -> list[int]:
+def slice_site(bits: PlanBits, rng: random.Random) -> list[int]:
     """Rooms by cutting the site at random, with areas near those that are wished."""
     masks = [0] * len(bits.targets)
 
@@ -297,7 +294,7 @@ def search_plan(
     assert best is not None
     return SearchResult(best.masks, best.penalty, best.met, done, time.process_time() - begun)
 
-# %% ../../../nbs/data/design/44_plan_search.ipynb #03e9991f
+# %% ../../../nbs/data/design/44_plan_search.ipynb #3769a6e4
 _LIKED = {  # Pairs of types that briefs ask for, and how often a pair that touches is asked for
     frozenset(p): share
     for p, share in (
@@ -358,7 +355,13 @@ def random_brief(rng: random.Random) -> PlanBrief:
         named = []
         for t, a in rooms:
             number[t] += 1
-            named.append({"name": f"{t.capitalize()} {number[t]}" if number[t] > 1 else t.capitalize(), "type": t, "area": None if t == "living" else round(a, 1)})
+            named.append(
+                {
+                    "name": f"{t.capitalize()} {number[t]}" if number[t] > 1 else t.capitalize(),
+                    "type": t,
+                    "area": None if t == "living" else round(a, 1),
+                }
+            )
         place = {"side": side, "at": round(rng.uniform(0.1, 0.9) * length, 2)}
         try:
             return read_plan_brief({"site": site, "rooms": named, "windows": _sides(rng), "entrance": place, "module": module})
@@ -377,7 +380,11 @@ def _other_openings(brief: PlanBrief, rng: random.Random) -> PlanBrief:
         side, windows = rng.choice(list(SIDES)), _sides(rng)
         longest = max(p[0 if side in ("north", "south") else 1] for p in brief.site)
         try:
-            given = plan_brief_to_dict(brief) | {"windows": windows, "adjacent": [], "entrance": {"side": side, "at": rng.uniform(0.1, 0.9) * longest}}
+            given = plan_brief_to_dict(brief) | {
+                "windows": windows,
+                "adjacent": [],
+                "entrance": {"side": side, "at": rng.uniform(0.1, 0.9) * longest},
+            }
             return read_plan_brief(given)
         except ValueError:
             continue
@@ -397,10 +404,10 @@ def mend(
     plan: np.ndarray,  # (R, C) room numbers; anything else counts as empty
     bits: PlanBits,
 ) -> list[int]:
-    """A plan made whole: every room in its largest piece, every cell of the site in exactly one room, no room missing."""
-    masks = [largest_part(to_bits(plan == k) & bits.site) for k in range(len(bits.targets))]
+    """A plan made whole: of every room the largest piece without narrow places, every cell of the site in exactly one room, no room missing."""
+    masks = [largest_part(opened(to_bits(plan == k) & bits.site)) for k in range(len(bits.targets))]
     for k, m in enumerate(masks):
-        if not opened(m):
+        if not m:
             masks[k] = _seed(masks, k, bits)
             masks = [b & ~masks[k] if j != k else b for j, b in enumerate(masks)]
     empty = bits.site

@@ -37,7 +37,11 @@ class PlanNetworkConfig:
     n_classes: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.features, self.planes, self.n_layer, self.n_head, self.patch) < 1 or self.dimensions != 2 or self.n_classes:
+        if (
+            min(self.channels, self.features, self.planes, self.n_layer, self.n_head, self.patch) < 1
+            or self.dimensions != 2
+            or self.n_classes
+        ):
             raise ProblemError("a network of plans has at least one room, feature, plane, layer and head, two dimensions and no classes")
         if self.width % self.n_head or self.width < 8:
             raise ProblemError(f"width {self.width} must be a multiple of n_head={self.n_head}, and at least 8")
