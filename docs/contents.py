@@ -72,6 +72,7 @@ ROOMS = {  # folders inside a section, in reading order: name
         "kinds": "Kinds of models",
         "steps": "Steps of each kind",
         "families": "Pretrained families",
+        "generators": "Generators of designs",
         "verbs": "Verbs",
         "operate": "Serving, retraining and the studio",
         "shared": "Shared parts",

@@ -41,7 +41,7 @@ ROOMS = {  # inside a section, lowest first: a room imports from earlier rooms o
     "decide": ["generators"],
     "generate": ["text", "audio", "image", "music", "video", "design"],
     "deploy": ["report", "generators", "serve", "export", "studio"],
-    "jobs": ["shared", "families", "steps", "kinds", "verbs", "operate", "studio"],
+    "jobs": ["shared", "families", "generators", "steps", "kinds", "verbs", "operate", "studio"],
 }
 MOST_MODULES = 16  # in a room
 MODULE_LINES, CELL_LINES = 500, 60

@@ -29,6 +29,7 @@ TASKS = (
     "text-to-speech",
     "sound-generation",
     "video-generation",
+    "design-generation",
 )
 OUTCOMES = ("tp", "fp", "fn", "tn")
 FAIRNESS = {

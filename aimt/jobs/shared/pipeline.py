@@ -349,6 +349,7 @@ KINDS: dict[str, str | Kind] = {
     "judge-series": "aimt.jobs.kinds.judge_series:JUDGE_SERIES",
     "judge": "aimt.jobs.kinds.judge:JUDGE",
     "finetune": "aimt.jobs.kinds.finetune:FINETUNE",
+    "design": "aimt.jobs.kinds.design:DESIGN",
     "image": "aimt.jobs.kinds.image:IMAGE",
     "series": "aimt.jobs.kinds.series:SERIES",
     "music": "aimt.jobs.kinds.music:MUSIC",
