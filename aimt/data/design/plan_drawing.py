@@ -125,11 +125,12 @@ def _label(m: int, module: float) -> tuple[float, float]:
     r, c = spots[np.abs(spots - middle).sum(axis=1).argmin()]
     return float(c * module), float(r * module)
 
-# %% ../../../nbs/data/design/48_plan_drawing.ipynb #b975d3b3
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #351354c7
 def _runs(cells: np.ndarray, along: int) -> list[list[tuple[int, int]]]:
     """Straight runs of cells, along rows (0) or columns (1), the longest first."""
     found: list[list[tuple[int, int]]] = []
-    order = sorted(map(tuple, np.argwhere(cells).tolist()), key=lambda p: (p[1], p[0]) if along == 0 else p)
+    places = [(int(r), int(c)) for r, c in np.argwhere(cells)]
+    order = sorted(places, key=lambda p: (p[1], p[0]) if along == 0 else p)
     for p in order:
         last = found[-1][-1] if found else None
         if last is not None and p[along] == last[along] + 1 and p[1 - along] == last[1 - along]:

@@ -86,17 +86,18 @@ def rule_guide(briefs: Sequence[PlanBrief]) -> Callable[[Tensor, Tensor], Tensor
 
     return guide
 
-# %% ../../../nbs/models/design/40_floor_plan.ipynb #7ff158ff
+# %% ../../../nbs/models/design/40_floor_plan.ipynb #423079a6
 @dataclass(frozen=True)
 class PlanSampler:
     """How plans are drawn. Chosen on validation programmes."""
 
-    temperature: float = 0.5
+    temperature: float = 0.7
     noise: float = 1.0  # On the order of the cells
     steps: int = 8  # Evaluations of the network for a plan
     refill: int = 4  # Evaluations for rooms that are filled in again
-    rounds: int = 8  # Times that they are
-    others: float = 0.25  # Chance that a blameless room is emptied too
+    rounds: int = 3  # Times that they are
+    draws: int = 16  # Times that a plan is begun anew when that has not helped
+    others: float = 0.4  # Chance that a blameless room is emptied too
     anneal: int = 900  # Annealing steps after each filling
     hot: float = 0.6  # First temperature of annealing
 
@@ -147,6 +148,19 @@ def to_symbols(plans: np.ndarray) -> Tensor:  # (n, rooms, R, C)
     return F.one_hot(symbols + 1, MAX_ROOMS + 1)[..., 1:].movedim(-1, 1).float()
 
 
+def _better(new: SearchResult, old: SearchResult | None) -> SearchResult:
+    return new if old is None or (new.met, -new.penalty) > (old.met, -old.penalty) else old
+
+
+def _emptied(plans: Sequence[Sequence[int]], briefs: Sequence[PlanBrief], others: float, rng: random.Random) -> Tensor:
+    """Plans without the rooms that are to blame, and without some others."""
+    known = to_symbols(np.stack([to_plan(masks) for masks in plans]))
+    for row, (masks, brief) in enumerate(zip(plans, briefs, strict=True)):
+        wrong = blamed(masks, plan_bits(brief))
+        known[row, [k for k in range(MAX_ROOMS) if k in wrong or rng.random() < others]] = 0.0
+    return known
+
+
 def draw_plans(
     network: FlowNetwork,
     briefs: Sequence[PlanBrief],
@@ -158,24 +172,21 @@ def draw_plans(
     """Plans drawn by a network, mended, annealed, and filled in again where a rule is broken. Same generator state, same plans."""
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     penalties = {brief: PlanPenalty(plan_bits(brief)) for brief in briefs}
-    best: list[SearchResult | None] = [None] * len(briefs)
-    todo, cells = list(range(len(briefs))), draw_cells(network, briefs, sampler, generator=generator)
-    for turn in range(sampler.rounds + 1):
+    best: list[SearchResult | None] = [None] * len(briefs)  # Of all draws
+    now = list(best)  # Since the last draw
+    todo, known = list(range(len(briefs))), None
+    for turn in range(sampler.draws * (sampler.rounds + 1)):
+        cells = draw_cells(network, [briefs[i] for i in todo], sampler, known=known, generator=generator)
         for i, plan in zip(todo, to_numbers(cells), strict=True):
             bits, penalty = plan_bits(briefs[i]), penalties[briefs[i]]
             found = anneal(bits, mend(plan, bits), steps=sampler.anneal, hot=sampler.hot, rng=rng, penalty=penalty)
-            old = best[i]
-            if old is None or (found.met, -found.penalty) > (old.met, -old.penalty):
-                best[i] = found
+            now[i] = found if known is None else _better(found, now[i])
+            best[i] = _better(now[i], best[i])  # type: ignore[arg-type]
         todo = [i for i in todo if not best[i].met]  # type: ignore[union-attr]
-        if not todo or turn == sampler.rounds or time.process_time() > deadline:
+        if not todo or time.process_time() > deadline:
             break
-        some = [briefs[i] for i in todo]
-        known = to_symbols(np.stack([to_plan(best[i].masks) for i in todo]))  # type: ignore[union-attr]
-        for row, i in enumerate(todo):
-            wrong = blamed(best[i].masks, plan_bits(briefs[i]))  # type: ignore[union-attr]
-            known[row, [k for k in range(MAX_ROOMS) if k in wrong or rng.random() < sampler.others]] = 0.0
-        cells = draw_cells(network, some, sampler, known=known, generator=generator)
+        fresh = (turn + 1) % (sampler.rounds + 1) == 0
+        known = None if fresh else _emptied([now[i].masks for i in todo], [briefs[i] for i in todo], sampler.others, rng)  # type: ignore[union-attr]
     return [b for b in best if b is not None]
 
 # %% ../../../nbs/models/design/40_floor_plan.ipynb #61681f3b
