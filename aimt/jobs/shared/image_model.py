@@ -42,7 +42,8 @@ class ImageSettings:
     one_step: bool = False  # Trained by mean flows: one evaluation makes a picture
     steps: int = 12  # Steps of Heun's method otherwise
     enlarge: int = 1  # Factor by which it enlarges pictures; 1 for networks that draw from nothing
-    detail: float = 1.0  # Standard deviation of the detail that an enlarged picture lacks
+    detail: float = 1.0  # Of the detail that an enlarged picture lacks, as in `SuperResolution`
+    contrast: float = 0.0  # Likewise
 
 
 ENLARGING_STEPS = 6
@@ -100,7 +101,7 @@ class ImageModel:
         made = enlarge_flow(
             self.network,
             from_bytes(small).float() / 127.5 - 1,
-            SuperResolution(factor=s.enlarge, detail=s.detail),
+            SuperResolution(factor=s.enlarge, detail=s.detail, contrast=s.contrast),
             side=s.side,
             steps=s.steps if steps is None else steps,
             generator=torch.Generator().manual_seed(seed),
@@ -128,6 +129,7 @@ class ImageModel:
             ("steps", int),
             ("enlarge", int),
             ("detail", float),
+            ("contrast", float),
         ):
             check_type(kept.get(name, ImageSettings.__dataclass_fields__[name].default), kind, where=str(path), field=name)
         return cls(UNet.from_pretrained(folder).eval(), ImageSettings(**kept))

@@ -253,7 +253,7 @@ def judge_lessons(
         return x, labels, len(work.pictures.classes) or None
     real = torch.from_numpy(x).mul(2).sub(1)
     soft = enlarged(reduced(real, factor), factor)
-    noise = torch.randn(soft.shape, generator=torch.Generator().manual_seed(work.options.seed)) * detail_size(real, factor)
+    noise = torch.randn(soft.shape, generator=torch.Generator().manual_seed(work.options.seed)) * float((real - soft).std())
     shown = [((v.clamp(-1, 1) + 1) / 2).numpy() for v in (real, soft, soft + noise)]
     return np.concatenate(shown), np.repeat(np.arange(3), len(x)), 3
 
@@ -329,8 +329,8 @@ def choose_width(
 def objective_of(options: Any, pixels: np.ndarray) -> FlowMatching:
     """What the network learns: velocities, with one step average velocities, or velocities of the detail that an enlarged picture lacks."""
     if options.enlarge:
-        x = from_bytes(pixels[:2000]).float() / 127.5 - 1
-        return SuperResolution(factor=options.enlarge, detail=detail_size(x, options.enlarge))
+        detail, contrast = detail_size(from_bytes(pixels[:2000]).float() / 127.5 - 1, options.enlarge)
+        return SuperResolution(factor=options.enlarge, detail=detail, contrast=contrast)
     return MeanFlow(drop=0.1) if options.one_step else FlowMatching()
 
 
@@ -400,7 +400,9 @@ def train_network(work: ImageWork) -> str:
     stop_if_stopped(work, work.trained.history)
     kept = ImageSettings(p.side, p.channels, p.classes, one_step=bool(o.one_step))
     if isinstance(objective, SuperResolution):
-        kept = replace(kept, enlarge=objective.factor, detail=objective.detail, steps=ENLARGING_STEPS)
+        kept = replace(
+            kept, enlarge=objective.factor, detail=objective.detail, contrast=objective.contrast, steps=ENLARGING_STEPS
+        )
     work.model = ImageModel(work.trained.network, kept)  # type: ignore[arg-type]
     work.model.save(work.run.path / "model")
     m = work.trained.measured
