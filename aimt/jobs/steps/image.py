@@ -400,9 +400,7 @@ def train_network(work: ImageWork) -> str:
     stop_if_stopped(work, work.trained.history)
     kept = ImageSettings(p.side, p.channels, p.classes, one_step=bool(o.one_step))
     if isinstance(objective, SuperResolution):
-        kept = replace(
-            kept, enlarge=objective.factor, detail=objective.detail, contrast=objective.contrast, steps=ENLARGING_STEPS
-        )
+        kept = replace(kept, enlarge=objective.factor, detail=objective.detail, contrast=objective.contrast, steps=ENLARGING_STEPS)
     work.model = ImageModel(work.trained.network, kept)  # type: ignore[arg-type]
     work.model.save(work.run.path / "model")
     m = work.trained.measured
