@@ -17,6 +17,7 @@ from aimt.core.hardware import environment
 SETTINGS: dict[str, dict[str, object]] = {  # Source -> options of the training
     "digits": {"steps": 2000, "width": 32},
     "fashion-mnist": {"steps": 1400, "width": 24},
+    "photographs": {"steps": 1100, "width": 32, "enlarge": 4},
 }
 
 
@@ -38,6 +39,7 @@ def figures(source: str, seed: int, out: Path, one_step: bool) -> dict[str, obje
         "guidance": (m.get("guidance") or {}).get("chosen"),
         "match": g["condition"]["generated"],
         "match_real": g["condition"]["real"],
+        "enlarging": m.get("enlarging"),
         "frechet": g["frechet"],
         "frechet_floor": g["frechet_floor"],
         "excess_distance": g["distance"],

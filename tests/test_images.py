@@ -21,7 +21,8 @@ from aimt.data.image.picture_split import split_pictures
 from aimt.jobs.kinds.image import ImageOptions
 from aimt.jobs.steps import image as steps
 from aimt.jobs.shared.image_model import ImageSettings
-from aimt.jobs.steps.image_score import _near_training, gates, score
+from aimt.jobs.steps.image_score import Enlarged, _near_training, gates, reduced_bytes, score
+from aimt.evaluate.generation.scores import Samples
 
 QUICK = {"steps": 10, "width": 8, "quiet": True}
 
@@ -320,3 +321,105 @@ def test_a_run_of_another_kind_or_with_changed_weights(run, tmp_path, place):
     file.write_text(file.read_text().replace('"side": 8', '"side": 9'))
     with pytest.raises(RunError, match="changed after"):
         generate(run)
+
+
+# -- memory and numbers that run out ------------------------------------------------------------------------------------
+
+
+def test_a_smaller_batch_is_proposed_when_memory_runs_out(place, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(steps.FlowMatching, "loss", full)
+    with pytest.raises(RunError, match="not enough memory to train on 16 pictures .* --batch-size 8"):
+        train(place / "discs", out=tmp_path / "run", batch_size=16, **QUICK)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_training_whose_loss_is_never_finite_ends_with_its_reason(place, tmp_path, monkeypatch):
+    lost = steps.FlowMatching.loss
+    monkeypatch.setattr(steps.FlowMatching, "loss", lambda *a, **k: lost(*a, **k) * float("nan"))
+    with pytest.raises(RunError, match="diverges after 3 roll-backs: loss nan"), pytest.warns(UserWarning, match="the loss is nan"):
+        train(place / "discs", out=tmp_path / "run", **QUICK)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+# -- enlarging ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twelve pieces of scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("photos")
+    for k, photograph in enumerate(load_sample_images().images):
+        for i in range(6):
+            top, left = 130 * (i // 3), 180 * (i % 3)
+            Image.fromarray(photograph[top : top + 64, left : left + 96]).save(folder / f"{k}{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def enlarging(photos, tmp_path_factory):
+    return train(photos, out=tmp_path_factory.mktemp("enlarging") / "run", enlarge=4, image_size=16, steps=4, width=8, quiet=True)
+
+
+def test_enlarged_pictures_are_compared_with_bicubic_interpolation_and_retrieval(enlarging):
+    m = enlarging.read("metrics.json")
+    ways = {row["name"]: row for row in m["enlarging"]["ways"]}
+    assert set(ways) == {"mean of the network", "sample of the network", "bicubic", "retrieval"} and m["enlarging"]["photographs"] == 2
+    assert ways["bicubic"]["gain"]["value"] == 0 and ways["retrieval"]["gain"]["value"] < -1
+    assert any("Split by photograph" in note for note in enlarging.info["notes"])
+    html = (enlarging.path / "report.html").read_text(encoding="utf-8")
+    assert "Gain over bicubic" in html and "could not be" not in html
+
+
+def test_a_picture_is_enlarged_and_stays_what_was_given(enlarging, photos, tmp_path):
+    picture = Image.open(photos / "00.png").crop((0, 0, 24, 17))
+    picture.save(tmp_path / "small.png")
+    made = generate(enlarging, enlarge=tmp_path / "small.png", n=2, out=tmp_path / "out", steps=2)
+    assert made.samples.shape == (2, 68, 96, 3) and [f.name for f in made.files] == ["small-4x-0.png", "small-4x-1.png"]
+    assert not np.array_equal(*made.samples) and "invented" in made.notes[0]
+    mean = [generate(enlarging, enlarge=tmp_path / "small.png", steps=0, seed=s).samples for s in (1, 2)]
+    assert mean[0].shape == (1, 68, 96, 3)
+    again = np.asarray(Image.fromarray(mean[0][0]).resize((24, 17), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(again - np.asarray(picture)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "Add --enlarge FILE"),
+        ({"enlarge": "x.png", "label": "a"}, "--label cannot be combined"),
+        ({"enlarge": "x.png"}, "no such file"),
+    ],
+)
+def test_what_a_run_that_enlarges_refuses(enlarging, options, message):
+    with pytest.raises((ProblemError, DataError), match=message):
+        generate(enlarging, **options)
+
+
+def test_options_that_do_not_go_with_enlarging(run, photos, place, tmp_path):
+    with pytest.raises(ProblemError, match="was not trained to enlarge"):
+        generate(run, enlarge=photos / "00.png")
+    for options, message in (
+        ({"one_step": True}, "exclude each other"),
+        ({"image_size": 18}, "cannot be reduced by 4"),
+        ({"init_from": run.path}, "must be as in the run"),
+    ):
+        with pytest.raises(ProblemError, match=message):
+            train(photos, kind="image", enlarge=4, out=tmp_path / "run", quiet=True, **options)
+    with pytest.raises(DataError, match="a folder of photographs is needed"):
+        train("digits", enlarge=4, out=tmp_path / "run", quiet=True)
+
+
+def test_whether_a_square_fits_what_was_given_does_not_depend_on_its_detail():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(60, 190, (20, 16, 16, 3), dtype=np.uint8)
+    small = reduced_bytes(truth, 4)
+    found = Enlarged(truth, small, truth, truth, truth, np.arange(20), np.arange(20), 4)
+    assert found._fits(small, small).all() and found.chance() < 0.2
+    work = SimpleNamespace(pictures=SimpleNamespace(groups=np.arange(20)), split=SimpleNamespace(test=np.arange(20)))
+    assert not found.compared(work, Samples(np.zeros((20, 2))), np.roll(truth, 1, axis=0)).match.any(), "retrieved ones do not fit"

@@ -41,6 +41,7 @@ class Pictures:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()  # What was assumed, changed or left out, for people
     source: str = ""
+    groups: np.ndarray | None = None  # (N,) the photograph of which each is a crop; None when none is
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -72,7 +73,7 @@ def is_picture_folder(
     return bool(files) and sum(p.suffix.lower() in SUFFIXES for p in files) >= len(files) / 2
 
 
-SETS = ("fashion-mnist", "digits")  # Named data sets of pictures; digits are those of scikit-learn
+SETS = ("fashion-mnist", "digits", "photographs")  # Named data sets of pictures; digits are those of scikit-learn
 
 
 def is_picture_source(source: object) -> bool:

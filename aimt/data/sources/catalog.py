@@ -24,6 +24,7 @@ from .cache import SourceRecord, fetch, installed, record_of
 from .download import Source, cache_dir
 from .sounds import SOUND_ENTRIES, SOUND_READERS
 from .emoji import EMOJI_ENTRY, animated_emoji
+from .photographs import PHOTOGRAPHS_ENTRY, photographs
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -316,7 +317,7 @@ FETCHED: dict[str, Dataset] = {
             test=_BY_FILE,
             sources=(_MAIL,),
         ),
-        *(Dataset(**entry) for entry in (CHORALES_ENTRY, EMOJI_ENTRY)),
+        *(Dataset(**entry) for entry in (CHORALES_ENTRY, EMOJI_ENTRY, PHOTOGRAPHS_ENTRY)),
         Dataset(
             "minilm",
             "A small pretrained BERT, all-MiniLM-L6-v2, with its tokenizer",
@@ -460,6 +461,7 @@ _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "bach-chorales": chorales,
     **SOUND_READERS,
     "animated-emoji": animated_emoji,
+    "photographs": photographs,
 }
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #1f34fc2b

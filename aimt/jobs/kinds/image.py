@@ -30,8 +30,10 @@ class ImageOptions(Options):
         None, "Channels of the network at its finest scale, a multiple of 8. Default: chosen for the time.", min=8, max=512
     )
     one_step: bool = option(False, "Train by mean flows: a picture in one step, at some cost in quality.")
+    enlarge: int | None = option(None, "Learn to enlarge pictures by this factor, from the photographs of the source.", min=2, max=8)
     init_from: str | Path | None = option(None, "Fine-tune the network of this earlier run.", named=True)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
+    batch_size: int | None = option(None, "Pictures per update. Default: 64; 32 with --enlarge.", min=1, max=4096)
     lr: float | None = option(None, "Peak learning rate. Default: 0.002; 0.0005 with --init-from.")
 
 
@@ -39,8 +41,12 @@ class ImageOptions(Options):
 class ImageGenerateOptions(FileOptions):
     """What can be asked of a model that draws."""
 
+    n: int | None = option(None, "Number of samples. Default: 16; 1 with --enlarge.", min=1, max=10_000, short="-n")  # type: ignore[assignment]
+    enlarge: str | Path | None = option(None, "Picture to enlarge, for a run trained with --enlarge.")
     label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: all in turn.", repeat=True)
-    steps: int | None = option(None, "Steps of the sampler. Default: 12; 1 for a run trained with --one-step.", min=1, max=1000)
+    steps: int | None = option(
+        None, "Steps of the sampler. Default: 12; 1 with --one-step; with --enlarge 6, and 0 for the mean of all that fit.", min=0, max=1000
+    )
     guidance: float | None = option(
         None, "Above 1: clearer members of the class, less variety. Default: chosen in training.", min=0, max=20
     )
