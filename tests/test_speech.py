@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import wave
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from aimt.jobs.verbs.generate import generate
 from safetensors.numpy import load_file
 
 RATE = 8_000
-SMALL = {"kind": "audio", "steps": 24, "width": 8, "time_limit": 20, "quiet": True}
+SMALL = {"kind": "audio", "steps": 24, "width": 8, "time_limit": 30, "quiet": True}
 TONES = {"a": 400.0, "o": 1_000.0, "u": 2_200.0, " ": 0.0}
 WORDS = ("ao", "ou", "ua", "oa")
 
@@ -29,12 +30,19 @@ def say(text, rng):
     return np.concatenate(parts) + 1e-3 * rng.standard_normal(sum(map(len, parts)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_recogniser():
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(steps, "RecogniserConfig", partial(steps.RecogniserConfig, n_hidden=48, copies=0, lr=5e-3))
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place, rng = tmp_path_factory.mktemp("speech") / "voice", np.random.default_rng(0)
     place.mkdir()
-    texts = dict.fromkeys(" ".join(rng.choice(WORDS, 4)) for _ in range(70))
-    for i, text in enumerate(list(texts)[:50]):
+    texts = dict.fromkeys(" ".join(rng.choice(WORDS, 3)) for _ in range(60))
+    for i, text in enumerate(list(texts)[:40]):
         write_wav(place / f"{i:02}.wav", say(text, rng), RATE)
         (place / f"{i:02}.txt").write_text(text.capitalize())
     return place
@@ -49,12 +57,12 @@ def test_a_run_has_words_understood_samples_and_a_verdict(run):
     m = json.loads((run.path / "metrics.json").read_text())
     assert [g["gate"] for g in m["verdict"]["gates"]] == ["fidelity", "coverage", "condition", "copies", "worth", "training", "recogniser"]
     assert m["verdict"]["verdict"] != "SHIP"  # 24 steps are not a training
-    assert m["data"]["n_train"] == 40 and m["data"]["n_test"] == 10 and m["data"]["words"] == 4 and m["data"]["new_words"] == 0
+    assert m["data"]["n_train"] == 32 and m["data"]["n_test"] == 8 and m["data"]["words"] == 4 and m["data"]["new_words"] == 0
     names = [row["name"] for row in m["speech"]]
     assert names == ["generated", "recordings", "recordings after Griffin-Lim", "retrieval", "concatenation", "encoder alone"]
     share = {row["name"]: row["share"] for row in m["speech"]}
-    assert share["recordings"]["value"] > 0.5 > share["retrieval"]["high"] - 0.3
-    assert share["recordings"]["low"] < share["recordings"]["value"] < share["recordings"]["high"]
+    assert share["recordings"]["value"] > 0.6 > share["generated"]["value"]
+    assert share["recordings"]["low"] <= share["recordings"]["value"] <= share["recordings"]["high"] <= 1
     assert m["generation"]["condition"]["real"]["value"] == pytest.approx(share["recordings"]["value"])
     report = (run.path / "report.html").read_text()
     assert "<audio" in report and "Is this speech like" in report and "Recordings after Griffin-Lim" in report and "(heard:" in report
@@ -101,6 +109,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(folder, run, tmp_path, monk
             if row["step"] == 17:
                 raise KeyboardInterrupt
 
+    monkeypatch.setattr(steps, "train_recogniser", lambda *_: steps.Recogniser.load(run.path / "model" / "judge"))  # saves seconds
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(steps, "TrainingMonitor", Interrupted)
         train_source(str(folder), out=tmp_path / "cut", **SMALL)
@@ -139,24 +148,17 @@ def test_odd_recordings_are_named_and_the_rest_is_used(folder, tmp_path):
         assert part in told, (part, told)
     used = " ".join(work.data.files)
     assert (
-        work.data.rate == RATE and len(work.data.sounds) == 52 and "fast.wav" in used and "clipped.wav" in used and "wrong.wav" not in used
+        work.data.rate == RATE and len(work.data.sounds) == 42 and "fast.wav" in used and "clipped.wav" in used and "wrong.wav" not in used
     )
 
 
 def test_a_held_out_character_that_was_never_heard_is_left_out(folder, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(folder, data)
-    held = steps.read_recordings(str(data), rate=RATE).part("test")
-    file = next(f for f in data.glob("*.txt") if f.with_suffix(".wav").name == held.files[0].rsplit("/", 1)[-1])
-    rows = [
-        f"{p.name},{p.with_suffix('.txt').read_text()},{'test' if p.with_suffix('.txt') == file else 'train'}"
-        for p in sorted(data.glob("*.wav"))
-    ]
-    (data / "metadata.csv").write_text("file,text,split\n" + "\n".join(rows).replace("Ao", "Zo", 0) + "\n")
-    extra = rows[0].split(",")[0]
-    (data / "metadata.csv").write_text((data / "metadata.csv").read_text() + f"../data/{extra},zzz,test\n")
-    work, _ = read(data)
-    assert "z" not in work.config.characters and len(work.data.part("test").sounds) == 1
+    rows = [(p, p.with_suffix(".txt").read_text()) for p in sorted(folder.glob("*.wav"))]
+    parts = [f"{p},{'zz' if i == 0 else text},{'test' if i < 9 else 'train'}" for i, (p, text) in enumerate(rows)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file,text,split", *parts]) + "\n")
+    work, _ = read(tmp_path)
+    assert "z" not in work.config.characters and len(work.data.part("test").sounds) == 8
+    assert any("1 held-out recordings have characters" in note for note in work.data.notes)
 
 
 @pytest.mark.parametrize(("keep", "told"), [(5, "at least 12 are needed; 200 would help"), (0, "without a class or a transcript")])

@@ -60,7 +60,7 @@ def speech_content(run: RunParts) -> SectionContent:
         if value["value"] is None
         else f"{percent(value['value'])} [{percent(max(0.0, value['low'] or 0.0))}, {percent(min(1.0, value['high'] or 1.0))}]"
     )
-    rows = [[row["name"].capitalize(), f"{row['n']:,}", share(row["share"]), share(row["wer"])] for row in found]
+    rows = [[row["name"][:1].upper() + row["name"][1:], f"{row['n']:,}", share(row["share"]), share(row["wer"])] for row in found]
     head = ["", "Sentences", "Words understood", "Word error rate"]
     return SectionContent(
         text=text, tables=[section_table("Words understood, with 95 % intervals by sentence", head, rows, right=(1, 2, 3), strong=(0,))]

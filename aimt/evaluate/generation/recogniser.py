@@ -92,7 +92,7 @@ class Recogniser:
         scale = load_weights(Path(folder) / "scale.safetensors")
         return cls(DeepSpeech.from_pretrained(folder), scale["mean"], scale["std"])
 
-# %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #38b89353
+# %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #b4d37ed4
 @dataclass(frozen=True)
 class Understood:
     """How much of some speech is understood, with 95 % intervals by sentence."""
@@ -111,7 +111,9 @@ def understood(
     """Score transcripts. The same sentence said several times is one observation."""
     share = words_understood(said, heard)
     kept = np.isfinite(share)
-    return Understood(name, len(said), clustered_interval(share[kept], np.asarray(said)[kept]), word_error_rate(said, heard))
+    found = clustered_interval(share[kept], np.asarray(said)[kept])
+    inside: Interval = {"value": found["value"], "low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+    return Understood(name, len(said), inside, word_error_rate(said, heard))
 
 # %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #b5809fa6
 def train_recogniser(

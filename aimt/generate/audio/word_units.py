@@ -17,7 +17,7 @@ from ...models.audio.mel_spectrogram import MelConfig
 from ...models.audio.sound_generator import PEAK
 from ...models.audio.speech_generator import QUIET, SpeechGenerator, speech_mel, spoken_text
 
-# %% ../../../nbs/generate/audio/05_word_units.ipynb #125f552a
+# %% ../../../nbs/generate/audio/05_word_units.ipynb #e1d61586
 class WordUnits:
     """The words of recordings, cut out, to be put together in another order (unit selection)."""
 
@@ -39,11 +39,12 @@ class WordUnits:
         config, pieces = generator.config.mel, dict[str, list[np.ndarray]]()
         for x, text in zip(sounds, texts, strict=True):
             x = x * (PEAK / max(1e-6, float(np.abs(x).max(initial=0))))
-            ends = np.cumsum(generator.align(text, speech_mel(x, config))[1].numpy())
-            at = 1  # the text is aligned with a space before and after
+            ends = np.cumsum([0, *generator.align(text, speech_mel(x, config))[1].tolist()])
+            middle = (ends[:-1] + ends[1:]) / 2 - QUIET  # of each character, in frames of the recording
+            at = 0  # the text is aligned with a space before and after; each word takes half of the space on either side
             for word in spoken_text(text).split():
-                first, last = ((ends[i] - QUIET) * config.hop for i in (at - 1, at + len(word) - 1))
-                piece = x[max(0, first) : max(0, last)]
+                first, last = (max(0, round(middle[i] * config.hop)) for i in (at, at + len(word) + 1))
+                piece = x[first:last]
                 if len(piece):
                     pieces.setdefault(word, []).append(piece)
                 at += len(word) + 1

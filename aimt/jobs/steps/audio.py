@@ -441,7 +441,7 @@ def _write_speech(work: SpeechWork, sounds: Sequence[np.ndarray], asked: Sequenc
         name = Path(train.files[near.example]).name
         real = shown(f"pair{k}-recording.wav", train.sounds[near.example], f"recording {name}", train.labels[near.example])
         pairs.append(ShownPair(made, real, name, near.ratio, near.copied))
-    return ShownSamples(work.options.seed, first, pairs, how="8 midpoint steps, warmth 0.7, Griffin-Lim")
+    return ShownSamples(work.options.seed, first, pairs, how="8 midpoint steps, warmth 0.5, Griffin-Lim")
 
 
 @gates.register

@@ -84,7 +84,7 @@ def speech_mel(
     quiet = QUIET * config.hop
     return log_mel(F.pad(x, (quiet, quiet + -len(x) % config.hop)), config)
 
-# %% ../../../nbs/models/audio/60_speech_generator.ipynb #d70fe148
+# %% ../../../nbs/models/audio/60_speech_generator.ipynb #49ad8a95
 class SpeechGenerator:
     """An encoder of texts, a flow around its aligned spectra, and the scale of the spectrograms."""
 
@@ -158,7 +158,7 @@ class SpeechGenerator:
         *,
         steps: int = 8,  # Of the solver
         speed: float = 1.0,  # Above 1 is faster
-        warmth: float = 0.7,  # Standard deviation of the noise that the flow starts from; 1 as in training
+        warmth: float = 0.5,  # Standard deviation of the noise that the flow starts from; 1 as in training
         seed: int = 0,
     ) -> list[Tensor]:  # (M, T) each
         """Log-mel spectrograms. The same seed gives the same sentence, whatever else is said with it."""
