@@ -183,8 +183,9 @@ def main() -> None:
         for row in metrics["speech"]:
             show(recogniser="of the run", said=row["name"], n=row["n"], wer=row["wer"]["value"], target=TARGET, **row["share"])
         data = read_recordings(folder, rate=RATE, max_seconds=10.0)
-        test = data.part("test")
-        texts, recordings = test.labels[: given.sentences], test.sounds[: given.sentences]
+        test, known = data.part("test"), set(open_sounds(Run.open(out)).config.characters)
+        heard = [(text, x) for text, x in zip(test.labels, test.sounds, strict=True) if set(text) <= known][: given.sentences]
+        texts, recordings = [text for text, _ in heard], [x for _, x in heard]
         listen, name = (other_voices(given.seed), "of other voices") if given.voice == "synthetic" else (whisper(), "Whisper tiny.en")
         for said, sounds in systems(out, data, texts, recordings, given.seed + 200):
             score = understood(said, [plain_text(t) for t in texts], listen(sounds))

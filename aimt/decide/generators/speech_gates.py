@@ -15,7 +15,7 @@ from ..gate import Gate, GateResult
 from .generator_gates import generator_gates
 from ...metrics.generation.scores import GenerationScores
 
-# %% ../../../nbs/decide/generators/15_speech_gates.ipynb #851c1817
+# %% ../../../nbs/decide/generators/15_speech_gates.ipynb #5c2bd51c
 _RECOGNISER = Gate("recogniser", "Does the recogniser understand real recordings?", "scores", "fault", essential=True)
 
 
@@ -32,9 +32,7 @@ def recogniser_gate(
     return _RECOGNISER.result(
         "pass" if enough else "not yet",
         f"The recogniser understands {100 * real['value']:.1f} % of the words of held-out recordings, at least {100 * least:.0f} % are needed.",
-        ""
-        if enough
-        else "Give more recordings, or let a recogniser judge that has heard more: --recogniser RUN of a fine-tuned DeepSpeech.",
+        "" if enough else "Give more recordings, or sentences of fewer different words: the recogniser has learned too little to judge.",
         value=real["value"],
         low=real["low"],
         high=real["high"],

@@ -50,7 +50,7 @@ def text_numbers(
         raise DataError(f"characters that the recordings did not contain: {shown}", where=where, hint=hint)
     return torch.tensor([characters.index(c) for c in f" {said} "])
 
-# %% ../../../nbs/models/audio/60_speech_generator.ipynb #d6edb6e5
+# %% ../../../nbs/models/audio/60_speech_generator.ipynb #2795366c
 @dataclass(frozen=True)
 class SpeechConfig:
     """What a generator of speech needs besides its networks."""
@@ -79,10 +79,10 @@ def speech_mel(
     config: MelConfig,
 ) -> Tensor:  # (M, T)
     """Log-mel spectrogram of a sentence at the usual peak, with silence before and after."""
-    x = torch.as_tensor(x, dtype=torch.float32)
-    x = x * (PEAK / x.abs().max().clamp(min=1e-6))
+    sound = torch.as_tensor(x, dtype=torch.float32)
+    sound = sound * (PEAK / sound.abs().max().clamp(min=1e-6))
     quiet = QUIET * config.hop
-    return log_mel(F.pad(x, (quiet, quiet + -len(x) % config.hop)), config)
+    return log_mel(F.pad(sound, (quiet, quiet + -len(sound) % config.hop)), config)
 
 # %% ../../../nbs/models/audio/60_speech_generator.ipynb #49ad8a95
 class SpeechGenerator:
