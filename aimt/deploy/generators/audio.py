@@ -44,7 +44,7 @@ def _about_speech(data: Mapping[str, Any]) -> list[str]:
         f" {'are' if new != 1 else 'is'} not among them. Characters that can be said: {data['characters']}",
     ]
 
-
+# %% ../../../nbs/deploy/generators/15_audio.ipynb #e744b672
 def speech_content(run: RunParts) -> SectionContent:
     """How many words a recogniser understands of generated speech, beside recordings and simple rivals."""
     found = run.metrics.get("speech") or []
@@ -66,7 +66,7 @@ def speech_content(run: RunParts) -> SectionContent:
         text=text, tables=[section_table("Words understood, with 95 % intervals by sentence", head, rows, right=(1, 2, 3), strong=(0,))]
     )
 
-
+# %% ../../../nbs/deploy/generators/15_audio.ipynb #60a30113
 def _speaks(run: RunParts) -> bool:
     return bool(run.metrics.get("speech"))
 

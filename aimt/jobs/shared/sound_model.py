@@ -55,7 +55,7 @@ def generate_sounds(
     asked = options.asked() | {"n": n, "guidance": guidance, "rate": rate}
     return Generated(sounds, write_sounds(options.out, sounds, labels, rate), asked)
 
-
+# %% ../../../nbs/jobs/shared/45_sound_model.ipynb #66a03b14
 def _say(generator: SpeechGenerator, options: Any) -> Generated:
     """Each text, or the texts in turn with another seed each time."""
     _refuse(options, ("label", "guidance"), "speaks", '--prompt "..."')
@@ -76,7 +76,7 @@ def _refuse(options: Any, names: tuple[str, ...], does: str, instead: str) -> No
     if odd := [f"--{name}" for name in names if getattr(options, name) is not None]:
         raise ProblemError(f"this run {does}, and {' and '.join(odd)} means nothing to it", hint=f"Ask with {instead}")
 
-
+# %% ../../../nbs/jobs/shared/45_sound_model.ipynb #c2e00b31
 def write_sounds(
     out: str | Path | None,  # Folder; None to write nothing
     sounds: Sequence[np.ndarray],  # (N,) samples each

@@ -85,7 +85,7 @@ class AudioWork(GeneratorWork):
         """How to let it make sounds."""
         return [f"Sounds: aimt generate {self.run.path} --label {self.config.classes[0]} -n 8 -o sounds/"]
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #b54ffe50
 @dataclass(kw_only=True)
 class SpeechWork(GeneratorWork):
     """What the steps of a generator of speech hand on to one another."""
@@ -107,7 +107,8 @@ class SpeechWork(GeneratorWork):
         """What the run keeps about the recordings, and the question."""
         about = {"source": self.source, "files": len(self.data.files), "fingerprint": self.fingerprint, "warnings": self.data.notes}
         problem = Problem(task="sound-generation", target="speech", inputs=["text"], metric="words_understood")
-        return {"data": about | {"parts": dict(Counter(self.data.split)), "unit": "recordings"}, "problem": problem.to_dict(), "notes": []}  # type: ignore[typeddict-item]
+        more = {"parts": dict(Counter(self.data.split)), "unit": "recordings"}
+        return {"data": about | more, "problem": problem.to_dict(), "notes": []}  # type: ignore[typeddict-item]
 
     def close(self, measured: Measured) -> list[str]:
         """How to let it speak."""
@@ -422,7 +423,7 @@ def _(work: SpeechWork) -> str:
     told = ", ".join(f"{name} {np.nanmean(share):.0%}" for name, share in scores.items())
     return f"words understood: {told}" + (f"; {unscored}" if unscored else "")
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #c07fef09
 def _say_simply(generator: SpeechGenerator, train: Recordings, asked: Sequence[str], seed: int) -> dict[str, list[np.ndarray]]:
     """What a search in the training set, its words in another order, and the encoder alone say."""
     words = sorted({w for text in (*train.labels, *asked) for w in plain_text(text).split()})
@@ -446,7 +447,7 @@ def _heard(work: SpeechWork, sounds: Sequence[np.ndarray], texts: Sequence[str])
     match = np.nan_to_num(words_understood(said, read))
     return Samples(features, raw=torch.stack(stretched).numpy(), match=match, groups=groups), read, said
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #185784d3
 def _write_speech(work: SpeechWork, sounds: Sequence[np.ndarray], asked: Sequence[str], heard: Sequence[str]) -> ShownSamples:
     """The first sentences that were said, and the most suspicious ones beside the recordings that they resemble."""
     folder, rate, train = work.run.path / "samples", work.config.mel.rate, work.data.part("train")
@@ -468,7 +469,7 @@ def _write_speech(work: SpeechWork, sounds: Sequence[np.ndarray], asked: Sequenc
         pairs.append(ShownPair(made, real, name, near.ratio, near.copied))
     return ShownSamples(work.options.seed, first, pairs, how="8 midpoint steps, warmth 0.5, Griffin-Lim")
 
-
+# %% ../../../nbs/jobs/steps/35_audio.ipynb #49d5e92c
 @gates.register
 def _(work: SpeechWork) -> list[GateResult]:
     return speech_gates(work.generation, work.results["findings"])
