@@ -405,6 +405,7 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     out: str | Path | None = None,
+    speed: float | None = None,
     melody: str | Path | None = None,
     voice: int = 1,
     key: str = 'G major',

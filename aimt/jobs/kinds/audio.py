@@ -1,4 +1,4 @@
-"""`aimt train sounds/ --kind audio`: a generator of sounds, trained from nothing on a folder with a sub-folder per class.
+"""`aimt train sounds/ --kind audio`: a generator of sounds or of speech, trained from nothing on a folder of recordings.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/kinds/audio.html.md"""
 
@@ -25,11 +25,19 @@ class AudioOptions(Options):
 
     rate: int | None = option(None, "Sampling rate in Hz. Default: the most frequent one, up to 16,000.", min=4_000, max=48_000)
     length: float | None = option(
-        None, "Seconds of a generated sound at most. Default: what nine in ten recordings need, up to 2.", min=0.1, max=10
+        None,
+        "Seconds of a generated sound at most, or of a sentence to learn from. Default: what nine in ten sounds need, up to 2; 10.",
+        min=0.1,
+        max=30,
     )
     width: int | None = option(None, "Channels of the network at its finest scale. Default: 64.", min=8, max=512)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
-    samples: int | None = option(None, "Samples that are judged. Default: 4 for each held-out recording, 48 to 400.", min=8, max=5_000)
+    samples: int | None = option(
+        None,
+        "Samples that are judged. Default: 4 for each held-out sound, 48 to 400; each held-out sentence once, up to 200.",
+        min=8,
+        max=5_000,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +45,12 @@ class AudioGenerateOptions(FileOptions):
     """What can be asked of a model of sounds."""
 
     label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: all in turn.", repeat=True)
-    guidance: float = option(
-        2.0, "Factor of classifier-free guidance: 1 for none, above 1 for sounds that are more typical.", min=0, max=20
+    prompt: str | Sequence[str] | None = option(None, "Text to say; - reads it from standard input.", short="-p")
+    n: int | None = option(None, "Number of samples. Default: 16; with --prompt one for each text.", min=1, max=10_000, short="-n")  # type: ignore[assignment]
+    guidance: float | None = option(
+        None, "Sounds by class: factor of classifier-free guidance, above 1 for more typical sounds. Default: 2.", min=0, max=20
     )
+    speed: float | None = option(None, "Speech: 1 is as fast as the recordings, 1.5 is half as fast again. Default: 1.", min=0.25, max=4)
     steps: int = option(8, "Steps of the sampler: more are slower and closer to the flow.", min=1, max=1000)
 
 
@@ -51,7 +62,7 @@ _STEPS = "aimt.jobs.steps.audio"
 
 AUDIO = Kind(
     name="audio",
-    summary="sounds of a class, trained from scratch on a folder of recordings",
+    summary="sounds of a class or speech from text, trained from scratch on a folder of recordings",
     options=AudioOptions,
     accepts=_accepts,
     begin=f"{_STEPS}:begin",

@@ -1,4 +1,4 @@
-"""From a run back to a generator of sounds, and from a class to WAV files.
+"""From a run back to a generator, and from a class or a text to WAV files.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/sound_model.html.md"""
 
@@ -15,38 +15,68 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...core.errors import ProblemError
 from ...core.run import Run
 from ...data.audio.read import write_wav
 from .generate_options import Generated, asked_classes, in_file_name, make_folder
 from .run_lifecycle import checked_run
 from ...models.audio.sound_generator import SoundGenerator
+from ...models.audio.speech_generator import SpeechGenerator
 
 # %% ../../../nbs/jobs/shared/45_sound_model.ipynb #4cafc457
 def open_sounds(
     run: Run | str | Path,  # A run that is done, or the path of its directory
-) -> SoundGenerator:
+) -> SoundGenerator | SpeechGenerator:
     """The generator of a run. Raises `RunError` when it is of another kind, not done, or was changed since."""
     run = checked_run(run, "audio", "it makes no sounds")
-    return SoundGenerator.load(run.path / "model")
+    folder = run.path / "model"
+    return SpeechGenerator.load(folder) if (folder / "speech.json").is_file() else SoundGenerator.load(folder)
 
 
 def generate_sounds(
     run: Run,  # A run of kind audio
     options: Any,  # `AudioGenerateOptions`
 ) -> Generated:
-    """`generate` for runs of kind audio: sounds of the classes that are asked for, as WAV files.
+    """`generate` for runs of kind audio: sounds of the classes, or the texts, that are asked for, as WAV files.
 
-    Raises `ProblemError` for a class that the run has not learned.
+    Raises `ProblemError` for a class that the run has not learned, and for options of the other sort of run;
+    `DataError` for characters that it has not learned.
     """
     generator = open_sounds(run)
-    classes = generator.config.classes
-    numbers = asked_classes(options.label, options.n, classes)
-    mels = generator.sample_mels(torch.tensor(numbers), steps=options.steps, guidance=options.guidance, seed=options.seed)
+    if isinstance(generator, SpeechGenerator):
+        return _say(generator, options)
+    _refuse(options, ("prompt", "speed"), "makes sounds by class", "--label CLASS")
+    classes, n = generator.config.classes, options.n or 16
+    numbers = asked_classes(options.label, n, classes)
+    guidance = 2.0 if options.guidance is None else options.guidance
+    mels = generator.sample_mels(torch.tensor(numbers), steps=options.steps, guidance=guidance, seed=options.seed)
     sounds = generator.decode(mels)
     rate, labels = generator.config.mel.rate, [classes[i] for i in numbers or ()]
-    return Generated(sounds, write_sounds(options.out, sounds, labels, rate), options.asked() | {"rate": rate})
+    asked = options.asked() | {"n": n, "guidance": guidance, "rate": rate}
+    return Generated(sounds, write_sounds(options.out, sounds, labels, rate), asked)
+
+# %% ../../../nbs/jobs/shared/45_sound_model.ipynb #66a03b14
+def _say(generator: SpeechGenerator, options: Any) -> Generated:
+    """Each text, or the texts in turn with another seed each time."""
+    _refuse(options, ("label", "guidance"), "speaks", '--prompt "..."')
+    given = options.prompt
+    texts = [given] if isinstance(given, str) else list(given or ())
+    if not texts:
+        raise ProblemError("it is not said what to say", hint='Give a text: --prompt "..."')
+    generator.numbers(texts)  # refused before anything is computed
+    n, speed = options.n or len(texts), options.speed or 1.0
+    asked, seeds = [texts[i % len(texts)] for i in range(n)], [options.seed + i // len(texts) for i in range(n)]
+    mels = [generator.sample_mels([text], steps=options.steps, speed=speed, seed=seed)[0] for text, seed in zip(asked, seeds, strict=True)]
+    sounds, rate = generator.decode(mels), generator.config.mel.rate
+    return Generated(sounds, write_sounds(options.out, sounds, asked, rate), options.asked() | {"n": n, "speed": speed, "rate": rate})
 
 
+def _refuse(options: Any, names: tuple[str, ...], does: str, instead: str) -> None:
+    """Raise `ProblemError` for options that belong to the other sort of run."""
+    if odd := [f"--{name}" for name in names if getattr(options, name) is not None]:
+        raise ProblemError(f"this run {does}, and {' and '.join(odd)} means nothing to it", hint=f"Ask with {instead}")
+
+# %% ../../../nbs/jobs/shared/45_sound_model.ipynb #c2e00b31
 def write_sounds(
     out: str | Path | None,  # Folder; None to write nothing
     sounds: Sequence[np.ndarray],  # (N,) samples each
