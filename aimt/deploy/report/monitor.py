@@ -67,6 +67,31 @@ def _performance(run: RunParts) -> SectionContent:
     return SectionContent(text=text, tables=[table])
 
 
+def _calibration(run: RunParts) -> SectionContent:
+    parts = _found(run).get("calibration") or []
+    if not parts:
+        return SectionContent(text=["It needs rows with a known outcome, and probabilities."])
+    rows = [
+        [
+            c["name"],
+            f"{c['n']:,}",
+            f"{c['label']}: {percent(c['expected'])}",
+            f"{percent(c['observed']['value'])} [{percent(c['observed']['low'])}, {percent(c['observed']['high'])}]",
+            number(c["reference_slope"]),
+            _interval(c["slope"]),
+            number(c["p_adjusted"]),
+        ]
+        for c in parts
+    ]
+    changed = [i for i, c in enumerate(parts) if c["alert"]]
+    text = f"The calibration changed in {len(changed)} of {counted(len(parts), 'part')} that were tested against the test."
+    head = ["Rows", "Outcomes", "Expected", "Observed", "Slope on the test", "Slope now", "p, adjusted"]
+    table = section_table(
+        "Outcomes against what the calibration of the test lets expect", head, rows, right=(1, 2, 3, 4, 5, 6), strong=tuple(changed)
+    )
+    return SectionContent(text=[text], tables=[table])
+
+
 def _over_time(run: RunParts) -> SectionContent:
     history = run.metrics.get("history") or []
     if len(history) < 2:
@@ -141,9 +166,14 @@ def _groups(run: RunParts) -> SectionContent:
     for g in groups:
         measured = as_dict(g.get("measured"))
         promised = None if measured.get("reference") is None else number(measured["reference"])
-        rows.append([f"{g['column']}: {g['name']}", f"{g['n']:,}", number(g["prediction_distance"]), promised, _interval(measured)])
-    head = ["Group", "Rows", "Distance of predictions", "On the test", "Measured"]
-    return SectionContent(tables=[section_table("Each group against its own test rows", head, rows, right=(1, 2, 3, 4))])
+        inside = None if g.get("input_distance") is None else number(g["input_distance"])
+        own = [f"{g['column']}: {g['name']}", f"{g['n']:,}", inside, number(g["prediction_distance"]), promised, _interval(measured)]
+        rows.append(own)
+    head = ["Group", "Rows", "Distance of inputs", "Of predictions", "On the test", "Measured"]
+    tables = [section_table("Each group against its own training and test rows", head, rows, right=(1, 2, 3, 4, 5))]
+    if changed := [d for d in _found(run).get("group_inputs") or [] if d["alert"]]:
+        tables.append(section_table("Inputs that drifted in a group", _HEAD, _drift_rows(changed), right=(1, 2, 3, 4, 5)))
+    return SectionContent(tables=tables)
 
 
 def _reading(run: RunParts) -> SectionContent:
@@ -159,6 +189,7 @@ _PAGE = "monitor"
 SECTIONS = (
     Section("alerts", "Alerts", _alerts, ((f"{_PAGE}/check.html", "When something is an alert"),)),
     Section("performance", "Performance", _performance, ((f"{_PAGE}/estimated_performance.html", "How it is estimated without labels"),)),
+    Section("calibration", "Calibration", _calibration, ((f"{_PAGE}/calibration_drift.html", "How its drift is tested"),)),
     Section("time", "Over time", _over_time),
     Section("inputs", "Inputs", _drift("inputs", "drift", "column"), ((f"{_PAGE}/drift.html", "How drift is tested"),)),
     Section("predictions", "Predictions", _drift("predictions", "moved", "distribution")),

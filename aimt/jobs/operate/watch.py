@@ -53,7 +53,7 @@ class RetrainPolicy:
         """Why to challenge the champion now; None for no reason, or too few outcomes."""
         if labels < self.least_labels:
             return None
-        if self.on_decay and {"measured", "concept"} & set(kinds):
+        if self.on_decay and {"measured", "concept", "calibration"} & set(kinds):
             return "decay"
         if self.on_drift and {"inputs", "predictions", "estimated"} & set(kinds):
             return "drift"
