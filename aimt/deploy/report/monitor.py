@@ -41,6 +41,11 @@ def _interval(score: Mapping[str, Any] | None) -> str | None:
     return number(score["value"]) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")
 
 
+def _label(metric: str) -> str:
+    """The name of a metric for people; networks have figures of their own."""
+    return METRICS[metric].label if metric in METRICS else metric
+
+
 def _alerts(run: RunParts) -> SectionContent:
     alerts = _found(run).get("alerts") or []
     if not alerts:
@@ -60,7 +65,7 @@ def _performance(run: RunParts) -> SectionContent:
     text.append(f"Measured on {counted(n, 'row')} with a known outcome." if n else "No row has a known outcome, so nothing was measured.")
     by_name = {row["metric"]: row for row in measured}
     rows = [
-        [METRICS[name].label, _interval(promised), None if doubts else _interval(estimated.get(name)), _interval(by_name.get(name))]
+        [_label(name), _interval(promised), None if doubts else _interval(estimated.get(name)), _interval(by_name.get(name))]
         for name, promised in as_dict(found.get("reference")).items()
     ]
     table = section_table("Scores with 95 % intervals", ["Metric", "On the test", "Estimated", "Measured"], rows, right=(1, 2, 3))
@@ -144,7 +149,7 @@ def _drift(key: str, kind: str, what: str) -> Callable[[RunParts], SectionConten
 # %% ../../../nbs/deploy/report/40_monitor.ipynb #b8d5d4bb
 def _together(run: RunParts) -> SectionContent:
     found = _found(run)
-    outside = f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
+    outside = "" if found.get("outside") is None else f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
     test = as_dict(found.get("two_sample"))
     if not test:
         return SectionContent(
@@ -214,7 +219,7 @@ def monitor_page(
     if len(alerts) > 1:
         summary += f" And {counted(len(alerts) - 1, 'more alert')}."
     main = next((row for row in found.get("measured") or [] if row["metric"] == found.get("metric")), None)
-    facts = [("Rows", counted(found.get("n_rows"), "row")), (f"{METRICS[str(found['metric'])].label}, measured", _interval(main))]
+    facts = [("Rows", counted(found.get("n_rows"), "row")), (f"{_label(str(found['metric']))}, measured", _interval(main))]
     estimate = None if found.get("doubts") else _interval(lookup(found, "estimated", found.get("metric")))
     facts.append(("Estimated", estimate or "cannot know"))
     page: Any = {
