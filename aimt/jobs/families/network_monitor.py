@@ -349,7 +349,10 @@ def text_pieces(texts: Iterable[str], most: int = _MOST_NEW) -> list[str]:
 
 def write_text_reference(folder: str | Path, model: Any, tokenizer: Any, text: str, most: int = _MOST) -> None:
     """The reference of a network that was trained on texts, from its test text."""
+    training = model.training
+    model.eval()
     found = [_read_by_gpt(model, tokenizer.encode(p, unknown="replace")) for p in text_pieces([text], min(most, _MOST))]
+    model.train(training)
     if found:
         nats = np.array([n for _, n in found])
         options: dict[str, Any] = {"unit": "pieces of text", "label": "nats per token", "greater_is_better": False}
