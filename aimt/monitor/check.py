@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/monitor/check.html.md"""
 
 # %% auto #0
 __all__ = ['GroupReference', 'ModelReference', 'prediction_frame', 'make_reference', 'outside_share', 'Alert', 'Labelled',
-           'Limits', 'Check', 'check_rows', 'history_line', 'was_contradicted', 'plot_history']
+           'Limits', 'Check', 'Drifts', 'find_drifts', 'check_rows', 'history_line', 'was_contradicted', 'plot_history']
 
 # %% ../../nbs/monitor/20_check.ipynb #c2f662c6
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from ..core.problem import Problem
 from ..metrics.intervals import Interval, widen
 from ..metrics.registry import METRICS
 from ..models.table.conformal import GroupRule, group_codes, group_rule
+from .calibration_drift import CalibrationDrift, LabelledPart, calibration_text, find_calibration_drift
 from .drift import ALPHA, MIN_DISTANCE, ColumnDrift, Control, find_drift
 from aimt.monitor.estimated_performance import (
     CAVEAT,
@@ -42,6 +43,7 @@ from .two_sample_classifier import TwoSample
 
 # %% ../../nbs/monitor/20_check.ipynb #1144f955
 _MIN_GROUP_ROWS = 30  # Rows of a group in the test, and among the new ones, from which it is looked at
+_MAX_GROUP_SKETCHES = 400  # Columns times groups up to which the inputs of each group are kept
 _MAX_CLASSES = 20  # Classes up to which the probability of each is compared
 
 
@@ -53,6 +55,8 @@ class GroupReference:
     name: str
     predictions: TableSketch
     performance: dict[str, Interval]  # By metric: value, low, high
+    inputs: TableSketch | None = None  # Of the training rows of this group; None when they were not kept
+    recalibration: Recalibration | None = None  # None for a regression
 
 # %% ../../nbs/monitor/20_check.ipynb #1f1e7e88
 @dataclass(frozen=True)
@@ -71,9 +75,6 @@ class ModelReference:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `from_dict` is the inverse."""
-        groups = [
-            {"column": g.column, "name": g.name, "predictions": g.predictions.to_dict(), "performance": g.performance} for g in self.groups
-        ]
         return plain(
             {
                 "task": self.task,
@@ -84,7 +85,7 @@ class ModelReference:
                 "performance": self.performance,
                 "recalibration": self.recalibration.to_dict() if self.recalibration else None,
                 "rules": self.rules,
-                "groups": groups,
+                "groups": [_group_dict(g) for g in self.groups],
             }
         )
 
@@ -93,13 +94,36 @@ class ModelReference:
         """The reference from its JSON form. Raises `ModelFormatError` when it is not one."""
         try:
             sketch = TableSketch.from_dict
-            groups = [GroupReference(g["column"], g["name"], sketch(g["predictions"]), dict(g["performance"])) for g in state["groups"]]
             fitted = Recalibration.from_dict(state["recalibration"]) if state["recalibration"] else None
             own = (str(state["task"]), str(state["metric"]), tuple(map(str, state["labels"])))
             parts = (sketch(state["inputs"]), sketch(state["predictions"]), dict(state["performance"]))
-            return cls(*own, *parts, fitted, dict(state["rules"]), tuple(groups))
+            return cls(*own, *parts, fitted, dict(state["rules"]), tuple(map(_group_of, state["groups"])))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ModelFormatError(f"the reference is damaged or from another version ({e})") from e
+
+
+def _group_dict(group: GroupReference) -> dict[str, Any]:
+    return {
+        "column": group.column,
+        "name": group.name,
+        "predictions": group.predictions.to_dict(),
+        "performance": group.performance,
+        "inputs": group.inputs.to_dict() if group.inputs else None,
+        "recalibration": group.recalibration.to_dict() if group.recalibration else None,
+    }
+
+
+def _group_of(state: Mapping[str, Any]) -> GroupReference:
+    """A group from its JSON form; runs of earlier versions have neither inputs nor calibration of groups."""
+    inputs, fitted = state.get("inputs"), state.get("recalibration")
+    return GroupReference(
+        state["column"],
+        state["name"],
+        TableSketch.from_dict(state["predictions"]),
+        dict(state["performance"]),
+        TableSketch.from_dict(inputs) if inputs else None,
+        Recalibration.from_dict(fitted) if fitted else None,
+    )
 
 # %% ../../nbs/monitor/20_check.ipynb #cd97fc34
 def prediction_frame(
@@ -123,6 +147,7 @@ def make_reference(
     pred: NDArray[Any],  # Their predictions: probabilities, shape (n, K), or values, shape (n,)
     *,
     sensitive: pd.DataFrame | None = None,  # Columns of groups, of the test rows
+    train_sensitive: pd.DataFrame | None = None,  # The same of the training rows; without, the inputs of groups are not compared
     clusters: NDArray[Any] | None = None,  # Which test rows depend on each other
     seed: int = 0,
 ) -> ModelReference:
@@ -135,7 +160,10 @@ def make_reference(
         for name, rows in _group_rows(rule, table[column]):
             part = None if clusters is None else clusters[rows]
             scores = measure_performance(problem.task, y[rows], pred[rows], metrics=[problem.metric], clusters=part, seed=seed)
-            groups.append(GroupReference(str(column), name, sketch_table(frame.iloc[rows]), {problem.metric: scores[problem.metric]}))
+            fitted = fit_recalibration(y[rows], pred[rows], clusters=part, simulate=False) if problem.classification else None
+            kept = {problem.metric: scores[problem.metric]}
+            groups.append(GroupReference(str(column), name, sketch_table(frame.iloc[rows]), kept, recalibration=fitted))
+    groups = _with_inputs(groups, rules, inputs[list(problem.inputs)], train_sensitive)
     usual = usual_metrics(problem.task, pred.shape, problem.metric)
     return ModelReference(
         task=problem.task,
@@ -144,10 +172,23 @@ def make_reference(
         inputs=sketch_table(inputs[list(problem.inputs)]),
         predictions=sketch_table(frame),
         performance=measure_performance(problem.task, y, pred, metrics=usual, clusters=clusters, seed=seed),
-        recalibration=fit_recalibration(y, pred, seed=seed) if problem.classification else None,
+        recalibration=fit_recalibration(y, pred, clusters=clusters, seed=seed) if problem.classification else None,
         rules=rules,
         groups=tuple(groups),
     )
+
+
+def _with_inputs(
+    groups: list[GroupReference], rules: Mapping[str, GroupRule], inputs: pd.DataFrame, sensitive: pd.DataFrame | None
+) -> list[GroupReference]:
+    """The groups with sketches of their training rows, unless these would take too much room."""
+    if sensitive is None or len(groups) * inputs.shape[1] > _MAX_GROUP_SKETCHES:
+        return groups
+    rows = {(c, name): found for c, rule in rules.items() if c in sensitive for name, found in _group_rows(rule, sensitive[c])}
+    others = {g.column: inputs.drop(columns=g.column, errors="ignore") for g in groups}
+    return [
+        replace(g, inputs=sketch_table(others[g.column].iloc[rows[g.column, g.name]])) if (g.column, g.name) in rows else g for g in groups
+    ]
 
 
 def _group_rows(rule: GroupRule, values: pd.Series) -> list[tuple[str, NDArray[Any]]]:
@@ -182,7 +223,7 @@ def outside_share(
 class Alert:
     """Something to look at."""
 
-    kind: str  # inputs, predictions, estimated, measured, concept
+    kind: str  # inputs, predictions, calibration, estimated, measured, concept
     name: str  # Column, metric or group
     text: str
 
@@ -200,7 +241,7 @@ class Labelled:
 class Limits:
     """From when on something is an alert."""
 
-    alpha: float = ALPHA  # Probability of any false alarm among the drift tests
+    alpha: float = ALPHA  # Probability of any false alarm among all tests of drift, that of the calibration included
     min_distance: float = MIN_DISTANCE  # A column that drifted less is not reported
     control: Control = "holm"  # holm or fdr, see `adjust`
 
@@ -211,19 +252,56 @@ class Check:
 
     n_rows: int
     inputs: list[ColumnDrift]  # Alerts first
+    group_inputs: list[ColumnDrift]  # Named such as 'income, sex: female'
     predictions: list[ColumnDrift]
+    calibration: list[CalibrationDrift]  # All rows first, then groups; empty without labels
     outside: float  # Share of the rows with values that the reference does not contain, beyond chance
     two_sample: TwoSample | None
     estimated: dict[str, Estimate]  # By metric; empty for a regression
     doubts: list[str]  # Why the performance cannot be known without labels
     measured: list[dict[str, Any]]  # From `compare_performance`; empty without labels
     n_labelled: int
-    groups: list[dict[str, Any]]  # column, name, n, prediction_distance, measured (a row of `compare_performance`, or None)
+    groups: list[
+        dict[str, Any]
+    ]  # column, name, n, prediction_distance, input_distance, drifted, measured (of `compare_performance`, or None)
     alerts: list[Alert]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return plain(asdict(self) | {"caveat": CAVEAT if self.estimated else ""})
+
+# %% ../../nbs/monitor/20_check.ipynb #d4db7d76
+_Part = tuple[GroupReference, NDArray[Any]]  # A group of the reference, and its rows among the new ones
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """What was tested for drift, by family."""
+
+    inputs: list[ColumnDrift]
+    group_inputs: list[ColumnDrift]  # Named such as 'income, sex: female'
+    predictions: list[ColumnDrift]  # Of all rows, and of each group
+    calibration: list[CalibrationDrift]  # All rows first, then groups; empty without labels
+
+
+def find_drifts(
+    reference: ModelReference, inputs: pd.DataFrame, pred: NDArray[Any], parts: Sequence[_Part], labelled: Labelled | None, limits: Limits
+) -> Drifts:
+    """All tests of drift; the probability of any false alarm is at most `limits.alpha`."""
+    frame = prediction_frame(pred, reference.labels)
+    within, with_outcomes = _group_inputs(parts, inputs), _labelled_parts(reference, parts, pred, labelled)
+    before, after = dict(reference.predictions.columns), dict(reference.predictions.count(frame).columns)
+    for group, rows in parts:
+        before |= _named(group, group.predictions)
+        after |= _named(group, group.predictions.count(frame.iloc[rows]))
+    families = 2 + bool(within[0].columns) + bool(with_outcomes)
+    options: dict[str, Any] = {"alpha": limits.alpha / families, "min_distance": limits.min_distance, "control": limits.control}
+    return Drifts(
+        inputs=find_drift(reference.inputs, reference.inputs.count(inputs), **options),
+        group_inputs=find_drift(*within, **options),
+        predictions=find_drift(TableSketch(before, reference.predictions.n_rows), TableSketch(after, len(frame)), **options),
+        calibration=find_calibration_drift(with_outcomes, reference.labels, **options),
+    )
 
 # %% ../../nbs/monitor/20_check.ipynb #8dffe92b
 def check_rows(
@@ -240,25 +318,19 @@ def check_rows(
 ) -> Check:
     """Compare new rows with the reference."""
     limits = limits or Limits()
-    options: dict[str, Any] = {"alpha": limits.alpha / 2, "min_distance": limits.min_distance, "control": limits.control}
-    frame = prediction_frame(pred, reference.labels)
-    drifts = find_drift(reference.inputs, reference.inputs.count(inputs), **options)
     parts = _parts(reference, sensitive)
-    before, after = dict(reference.predictions.columns), dict(reference.predictions.count(frame).columns)
-    for group, rows in parts:
-        before |= _named(group, group.predictions)
-        after |= _named(group, group.predictions.count(frame.iloc[rows]))
-    n = reference.predictions.n_rows
-    moved = find_drift(TableSketch(before, n), TableSketch(after, len(frame)), **options)
+    drifts = find_drifts(reference, inputs, pred, parts, labelled, limits)
     outside = outside_share(reference.inputs, inputs)
     estimated = estimate_performance(pred, reference.recalibration, seed=seed) if reference.recalibration and len(pred) else {}
     reasons = doubts(reference.recalibration, outside=outside, auc=two_sample.low if two_sample else None, contradicted=contradicted)
     measured = _measure(reference, pred, labelled, estimated, seed) if labelled and len(labelled.y) else []
-    groups = [_group_line(reference, group, rows, moved, pred, labelled, len(parts), seed) for group, rows in parts]
+    groups = [_group_line(reference, group, rows, drifts, pred, labelled, len(parts), seed) for group, rows in parts]
     found = Check(
         n_rows=len(inputs),
-        inputs=drifts,
-        predictions=moved,
+        inputs=drifts.inputs,
+        group_inputs=drifts.group_inputs,
+        predictions=drifts.predictions,
+        calibration=drifts.calibration,
         outside=outside,
         two_sample=two_sample,
         estimated=estimated,
@@ -289,6 +361,31 @@ def _named(group: GroupReference, sketch: TableSketch) -> dict[str, ColumnSketch
     return {f"{name}, {group.column}: {group.name}": column for name, column in sketch.columns.items()}
 
 
+def _group_inputs(parts: Sequence[_Part], inputs: pd.DataFrame) -> tuple[TableSketch, TableSketch]:
+    """The inputs of each group of the reference, and of the new rows."""
+    before: dict[str, ColumnSketch] = {}
+    after: dict[str, ColumnSketch] = {}
+    for group, rows in parts:
+        if group.inputs is not None:
+            before |= _named(group, group.inputs)
+            after |= _named(group, group.inputs.count(inputs.iloc[rows]))
+    return TableSketch(before, 0), TableSketch(after, len(inputs))
+
+
+def _labelled_parts(reference: ModelReference, parts: Sequence[_Part], pred: NDArray[Any], labelled: Labelled | None) -> list[LabelledPart]:
+    """The rows with outcomes, then those of each group that has enough of them."""
+    if labelled is None or not len(labelled.y) or reference.recalibration is None:
+        return []
+    made = pred[labelled.rows]
+    out = [LabelledPart("all rows", reference.recalibration, labelled.y, made, labelled.clusters)]
+    for group, rows in parts:
+        here = np.flatnonzero(np.isin(labelled.rows, rows))
+        if group.recalibration is not None and len(here) >= _MIN_GROUP_ROWS:
+            clusters = None if labelled.clusters is None else labelled.clusters[here]
+            out.append(LabelledPart(f"{group.column}: {group.name}", group.recalibration, labelled.y[here], made[here], clusters))
+    return out
+
+
 def _measure(
     reference: ModelReference, pred: NDArray[Any], labelled: Labelled, estimated: dict[str, Estimate], seed: int
 ) -> list[dict[str, Any]]:
@@ -309,7 +406,7 @@ def _group_line(
     reference: ModelReference,
     group: GroupReference,
     rows: NDArray[Any],
-    moved: Sequence[ColumnDrift],
+    drifts: Drifts,
     pred: NDArray[Any],
     labelled: Labelled | None,
     n_groups: int,
@@ -317,8 +414,10 @@ def _group_line(
 ) -> dict[str, Any]:
     """What is known of one group of the new rows."""
     own = _named(group, group.predictions)
-    distance = max((d.distance for d in moved if d.column in own), default=0.0)
+    distance = max((d.distance for d in drifts.predictions if d.column in own), default=0.0)
+    inside = [d for d in drifts.group_inputs if d.column.endswith(f", {group.column}: {group.name}")]
     line: dict[str, Any] = {"column": group.column, "name": group.name, "n": len(rows), "prediction_distance": distance, "measured": None}
+    line |= {"input_distance": max((d.distance for d in inside), default=None), "drifted": [d.column for d in inside if d.alert]}
     if labelled is not None:
         here = np.flatnonzero(np.isin(labelled.rows, rows))
         if len(here) >= _MIN_GROUP_ROWS:
@@ -335,6 +434,9 @@ def _alerts(reference: ModelReference, found: Check) -> list[Alert]:
     alerts = []
     for kind, drifts in (("inputs", found.inputs), ("predictions", found.predictions)):
         alerts += [Alert(kind, d.column, _drift_text(d)) for d in drifts if d.alert]
+    known = tuple(f"{d.column}, " for d in found.inputs if d.alert)
+    alerts += [Alert("inputs", d.column, _drift_text(d)) for d in found.group_inputs if d.alert and not d.column.startswith(known)]
+    alerts += [Alert("calibration", c.name, calibration_text(c)) for c in found.calibration if c.alert]
     estimated: dict[str, Interval] = {
         name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.estimated.items() if name == reference.metric
     }
@@ -384,6 +486,8 @@ def history_line(
             "alerts": [alert.text for alert in check.alerts],
             "drifted": [d.column for d in check.inputs if d.alert],
             "distance": max((d.distance for d in check.inputs), default=0.0),
+            "group_distance": max((d.distance for d in check.group_inputs), default=0.0),
+            "calibration_distance": check.calibration[0].distance if check.calibration else None,
             "prediction_distance": max((d.distance for d in check.predictions), default=0.0),
             "two_sample_auc": check.two_sample.auc if check.two_sample else None,
             "estimated": asdict(estimate) | {"known": not check.doubts} if estimate else None,

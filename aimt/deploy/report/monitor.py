@@ -41,6 +41,11 @@ def _interval(score: Mapping[str, Any] | None) -> str | None:
     return number(score["value"]) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")
 
 
+def _label(metric: str) -> str:
+    """The name of a metric for people; networks have figures of their own."""
+    return METRICS[metric].label if metric in METRICS else metric
+
+
 def _alerts(run: RunParts) -> SectionContent:
     alerts = _found(run).get("alerts") or []
     if not alerts:
@@ -60,11 +65,36 @@ def _performance(run: RunParts) -> SectionContent:
     text.append(f"Measured on {counted(n, 'row')} with a known outcome." if n else "No row has a known outcome, so nothing was measured.")
     by_name = {row["metric"]: row for row in measured}
     rows = [
-        [METRICS[name].label, _interval(promised), None if doubts else _interval(estimated.get(name)), _interval(by_name.get(name))]
+        [_label(name), _interval(promised), None if doubts else _interval(estimated.get(name)), _interval(by_name.get(name))]
         for name, promised in as_dict(found.get("reference")).items()
     ]
     table = section_table("Scores with 95 % intervals", ["Metric", "On the test", "Estimated", "Measured"], rows, right=(1, 2, 3))
     return SectionContent(text=text, tables=[table])
+
+
+def _calibration(run: RunParts) -> SectionContent:
+    parts = _found(run).get("calibration") or []
+    if not parts:
+        return SectionContent(text=["It needs rows with a known outcome, and probabilities."])
+    rows = [
+        [
+            c["name"],
+            f"{c['n']:,}",
+            f"{c['label']}: {percent(c['expected'])}",
+            f"{percent(c['observed']['value'])} [{percent(c['observed']['low'])}, {percent(c['observed']['high'])}]",
+            number(c["reference_slope"]),
+            _interval(c["slope"]),
+            number(c["p_adjusted"]),
+        ]
+        for c in parts
+    ]
+    changed = [i for i, c in enumerate(parts) if c["alert"]]
+    text = f"The calibration changed in {len(changed)} of {counted(len(parts), 'part')} that were tested against the test."
+    head = ["Rows", "Outcomes", "Expected", "Observed", "Slope on the test", "Slope now", "p, adjusted"]
+    table = section_table(
+        "Outcomes against what the calibration of the test lets expect", head, rows, right=(1, 2, 3, 4, 5, 6), strong=tuple(changed)
+    )
+    return SectionContent(text=[text], tables=[table])
 
 
 def _over_time(run: RunParts) -> SectionContent:
@@ -119,7 +149,7 @@ def _drift(key: str, kind: str, what: str) -> Callable[[RunParts], SectionConten
 # %% ../../../nbs/deploy/report/40_monitor.ipynb #b8d5d4bb
 def _together(run: RunParts) -> SectionContent:
     found = _found(run)
-    outside = f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
+    outside = "" if found.get("outside") is None else f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
     test = as_dict(found.get("two_sample"))
     if not test:
         return SectionContent(
@@ -141,9 +171,14 @@ def _groups(run: RunParts) -> SectionContent:
     for g in groups:
         measured = as_dict(g.get("measured"))
         promised = None if measured.get("reference") is None else number(measured["reference"])
-        rows.append([f"{g['column']}: {g['name']}", f"{g['n']:,}", number(g["prediction_distance"]), promised, _interval(measured)])
-    head = ["Group", "Rows", "Distance of predictions", "On the test", "Measured"]
-    return SectionContent(tables=[section_table("Each group against its own test rows", head, rows, right=(1, 2, 3, 4))])
+        inside = None if g.get("input_distance") is None else number(g["input_distance"])
+        own = [f"{g['column']}: {g['name']}", f"{g['n']:,}", inside, number(g["prediction_distance"]), promised, _interval(measured)]
+        rows.append(own)
+    head = ["Group", "Rows", "Distance of inputs", "Of predictions", "On the test", "Measured"]
+    tables = [section_table("Each group against its own training and test rows", head, rows, right=(1, 2, 3, 4, 5))]
+    if changed := [d for d in _found(run).get("group_inputs") or [] if d["alert"]]:
+        tables.append(section_table("Inputs that drifted in a group", _HEAD, _drift_rows(changed), right=(1, 2, 3, 4, 5)))
+    return SectionContent(tables=tables)
 
 
 def _reading(run: RunParts) -> SectionContent:
@@ -159,6 +194,7 @@ _PAGE = "monitor"
 SECTIONS = (
     Section("alerts", "Alerts", _alerts, ((f"{_PAGE}/check.html", "When something is an alert"),)),
     Section("performance", "Performance", _performance, ((f"{_PAGE}/estimated_performance.html", "How it is estimated without labels"),)),
+    Section("calibration", "Calibration", _calibration, ((f"{_PAGE}/calibration_drift.html", "How its drift is tested"),)),
     Section("time", "Over time", _over_time),
     Section("inputs", "Inputs", _drift("inputs", "drift", "column"), ((f"{_PAGE}/drift.html", "How drift is tested"),)),
     Section("predictions", "Predictions", _drift("predictions", "moved", "distribution")),
@@ -183,7 +219,7 @@ def monitor_page(
     if len(alerts) > 1:
         summary += f" And {counted(len(alerts) - 1, 'more alert')}."
     main = next((row for row in found.get("measured") or [] if row["metric"] == found.get("metric")), None)
-    facts = [("Rows", counted(found.get("n_rows"), "row")), (f"{METRICS[str(found['metric'])].label}, measured", _interval(main))]
+    facts = [("Rows", counted(found.get("n_rows"), "row")), (f"{_label(str(found['metric']))}, measured", _interval(main))]
     estimate = None if found.get("doubts") else _interval(lookup(found, "estimated", found.get("metric")))
     facts.append(("Estimated", estimate or "cannot know"))
     page: Any = {

@@ -229,7 +229,9 @@ def read_log(
     since: float = 0.0,  # Seconds since 1970
     model: str | None = None,  # Only of this run
     roles: Sequence[str] = ("champion", "canary"),  # Whose answers were used
-) -> pd.DataFrame:  # id, row_number, at, model, version, role, milliseconds, input and output (dictionaries), outcome (None: not known)
+) -> (
+    pd.DataFrame
+):  # id, row_number, at, model, version, role, route, milliseconds, input and output (dictionaries), outcome (None: not known), outcome_at
     """Rows that were scored, in the order of time."""
     url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
@@ -237,18 +239,19 @@ def read_log(
     engine, text = _engine(url), require("sqlalchemy", "serve").text
     with engine.connect() as connection:
         answers = connection.execute(text("SELECT * FROM answers WHERE at >= :since ORDER BY at"), {"since": since}).mappings().all()
-        found = connection.execute(text("SELECT answer, row_number, outcome FROM outcomes")).all()
+        found = connection.execute(text("SELECT answer, row_number, outcome, at FROM outcomes")).all()
     engine.dispose()
-    outcomes = {(answer, int(number)): json.loads(outcome) for answer, number, outcome in found}
+    outcomes = {(answer, int(number)): (json.loads(outcome), float(at)) for answer, number, outcome, at in found}
     rows = []
     for a in answers:
         if (model is not None and a["model"] != model) or a["role"] not in roles:
             continue
         inputs, outputs = _rows_in(json.loads(a["inputs"]), "rows"), _rows_in(json.loads(a["outputs"]), "predictions")
         for i, (given, said) in enumerate(zip(inputs, outputs, strict=False)):
-            about = {k: a[k] for k in ("id", "at", "model", "version", "role", "milliseconds")}
-            rows.append(about | {"row_number": i, "input": given, "output": said, "outcome": outcomes.get((a["id"], i))})
-    names = ["id", "row_number", "at", "model", "version", "role", "milliseconds", "input", "output", "outcome"]
+            about = {k: a[k] for k in ("id", "at", "model", "version", "role", "route", "milliseconds")}
+            outcome, known_at = outcomes.get((a["id"], i), (None, None))
+            rows.append(about | {"row_number": i, "input": given, "output": said, "outcome": outcome, "outcome_at": known_at})
+    names = ["id", "row_number", "at", "model", "version", "role", "route", "milliseconds", "input", "output", "outcome", "outcome_at"]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -86,6 +86,7 @@ FINETUNE = Kind(
         "explain": "aimt.jobs.families.finetuned_model:explain_tuned",
         "generate": "aimt.jobs.verbs.generate:generate_answer",
         "serve": "aimt.jobs.operate.served_text:served_tuned",
+        "monitor": "aimt.jobs.families.network_monitor:monitor_tuned",
         "doctor": "aimt.jobs.verbs.doctor:doctor_network",
     },
     noun="network",

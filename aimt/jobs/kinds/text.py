@@ -80,6 +80,7 @@ TEXT = Kind(
         "generate": "aimt.jobs.verbs.generate:generate_text",
         "serve": "aimt.jobs.operate.served_text:served_text",
         "evaluate": "aimt.jobs.shared.text_model:evaluate_text",
+        "monitor": "aimt.jobs.families.network_monitor:monitor_text",
         "doctor": "aimt.jobs.verbs.doctor:doctor_network",
     },
     time_limit=300,

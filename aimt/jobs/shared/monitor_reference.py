@@ -43,7 +43,8 @@ def write_reference(
 ) -> None:
     """Write what new rows will be compared with."""
     inputs = schema.conform(train, problem.inputs, report=False)[0]
-    reference = make_reference(problem, inputs, y, pred, sensitive=sensitive_columns(problem, schema, test), clusters=clusters, seed=seed)
+    groups = {"sensitive": sensitive_columns(problem, schema, test), "train_sensitive": sensitive_columns(problem, schema, train)}
+    reference = make_reference(problem, inputs, y, pred, **groups, clusters=clusters, seed=seed)
     run.write(REFERENCE, reference.to_dict())
 
 

@@ -32,6 +32,7 @@ from ...decide.gate import GateResult
 from ...deploy.report.finetune import AnswerCount, ShownAnswer, TunedScoreRow, TunedScores, TuningCurve
 from ...evaluate.text.language_model import TextSketch, near_copies, seen_share, smooth, text_sketch
 from ..families.base import FinetuneTask, find_family, interval_of, split_pairs
+from ..families.network_monitor import write_tuned_reference
 from ...data.checks.table_checks import hash_column
 from ...data.io.memory import as_source
 from ..shared.options import shown_source
@@ -335,6 +336,7 @@ def answer_after(work: TuneWork) -> str:
     work.note_look(rows_fingerprint("target", test["row"], test["target"].astype(str)), len(test))
     work.after = {k: np.asarray(v, float) for k, v in family.score(work.model, test).items()}
     work.answers = [str(a) for a in family.predict(work.model, list(test["input"]))["prediction"]]
+    write_tuned_reference(work.run.path / "model", family, work.model, test, work.after[family.metric])
     rows = {"fine-tuned": work.after[family.metric], "before": work.before[family.metric], **work.baselines}
     table: list[TunedScoreRow] = [
         {"model": name, **interval_of(v), "difference": mean_interval(rows["fine-tuned"] - v)} for name, v in rows.items()

@@ -35,6 +35,7 @@ from ...decide.text_gates import text_gates
 from ...evaluate.text.language_model import block_gain, copied, score_text, smooth, text_sketch
 from ...generate.text.sampling import generate
 from ..shared.pipeline import Measured, RunFields
+from ..families.network_monitor import write_text_reference
 from .network import NetworkWork, history_record, stop_if_stopped
 from .network import diagnose as diagnose_training
 from ..shared.run_lifecycle import find_interrupted
@@ -47,6 +48,7 @@ from ...train.networks.text_settings import choose_tokenizer
 
 # %% ../../../nbs/jobs/steps/05_text.ipynb #a0e8a4cb
 VALID_FRACTION, TEST_FRACTION = 0.05, 0.1  # Of the characters: they choose the checkpoint; they are scored once
+_MONITORED, _MONITORED_LEAST = 5, 60  # Pieces of test text in the reference of the monitor: for each second of the time limit, at least
 _SCORED_TOKENS = 1_000, 50_000, 2_000_000  # Of the test text: for each second of the time limit, at least, at most
 _BASELINE_CHARACTERS = 5_000_000  # the n-gram counts at most this many; more hardly helps it
 _COPY_LENGTH = 50  # characters that must agree to count as copied
@@ -245,6 +247,9 @@ def evaluate(work: TextWork) -> str:
     settings = {"seq_len": work.trained.settings["seq_len"], "seed": work.seed, "max_tokens": int(min(most, max(least, each * work.limit)))}
     work.note_look(fingerprint_of(work.fingerprint, "test", str(files.n_test_characters)), files.n_test_characters)
     scores = score_text(model, files.test, n_characters=files.n_test_characters, **settings)
+    pieces = max(_MONITORED_LEAST, round(_MONITORED * work.limit))
+    some = work.tokenizer.decode(files.test[: 400 * pieces])
+    write_text_reference(work.run.path / "model", model, work.tokenizer, some, pieces)
     n = min(len(files.test), len(files.train) // 2, settings["max_tokens"])
     seen = Tokens.from_array(files.train[len(files.train) - n :])
     train_scores = score_text(model, seen, n_characters=round(n * files.n_train_characters / len(files.train)), **settings)

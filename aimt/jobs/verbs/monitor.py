@@ -135,13 +135,13 @@ def monitor_lines(
     found: dict[str, Any],  # What `monitor` returned
 ) -> list[str]:
     """A check as lines of text: the alerts, the performance, the most drifted columns."""
-    alerts, metric = found["alerts"], METRICS[found["metric"]]
+    alerts, metric = found["alerts"], found["metric"]
     lines = [f"{found['n_rows']:,} rows, {found['ms_per_1000_rows']:.3g} ms per 1,000: {f'{len(alerts)} alerts' if alerts else 'no alert'}"]
     lines += [f"  ! {alert['text']}" for alert in alerts[:20]]
-    scores = {"on the test": found["reference"].get(metric.name)}
-    scores |= {"estimated": None if found["doubts"] else found["estimated"].get(metric.name)}
-    scores |= {"measured": next((row for row in found["measured"] if row["metric"] == metric.name), None)}
-    lines.append(metric.label)
+    scores = {"on the test": found["reference"].get(metric)}
+    scores |= {"estimated": None if found["doubts"] else found["estimated"].get(metric)}
+    scores |= {"measured": next((row for row in found["measured"] if row["metric"] == metric), None)}
+    lines.append(METRICS[metric].label if metric in METRICS else metric)
     lines += [f"  {name:<12} {_span(score)}" for name, score in scores.items() if score and score["value"] is not None]
     lines += [f"  estimated    cannot know: {doubt}" for doubt in found["doubts"]]
     if found["estimated"] and not found["doubts"] and not found["measured"]:
