@@ -24,6 +24,7 @@ from .cache import SourceRecord, fetch, installed, record_of
 from .download import Source, cache_dir
 from .sounds import SOUND_ENTRIES, SOUND_READERS
 from .emoji import EMOJI_ENTRY, animated_emoji
+from .products import PRODUCT_ENTRY, debian_products
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -316,6 +317,7 @@ FETCHED: dict[str, Dataset] = {
             test=_BY_FILE,
             sources=(_MAIL,),
         ),
+        Dataset(**PRODUCT_ENTRY, sources=(_ENGLISH, _PACKAGES, _GERMAN)),
         *(Dataset(**entry) for entry in (CHORALES_ENTRY, EMOJI_ENTRY)),
         Dataset(
             "minilm",
@@ -460,6 +462,7 @@ _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "bach-chorales": chorales,
     **SOUND_READERS,
     "animated-emoji": animated_emoji,
+    "debian-products": debian_products,
 }
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #1f34fc2b
