@@ -8,11 +8,12 @@ Docs: https://aimt-dev.github.io/aimt/data/sources/products.html.md"""
 __all__ = ['COLUMNS', 'ATTRIBUTES', 'MOST_KEYWORDS', 'COMMON', 'RARE', 'PRODUCT_ENTRY', 'package_attributes', 'first_sentence',
            'product_name', 'debian_products']
 
-# %% ../../../nbs/data/sources/09_products.ipynb #620c8221
+# %% ../../../nbs/data/sources/09_products.ipynb #20257ac5
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def first_sentence(paragraph: str) -> str:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z\"(])", " ".join(paragraph.split()), maxsplit=1)[0]
 
 
+@lru_cache(maxsize=200_000)
 def _squash(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
@@ -133,11 +135,12 @@ def _keywords(name: str, words: Sequence[str], common: set[str], idf: Mapping[st
     first: dict[str, str] = {}
     own = {stem(p) for p in re.split(r"\W+", name)} | {_squash(name)}
     for w in words:
-        if len(w) > 2 and w[0].isalpha() and w.lower() not in common and stem(w) not in own and _squash(w) not in own and ";" not in w:
+        if len(w) > 2 and w[0].isalpha() and w.lower() not in common and stem(w) not in own and _squash(w) not in own:
             first.setdefault(stem(w), w)
-    times, most = Counter(map(stem, words)), max(idf.values(), default=0.0) - math.log(RARE)
-    kept = sorted(first.items(), key=lambda sw: -(1 + math.log(times[sw[0]])) * min(idf.get(sw[1].lower(), most), most))[:MOST_KEYWORDS]
-    return "; ".join(w for w in first.values() if w in {k for _, k in kept})
+    times = Counter(map(stem, words))
+    kept = sorted(first.items(), key=lambda sw: -(1 + math.log(times[sw[0]])) * idf.get(sw[1].lower(), 0.0))[:MOST_KEYWORDS]
+    chosen = {w for _, w in kept}
+    return "; ".join(w for w in first.values() if w in chosen)
 
 # %% ../../../nbs/data/sources/09_products.ipynb #7f94f3ac
 def debian_products(
@@ -161,7 +164,7 @@ def _rows_of(language: str, described: Sequence[Any], facts: Mapping[str, Mappin
     texts = [(d[0], form, text, split_words(other)) for d in described for form, text, other in _two_texts(d[2], d[3])]
     df = Counter(w for _, _, text, _ in texts for w in {w.lower() for w in split_words(text)})
     common = {w for w, _ in df.most_common(COMMON)}
-    idf = {w: math.log(len(texts) / n) for w, n in df.items()}
+    idf = {w: math.log(len(texts) / max(n, RARE)) for w, n in df.items()}
     for package, form, text, other in texts:
         a = facts[package]
         if 3 <= len(split_words(text)) <= 40 and a["kind"] + a["written_in"] + a["purpose"] + a["field"]:

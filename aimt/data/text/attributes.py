@@ -8,13 +8,13 @@ Docs: https://aimt-dev.github.io/aimt/data/text/attributes.html.md"""
 __all__ = ['LONGEST', 'SPELLED', 'MOST_VALUES', 'split_words', 'join_words', 'clean_value', 'safe_cell', 'plain_number',
            'numbers_in', 'stem', 'Product', 'AttributeSchema', 'find_attributes', 'same_word', 'find_value']
 
-# %% ../../../nbs/data/text/20_attributes.ipynb #25217d4a
+# %% ../../../nbs/data/text/20_attributes.ipynb #e2ebe8fa
 import html
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,10 +100,11 @@ def numbers_in(
     found = [plain_number(m) for m in _NUMBER.findall(text)]
     return found + [SPELLED[w.lower()] for w in split_words(text) if w.lower() in SPELLED] if spelled else found
 
-# %% ../../../nbs/data/text/20_attributes.ipynb #983124c7
+# %% ../../../nbs/data/text/20_attributes.ipynb #a17ef800
 _ENDINGS = ("ations", "ation", "ungen", "ings", "ing", "ung", "ers", "ies", "ed", "er", "es", "en", "or", "s", "e", "y", "n")
 
 
+@lru_cache(maxsize=200_000)
 def stem(word: str) -> str:
     """A word without its ending."""
     word = word.lower()
