@@ -6,7 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/data/text/attributes.html.md"""
 
 # %% auto #0
 __all__ = ['LONGEST', 'SPELLED', 'MOST_VALUES', 'split_words', 'join_words', 'clean_value', 'safe_cell', 'plain_number',
-           'numbers_in', 'stem', 'Product', 'AttributeSchema', 'find_attributes', 'same_word', 'find_value']
+           'numbers_in', 'stem', 'Product', 'AttributeSchema', 'find_attributes', 'word_key', 'find_value',
+           'value_keys']
 
 # %% ../../../nbs/data/text/20_attributes.ipynb #e2ebe8fa
 import html
@@ -221,20 +222,26 @@ def _find_name(frame: pd.DataFrame, text: str, columns: Sequence[str]) -> str | 
             best, score = c, found
     return best
 
-# %% ../../../nbs/data/text/20_attributes.ipynb #52d1807b
-def same_word(a: str, b: str) -> bool:
-    """Whether two words say the same: equal but for case, equal as numbers, or one the plural of the other."""
-    x, y = a.lower(), b.lower()
-    if x == y or (len(x) > 3 and len(y) > 3 and (x + "s" == y or y + "s" == x)):
-        return True
-    return x[:1].isdigit() and y[:1].isdigit() and all(_NUMBER.fullmatch(t) for t in (x, y)) and plain_number(x) == plain_number(y)
+# %% ../../../nbs/data/text/20_attributes.ipynb #2f2b5142
+@lru_cache(maxsize=200_000)
+def word_key(word: str) -> str:
+    """What words have in common that say the same: equal but for case or a plural ending, or equal as numbers."""
+    low = word.lower()
+    if low[:1].isdigit() and _NUMBER.fullmatch(low):
+        return plain_number(low)
+    return low[:-1] if len(low) > 3 and low.endswith("s") and not low.endswith("ss") else low
 
 
 def find_value(
-    words: Sequence[str],  # Of a text
-    value: Sequence[str],  # Words of a value
+    keys: Sequence[str],  # `word_key` of the words of a text
+    value: Sequence[str],  # `word_key` of the words of a value
 ) -> int:  # Where it begins; -1 when it is not there
     """The first place of a value in a text."""
     n = len(value)
-    places = (i for i in range(len(words) - n + 1) if all(same_word(a, b) for a, b in zip(value, words[i : i + n], strict=True)))
+    places = (i for i in range(len(keys) - n + 1) if keys[i] == value[0] and list(keys[i : i + n]) == list(value))
     return next(places, -1) if n else -1
+
+
+def value_keys(text: str) -> list[str]:
+    """The keys of the words of a value, or of a text."""
+    return [word_key(w) for w in split_words(text)]
