@@ -6,21 +6,19 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/text/faithfulness_scores.html.md"
 
 # %% auto #0
 __all__ = ['WHOLE', 'FEWEST_WORDS', 'QUANTILE', 'WordRuns', 'run_limit', 'is_copy', 'distinct', 'diversity_shortfall',
-           'template_text', 'Retriever', 'TextFigures', 'CopyScores', 'ratio_interval', 'useful_scores', 'score_texts',
-           'gain_interval', 'copy_excess']
+           'template_text', 'Retriever', 'ratio_interval', 'useful_scores', 'score_texts', 'gain_interval',
+           'copy_excess']
 
-# %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #4b55a9dc
-from collections import Counter
+# %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #99bf02bc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...data.text.attribute_slots import Lesson, SlotCodec, is_slot, slot
 from ...data.text.attributes import Product, split_words
 from ..generation.copies import difference_interval
-from .faithfulness import AttributeExtractor, ExtractorScore, TextCheck
+from .faithfulness import AttributeExtractor, TextCheck
+from ...metrics.generation.copy_scores import TextFigures
 from ...metrics.intervals import Interval, ShareInterval, wilson
 from ...metrics.text import chrf
 
@@ -166,51 +164,7 @@ class Retriever:
             out.append(best)
         return out
 
-# %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #dca53ba6
-@dataclass(frozen=True)
-class TextFigures:
-    """How good the texts of one writer are, all about the same products."""
-
-    name: str
-    precision: Interval  # Of the stated attribute values, those that the product has
-    recall: Interval  # Of the wanted values, those that are stated
-    wrong: ShareInterval  # Share of the texts with a number or a name that is not in the input
-    loose: float  # Share of the texts with a rare word that nothing supports
-    chrf: float  # To people's texts, 0 to 1
-    useful: float  # chrF, where 0 stands for a text that is wrong or incomplete
-    distinct: float  # Distinct-3
-    copies: float  # Share of near copies
-    gain: Interval | None = None  # Of the generator over this writer, in useful
-
-
-@dataclass(frozen=True)
-class CopyScores:
-    """The scores of a generator of product texts."""
-
-    generated: TextFigures
-    human: TextFigures
-    rivals: tuple[TextFigures, ...]
-    shortfall: Interval  # Of distinct-3 against people's texts
-    copies: ShareInterval  # Share of near copies among the first drafts, before any is refused
-    usual: ShareInterval  # The same of held-out texts by people
-    excess: Interval
-    extractor_recall: Mapping[str, ShareInterval]  # Planted fault -> share that is found
-    false_alarms: ShareInterval
-    limit: int  # Words: longest usual run
-    n: int
-    n_wanted: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "CopyScores":
-        """From JSON."""
-        figures = {name: TextFigures(**data[name]) for name in ("generated", "human")}
-        return cls(**{**data, **figures, "rivals": tuple(TextFigures(**r) for r in data["rivals"])})
-
-
+# %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #ab0dc1e2
 def ratio_interval(hits: np.ndarray, n: np.ndarray, *, n_resamples: int = 1_000, seed: int = 0) -> Interval:
     """A ratio of sums over texts with a 95 % bootstrap interval; 1 when there is nothing to count."""
     if not n.sum():
