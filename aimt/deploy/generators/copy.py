@@ -49,7 +49,7 @@ def marked(
 
 def samples_content(run: RunParts) -> SectionContent:
     """Texts that were drawn, not chosen."""
-    shown = run.metrics.get("samples") or []
+    shown = run.metrics.get("shown_texts") or []
     if not shown:
         return SectionContent(text=["No texts were kept."])
     text = (
@@ -64,7 +64,7 @@ def samples_content(run: RunParts) -> SectionContent:
         tables.append(
             section_table("The same products by the baselines", ["This model", *(n.capitalize() for n in names)], other, folded=True)
         )
-    if worst := run.metrics.get("worst"):
+    if worst := run.metrics.get("worst_texts"):
         rows = [[w["text"], w["note"], ", ".join(w["wanted"])] for w in worst]
         tables.append(section_table("Texts with something wrong", ["Text", "What is wrong", "Wanted"], rows, folded=True))
     return SectionContent(text=[text], tables=tables)

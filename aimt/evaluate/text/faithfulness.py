@@ -315,12 +315,16 @@ def make_checked_texts(
             continue
         c, v = told[rng.integers(len(told))]
         change = lambda new, v=v, text=text: re.sub(rf"(?<!\w){re.escape(v)}(?!\w)", lambda m: new, text)
-        out.append(MadeText(p, join_words(split_words(change(""))) or "-", ((c, v),), "left out"))
-        others = [x for x in values.get(c, ()) if x not in p.values[c] and _plain(x) not in _plain(p.everything)]
+        cut = join_words(split_words(change(""))) or "-"
+        if _plain(v) not in _plain(cut):
+            out.append(MadeText(p, cut, ((c, v),), "left out"))
+        others = [x for x in values.get(c, ()) if _plain(x) not in _plain(p.everything)]
         if others:
             out.append(MadeText(p, change(others[rng.integers(len(others))]), (), "wrong value"))
         if numbers := re.findall(r"(?<![\w.,])\d+(?![\w.,])", v):
-            out.append(MadeText(p, change(v.replace(numbers[0], str(int(numbers[0]) + 1 + int(rng.integers(50))))), (), "wrong number"))
+            new = str(int(numbers[0]) + 1 + int(rng.integers(50)))
+            if new not in numbers_in(p.everything, spelled=True):
+                out.append(MadeText(p, change(v.replace(numbers[0], new)), (), "wrong number"))
         if c == name:
             other = products[rng.integers(len(products))].values.get(name, ("",))[0]
             if other and _squash(other) not in _squash(p.everything) and (other.lower() not in extractor.lower or other != other.lower()):
@@ -341,9 +345,9 @@ class ExtractorScore:
 def _alarm(extractor: AttributeExtractor, made: MadeText) -> bool:
     found = extractor.check(made.product, made.text, made.wanted)
     return {
-        "wrong value": bool(found.wrong or found.wrong_names),
+        "wrong value": bool(found.wrong or found.wrong_names or found.wrong_numbers),
         "wrong number": bool(found.wrong_numbers or found.wrong_names),
-        "wrong name": bool(found.wrong_names or found.wrong),
+        "wrong name": bool(found.wrong_names or found.wrong_numbers or found.wrong),
         "left out": bool(found.missing),
         "": bool(found.wrong or found.wrong_names or found.wrong_numbers or found.missing),
     }[made.fault]

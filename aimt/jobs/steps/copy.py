@@ -121,7 +121,7 @@ def begin(
     o = options
     if o.size is not None and o.size not in SIZES:
         raise ProblemError(f"'{o.size}' is not a size", hint=f"There is {', '.join(SIZES)}")
-    if source is None or source == BUNDLED:
+    if source is None or (isinstance(source, str) and source == BUNDLED):
         frame, known = load_dataset(BUNDLED, quiet=o.quiet), dict(get_dataset(BUNDLED).problem)
         name, digest = BUNDLED, fingerprint(frame)
     else:
@@ -354,7 +354,7 @@ def compare(work: CopyWork) -> str:
         made, figures("people", test.texts)[0], tuple(r for r, _ in rivals), diversity_shortfall(texts, test.texts), share, usual, excess,
         s.recall, s.false_alarms, work.found.limit, len(test), sum(map(len, pairs)),
     )  # fmt: skip
-    work.keep_result(copy_scores=work.scores.to_dict(), samples=_samples(work, checks, rivals), worst=_worst(work, checks))
+    work.keep_result(copy_scores=work.scores.to_dict(), shown_texts=_samples(work, checks, rivals), worst_texts=_worst(work, checks))
     return (
         f"precision {100 * made.precision['value']:.1f} %, recall {100 * made.recall['value']:.1f} %, wrong numbers or names"
         f" {100 * made.wrong['value']:.2f} %; useful {made.useful:.3f}, " + ", ".join(f"{r.name} {r.useful:.3f}" for r, _ in rivals)

@@ -24,7 +24,7 @@ from ...models.text.t5 import T5, t5_loss
 from ...models.text.t5_config import T5Config
 from ..loop.state import History
 from ..loop.trainer import TrainConfig, Trainer
-from .pretrain import ProgressHook, StepsFromTime, StopWhenWorse
+from .pretrain import StepsFromTime, StopWhenWorse
 
 # %% ../../../nbs/train/networks/40_attribute_writer.ipynb #85f8890b
 SIZES: dict[str, dict[str, int]] = {
@@ -124,6 +124,22 @@ def unigram_nats(lessons: Sequence[Lesson], vocab_size: int) -> float:
     return float(-np.mean([np.log(p[t]) for x in lessons for t in (*x.target, 1)]))
 
 
+class _Said:
+    """A hook: reports progress about once a second."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.last, self.valid = say, 0.0, ""
+
+    def on_step(self, trainer: Trainer, row: dict[str, float]) -> None:
+        if time.perf_counter() - self.last > 1:
+            self.last = time.perf_counter()
+            steps = trainer.steps if "steps_fixed" in trainer.extra else "?"
+            self.say(f"step {row['step']} of {steps}, loss {row['loss']:.2f}{self.valid}")
+
+    def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
+        self.valid = f", {row['valid_loss']:.3f} nats a token in validation"
+
+
 def train_writer(
     train: Sequence[Lesson],
     valid: Sequence[Lesson],  # They choose the weights that are kept
@@ -170,7 +186,7 @@ def train_writer(
         config,
         evaluate=lambda m: {"valid_loss": score_lessons(m, codec, valid)},
         folder=folder,
-        hooks=[*([] if steps else [timer]), StopWhenWorse(3, 0.05), *([ProgressHook(on_update)] if on_update else []), *hooks],
+        hooks=[*([] if steps else [timer]), StopWhenWorse(3, 0.05), *([_Said(on_update)] if on_update else []), *hooks],
     )
     history = trainer.fit(resume=resume)
     found = score_lessons(trainer.model, codec, valid)
