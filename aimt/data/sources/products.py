@@ -170,7 +170,8 @@ def _rows_of(language: str, described: Sequence[Any], facts: Mapping[str, Mappin
         if 3 <= len(split_words(text)) <= 40 and a["kind"] + a["written_in"] + a["purpose"] + a["field"]:
             name = product_name(package, a["source"], other)
             own = {"language": language, "name": name, "keywords": _keywords(name, other, common, idf), "form": form, "text": text}
-            yield tuple((a | own)[c] for c in COLUMNS)
+            row = {**a, **own}
+            yield tuple(row[c] for c in COLUMNS)
 
 # %% ../../../nbs/data/sources/09_products.ipynb #f9e50b03
 PRODUCT_ENTRY: dict[str, Any] = {

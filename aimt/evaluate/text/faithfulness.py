@@ -135,10 +135,11 @@ class AttributeExtractor:
     def _wrong_names(self, product: Product, text: str) -> tuple[str, ...]:
         words, values = split_words(text), [_squash(v) for vs in product.values.values() for v in vs]
         ends, common = (".", "!", "?", ":", '"', "(", "-", "–"), self.common.get(product.language, frozenset())
-        bad = []
+        stems, bad = {stem(w) for w in re.split(r"[^\w+#]+", product.everything)}, []
         for i, w in enumerate(words):
             first = i == 0 or words[i - 1] in ends
-            if self._is_name(w, first, product.language) and w not in common and not any(_squash(w) in v for v in values if v):
+            unknown = len(w) > 3 and w.isalpha() and w.islower() and w not in self.lower and stem(w) not in stems
+            if (unknown or self._is_name(w, first, product.language)) and w not in common and not any(_squash(w) in v for v in values if v):
                 bad.append(w)
         return tuple(dict.fromkeys(bad))
 
@@ -166,6 +167,7 @@ def fit_extractor(
     texts: Sequence[str],
     columns: Sequence[str],  # Attributes with few values, which can be recognised
     *,
+    name: str | None = None,  # The attribute that names the product
     groups: Sequence[Any] | None = None,  # Products of a group are not divided; each is its own when None
     seed: int = 0,
 ) -> AttributeExtractor:
@@ -174,7 +176,7 @@ def fit_extractor(
         raise DataError(f"{len(texts)} texts are too few to learn a check from", hint="Give 200 products or more")
     languages = sorted({p.language for p in products})
     found = {x: _common_words([t for t, p in zip(texts, products, strict=True) if p.language == x]) for x in languages}
-    lower = frozenset(w for t, p in zip(texts, products, strict=True) for w in split_words(f"{t} {p.everything}") if w.islower())
+    lower = frozenset(w for t, p in zip(texts, products, strict=True) for w in _known_words(t, p, name) if w.islower())
     plain = AttributeExtractor(
         {x: words for x, (words, _) in found.items()},
         lower,
@@ -182,6 +184,13 @@ def fit_extractor(
         _find_literal(products, texts, columns),
     )
     return _fit_classifier(plain, products, texts, columns, groups, seed)
+
+
+def _known_words(text: str, product: Product, name: str | None) -> list[str]:
+    """The words of a text and of the attributes that are not part of the name."""
+    own = {w.lower() for v in product.values.get(name or "", ()) for w in split_words(v)}
+    facts = [v for c, vs in product.values.items() if c != name for v in vs]
+    return [w for w in split_words(" ".join([text, *facts])) if w.lower() not in own]
 
 
 def _find_literal(products: Sequence[Product], texts: Sequence[str], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -6,8 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/text/faithfulness_scores.html.md"
 
 # %% auto #0
 __all__ = ['WHOLE', 'FEWEST_WORDS', 'QUANTILE', 'WordRuns', 'run_limit', 'is_copy', 'distinct', 'diversity_shortfall',
-           'template_text', 'Retriever', 'ratio_interval', 'useful_scores', 'score_texts', 'gain_interval',
-           'copy_excess']
+           'template_text', 'Retriever', 'ratio_interval', 'useful_scores', 'score_texts', 'gain_interval']
 
 # %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #99bf02bc
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,9 @@ import numpy as np
 
 from ...data.text.attribute_slots import Lesson, SlotCodec, is_slot, slot
 from ...data.text.attributes import Product, split_words
-from ..generation.copies import difference_interval
 from .faithfulness import AttributeExtractor, TextCheck
 from ...metrics.generation.copy_scores import TextFigures
-from ...metrics.intervals import Interval, ShareInterval, wilson
+from ...metrics.intervals import Interval, wilson
 from ...metrics.text import chrf
 
 # %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #64413eca
@@ -218,9 +216,3 @@ def gain_interval(useful: np.ndarray, rival: np.ndarray, *, n_resamples: int = 2
     d = useful - rival
     drawn = d[np.random.default_rng(seed).integers(0, len(d), (n_resamples, len(d)))].mean(1)
     return {"value": float(d.mean()), "low": float(np.quantile(drawn, 0.025)), "high": float(np.quantile(drawn, 0.975))}
-
-
-def copy_excess(copied: Sequence[bool], usual: Sequence[bool]) -> tuple[ShareInterval, ShareInterval, Interval]:
-    """Share of near copies, the same among held-out texts by people, and the difference."""
-    a, b = wilson(sum(copied), len(copied)), wilson(sum(usual), len(usual))
-    return a, b, difference_interval(a, b)

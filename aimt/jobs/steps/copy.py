@@ -32,7 +32,6 @@ from ...evaluate.text.faithfulness import AttributeExtractor, TextCheck, fit_ext
 from aimt.evaluate.text.faithfulness_scores import (
     Retriever,
     WordRuns,
-    copy_excess,
     diversity_shortfall,
     gain_interval,
     is_copy,
@@ -43,7 +42,7 @@ from aimt.evaluate.text.faithfulness_scores import (
 from ...generate.text.constrained_writer import Draft, Wanted, write_drafts
 from ..shared.copy_model import Chosen, CopyModel, choose_drafts, open_copy_model
 from ..shared.pipeline import Measured, RunFields, Work
-from ...metrics.generation.copy_scores import CopyScores
+from ...metrics.generation.copy_scores import CopyScores, copy_excess
 from ...train.networks.attribute_writer import SIZES, TrainedWriter, train_writer, unigram_nats
 from ...train.networks.doctor import diagnose_network
 from ...train.networks.training_monitor import TrainingMonitor
@@ -215,7 +214,7 @@ def fit_check(work: CopyWork) -> str:
         for c in work.schema.columns
         if c != work.schema.name and len({v for p in check.products for v in p.values.get(c, ())}) <= _MAX_VALUES
     ]
-    work.extractor = fit_extractor(check.products, check.texts, few, groups=check.groups, seed=work.seed)
+    work.extractor = fit_extractor(check.products, check.texts, few, name=work.schema.name, groups=check.groups, seed=work.seed)
     made = make_checked_texts(test.products, test.texts, work.extractor, name=work.schema.name, seed=work.seed)
     work.extractor_score = score_extractor(work.extractor, made)
     s = work.extractor_score
