@@ -181,6 +181,8 @@ def _generate_flag(f: Any, annotation: Any) -> Any:
     """An option of a generator as an option of the command; bounds and choices are checked by the kind of the run."""
     from aimt.jobs.shared.options import flag_of
 
+    if f.metadata["positional"]:
+        return Annotated[annotation | None, typer.Argument(help=_generate_help(f), show_default=False)]
     names = [flag_of(f), f.metadata["short"]] if f.metadata["short"] else [flag_of(f)]
     return Annotated[annotation | None, typer.Option(*names, help=_generate_help(f), show_default=False)]
 
@@ -270,7 +272,9 @@ def _generate(run: Path, as_json: bool, **given: Any) -> None:
     if "stream" in known:
         given["stream"] = (given.get("num_beams") or 1) == 1
     if "out" in known and given.get("out") is None:
-        raise ProblemError("it is not said where the files go", hint="Name a folder: -o FOLDER")
+        raise ProblemError(
+            "it is not said where the files go", hint="Name a folder: -o FOLDER; for texts about products a file: -o copy.csv"
+        )
     made = resolve(VERBS["generate"])(opened, **given)
     if hasattr(made, "to_dict"):
         print_json(made.to_dict()) if as_json else print("\n".join(made.lines()))

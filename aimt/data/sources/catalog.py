@@ -25,6 +25,7 @@ from .download import Source, cache_dir
 from .sounds import SOUND_ENTRIES, SOUND_READERS
 from .emoji import EMOJI_ENTRY, animated_emoji
 from .photographs import PHOTOGRAPHS_ENTRY, photographs
+from .products import PRODUCT_ENTRY, debian_products
 from ..io.load import Table, load_table
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #ff4fac19
@@ -318,6 +319,7 @@ FETCHED: dict[str, Dataset] = {
             sources=(_MAIL,),
         ),
         *(Dataset(**entry) for entry in (CHORALES_ENTRY, EMOJI_ENTRY, PHOTOGRAPHS_ENTRY)),
+        Dataset(**PRODUCT_ENTRY, sources=(_ENGLISH, _PACKAGES, _GERMAN)),
         Dataset(
             "minilm",
             "A small pretrained BERT, all-MiniLM-L6-v2, with its tokenizer",
@@ -462,6 +464,7 @@ _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     **SOUND_READERS,
     "animated-emoji": animated_emoji,
     "photographs": photographs,
+    "debian-products": debian_products,
 }
 
 # %% ../../../nbs/data/sources/10_catalog.ipynb #1f34fc2b

@@ -356,6 +356,7 @@ KINDS: dict[str, str | Kind] = {
     "music": "aimt.jobs.kinds.music:MUSIC",
     "audio": "aimt.jobs.kinds.audio:AUDIO",
     "video": "aimt.jobs.kinds.video:VIDEO",
+    "copy": "aimt.jobs.kinds.copy:COPY",
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
 }  # asked in this order
