@@ -81,6 +81,9 @@ def test_a_text_is_said_by_the_command_and_again_the_same(run, tmp_path, capsys,
     made = generate(run.path, prompt=["ao ua", "ou"], n=3, out=tmp_path / "again")
     assert made.files[0].read_bytes() == files[0].read_bytes() and len(made.samples) == 3
     assert not np.array_equal(made.samples[0][:500], made.samples[2][:500])  # the first text again, with another seed
+    assert not made.notes and generate(run.path, prompt="ao uu").notes == (
+        "words that the recordings do not contain, said as they are spelled: uu",
+    )
     quick = generate(run.path, prompt="ao ua ou oa", speed=2.0).samples[0]
     assert len(quick) < 0.8 * len(generate(run.path, prompt="ao ua ou oa").samples[0])
 

@@ -55,16 +55,17 @@ def speech_content(run: RunParts) -> SectionContent:
         " recording that went through mel spectrogram and vocoder. Retrieval plays the training sentence with the most words in common, concatenation plays"
         " words cut out of training recordings, and the last row is the speech before the flow."
     ]
-    share = lambda value: (
-        ""
-        if value["value"] is None
-        else f"{percent(value['value'])} [{percent(max(0.0, value['low'] or 0.0))}, {percent(min(1.0, value['high'] or 1.0))}]"
-    )
-    rows = [[row["name"][:1].upper() + row["name"][1:], f"{row['n']:,}", share(row["share"]), share(row["wer"])] for row in found]
+    rows = [[row["name"][:1].upper() + row["name"][1:], f"{row['n']:,}", _share(row["share"]), _share(row["wer"])] for row in found]
     head = ["", "Sentences", "Words understood", "Word error rate"]
     return SectionContent(
         text=text, tables=[section_table("Words understood, with 95 % intervals by sentence", head, rows, right=(1, 2, 3), strong=(0,))]
     )
+
+
+def _share(value: Mapping[str, float | None]) -> str:
+    """A share with its interval, in percent; an interval of which an end is unknown is left out."""
+    low, high = value["low"], value["high"]
+    return percent(value["value"]) + ("" if low is None or high is None else f" [{percent(low)}, {percent(high)}]")
 
 # %% ../../../nbs/deploy/generators/15_audio.ipynb #60a30113
 def _speaks(run: RunParts) -> bool:

@@ -7,10 +7,11 @@ Docs: https://aimt-dev.github.io/aimt/evaluate/generation/recogniser.html.md"""
 # %% auto #0
 __all__ = ['RecogniserConfig', 'Recogniser', 'Understood', 'understood', 'train_recogniser']
 
-# %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #34524d40
-from collections.abc import Iterator, Sequence
+# %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #9f9ed581
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError
 from ...data.audio.augment import AudioAugment
-from ...metrics.intervals import Interval, clustered_interval
+from ...metrics.intervals import Interval, clustered_interval, wilson
 from ...metrics.speech import plain_text, word_error_rate, words_understood
 from ...models.audio.deepspeech import DeepSpeech, speech_loss
 from ...models.audio.speech_features import Alphabet, DeepSpeechConfig, mfcc
@@ -92,7 +93,7 @@ class Recogniser:
         scale = load_weights(Path(folder) / "scale.safetensors")
         return cls(DeepSpeech.from_pretrained(folder), scale["mean"], scale["std"])
 
-# %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #b4d37ed4
+# %% ../../../nbs/evaluate/generation/30_recogniser.ipynb #55c64386
 @dataclass(frozen=True)
 class Understood:
     """How much of some speech is understood, with 95 % intervals by sentence."""
@@ -111,7 +112,11 @@ def understood(
     """Score transcripts. The same sentence said several times is one observation."""
     share = words_understood(said, heard)
     kept = np.isfinite(share)
-    found = clustered_interval(share[kept], np.asarray(said)[kept])
+    sentences = np.asarray(said)[kept]
+    found: Mapping[str, Any] = clustered_interval(share[kept], sentences)
+    if found["low"] == found["high"] and found["value"] in (0, 1):  # all agree, which does not mean that all would
+        n = len(set(sentences))
+        found = wilson(n * found["value"], n)
     inside: Interval = {"value": found["value"], "low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
     return Understood(name, len(said), inside, word_error_rate(said, heard))
 

@@ -20,6 +20,7 @@ from ...core.run import Run
 from ...data.audio.read import write_wav
 from .generate_options import Generated, asked_classes, in_file_name, make_folder
 from .run_lifecycle import checked_run
+from ...metrics.speech import plain_text
 from ...models.audio.sound_generator import SoundGenerator
 from ...models.audio.speech_generator import SpeechGenerator
 
@@ -68,7 +69,10 @@ def _say(generator: SpeechGenerator, options: Any) -> Generated:
     asked, seeds = [texts[i % len(texts)] for i in range(n)], [options.seed + i // len(texts) for i in range(n)]
     mels = [generator.sample_mels([text], steps=options.steps, speed=speed, seed=seed)[0] for text, seed in zip(asked, seeds, strict=True)]
     sounds, rate = generator.decode(mels), generator.config.mel.rate
-    return Generated(sounds, write_sounds(options.out, sounds, asked, rate), options.asked() | {"n": n, "speed": speed, "rate": rate})
+    new = sorted({w for text in texts for w in plain_text(text).split()} - set(generator.config.words)) if generator.config.words else []
+    notes = (f"words that the recordings do not contain, said as they are spelled: {', '.join(new[:12])}",) if new else ()
+    record = options.asked() | {"n": n, "speed": speed, "rate": rate}
+    return Generated(sounds, write_sounds(options.out, sounds, asked, rate), record, notes)
 
 
 def _refuse(options: Any, names: tuple[str, ...], does: str, instead: str) -> None:

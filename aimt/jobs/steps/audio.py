@@ -314,7 +314,8 @@ def _(work: SpeechWork) -> str:
     window = 1 << round(float(np.log2(0.064 * rate)))
     mel = MelConfig(rate=rate, n_fft=window, hop=window // 4, n_mels=48)
     spoken = [t for t, p in zip(data.labels, data.split, strict=True) if p == "train"]
-    work.config = config = SpeechConfig(mel, characters_of(spoken))
+    known = {w for t in spoken for w in plain_text(t).split()}
+    work.config = config = SpeechConfig(mel, characters_of(spoken), tuple(sorted(known)))
     mels = [speech_mel(x, mel) for x in data.sounds]
     work.data, work.mels = _sayable(data, mels, config)
     for note in work.data.notes:
@@ -443,9 +444,11 @@ def _heard(work: SpeechWork, sounds: Sequence[np.ndarray], texts: Sequence[str])
     read, features = work.judge.read(sounds)
     said = [plain_text(t) for t in texts]
     stretched = [F.interpolate(speech_mel(x, work.config.mel)[None], size=64)[0] for x in sounds]
-    groups = np.unique(said, return_inverse=True)[1]
     match = np.nan_to_num(words_understood(said, read))
-    return Samples(features, raw=torch.stack(stretched).numpy(), match=match, groups=groups), read, said
+    found = Samples(features, raw=torch.stack(stretched).numpy(), match=match)
+    if len(set(said)) < len(said):  # the same sentence several times is one observation
+        found = replace(found, groups=np.unique(said, return_inverse=True)[1])
+    return found, read, said
 
 # %% ../../../nbs/jobs/steps/35_audio.ipynb #185784d3
 def _write_speech(work: SpeechWork, sounds: Sequence[np.ndarray], asked: Sequence[str], heard: Sequence[str]) -> ShownSamples:

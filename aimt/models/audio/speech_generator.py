@@ -50,18 +50,20 @@ def text_numbers(
         raise DataError(f"characters that the recordings did not contain: {shown}", where=where, hint=hint)
     return torch.tensor([characters.index(c) for c in f" {said} "])
 
-# %% ../../../nbs/models/audio/60_speech_generator.ipynb #2795366c
+# %% ../../../nbs/models/audio/60_speech_generator.ipynb #375a03fa
 @dataclass(frozen=True)
 class SpeechConfig:
     """What a generator of speech needs besides its networks."""
 
     mel: MelConfig = field(default_factory=MelConfig)
     characters: tuple[str, ...] = (" ",)  # That were learned, the space first
+    words: tuple[str, ...] = ()  # That the recordings contain; others are said as they are spelled
 
     def __post_init__(self) -> None:
         if isinstance(self.mel, dict):
             object.__setattr__(self, "mel", MelConfig(**self.mel))
-        object.__setattr__(self, "characters", tuple(self.characters))
+        for name in ("characters", "words"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.characters[:1] != (" ",):
             raise ValueError("the first character must be the space")
 
