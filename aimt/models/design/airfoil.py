@@ -61,10 +61,10 @@ def foil_condition(briefs: Sequence[FoilBrief]) -> Condition:
     columns += [np.where(np.isnan(table[name]), 0.0, 1.0) for name in _OPTIONAL]
     return Condition(vector=torch.tensor(np.stack(columns, axis=1), dtype=torch.float32))
 
-# %% ../../../nbs/models/design/20_airfoil.ipynb #cbb51ae0
+# %% ../../../nbs/models/design/20_airfoil.ipynb #4f793b12
 _MARGIN = (0.75, 0.95)  # Drag asked of the network, as a share of what is allowed
 
-
+# %% ../../../nbs/models/design/20_airfoil.ipynb #63c151f7
 def point_examples(points: Points) -> Examples[FoilBrief]:
     """Operating points as designs, each with the brief that it answers: all that it reaches."""
     p = points.polar
@@ -103,7 +103,7 @@ def _write_dxf(outline: np.ndarray, path: Path, title: str) -> None:
     with atomic_path(path) as place, open(place, "w", encoding=document.output_encoding, errors="dxfreplace") as stream:
         document.write(stream)
 
-
+# %% ../../../nbs/models/design/20_airfoil.ipynb #00c5858b
 class AirfoilProblem(DesignProblem[FoilBrief]):
     """Wing sections for a wished lift, drag, moment, thickness and Reynolds number."""
 

@@ -23,7 +23,7 @@ from ...data.design.airfoil_judge import MIN_CONFIDENCE, judge_foils, polar_faul
 from ...data.design.cst import BOTTOM, DROOP, N_NUMBERS, N_WEIGHTS, TAIL, TOP, foil_shape, with_thickness
 from .problem import Judged, Wish
 
-# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #46fb8ca8
+# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #40dea9c9
 @dataclass(frozen=True)
 class FoilBrief:
     """What a section is wanted for. Only the lift has to be said."""
@@ -54,7 +54,7 @@ def least_drag(reynolds: float) -> float:
     """Friction of a plate whose both sides stay laminar (Blasius 1908): no section with lift has less."""
     return 2 * 1.328 / math.sqrt(reynolds)
 
-
+# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #d36ab344
 def foil_brief(given: Mapping[str, Any]) -> FoilBrief:
     """A brief from names and values. Raises `ProblemError` for what is unknown, missing, or impossible."""
     values: dict[str, float] = {}
@@ -75,7 +75,7 @@ def foil_brief(given: Mapping[str, Any]) -> FoilBrief:
     _check_possible(brief)
     return brief
 
-
+# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #420a5871
 def _check_possible(b: FoilBrief) -> None:
     """Raise `ProblemError` for what no section can do."""
     if not 1e4 <= b.reynolds <= 1e9:
@@ -96,7 +96,7 @@ def _check_possible(b: FoilBrief) -> None:
     if b.moment is not None and abs(b.moment) > 0.5:
         raise ProblemError(f"a moment of {b.moment:g} is out of reach", hint="The examples span -0.2 to 0.05")
 
-# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #a66447e9
+# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #1be12225
 N_COORDINATES = N_NUMBERS + 1  # The angle of attack is the last
 # fmt: off
 _MEAN = np.array([0.38, 0.05, -0.02, 0.01, 0, 0, 0, -0.04, 0.20, -0.06, -0.03, -0.035, -0.01, -0.015, 0.025, 0.025, 0.17, 0.024, 0.2])
@@ -133,7 +133,7 @@ def _from_modes(modes: np.ndarray, lift: np.ndarray) -> np.ndarray:
     angle = modes[:, -1] + thin_foil(w)[0] + np.degrees(lift / (2 * np.pi))
     return np.concatenate([w, angle[:, None]], axis=1)
 
-
+# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #24600a23
 def wished(briefs: Sequence[FoilBrief], name: str) -> np.ndarray:  # (n,)
     """What each brief asks for; not a number where it does not."""
     return np.array([np.nan if (v := getattr(b, name)) is None else v for b in briefs], float)
@@ -162,7 +162,7 @@ def _swap_moment(z: np.ndarray, briefs: Sequence[FoilBrief], back: bool) -> np.n
     new = (MOMENT_UNIT * along + missing) / size if back else (size * along - missing) / MOMENT_UNIT
     return z + np.where(np.isnan(goal), 0.0, new - along)[:, None] * (row / size)
 
-
+# %% ../../../nbs/models/design/15_airfoil_brief.ipynb #529de3aa
 def to_coordinates(
     designs: np.ndarray,  # (n, 19): CST numbers, angle of attack in degrees
     briefs: Sequence[FoilBrief],  # n

@@ -77,7 +77,7 @@ def _smallest_step(j: np.ndarray, gap: np.ndarray, asked: np.ndarray) -> np.ndar
     step = a.T @ np.linalg.lstsq(gram + 1e-6 * np.diag(np.diag(gram)), gap[rows], rcond=None)[0]
     return step * min(1.0, _FAR / max(float(np.linalg.norm(step)), 1e-12))
 
-# %% ../../../nbs/models/design/17_airfoil_search.ipynb #2a3adc93
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #cde077d6
 def search_loss(judged: Judged) -> np.ndarray:  # (n,)
     """Squared misses in tolerances; broken rules add a hundred each, and what the confidence lacks."""
     misses = np.stack(list(judged.misses.values()))
@@ -111,7 +111,7 @@ def _differences(z: np.ndarray, briefs: Sequence[FoilBrief], features: np.ndarra
     found = _features(judge_designs(from_coordinates(moved, each), each)).reshape(n, d, 4)
     return np.nan_to_num((found - features[:, None]) / _STEP).transpose(0, 2, 1)
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #477924cf
 class _Search:
     """The corrections of n designs, side by side."""
 
@@ -159,7 +159,7 @@ class _Search:
         better = found.worst_miss < self.best[at]
         self.best_z[at[better]], self.best[at[better]] = z[better], found.worst_miss[better]
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #5b9d8519
 def _replaced(judged: Judged, at: np.ndarray, found: Judged) -> Judged:
     """The same with other results for some designs."""
     both = Judged(
@@ -172,7 +172,7 @@ def _replaced(judged: Judged, at: np.ndarray, found: Judged) -> Judged:
     rows[at] = len(judged) + np.arange(len(at))
     return both.rows(rows)
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #dc96f9ae
 def polish_foils(
     designs: np.ndarray,  # (n, 19)
     briefs: Sequence[FoilBrief],  # n
@@ -190,7 +190,7 @@ def polish_foils(
     best = from_coordinates(search.best_z, briefs)
     return Polished(best, judge_designs(best, briefs), search.calls)
 
-# %% ../../../nbs/models/design/17_airfoil_search.ipynb #1d68c513
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #9a475c01
 @dataclass(frozen=True)
 class Optimised:
     """What a direct optimisation found."""
@@ -203,7 +203,7 @@ class Optimised:
 
 _PLAIN = np.array([*[0.1] * 16, 0.2, 0.003, 2.0])  # Usual spread of the 18 numbers and the angle among real sections
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #7b6a5978
 class _Counter:
     """The loss of a search, with the calls of the judge counted and the best design kept."""
 
@@ -229,7 +229,7 @@ class _Counter:
     def over(self) -> bool:
         return self.met_after is not None or self.calls >= self.limit
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #ae8fc53e
 def _evolve(loss: _Counter, rng: np.random.Generator, population: int = 40) -> None:
     """Differential evolution (Storn and Price 1997), rand-to-best/1/bin."""
     z = rng.standard_normal((population, N_COORDINATES))
@@ -244,7 +244,7 @@ def _evolve(loss: _Counter, rng: np.random.Generator, population: int = 40) -> N
         better = new < value
         z[better], value[better] = trial[better], new[better]
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #34e46ff8
 def _adapt(loss: _Counter, rng: np.random.Generator) -> None:
     """Covariance matrix adaptation (Hansen's CMA-ES with the parameters of his tutorial)."""
     d = N_COORDINATES
@@ -270,7 +270,7 @@ def _adapt(loss: _Counter, rng: np.random.Generator) -> None:
         cov = (1 - c1 - cmu) * cov + c1 * np.outer(pc, pc) + cmu * (best.T * weights) @ best
         sigma = min(sigma * np.exp(cs / damp * (length / usual - 1)), 10.0)
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #b4319d75
 def _descend(loss: _Counter, rng: np.random.Generator) -> None:
     """L-BFGS-B from the section NACA 0012, with finite differences; from a random one when it is stuck."""
     start = np.zeros(N_COORDINATES) if loss.plain else to_coordinates(naca_0012(loss.brief), [loss.brief])[0]
@@ -288,7 +288,7 @@ def _descend(loss: _Counter, rng: np.random.Generator) -> None:
             return
         start = rng.standard_normal(N_COORDINATES)
 
-
+# %% ../../../nbs/models/design/17_airfoil_search.ipynb #d7586183
 def naca_0012(brief: FoilBrief) -> np.ndarray:  # (1, 19)
     """NACA 0012 at the angle that theory gives for the wished lift."""
     angle = np.degrees(brief.lift / (2 * np.pi))
