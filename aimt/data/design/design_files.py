@@ -218,7 +218,7 @@ def write_outlines(
     else:
         raise ProblemError(f"outlines cannot be written to {path.name!r}", hint="Endings are .svg and .dxf")
 
-
+# %% ../../../nbs/data/design/05_design_files.ipynb #8e2f9c1a
 def _svg(layers: Mapping[str, list[np.ndarray]], unit: str, title: str, closed: bool) -> str:
     points = np.concatenate([o for several in layers.values() for o in several])
     low, size = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9 * (1 + np.abs(points).max()))

@@ -80,7 +80,7 @@ def _void(rng: np.random.Generator) -> tuple[Area, ...]:
         found.append(Area(x0, y0, x1, y1, bool(rng.random() < 0.5)))
     return tuple(found)
 
-
+# %% ../../../nbs/data/design/37_structure_examples.ipynb #05e839e6
 def random_brief(
     rng: np.random.Generator,
     nx: int = 32,
@@ -166,7 +166,7 @@ def _save(path: Path, briefs: list[StructureBrief], x: np.ndarray) -> None:
     with atomic_path(path) as place, open(place, "wb") as stream:
         np.savez_compressed(stream, x=np.rint(255 * x).astype(np.uint8), briefs=np.array(text))
 
-
+# %% ../../../nbs/data/design/37_structure_examples.ipynb #64899a89
 def make_structures(
     settings: StructureSet,
     *,
