@@ -228,7 +228,7 @@ class StructureProblem(DesignProblem[StructureBrief]):
         network: FlowNetwork,
         briefs: Sequence[StructureBrief],
         *,
-        steps: int = 4,
+        steps: int = 2,
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
