@@ -73,11 +73,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="of training")
     parser.add_argument("--structures", type=int, default=3000, help="optimised ones for training; four times as many with mirror images")
     parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument(
+        "--solves", type=int, default=3, help="for the condition: 0 none, 1 the field of the uniform plate, more: iterations of SIMP"
+    )
     parser.add_argument("--finer", type=int, default=16, help="briefs that are also answered on 128 x 64 cells")
     parser.add_argument("--network", help="a folder with trained weights")
     o = parser.parse_args()
     torch.set_num_threads(1)
-    problem, folder = StructureProblem(), cache_dir() / "designs"
+    problem, folder = StructureProblem(solves=o.solves), cache_dir() / "designs"
 
     start = time.process_time()
     briefs, x = make_structures(StructureSet(o.structures, 0), folder=folder)

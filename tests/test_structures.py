@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from aimt.core.errors import DataError, ProblemError
+from aimt.data.design.bracket import Box, enclosed, surface, wall_bracket
 from aimt.data.design.design_files import crosses_itself, extrude, signed_area, trace, write_outlines, write_stl
 from aimt.data.design.plane_stress import Grid, PlaneStress
 from aimt.data.design.structure_examples import StructureSet, make_structures, random_brief
@@ -163,3 +164,18 @@ def test_a_negative_modulus_is_refused() -> None:
 def test_random_briefs_can_be_answered_and_repeat() -> None:
     first, again = (random_brief(np.random.default_rng(8), 16, 8) for _ in range(2))
     assert first == again and PROBLEM.brief(PROBLEM.to_dict(first)) == first
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_surfaces_of_noise_are_watertight(seed: int, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    density = np.random.default_rng(seed).uniform(size=(6, 5, 4))
+    write_stl(tmp_path / "noise.stl", surface(density))
+    solid = trimesh.load_mesh(tmp_path / "noise.stl")
+    assert solid.is_watertight and solid.is_winding_consistent and solid.volume == pytest.approx(enclosed(surface(density)), rel=1e-4)
+
+
+@pytest.mark.parametrize("volume", [0.0, 1.0, float("nan")])
+def test_a_bracket_of_no_volume_is_refused(volume: float) -> None:
+    with pytest.raises(ProblemError, match="between 0 and 1"):
+        wall_bracket(Box(4, 3, 3), volume)

@@ -140,7 +140,7 @@ class BoxSolver:
             x = fill(bounded, self.share, self.volume * x.size, 1e-4 * most, 1e6 * most).reshape(x.shape)
         return x, history
 
-
+# %% ../../../nbs/data/design/39_bracket.ipynb #87a859a3
 def wall_bracket(
     box: Box,
     volume: float = 0.2,
@@ -210,7 +210,7 @@ def keeping_level(
         low, high = (middle, high) if enclosed(surface(density, level=middle)) > density.sum() else (low, middle)
     return 0.5 * (low + high)
 
-
+# %% ../../../nbs/data/design/39_bracket.ipynb #5cb83518
 def _cut(v: np.ndarray, p: np.ndarray, ins: np.ndarray, outs: np.ndarray) -> list[np.ndarray]:
     """Triangles of tetrahedra that all have the same corners inside."""
 

@@ -100,7 +100,7 @@ class Grid:
         matrix = sparse.csr_matrix((entry[low][order], element[low][order], start), shape=(high * self.n_dofs, len(i)))
         return i[low][order], j[low][order], matrix
 
-
+# %% ../../../nbs/data/design/30_plane_stress.ipynb #b88ab8e7
 @lru_cache(16)
 def shared_grid(nx: int, ny: int) -> Grid:
     """One grid for all who use it: its pattern is made once."""
@@ -120,7 +120,7 @@ def holds_still(
     motions = np.stack([is_x, ~is_x, np.where(is_x, -y, x)], axis=1).astype(float)
     return int(np.linalg.matrix_rank(motions, tol=1e-6)) == 3
 
-
+# %% ../../../nbs/data/design/30_plane_stress.ipynb #03ba26cb
 class PlaneStress:
     """Displacements of a plate whose elements have different moduli, for given supports."""
 
@@ -176,7 +176,7 @@ class PlaneStress:
         matrix = elasticity(self.nu) @ _strain_matrix(0.0, 0.0)
         return (u[self.grid.dofs].transpose(2, 0, 1) @ matrix.T).reshape(-1, self.grid.ny, self.grid.nx, 3)
 
-
+# %% ../../../nbs/data/design/30_plane_stress.ipynb #7a538428
 def von_mises(
     stress: np.ndarray,  # (..., 3)
 ) -> np.ndarray:  # (...)

@@ -23,6 +23,8 @@ from .plane_stress import Grid, holds_still, shared_grid
 
 # %% ../../../nbs/data/design/33_structure_brief.ipynb #fe3317a1
 Hold = Literal["xy", "x", "y"]
+
+
 EDGES: dict[str, tuple[float, float, float, float]] = {
     "left": (0, 0, 0, 1),
     "right": (1, 0, 1, 1),
@@ -67,7 +69,7 @@ class Area:
     y1: float
     round: bool = False
 
-
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #9d7a4ecd
 @dataclass(frozen=True)
 class StructureBrief:
     """What a structure is asked for."""
@@ -145,7 +147,7 @@ def _area(text: str, slim: float) -> Area:
         raise ProblemError(f"an area is x0, y0, x1, y1 or disc, x, y, radius, not {text!r}")
     return Area(*numbers)
 
-
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #6c098147
 def _several(value: Any, kind: type, read: Any, name: str) -> tuple[Any, ...]:
     """Texts, or objects with the names of the fields, as a tuple of one kind."""
     if isinstance(value, str):
@@ -244,7 +246,7 @@ def touching(
     mark = np.isin(grid.nodes, nodes)
     return mark[:-1, :-1] | mark[1:, :-1] | mark[:-1, 1:] | mark[1:, 1:]
 
-
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #0fa34868
 @lru_cache(4096)
 def raster(brief: StructureBrief, nx: int, ny: int) -> Rastered:
     """A brief on a grid of nx times ny cells."""
@@ -305,7 +307,7 @@ def _check_numbers(brief: StructureBrief) -> None:
     if bad := [s.holds for s in brief.supports if s.holds not in ("xy", "x", "y")]:
         raise ProblemError(f"a support holds xy, x or y, not {bad[0]!r}")
 
-
+# %% ../../../nbs/data/design/33_structure_brief.ipynb #2655f95d
 def check_brief(brief: StructureBrief, nx: int, ny: int) -> None:
     """Raise `ProblemError` for a brief that no structure on this grid can answer."""
     _check_numbers(brief)

@@ -62,7 +62,7 @@ def volume_parts(brief: Rastered, settings: Simp) -> tuple[np.ndarray, float]:  
     share = _transposed(nx, ny, settings.radius) @ brief.free.ravel().astype(float)
     return share, float(brief.volume * nx * ny - brief.solid.sum())
 
-
+# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #5516ddcb
 class StructureSolver:
     """A brief on a grid, ready to be solved many times: the pattern, the filter and the supports are made once."""
 
@@ -168,7 +168,7 @@ class Optimised:
     compliance: np.ndarray  # (iterations + 1,) in units of the full plate; the last belongs to x
     solves: int
 
-
+# %% ../../../nbs/data/design/35_topology_optimisation.ipynb #dead5198
 def simp(
     solver: StructureSolver,
     *,
