@@ -126,7 +126,7 @@ def condition_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
     advice: Mapping[Status, str] = {"hold": f"Raise the guidance, or train longer. {_MORE}", "not yet": f"{_FEW} that wishes are ignored."}
     return _fault("condition", _turned(found, 2.0), limits.deaf, limits.very_deaf, text, advice, "share of the wish that is ignored")
 
-
+# %% ../../../nbs/decide/generators/15_design_gates.ipynb #c13eb33e
 def diversity_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
     """Fault: designs for one wish that repeat each other."""
     if scores.distinct is None:

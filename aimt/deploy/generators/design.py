@@ -115,7 +115,7 @@ def scores_content(run: RunParts) -> SectionContent:
     ]
     return SectionContent(text=text, tables=tables)
 
-
+# %% ../../../nbs/deploy/generators/25_design.ipynb #959567b1
 def task_content(run: RunParts) -> SectionContent:
     """What the model learned from."""
     data, settings, problem = (as_dict(run.metrics.get(k)) for k in ("data", "settings", "problem"))

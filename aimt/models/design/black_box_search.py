@@ -93,7 +93,7 @@ def _step(slopes: np.ndarray, gap: np.ndarray, held: np.ndarray, radius: float, 
     size = float(np.linalg.norm(step))
     return step * min(1.0, radius / size) if size > 0 else step
 
-
+# %% ../../../nbs/models/design/04_black_box_search.ipynb #6b7d9c55
 def _correct(slopes: np.ndarray, step: np.ndarray, change: np.ndarray) -> None:
     """Broyden's update, in place; a step without measures changes nothing."""
     size = (step**2).sum(1)
