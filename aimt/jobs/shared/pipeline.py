@@ -360,7 +360,7 @@ KINDS: dict[str, str | Kind] = {
     "text": "aimt.jobs.kinds.text:TEXT",
     "table": "aimt.jobs.kinds.table:TABLE",
 }  # asked in this order
-_SHOWN = ("table", "series", "text", "image", "music", "audio", "video", "finetune", "judge", "judge-series")
+_SHOWN = ("table", "series", "text", "copy", "image", "music", "audio", "video", "design", "finetune", "judge", "judge-series")
 
 
 def register(kind: Kind) -> None:
