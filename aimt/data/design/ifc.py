@@ -79,7 +79,7 @@ def write_ifc(path: str | Path, storey: Storey) -> None:
     with atomic_path(path) as place:
         writer.model.write(str(place))
 
-
+# %% ../../../nbs/data/design/07_ifc.ipynb #09e04e89
 class _Writer:
     """The model of a storey, made step by step."""
 
@@ -174,7 +174,7 @@ class _Writer:
         feature.add_filling(self.model, opening=hole, element=filling)
         spatial.assign_container(self.model, relating_structure=self.level, products=[filling])
 
-
+# %% ../../../nbs/data/design/07_ifc.ipynb #fff58abd
 def _box(start: float, end: float, half: float) -> np.ndarray:
     """A rectangle along the x axis."""
     return np.array([[start, -half], [end, -half], [end, half], [start, half]], float)

@@ -289,7 +289,7 @@ def _room(given: dict[str, Any], number: int) -> tuple[str, str, float | None]:
         raise ProblemError(f"the area of {name} must be a number above 0, not {printable(str(area))!r}")
     return name, kind, None if area is None else float(area)
 
-
+# %% ../../../nbs/data/design/40_plan_brief.ipynb #1b097cd3
 def _names_to_pairs(given: Any, names: list[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of rooms, each once and in order."""
     if isinstance(given, str):
@@ -364,7 +364,7 @@ def _area(corners: Sequence[tuple[float, float]]) -> float:
     x, y = np.array(corners).T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
-
+# %% ../../../nbs/data/design/40_plan_brief.ipynb #8dbe6cca
 def _connected(site: np.ndarray) -> bool:
     found = np.zeros_like(site)
     found[tuple(np.argwhere(site)[0])] = True

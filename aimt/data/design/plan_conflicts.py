@@ -59,7 +59,7 @@ def _widths(brief: PlanBrief) -> list[Conflict]:
             found.append(Conflict("width", (r.name,), text))
     return found
 
-
+# %% ../../../nbs/data/design/46_plan_conflicts.ipynb #9c19fcd5
 def _daylight(brief: PlanBrief) -> list[Conflict]:
     bits = plan_bits(brief)
     need = {
@@ -105,7 +105,7 @@ def _planarity(brief: PlanBrief) -> list[Conflict]:
     text = crossing(pairs, names)
     return [Conflict("planarity", tuple(r.name for r in brief.rooms), text)] if text else []
 
-
+# %% ../../../nbs/data/design/46_plan_conflicts.ipynb #3a461b4f
 def crossing(pairs: Iterable[frozenset[int]], names: list[str]) -> str:
     """Why no regions of the plane can touch in these pairs; empty when this does not show it."""
     edges = set(pairs)

@@ -77,7 +77,7 @@ class DrawnRoom:
     area: float  # m2
     label: tuple[float, float]  # Where its name stands
 
-
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #184e7dd5
 @dataclass(frozen=True)
 class PlanDrawing:
     """Everything that is drawn, in metres."""
@@ -167,7 +167,7 @@ def _leaf(pair: Sequence[tuple[int, int]], side: str, width: float, name: str, m
     inward = -np.array(SIDES[side][::-1], float)
     return DrawnDoor(name, *(tuple(map(float, p)) for p in (hinge, hinge + along * width, hinge + inward * width)))  # type: ignore[arg-type]
 
-
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #5c4b5ff9
 def _windows(room: int, m: int, brief: PlanBrief) -> list[DrawnWindow]:
     """Windows of a room, on its longest outer walls first."""
     bits, module = plan_bits(brief), brief.module
@@ -243,7 +243,7 @@ def plan_drawing(plan: np.ndarray, brief: PlanBrief) -> PlanDrawing:
     )
     return PlanDrawing(rooms, _walls(plan, brief, holes), tuple(leaves), tuple(windows))
 
-
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #4c35cda3
 def wall_pieces(wall: Wall) -> list[np.ndarray]:  # each (4, 2)
     """The solid parts of a wall as rectangles, between its openings; its ends reach over the corner."""
     p, way = np.array(wall.start), np.subtract(wall.end, wall.start) / wall.length
@@ -337,7 +337,7 @@ def _svg(drawing: PlanDrawing, brief: PlanBrief) -> str:
     lines += ["</g>", f'<g id="scale">{bar}<text x="2.1" y="{height + 0.88:.4g}">2 m</text>{arrow}']
     return "\n".join([*lines, f'<text x="{width - 0.05:.4g}" y="{height + 1.1:.4g}">N</text></g>', "</svg>", ""])
 
-
+# %% ../../../nbs/data/design/48_plan_drawing.ipynb #29f15df1
 def _write_dxf(drawing: PlanDrawing, path: Path) -> None:
     """Outlines by layer, then the names as texts."""
     ezdxf = require("ezdxf", "design")

@@ -66,7 +66,7 @@ def opened(m: int) -> int:
     low = m & m >> 1 & m >> STRIDE & m >> (STRIDE + 1)
     return low | low << 1 | low << STRIDE | low << (STRIDE + 1)
 
-
+# %% ../../../nbs/data/design/42_plan_rules.ipynb #9fb3f9c2
 def square_side(m: int, most: int = SIDE) -> int:
     """The side of the largest square that fits into a room, at most `most`."""
     side = 0

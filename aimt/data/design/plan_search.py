@@ -68,7 +68,7 @@ def gap(a: int, b: int, site: int) -> int:
         a = grown
     return SIDE
 
-
+# %% ../../../nbs/data/design/44_plan_search.ipynb #b5ddb265
 class PlanPenalty:
     """The penalty of plans for one brief. Values of rooms and pairs are remembered, since a step changes few of them."""
 
@@ -184,7 +184,7 @@ class SearchResult:
     steps: int
     seconds: float
 
-
+# %% ../../../nbs/data/design/44_plan_search.ipynb #b729a7b7
 def anneal(
     bits: PlanBits,
     start: Sequence[int],  # Rooms as numbers, every cell of the site in exactly one
@@ -339,7 +339,7 @@ def _random_site(area: float, module: float, rng: random.Random) -> list[list[fl
         corners = [(0, 0), (w, 0), (w, h), (0, h)]
     return [[round(a * module, 4), round(b * module, 4)] for a, b in corners]
 
-
+# %% ../../../nbs/data/design/44_plan_search.ipynb #257a8773
 def random_brief(rng: random.Random) -> PlanBrief:
     """A programme, a site of its size, windows and a front door. Whether a plan exists is not known."""
     while True:
@@ -389,7 +389,7 @@ def _other_openings(brief: PlanBrief, rng: random.Random) -> PlanBrief:
         except ValueError:
             continue
 
-
+# %% ../../../nbs/data/design/44_plan_search.ipynb #edd1d75c
 def brief_of(plan: np.ndarray, brief: PlanBrief, rng: random.Random) -> PlanBrief:
     """The brief that a plan without faults answers: its areas, rounded, and some of the pairs that touch."""
     masks = [to_bits(plan == k) for k in range(len(brief.rooms))]
@@ -439,7 +439,7 @@ def _seed(masks: Sequence[int], room: int, bits: PlanBits) -> int:
             return one | one << 1 | one << STRIDE | one << (STRIDE + 1)
     return bits.site & -bits.site
 
-
+# %% ../../../nbs/data/design/44_plan_search.ipynb #94216bb5
 def tidy(plan: np.ndarray, brief: PlanBrief) -> bool:
     """Whether a plan has no fault, and hardly more corners than one L for every two rooms."""
     found = judge_plan(plan, brief)

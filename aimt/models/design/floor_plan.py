@@ -141,7 +141,7 @@ def to_numbers(cells: Tensor) -> np.ndarray:  # (n, R, C), -1 where there is no 
     """The room of each cell."""
     return torch.where(cells.sum(1) > 0, cells.argmax(1), -1).numpy()
 
-
+# %% ../../../nbs/models/design/40_floor_plan.ipynb #1d95a322
 def to_symbols(plans: np.ndarray) -> Tensor:  # (n, rooms, R, C)
     """A 1 for the room of each cell."""
     symbols = torch.as_tensor(np.asarray(plans)).long().clamp(-1, MAX_ROOMS - 1)
@@ -193,7 +193,7 @@ def draw_plans(
 _POLISH = 300  # Annealing steps of one polish step
 _SIZES = {"tiny": (32, 2), "small": (96, 4), "base": (160, 6)}  # Width and layers
 
-
+# %% ../../../nbs/models/design/40_floor_plan.ipynb #0774a81c
 class FloorPlanProblem(DesignProblem[PlanBrief]):
     """Floor plans on a grid of modules."""
 
@@ -332,7 +332,7 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
         """SVG, DXF or IFC."""
         write_plan(design, brief, path)
 
-
+# %% ../../../nbs/models/design/40_floor_plan.ipynb #f2c3326a
 def _distance(a: PlanBrief, b: PlanBrief) -> float:
     """How far two briefs are from each other, for retrieval."""
     kinds, others = [r.type for r in a.rooms], [r.type for r in b.rooms]

@@ -47,7 +47,7 @@ class PlanNetworkConfig:
             raise ProblemError(f"width {self.width} must be a multiple of n_head={self.n_head}, and at least 8")
         object.__setattr__(self, "vector", self.channels * (self.features + self.channels))
 
-
+# %% ../../../nbs/models/design/35_plan_network.ipynb #76dc2983
 class PlanNetwork(FlowNetwork):
     """Logits of the rooms (B, K, H, W) from a plan that is partly clear, its rooms and its site."""
 
