@@ -146,7 +146,7 @@ def score(work: ImageWork) -> str:
     match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % show the class that was asked for, "
     return f"{match}excess distance {scores.distance['value']:.3f}, {len(scores.copies[0].copied):,} near copies"
 
-
+# %% ../../../nbs/jobs/steps/27_image_score.ipynb #8f47a0f5
 def _asked(work: ImageWork, labels: np.ndarray | None, n_test: int) -> np.ndarray:
     """The classes to ask for: those of the test pictures, and as many as the time allows."""
     n = min(_MOST_SAMPLES, max(n_test, 100))
