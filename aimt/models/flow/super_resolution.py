@@ -106,7 +106,7 @@ class SuperResolution(FlowMatching):
         missing, given = self.parts(x1)
         return super().loss(conditioned(network), missing, Condition(planes=given), draw, weight)
 
-
+# %% ../../../nbs/models/flow/25_super_resolution.ipynb #3532e073
 def conditioned(network: Network) -> Network:
     """The velocity from a network that predicts what the point on the path does not say of it."""
 
