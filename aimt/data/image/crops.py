@@ -84,7 +84,7 @@ def _cut(photograph: np.ndarray, side: int, most: int, rng: np.random.Generator)
 
 # %% ../../../nbs/data/image/20_crops.ipynb #8575db3c
 def split_photographs(crops: Pictures, *, seed: int = 0) -> PictureSplit:
-    """Whole photographs to train on, to choose settings and to test; a given test part is kept."""
+    """Whole photographs to train on, to choose settings and to test; a given test part is kept. Test squares stand in a random order."""
     groups = np.asarray(crops.groups)
     known, rng = np.unique(groups), np.random.default_rng(seed)
     given = np.unique(groups[crops.test]) if crops.test is not None else known[:0]
@@ -95,4 +95,4 @@ def split_photographs(crops: Pictures, *, seed: int = 0) -> PictureSplit:
     train, valid, test = (np.flatnonzero(np.isin(groups, part)) for part in parts)
     note = f"Split by photograph: {len(parts[0])} to train on, {len(parts[1])} to choose settings, {len(parts[2])} to test"
     few = (f"{len(parts[2])} photographs in the test: intervals are wide; 20 would say more",) if len(parts[2]) < 20 else ()
-    return PictureSplit(train, valid, np.sort(rng.permutation(test)[:MOST_TEST]), (note, *few))
+    return PictureSplit(train, valid, rng.permutation(test)[:MOST_TEST], (note, *few))

@@ -53,7 +53,7 @@ def _guidance(run: RunParts) -> SectionContent:
         text=text, tables=[section_table("On validation pictures", ["Guidance", "As asked", "Fréchet distance"], rows, right=(0, 1, 2))]
     )
 
-
+# %% ../../../nbs/deploy/generators/05_image.ipynb #7c6256b4
 def _enlarging(run: RunParts) -> SectionContent:
     found = run.metrics.get("enlarging")
     if not found:
@@ -71,7 +71,7 @@ def _enlarging(run: RunParts) -> SectionContent:
         text=text, tables=[section_table("Beside the originals; intervals are over photographs", head, rows, right=(1, 2))]
     )
 
-
+# %% ../../../nbs/deploy/generators/05_image.ipynb #843c0a67
 REPORT: ReportSpec = generator_report(
     title=lambda run: f"Can this model draw pictures like those of '{run.source}'?",
     task=Section(

@@ -238,7 +238,7 @@ def _enlarge(model: ImageModel, options: Any) -> Generated:
         files = tuple(save_picture(one, folder / f"{stem}-{factor}x-{'mean' if mean else i}.png") for i, one in enumerate(pixels))
     return Generated(pixels, files, options.asked(), ("The detail is invented: it fits the picture, and need not be what was there.",))
 
-
+# %% ../../../nbs/jobs/shared/50_image_model.ipynb #2323e3e0
 def _check_settings(options: Any, model: ImageModel) -> None:
     if options.steps == 0:
         raise ProblemError("--steps 0 is for runs that enlarge", hint="Give at least 1")

@@ -235,7 +235,7 @@ def make_judge(work: ImageWork) -> str:
     work.judge.save(folder)
     if work.options.enlarge:
         shown, known, _ = judge_lessons(*work.part("valid"), work)
-        right = float((work.judge.probabilities(shown).argmax(1) == known).mean())
+        right: float | None = float((work.judge.probabilities(shown).argmax(1) == known).mean())
     else:
         right = judge_accuracy(work.judge, *work.part("valid"))
     work.keep_result(judge={"steps": steps, "valid_accuracy": right, "seconds": clock.perf_counter() - start})

@@ -57,9 +57,9 @@ class Enlarged:
         truth, factor = work.pictures.pixels[rows], work.options.enlarge
         small, known = reduced_bytes(truth, factor), reduced_bytes(work.part("train")[0], factor)
         seed, groups = work.options.seed + 2, np.asarray(work.pictures.groups)[rows]
-        ways = [work.model.enlarge(small, seed=seed, steps=steps) for steps in (None, 0)]
+        sample, mean = (work.model.enlarge(small, seed=seed, steps=steps) for steps in (None, 0))
         bicubic = to_bytes(enlarged(from_bytes(small).float() / 127.5 - 1, factor))
-        return cls(truth, small, *ways, bicubic, nearest(small, known)[0], groups, factor)
+        return cls(truth, small, sample, mean, bicubic, nearest(small, known)[0], groups, factor)
 
     def compared(self, work: ImageWork, samples: Samples, pixels: np.ndarray) -> Samples:
         """Samples with their photographs, and whether each reduces to what was given; of real ones, to their own copy."""
@@ -146,7 +146,7 @@ def score(work: ImageWork) -> str:
     match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % show the class that was asked for, "
     return f"{match}excess distance {scores.distance['value']:.3f}, {len(scores.copies[0].copied):,} near copies"
 
-
+# %% ../../../nbs/jobs/steps/27_image_score.ipynb #8f47a0f5
 def _asked(work: ImageWork, labels: np.ndarray | None, n_test: int) -> np.ndarray:
     """The classes to ask for: those of the test pictures, and as many as the time allows."""
     n = min(_MOST_SAMPLES, max(n_test, 100))

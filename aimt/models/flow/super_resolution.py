@@ -10,13 +10,14 @@ __all__ = ['reduced', 'enlarged', 'consistent', 'psnr', 'SuperResolution', 'cond
 
 # %% ../../../nbs/models/flow/25_super_resolution.ipynb #ada2dc4d
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import ProblemError
-from .flow_matching import Condition, FlowDraw, FlowMatching, Network, evaluating, gaussian_loss, over, sample_flow
+from .flow_matching import Condition, FlowDraw, FlowMatching, Network, over, sample_flow
 
 # %% ../../../nbs/models/flow/25_super_resolution.ipynb #90a557e8
 def reduced(
@@ -90,9 +91,8 @@ class SuperResolution(FlowMatching):
         return (x - given) / self.size(given), given
 
     def reference(self, x: Tensor) -> float | None:
-        """As `FlowMatching`, of the detail."""
-        missing, _ = self.parts(x)
-        return gaussian_loss(missing.std(0, correction=0), FlowMatching(std=self.std))
+        """None: the detail of other photographs has another size, so the loss of a baseline on these says nothing of those."""
+        return None
 
     def loss(
         self,
@@ -106,7 +106,7 @@ class SuperResolution(FlowMatching):
         missing, given = self.parts(x1)
         return super().loss(conditioned(network), missing, Condition(planes=given), draw, weight)
 
-
+# %% ../../../nbs/models/flow/25_super_resolution.ipynb #3532e073
 def conditioned(network: Network) -> Network:
     """The velocity from a network that predicts what the point on the path does not say of it."""
 
@@ -156,11 +156,13 @@ def enlarge_flow(
     noise = torch.randn(given.shape, generator=generator)
     total, weights = torch.zeros_like(given), torch.zeros_like(given[:1, :1])
     tiles = [(top, left) for top in _starts(small.shape[2], side // f) for left in _starts(small.shape[3], side // f)]
-    how = {"steps": steps, "method": "heun"} if steps else {"steps": 1, "method": "euler"}
+    velocity = conditioned(network)
+    how: dict[str, Any] = {"steps": steps, "method": "heun"} if steps else {"steps": 1, "method": "euler"}
+    how["batch_size"] = batch_size
     for top, left in tiles:
         place = (..., slice(top * f, top * f + side), slice(left * f, left * f + side))
         planes, start = given[place].contiguous(), noise[place].contiguous()
-        made = sample_flow(conditioned(network), tuple(planes.shape), Condition(planes=planes), noise=start, batch_size=batch_size, **how)  # type: ignore[arg-type]
+        made = sample_flow(velocity, tuple(planes.shape), Condition(planes=planes), noise=start, **how)
         window = _window(*planes.shape[2:])
         total[place] += made.cpu() * window
         weights[place] += window
