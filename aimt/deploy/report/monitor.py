@@ -149,7 +149,11 @@ def _drift(key: str, kind: str, what: str) -> Callable[[RunParts], SectionConten
 # %% ../../../nbs/deploy/report/40_monitor.ipynb #b8d5d4bb
 def _together(run: RunParts) -> SectionContent:
     found = _found(run)
-    outside = "" if found.get("outside") is None else f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
+    outside = (
+        ""
+        if found.get("outside") is None
+        else f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
+    )
     test = as_dict(found.get("two_sample"))
     if not test:
         return SectionContent(

@@ -190,11 +190,14 @@ def watch(
     after_days: float | None = None,
     least_labels: int = 200,
     time_limit: float | None = None,  # Seconds of a training; as for the run when None
+    journal: str = WATCH,  # Where looks are noted, in the directory of the run
 ) -> Iterator[Watched]:
     """Look at the log again and again; yields what each look found. Raises `RunError` for a run or a log that is not there."""
+    if Path(journal).name != journal or not journal.endswith(".jsonl"):
+        raise ProblemError(f"'{journal}' names no journal", hint="Such as watch.jsonl: a file in the directory of the run")
     policy = RetrainPolicy(on_decay, on_drift, after_labels, after_days, least_labels)
     while True:
-        yield look(run, log, policy, data=data, time_limit=time_limit)
+        yield look(run, log, policy, data=data, time_limit=time_limit, journal=journal)
         if once:
             return
         time.sleep(every)
