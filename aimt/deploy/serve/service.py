@@ -252,8 +252,8 @@ async def predict_rows(service: Service, scope: Scope) -> tuple[int, bytes, Sequ
     kind, number = _content_type(scope), uuid.uuid4().hex
     route = asked_route(service, scope)
     version, role = route.choose(client_key(scope) or number)
-    if kind in _TABLES:
-        return await _predict_table(service, version, role, scope["body"], _TABLES[kind], number)  # shadows are asked about rows only
+    if suffix := getattr(version.model, "media", _TABLES).get(kind):
+        return await _predict_table(service, version, role, scope["body"], suffix, number)  # shadows are asked about rows only
     rows = read_rows(read_json(scope["body"]), service.max_rows)
     contract = version.model.contract
     if contract is not None and (faults := contract.check(rows)):

@@ -96,6 +96,8 @@ def logged_rows(
     problem = Run.open(champion_of(place)).problem
     found = read_log(log, since=since, model=place.resolve().name)
     frame = pd.DataFrame(found["input"].tolist(), columns=None if len(found) else problem.inputs)
+    if "prompt" in frame and len(problem.inputs) == 1 and problem.inputs[0] not in frame:  # of a network that writes
+        frame = frame.rename(columns={"prompt": problem.inputs[0]})
     frame = frame.reindex(columns=list(dict.fromkeys([*problem.inputs, *frame.columns])))
     known = (str(outcome) if problem.classification and outcome is not None else outcome for outcome in found["outcome"])
     frame[problem.target] = list(known)

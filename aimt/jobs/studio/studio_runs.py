@@ -266,7 +266,7 @@ _WATCH_EVERY = 300  # Seconds between two checks of a service
 
 def _serve_command(studio: Studio, run: Run, port: int) -> str:
     log = studio.folder / "logs" / f"{run.path.name}-answers.db"
-    watch = ["--watch", str(_WATCH_EVERY)] if run.kind in ("table", "finetune") else []
+    watch = ["--watch", str(_WATCH_EVERY)] if run.kind == "table" or run.info["settings"].get("family") == "bert" else []
     return shlex.join(["aimt", "serve", str(run.path), "--port", str(port), "--log", str(log), *watch])
 
 
