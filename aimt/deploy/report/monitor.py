@@ -71,7 +71,7 @@ def _performance(run: RunParts) -> SectionContent:
     table = section_table("Scores with 95 % intervals", ["Metric", "On the test", "Estimated", "Measured"], rows, right=(1, 2, 3))
     return SectionContent(text=text, tables=[table])
 
-
+# %% ../../../nbs/deploy/report/40_monitor.ipynb #365131e8
 def _calibration(run: RunParts) -> SectionContent:
     parts = _found(run).get("calibration") or []
     if not parts:

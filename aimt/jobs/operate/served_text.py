@@ -213,7 +213,7 @@ MEDIA: dict[str, dict[str, str]] = {  # Family -> content type -> ending
 _MAX_PIXELS = 40_000_000  # Of a picture; a larger JPEG is read at a fraction of its size
 _MAX_SOUND = 120.0  # Seconds
 
-
+# %% ../../../nbs/jobs/operate/01_served_text.ipynb #611ad44d
 class ServedFiles:
     """A fine-tuned CLIP or DeepSpeech, as a `ServedModel` that takes a picture or a recording."""
 

@@ -25,7 +25,7 @@ from ...core.files import append_line, read_json_lines
 CHECKS = "checks.jsonl"  # In the directory of a run: a line for each look
 _SECONDS = 600.0  # After which a look is given up
 
-
+# %% ../../../nbs/jobs/operate/06_server_checks.ipynb #880f0707
 class ServerChecks:
     """Looks at the log of a service at intervals, in processes of their own."""
 
@@ -85,7 +85,7 @@ class ServerChecks:
             except AimtError as e:
                 print(f"{Path(run).name}: {e.what}", file=sys.stderr, flush=True)
 
-
+# %% ../../../nbs/jobs/operate/06_server_checks.ipynb #dd401f4a
 _KEPT: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}  # File -> its stamp, and its last line
 
 

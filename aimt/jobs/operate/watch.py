@@ -154,7 +154,7 @@ def look(
     append_line(run.path / journal, json.dumps(out))
     return out
 
-
+# %% ../../../nbs/jobs/operate/12_watch.ipynb #c005663e
 def _late(rows: pd.DataFrame, known: NDArray[Any], before: Sequence[Watched]) -> NDArray[Any]:
     """Which rows have an outcome that was unknown when they were looked at, and has not been measured; none when they are too few."""
     ends = sorted((w["until"], w["at"]) for w in before)
