@@ -190,7 +190,7 @@ def check_network(
     ms_per_1000_rows: float = 0.0,
     out: str | Path | None = None,
     seed: int = 0,
-) -> dict[str, Any]:  # As `aimt monitor` of tables gives it
+) -> Any:  # As `aimt monitor` of tables gives it
     """Compare new inputs of a network with its reference, and note the check in the history of the run."""
     about, reference, before = _read_reference(run)
     parts = []
@@ -296,7 +296,7 @@ def monitor_tuned(
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Any:
     """`monitor` for fine-tuned networks. Inputs that cannot be read are left out with a warning."""
     found = open_tuned(run)
     pairs = found.family.read(source, found.text, found.target, targets=False)
@@ -368,7 +368,7 @@ def monitor_text(
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Any:
     """`monitor` for networks that write."""
     found = open_text_model(run)
     texts = source.iloc[:, 0].dropna().astype(str) if isinstance(source, pd.DataFrame) else (text for text, _ in read_texts(source))
