@@ -492,6 +492,7 @@ def serve(
     canary: str | Sequence[str] = (),
     shadow: str | Sequence[str] = (),
     policy: str | Path | Sequence[str | Path] = (),
+    watch: float = 0.0,
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -533,6 +534,7 @@ def watch(
     after_days: float | None = None,
     least_labels: int = 200,
     time_limit: float | None = None,
+    journal: str = 'watch.jsonl',
 ) -> Iterator[Watched]:
     """Look at the log again and again; yields what each look found. Raises `RunError` for a run or a log that is not there."""
 

@@ -26,6 +26,7 @@ from aimt.jobs.families import clip as family_clip  # noqa: E402
 from aimt.jobs.families.base import split_pairs  # noqa: E402
 from aimt.jobs.families.clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved  # noqa: E402
 from aimt.models.image.clip_towers import CLIPConfig, Tower  # noqa: E402
+from media_service import post_file, service_of  # noqa: E402
 from aimt.models.image.clip_tokenizer import CLIPTokenizer  # noqa: E402
 from aimt.models.image.zero_shot import TEMPLATES, recall_at_k, zero_shot, zero_shot_head  # noqa: E402
 from aimt.train.networks.contrastive import clip_loss, contrastive_loss, same_group  # noqa: E402
@@ -456,3 +457,31 @@ def test_a_picture_that_changes_is_read_again(base, tmp_path):
         Image.new("RGB", (24, 24), (value,) * 3).save(file)
         os.utime(file, ns=(value * 10**9, value * 10**9))
         assert (model.squares([str(file)]) == value).all()
+
+
+# ---- served
+
+
+def test_a_picture_is_answered_as_predict_answers_it(run, pictures):
+    service = service_of(run)
+    files = sorted((pictures / "grass").glob("0*.png"))[:2] + sorted((pictures / "night_blue").glob("*.webp"))[:1]
+    wanted = aimt.predict(run, pd.DataFrame({"image": list(map(str, files))}), quiet=True)
+    for file, answer, probability in zip(files, wanted["prediction"], wanted["probability"], strict=True):
+        status, reply = post_file(service, file.read_bytes(), f"image/{file.suffix[1:]}")
+        assert status == 200 and reply["predictions"] == [{"prediction": answer, "probability": pytest.approx(probability, abs=1e-6)}]
+    assert "image/png" in post_file(service, b"", "", "/schema", "GET")[1]["models"][service.traffic.route(None).champion.name]["takes"]
+
+
+def test_what_is_no_picture_is_refused(run, pictures):
+    service, good = service_of(run), sorted((pictures / "grass").glob("0*.png"))[0].read_bytes()
+    bomb = b"".join(  # a PNG that says it has 60,000 x 60,000 pixels
+        [b"\x89PNG\r\n\x1a\n", struct.pack(">I", 13), (head := b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))]
+        + [struct.pack(">I", zlib.crc32(head))]
+    )
+    for body in (b"", b"no picture", good[: len(good) // 2], bomb, b"/etc/passwd"):
+        status, reply = post_file(service, body, "image/png")
+        assert status == 422 and "picture" in reply["error"], reply
+    assert post_file(service, b'{"rows": [{"image": "/etc/passwd"}]}', "application/json")[0] == 415
+    assert post_file(service, b"a,b\n1,2\n", "text/csv")[0] in (400, 415, 422)
+    status, reply = post_file(service, good, "image/png")  # and it goes on
+    assert status == 200, reply

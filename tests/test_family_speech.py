@@ -30,6 +30,8 @@ from aimt.metrics.speech import char_error_rate, word_error_rate  # noqa: E402
 from aimt.models.audio.deepspeech import DeepSpeech  # noqa: E402
 from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig  # noqa: E402
 
+from media_service import post_file, service_of  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
 torch.set_num_threads(1)
@@ -351,3 +353,27 @@ def test_a_model_at_another_rate(tmp_path):
 def test_family_is_found():
     assert find_family("deepspeech") is DEEPSPEECH_FAMILY and issubclass(DataError, AimtError)
     assert DEEPSPEECH_FAMILY.columns == ("wav", "transcript") and not DEEPSPEECH_FAMILY.greater_is_better
+
+
+# ---- served
+
+
+def test_a_recording_is_answered_as_predict_answers_it(run, folder):
+    service = service_of(run)
+    files = sorted((folder / "wav").glob("*.wav"))[:3]
+    wanted = aimt.predict(run, pd.DataFrame({"wav": list(map(str, files))}), quiet=True)
+    for file, answer, times in zip(files, wanted["prediction"], wanted["times"], strict=True):
+        status, reply = post_file(service, file.read_bytes(), "audio/wav")
+        assert (status, reply["predictions"]) == (200, [{"prediction": answer, "times": times}])
+
+
+def test_what_is_no_recording_is_refused(run, folder, tmp_path):
+    service, good = service_of(run), sorted((folder / "wav").glob("*.wav"))[0].read_bytes()
+    write_wav(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 8_000 * 125), rate=8_000)
+    write_wav(tmp_path / "silent.wav", np.zeros(16_000))
+    bad = [b"", b"no sound", good[:30], *((tmp_path / f"{name}.wav").read_bytes() for name in ("long", "silent"))]
+    for body in bad:
+        status, reply = post_file(service, body, "audio/wav")
+        assert status == 422 and "recording" in reply["error"], reply
+    assert post_file(service, b'{"rows": [{"wav": "/etc/passwd"}]}', "application/json")[0] == 415
+    assert post_file(service, good, "audio/wav")[0] == 200

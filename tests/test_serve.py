@@ -415,3 +415,18 @@ def test_slow_and_vanishing_clients_do_not_stop_others(shop):
         for client in slow[25:]:
             client.close()
         assert "Traceback" not in service.stop()
+
+
+def test_the_service_checks_what_it_is_asked(shop, tmp_path):
+    moved = table(120, 9).assign(size=lambda t: t["size"] + 30).drop(columns="bought")
+    with Service(shop / "runs" / "shop", "--log", tmp_path / "log.db", "--watch", "1") as service:
+        assert service.get("/status")[1]["checks"] == {"shop": None}
+        assert service.ask("POST", "/predict", json.dumps({"rows": moved.to_dict("records")}).encode())[0] == 200
+        end = time.monotonic() + 90
+        while (found := service.get("/status")[1]["checks"]["shop"]) is None and time.monotonic() < end:
+            time.sleep(0.2)
+        assert found["rows"] == 120 and found["problem"] is None
+        assert any(alert.startswith("inputs: 'size'") for alert in found["alerts"])
+        assert f'aimt_check_alerts{{model="shop"}} {float(len(found["alerts"]))}' in service.get("/metrics")[1]
+    assert not (shop / "runs" / "shop" / "watch.jsonl").exists()  # the watch that retrains has its own mark
+    (shop / "runs" / "shop" / "checks.jsonl").unlink()

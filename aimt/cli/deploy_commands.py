@@ -71,6 +71,7 @@ def serve(
     canary: Annotated[list[str] | None, typer.Option(help="RUN:5%, a run that answers a share of the clients.")] = None,
     shadow: Annotated[list[str] | None, typer.Option(help="A run that is asked too, and only logged.")] = None,
     policy: Annotated[list[Path] | None, typer.Option(help="A policy that decides and learns, from `aimt policy`.")] = None,
+    watch: Annotated[float, typer.Option(help="Check what is asked every so many seconds, see /status; 0 for never.", min=0)] = 0.0,
     quiet: Quiet = False,
 ) -> None:
     """Serve runs over HTTP: predictions, reasons, decisions, feedback, metrics.
@@ -78,7 +79,8 @@ def serve(
     Examples: `aimt serve runs/churn --log churn.db`, `aimt serve churn.zip`
     """
     options: dict[str, Any] = {"host": host, "port": port, "workers": workers, "token_file": token_file, "max_body_mb": max_body_mb}
-    options |= {"rate": rate, "log": log, "canary": canary or (), "shadow": shadow or (), "policy": policy or (), "quiet": quiet}
+    options |= {"rate": rate, "log": log, "canary": canary or (), "shadow": shadow or (), "policy": policy or ()}
+    options |= {"watch": watch, "quiet": quiet}
     resolve(VERBS["serve"])(*(runs or [None]), **options)
 
 # %% ../../nbs/cli/03_deploy_commands.ipynb #0db3eb02
@@ -132,6 +134,7 @@ def watch(
     after_days: Annotated[float | None, typer.Option(help="Retrain after this many days.", min=0)] = None,
     least_labels: Annotated[int, typer.Option(help="Outcomes below which nothing is retrained.", min=20)] = 200,
     time_limit: Annotated[float | None, typer.Option(help="Seconds of a training. Default: as for the run.", min=1)] = None,
+    journal: Annotated[str, typer.Option(help="File in the run in which looks are noted, up to where they have read.")] = "watch.jsonl",
     as_json: Json = False,
 ) -> None:
     """Monitor the answers of a service, and retrain when there is a reason.

@@ -112,7 +112,7 @@ def _group_dict(group: GroupReference) -> dict[str, Any]:
         "recalibration": group.recalibration.to_dict() if group.recalibration else None,
     }
 
-
+# %% ../../nbs/monitor/20_check.ipynb #371f04b5
 def _group_of(state: Mapping[str, Any]) -> GroupReference:
     """A group from its JSON form; runs of earlier versions have neither inputs nor calibration of groups."""
     inputs, fitted = state.get("inputs"), state.get("recalibration")
@@ -385,7 +385,7 @@ def _labelled_parts(reference: ModelReference, parts: Sequence[_Part], pred: NDA
             out.append(LabelledPart(f"{group.column}: {group.name}", group.recalibration, labelled.y[here], made[here], clusters))
     return out
 
-
+# %% ../../nbs/monitor/20_check.ipynb #5c0b9d72
 def _measure(
     reference: ModelReference, pred: NDArray[Any], labelled: Labelled, estimated: dict[str, Estimate], seed: int
 ) -> list[dict[str, Any]]:

@@ -130,4 +130,5 @@ def embedding_text(
 ) -> str:
     """A drift in one sentence."""
     auc = "" if found.two_sample is None else f", a classifier tells them apart with AUC {found.two_sample.auc:.2f}"
-    return f"the {what} drifted: their embeddings moved by {found.moved:.2f} standard deviations (adjusted p {found.p_mean:.2g}){auc} (adjusted p {found.p_classifier:.2g})"
+    moved = f"their embeddings moved by {found.moved:.2f} standard deviations (adjusted p {found.p_mean:.2g})"
+    return f"the {what} drifted: {moved}{auc} (adjusted p {found.p_classifier:.2g})"

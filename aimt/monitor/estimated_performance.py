@@ -124,7 +124,7 @@ def _spread(hessian: NDArray[Any], y: NDArray[Any], q: NDArray[Any], log_p: NDAr
     found = [inverse, *(inverse @ cluster_meat(scores, c) @ inverse for c in columns)]
     return found[int(np.argmax([np.trace(f) for f in found]))]
 
-
+# %% ../../nbs/monitor/15_estimated_performance.ipynb #141dccdf
 def calibration_scores(
     y: NDArray[Any],  # Class codes, shape (n,)
     q: NDArray[Any],  # Corrected probabilities, shape (n, K)

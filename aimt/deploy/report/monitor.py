@@ -71,7 +71,7 @@ def _performance(run: RunParts) -> SectionContent:
     table = section_table("Scores with 95 % intervals", ["Metric", "On the test", "Estimated", "Measured"], rows, right=(1, 2, 3))
     return SectionContent(text=text, tables=[table])
 
-
+# %% ../../../nbs/deploy/report/40_monitor.ipynb #365131e8
 def _calibration(run: RunParts) -> SectionContent:
     parts = _found(run).get("calibration") or []
     if not parts:
@@ -149,7 +149,11 @@ def _drift(key: str, kind: str, what: str) -> Callable[[RunParts], SectionConten
 # %% ../../../nbs/deploy/report/40_monitor.ipynb #b8d5d4bb
 def _together(run: RunParts) -> SectionContent:
     found = _found(run)
-    outside = "" if found.get("outside") is None else f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
+    outside = (
+        ""
+        if found.get("outside") is None
+        else f"{percent(found.get('outside'))} of the rows have values that the reference does not contain, beyond what chance explains."
+    )
     test = as_dict(found.get("two_sample"))
     if not test:
         return SectionContent(

@@ -92,7 +92,7 @@ _SEEN: dict[str, Callable[[Any, Sequence[Any]], tuple[np.ndarray, pd.DataFrame]]
     "deepspeech": _deepspeech,
 }
 
-
+# %% ../../../nbs/jobs/families/32_network_monitor.ipynb #13343fe5
 def look_at(
     family: FinetuneTask, model: Any, inputs: Sequence[Any]
 ) -> tuple[np.ndarray, pd.DataFrame, list[str]]:  # Embeddings (n, D), what is said of the answers, answers (none of networks that write)
@@ -163,7 +163,7 @@ def write_tuned_reference(
     options: dict[str, Any] = {"unit": family.unit, "label": family.label, "greater_is_better": family.greater_is_better}
     write_network_reference(folder, vectors, said, **options, figures=np.asarray(figures, float), right=right)
 
-
+# %% ../../../nbs/jobs/families/32_network_monitor.ipynb #27196421
 def _read_reference(run: Run) -> tuple[dict[str, Any], EmbeddingReference, TableSketch]:
     if not (run.path / "model" / _FILE).is_file():
         raise RunError(
@@ -190,7 +190,7 @@ def check_network(
     ms_per_1000_rows: float = 0.0,
     out: str | Path | None = None,
     seed: int = 0,
-) -> dict[str, Any]:  # As `aimt monitor` of tables gives it
+) -> Any:  # As `aimt monitor` of tables gives it
     """Compare new inputs of a network with its reference, and note the check in the history of the run."""
     about, reference, before = _read_reference(run)
     parts = []
@@ -234,7 +234,7 @@ def check_network(
         write_text(out, monitor_page(found, history))
     return found
 
-
+# %% ../../../nbs/jobs/families/32_network_monitor.ipynb #a5fffdf3
 def _as_column(unit: str, drift: EmbeddingDrift) -> dict[str, Any]:
     """The embeddings as a line of the table of inputs; the distance is that of the classifier: 0 for an AUC of 0.5, 1 for 1."""
     apart = max(0.0, 2 * drift.two_sample.auc - 1) if drift.two_sample else 0.0
@@ -296,7 +296,7 @@ def monitor_tuned(
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Any:
     """`monitor` for fine-tuned networks. Inputs that cannot be read are left out with a warning."""
     found = open_tuned(run)
     pairs = found.family.read(source, found.text, found.target, targets=False)
@@ -339,7 +339,7 @@ def _readable(found: Any, inputs: list[Any]) -> list[bool]:
             out.append(False)
     return out
 
-
+# %% ../../../nbs/jobs/families/32_network_monitor.ipynb #6aadf784
 def text_pieces(texts: Iterable[str], most: int = _MOST_NEW) -> list[str]:
     """Pieces of texts, of 300 characters at most, spread over all of them."""
     pieces = [text[at : at + _PIECE] for text in texts for at in range(0, len(text), _PIECE)]
@@ -368,7 +368,7 @@ def monitor_text(
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Any:
     """`monitor` for networks that write."""
     found = open_text_model(run)
     texts = source.iloc[:, 0].dropna().astype(str) if isinstance(source, pd.DataFrame) else (text for text, _ in read_texts(source))

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from ...deploy.serve.traffic import Route, Traffic, Version, read_share
 from .bundle_files import is_bundle, open_bundle
 from .champion import CHAMPION, champion_of
 from .served_run import served_version
+from .server_checks import ServerChecks, checks_state
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #e37dcf2d
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -54,10 +55,13 @@ class ServeOptions:
     canary: tuple[str, ...] = ()  # RUN:SHARE, for the run of the same name, or for the only one
     shadow: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()  # Folders of policies, for /decide
+    watch: float = 0.0  # Seconds between two checks of what was asked; 0 for none
 
     def __post_init__(self) -> None:
         if not self.runs and not self.policies:
             raise ProblemError("there is nothing to serve", hint="aimt serve runs/churn, or --policy policies/offers")
+        if self.watch and not (self.log and self.runs):
+            raise ProblemError("--watch looks at the log of runs, and there is none", hint="Give --log FILE too")
         if self.policies and self.workers > 1:
             raise ProblemError("a policy learns in one process", hint="Leave out --workers, or serve the policy by itself")
         if not self.token_file and not _is_local(self.host):
@@ -138,6 +142,7 @@ def _stamp(run: str) -> tuple[int, int]:
 def make_app(options: ServeOptions, traffic: Traffic) -> Guard:
     """The whole application: guard, service, models, log."""
     service = Service(traffic, AnswerLog(options.log) if options.log else None)
+    service.checks = (lambda: checks_state(options.runs)) if options.watch else None
     policies = Policies({p.name: p for p in map(open_policy, options.policies)})
     if options.policies:
         policies.add_to(service)
@@ -195,6 +200,7 @@ def serve(
     canary: str | Sequence[str] = (),  # RUN:5%: this run answers a share of the clients
     shadow: str | Sequence[str] = (),  # Runs that are asked too, and only logged
     policy: str | Path | Sequence[str | Path] = (),  # Folders of policies that decide and learn, from `aimt policy`
+    watch: float = 0.0,  # Seconds between two checks of what was asked, as `aimt watch` makes them; 0 for none
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -217,8 +223,10 @@ def serve(
             many(canary),
             many(shadow),
             many(policy),
+            watch,
         )
-        _listen(uvicorn, options, quiet)
+        with ServerChecks(runs, options.log, watch) if watch and options.log else nullcontext():
+            _listen(uvicorn, options, quiet)
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #b18a659e
 def _listen(uvicorn: Any, options: ServeOptions, quiet: bool) -> None:

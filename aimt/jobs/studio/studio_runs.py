@@ -61,6 +61,7 @@ def run_tabs(run: Run) -> RunTabs:
 
 _HISTORIES = {  # Files in the directory of a run, a line for each look: what they tell
     "monitor.jsonl": "Checks of new rows",
+    "checks.jsonl": "Checks of the running service",
     "watch.jsonl": "Looks at what the service has answered",
     "challenges.jsonl": "Challengers",
 }
@@ -262,9 +263,13 @@ def serve_page(studio: Studio, request: Request, name: str) -> Page:
     return _run_page(studio, run, "serve", "serve", service=service, command=shown)
 
 
+_WATCH_EVERY = 300  # Seconds between two checks of a service
+
+
 def _serve_command(studio: Studio, run: Run, port: int) -> str:
     log = studio.folder / "logs" / f"{run.path.name}-answers.db"
-    return shlex.join(["aimt", "serve", str(run.path), "--port", str(port), "--log", str(log)])
+    watch = ["--watch", str(_WATCH_EVERY)] if run.kind == "table" or run.info["settings"].get("family") == "bert" else []
+    return shlex.join(["aimt", "serve", str(run.path), "--port", str(port), "--log", str(log), *watch])
 
 
 def _service(name: str, job: Job) -> dict[str, Any]:
