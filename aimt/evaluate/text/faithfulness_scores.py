@@ -52,13 +52,18 @@ class WordRuns:
             self.tables[n] = np.unique(np.concatenate([self._hashes(r, n) for r in self.known] or [np.zeros(0, np.uint64)]))
         return self.tables[n]
 
+    @staticmethod
+    def _holds(table: np.ndarray, hashes: np.ndarray) -> bool:
+        """Whether a sorted table holds one of the hashes."""
+        return bool(len(table) and (table[np.searchsorted(table, hashes).clip(max=len(table) - 1)] == hashes).any())
+
     def longest(self, text: str) -> int:
         """Words of the longest run."""
         row = self._numbers(text)
         low, high = 0, len(row)
         while low < high:
             n = (low + high + 1) // 2
-            if np.isin(self._hashes(row, n), self._table(n)).any():
+            if self._holds(self._table(n), self._hashes(row, n)):
                 low = n
             else:
                 high = n - 1
