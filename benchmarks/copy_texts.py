@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from aimt.data.sources.catalog import load_dataset
-from aimt.jobs.shared.copy_model import CopyGenerateOptions, open_copy_model, write_copy
+from aimt.jobs.generators.copy_model import CopyGenerateOptions, open_copy_model, write_copy
 from aimt.jobs.shared.pipeline import train_source
 from aimt.metrics.generation.copy_scores import CopyScores, TextFigures
 

@@ -9,7 +9,7 @@ import pytest
 
 from aimt.core.errors import AimtError
 from aimt.data.text.attributes import Product, clean_value, find_attributes, safe_cell
-from aimt.jobs.shared.copy_model import CopyGenerateOptions, contradictions, open_copy_model, write_copy
+from aimt.jobs.generators.copy_model import CopyGenerateOptions, contradictions, open_copy_model, write_copy
 from aimt.jobs.verbs.generate import generate
 from aimt.jobs.verbs.train import train
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aimt.core.errors import DataError, ProblemError
-from aimt.data.design.bracket import Box, enclosed, surface, wall_bracket
+from aimt.models.design.bracket import Box, enclosed, surface, wall_bracket
 from aimt.data.design.design_files import crosses_itself, extrude, signed_area, trace, write_outlines, write_stl
 from aimt.data.design.plane_stress import Grid, PlaneStress
 from aimt.data.design.structure_examples import StructureSet, make_structures, random_brief

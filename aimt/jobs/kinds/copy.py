@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..shared.copy_model import CopyGenerateOptions
+from ..generators.copy_model import CopyGenerateOptions
 from ..shared.options import Options, option
 from ..shared.pipeline import Kind, Step
 
@@ -36,7 +36,7 @@ def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
     return False  # any table could be one: it has to be asked for
 
 
-_STEPS = "aimt.jobs.steps.copy"
+_STEPS = "aimt.jobs.generators.copy_steps"
 
 COPY = Kind(
     name="copy",
@@ -54,8 +54,8 @@ COPY = Kind(
     ),
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.generators.copy:REPORT",
-    open="aimt.jobs.shared.copy_model:open_copy_model",
-    verbs={"generate": "aimt.jobs.shared.copy_model:generate_copy", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
+    open="aimt.jobs.generators.copy_model:open_copy_model",
+    verbs={"generate": "aimt.jobs.generators.copy_model:generate_copy", "doctor": "aimt.jobs.verbs.doctor:doctor_network"},
     generate_options=CopyGenerateOptions,
     time_limit=600,
     noun="table",
