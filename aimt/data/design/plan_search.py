@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/data/design/plan_search.html.md"""
 
 # %% auto #0
 __all__ = ['Weights', 'gap', 'PlanPenalty', 'random_step', 'SearchResult', 'anneal', 'slice_site', 'search_plan', 'random_brief',
-           'brief_of', 'mend', 'tidy', 'make_examples', 'turn_plan', 'mirror_plan', 'symmetric_plans']
+           'brief_of', 'mend', 'make_examples', 'turn_plan', 'mirror_plan', 'symmetric_plans']
 
 # %% ../../../nbs/data/design/44_plan_search.ipynb #871fa160
 import math
@@ -296,22 +296,11 @@ def search_plan(
 
 # %% ../../../nbs/data/design/44_plan_search.ipynb #3769a6e4
 _LIKED = {  # Pairs of types that briefs ask for, and how often a pair that touches is asked for
-    frozenset(p): share
-    for p, share in (
-        (("living", "kitchen"), 0.8),
-        (("living", "dining"), 0.8),
-        (("kitchen", "dining"), 0.8),
-        (("hall", "bathroom"), 0.6),
-        (("hall", "wc"), 0.6),
-        (("hall", "living"), 0.6),
-        (("bedroom", "bathroom"), 0.4),
-        (("kitchen", "storage"), 0.5),
-        (("hall", "bedroom"), 0.3),
-        (("hall", "kitchen"), 0.3),
-        (("living", "study"), 0.4),
-        (("bedroom", "study"), 0.2),
-        (("hall", "storage"), 0.3),
-    )
+    frozenset(p.split()[:2]): float(p.split()[2])
+    for p in (
+        "living kitchen 0.8, living dining 0.8, kitchen dining 0.8, hall bathroom 0.6, hall wc 0.6, hall living 0.6, bedroom bathroom 0.4,"
+        "kitchen storage 0.5, hall bedroom 0.3, hall kitchen 0.3, living study 0.4, bedroom study 0.2, hall storage 0.3"
+    ).split(",")
 }
 
 
@@ -440,12 +429,6 @@ def _seed(masks: Sequence[int], room: int, bits: PlanBits) -> int:
     return bits.site & -bits.site
 
 # %% ../../../nbs/data/design/44_plan_search.ipynb #94216bb5
-def tidy(plan: np.ndarray, brief: PlanBrief) -> bool:
-    """Whether a plan has no fault, and hardly more corners than one L for every two rooms."""
-    found = judge_plan(plan, brief)
-    return not found.faults and found.corners <= 5.2 * len(brief.rooms)
-
-
 def make_examples(
     rng: random.Random,
     *,
@@ -460,7 +443,7 @@ def make_examples(
         if i and found:
             brief, start = _other_openings(brief, rng), list(last)
         bits = plan_bits(brief)
-        enough = lambda masks, brief=brief: tidy(to_plan(masks), brief)
+        enough = lambda masks, b=brief: not (j := judge_plan(to_plan(masks), b)).faults and j.corners <= 5.2 * len(masks)
         penalty = PlanPenalty(bits, Weights(area=0.7, plain=0.1))
         result = anneal(bits, start, steps=steps, hot=1.5 if found else 3.0, cold=0.08, rng=rng, penalty=penalty, enough=enough)
         if not result.met:
