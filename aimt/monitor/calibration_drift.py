@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/monitor/calibration_drift.html.md"""
 __all__ = ['LabelledPart', 'CalibrationDrift', 'calibration_test', 'find_calibration_drift', 'calibration_text']
 
 # %% ../../nbs/monitor/17_calibration_drift.ipynb #2b8ce6eb
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ class CalibrationDrift:
     p_adjusted: float  # After the correction for the number of parts
     alert: bool  # Significant, and of a size that matters
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, object]:
         """JSON-ready form."""
         return asdict(self)
 

@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/monitor/embedding_drift.html.md"""
 __all__ = ['EmbeddingReference', 'fit_embeddings', 'mean_embedding_test', 'EmbeddingDrift', 'embedding_drift', 'embedding_text']
 
 # %% ../../nbs/monitor/12_embedding_drift.ipynb #44a8b574
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,7 +98,7 @@ class EmbeddingDrift:
     two_sample: TwoSample | None  # None when the inputs are too few for a classifier
     alert: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, object]:
         """JSON-ready form."""
         return asdict(self)
 

@@ -66,7 +66,7 @@ class ServedText:
         }
         return told | {"verdict": _verdict(self.run)}
 
-    def example(self) -> tuple[str, dict[str, Any]]:
+    def example(self) -> tuple[str, Any]:
         """A path and a body to try it with."""
         return "/generate", {"prompt": "It was", "tokens": self.limits.usual_tokens, "seed": 1, "stream": False}
 
@@ -227,7 +227,7 @@ class ServedFiles:
         """It has no rows. Raises `Refusal`."""
         raise Refusal(415, f"this model reads a {self._noun}, not JSON", f"Send the file, with the content type {' or '.join(self.media)}")
 
-    def score_file(self, body: bytes, suffix: str, max_rows: int) -> tuple[list[dict[str, Any]], list[str], bytes]:
+    def score_file(self, body: bytes, suffix: str, max_rows: int) -> tuple[list[Any], list[str], bytes]:
         """The answer to a file, as `aimt predict` gives it; no warnings; and what is logged. Raises `Refusal` for a bad file."""
         if not body:
             raise Refusal(422, f"the {self._noun} is empty", "Send the bytes of the file as the body")
@@ -262,6 +262,6 @@ class ServedFiles:
         answers = getattr(self.found.model, "answers", ())
         return told | ({"classes": ", ".join(answers[:50])} if answers else {})
 
-    def example(self) -> tuple[str, dict[str, Any]]:
+    def example(self) -> tuple[str, Any]:
         """A path and a body to try it with."""
         return "/predict", {"send": f"the bytes of a {self._noun} as the body, with its content type: {', '.join(self.media)}"}

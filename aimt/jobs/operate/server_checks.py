@@ -89,7 +89,7 @@ class ServerChecks:
 _KEPT: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}  # File -> its stamp, and its last line
 
 
-def latest_check(run: str | Path) -> dict[str, Any] | None:
+def latest_check(run: str | Path) -> Any:  # A dictionary
     """The last look at what a run was asked; None before the first. A file that has not changed is not read again."""
     place = Path(run) / _CHECKS
     try:
