@@ -60,7 +60,7 @@ def _label(facet: str, value: str) -> str:
     text = value.rpartition(":")[2].replace("-", " ")
     return text.upper() if facet in ("protocol", "works-with-format") and len(text) <= 5 else text
 
-
+# %% ../../../nbs/data/sources/09_products.ipynb #36a6999c
 def package_attributes(
     stanza: str,  # Of Packages
 ) -> dict[str, str]:

@@ -92,7 +92,7 @@ def faithfulness_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     ]  # fmt: skip
     return min(answers, key=lambda a: _ORDER.get(a.status, 2))
 
-
+# %% ../../../nbs/decide/generators/20_copy_gates.ipynb #a9ef8c8d
 def worth_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     """Merit: more useful texts than each baseline."""
     if not scores.rivals:
@@ -146,7 +146,7 @@ def diversity_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     advice: Mapping[Status, str] = {"hold": "Raise --temperature, or train longer.", "not yet": f"{_MORE} texts are monotonous."}
     return _fault("diversity", scores.shortfall, limits.shortfall, limits.great_shortfall, text, advice, "shortfall of distinct-3")
 
-
+# %% ../../../nbs/decide/generators/20_copy_gates.ipynb #6c542a52
 def copy_gates(
     scores: CopyScores | None,  # None when there were too few products to score
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor

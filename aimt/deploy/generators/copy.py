@@ -114,7 +114,7 @@ def faithfulness_content(run: RunParts) -> SectionContent:
         )
     return SectionContent(text=text, tables=tables)
 
-
+# %% ../../../nbs/deploy/generators/30_copy.ipynb #5376602d
 def worth_content(run: RunParts) -> SectionContent:
     """The gain over each baseline."""
     s = _scores(run)
@@ -152,7 +152,7 @@ def copies_content(run: RunParts) -> SectionContent:
     ]
     return SectionContent(text=text, tables=[section_table("Near copies", [], rows)])
 
-
+# %% ../../../nbs/deploy/generators/30_copy.ipynb #5f4f29da
 def task_content(run: RunParts) -> SectionContent:
     """What went in."""
     d, s = run.metrics.get("data") or {}, run.metrics.get("settings") or {}
