@@ -121,7 +121,8 @@ def worth_content(run: RunParts) -> SectionContent:
     if s is None:
         return SectionContent(text=["There was nothing to compare with."])
     text = [
-        "Useful is chrF to the person's text, where a text that is wrong or incomplete counts 0. The template lists what is wanted; retrieval is the text of the"
+        "Useful is chrF to the person's text, where a text that is wrong or incomplete counts 0. The template lists what is wanted;"
+        " retrieval is the text of the"
         " most similar training product as it stands; retrieval with slots puts the new product's values into the most similar training text that has"
         " room for them."
     ]
