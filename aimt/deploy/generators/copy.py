@@ -149,7 +149,8 @@ def copies_content(run: RunParts) -> SectionContent:
         ["After refusing", _share(s.generated.copies)],
     ]
     text = [
-        f"A near copy shares more than {s.limit} consecutive words with one training text, or nearly all of its words. Short, formulaic texts do so by chance, people's too."
+        f"A near copy shares more than {s.limit} consecutive words with one training text, or nearly all of its words."
+        " Short, formulaic texts do so by chance, people's too."
     ]
     return SectionContent(text=text, tables=[section_table("Near copies", [], rows)])
 
