@@ -60,7 +60,7 @@ def _label(facet: str, value: str) -> str:
     text = value.rpartition(":")[2].replace("-", " ")
     return text.upper() if facet in ("protocol", "works-with-format") and len(text) <= 5 else text
 
-
+# %% ../../../nbs/data/sources/09_products.ipynb #36a6999c
 def package_attributes(
     stanza: str,  # Of Packages
 ) -> dict[str, str]:
@@ -148,7 +148,10 @@ def debian_products(
     packages: str | Path,  # Packages.xz
     german: str | Path,  # Translation-de.bz2
 ) -> pd.DataFrame:  # `COLUMNS`, split, seen
-    """Two rows for each described package and language, the headline and the first sentence; texts of fewer than 3 or more than 40 words, and those that a package of the same source has too, are left out."""
+    """Two rows for each described package and language, the headline and the first sentence.
+
+    Texts of fewer than 3 or more than 40 words, and those that a package of the same source has too, are left out.
+    """
     facts = {a["package"]: a for a in map(package_attributes, filter(lambda s: s.startswith("Package: "), read_stanzas(packages)))}
     rows: list[tuple[Any, ...]] = []
     for language, path in (("en", english), ("de", german)):

@@ -235,7 +235,7 @@ def _read_texts(products: Sequence[Product], texts: Sequence[str], columns: Sequ
         found[i] = _Read(words, fill_slots(p, words, columns), p.language, tone, cut[i][0][:1].isupper())
     return found
 
-
+# %% ../../../nbs/data/text/25_attribute_slots.ipynb #c8fe7153
 def _style_words(rows: Sequence[tuple[Product, _Read]]) -> list[str]:
     """The frequent words of one language that are neither names, numbers, nor usually taken from the attributes."""
     read = [r for _, r in rows]
@@ -324,7 +324,7 @@ def _told(column: str, products: Sequence[Product], read: Mapping[int, _Read]) -
     with_value = [r for i, r in read.items() if column in products[i].values]
     return float(np.mean([any(t.startswith(f"<{column}:") for t in r.tokens) for r in with_value])) if with_value else 0.0
 
-
+# %% ../../../nbs/data/text/25_attribute_slots.ipynb #f5c935b8
 def _vocabulary(
     products: Sequence[Product], read: Mapping[int, _Read], columns: Sequence[str], languages: Sequence[str],
     style: Mapping[str, Sequence[str]], tones: Sequence[str],

@@ -86,13 +86,31 @@ def faithfulness_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     }
     wrong: Interval = {"value": g.wrong["value"], "low": g.wrong["low"], "high": g.wrong["high"]}
     answers = [
-        _fault("faithfulness", widen(wrong, 3), limits.wrong, limits.often_wrong, text, advice, "share of texts with a wrong number or name"),
-        _fault("faithfulness", widen(_missing(g.precision), 3), limits.wrong_values, limits.many_wrong_values, text, advice, "share of stated values that are wrong"),
-        _fault("faithfulness", widen(_missing(g.recall), 3), limits.wrong_values, limits.many_wrong_values, text, advice, "share of wanted values that are missing"),
-    ]  # fmt: skip
+        _fault(
+            "faithfulness", widen(wrong, 3), limits.wrong, limits.often_wrong, text, advice, "share of texts with a wrong number or name"
+        ),
+        _fault(
+            "faithfulness",
+            widen(_missing(g.precision), 3),
+            limits.wrong_values,
+            limits.many_wrong_values,
+            text,
+            advice,
+            "share of stated values that are wrong",
+        ),
+        _fault(
+            "faithfulness",
+            widen(_missing(g.recall), 3),
+            limits.wrong_values,
+            limits.many_wrong_values,
+            text,
+            advice,
+            "share of wanted values that are missing",
+        ),
+    ]
     return min(answers, key=lambda a: _ORDER.get(a.status, 2))
 
-
+# %% ../../../nbs/decide/generators/20_copy_gates.ipynb #a9ef8c8d
 def worth_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     """Merit: more useful texts than each baseline."""
     if not scores.rivals:
@@ -146,7 +164,7 @@ def diversity_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     advice: Mapping[Status, str] = {"hold": "Raise --temperature, or train longer.", "not yet": f"{_MORE} texts are monotonous."}
     return _fault("diversity", scores.shortfall, limits.shortfall, limits.great_shortfall, text, advice, "shortfall of distinct-3")
 
-
+# %% ../../../nbs/decide/generators/20_copy_gates.ipynb #6c542a52
 def copy_gates(
     scores: CopyScores | None,  # None when there were too few products to score
     findings: Sequence[Mapping[str, Any]] | None,  # From the doctor

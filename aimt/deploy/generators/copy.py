@@ -114,14 +114,15 @@ def faithfulness_content(run: RunParts) -> SectionContent:
         )
     return SectionContent(text=text, tables=tables)
 
-
+# %% ../../../nbs/deploy/generators/30_copy.ipynb #5376602d
 def worth_content(run: RunParts) -> SectionContent:
     """The gain over each baseline."""
     s = _scores(run)
     if s is None:
         return SectionContent(text=["There was nothing to compare with."])
     text = [
-        "Useful is chrF to the person's text, where a text that is wrong or incomplete counts 0. The template lists what is wanted; retrieval is the text of the"
+        "Useful is chrF to the person's text, where a text that is wrong or incomplete counts 0. The template lists what is wanted;"
+        " retrieval is the text of the"
         " most similar training product as it stands; retrieval with slots puts the new product's values into the most similar training text that has"
         " room for them."
     ]
@@ -148,11 +149,12 @@ def copies_content(run: RunParts) -> SectionContent:
         ["After refusing", _share(s.generated.copies)],
     ]
     text = [
-        f"A near copy shares more than {s.limit} consecutive words with one training text, or nearly all of its words. Short, formulaic texts do so by chance, people's too."
+        f"A near copy shares more than {s.limit} consecutive words with one training text, or nearly all of its words."
+        " Short, formulaic texts do so by chance, people's too."
     ]
     return SectionContent(text=text, tables=[section_table("Near copies", [], rows)])
 
-
+# %% ../../../nbs/deploy/generators/30_copy.ipynb #5f4f29da
 def task_content(run: RunParts) -> SectionContent:
     """What went in."""
     d, s = run.metrics.get("data") or {}, run.metrics.get("settings") or {}

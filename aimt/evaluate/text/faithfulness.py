@@ -192,7 +192,7 @@ def _known_words(text: str, product: Product, name: str | None) -> list[str]:
     facts = [v for c, vs in product.values.items() if c != name for v in vs]
     return [w for w in split_words(" ".join([text, *facts])) if w.lower() not in own]
 
-
+# %% ../../../nbs/evaluate/text/10_faithfulness.ipynb #5822c42c
 def _find_literal(products: Sequence[Product], texts: Sequence[str], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Values whose words nearly always mean them."""
     rows, places = [_plain(t) for t in texts], {}
@@ -209,7 +209,7 @@ def _find_literal(products: Sequence[Product], texts: Sequence[str], columns: Se
                 found.append((c, v))
     return tuple(sorted(found))
 
-
+# %% ../../../nbs/evaluate/text/10_faithfulness.ipynb #4c8415c1
 def _fit_classifier(
     plain: AttributeExtractor,
     products: Sequence[Product],
@@ -340,7 +340,7 @@ def make_checked_texts(
                 out.append(MadeText(p, change(other), (), "wrong name"))
     return out
 
-
+# %% ../../../nbs/evaluate/text/10_faithfulness.ipynb #6801c41a
 @dataclass(frozen=True)
 class ExtractorScore:
     """How well faults are found."""

@@ -74,7 +74,7 @@ def run_limit(runs: Sequence[int]) -> int:
     """The run that 99 % of held-out texts do not exceed."""
     return int(np.quantile(list(runs), QUANTILE)) if len(runs) else 0
 
-
+# %% ../../../nbs/evaluate/text/15_faithfulness_scores.ipynb #74de8797
 def is_copy(
     text: str,
     run: int,  # Its longest run

@@ -60,7 +60,7 @@ def lesson_batch(codec: SlotCodec, lessons: Sequence[Lesson], rng: np.random.Gen
     inputs = pad(ids, 0)
     return {"ids": inputs, "mask": inputs != 0, "targets": pad(targets, -100)}
 
-
+# %% ../../../nbs/train/networks/40_attribute_writer.ipynb #6fe17b78
 class LessonBatches:
     """Endless batches of lessons of similar length: a function of the seed and of how many were drawn."""
 
@@ -139,7 +139,7 @@ class _Said:
     def on_eval(self, trainer: Trainer, row: dict[str, float]) -> None:
         self.valid = f", {row['valid_loss']:.3f} nats a token in validation"
 
-
+# %% ../../../nbs/train/networks/40_attribute_writer.ipynb #20772c6d
 def train_writer(
     train: Sequence[Lesson],
     valid: Sequence[Lesson],  # They choose the weights that are kept
