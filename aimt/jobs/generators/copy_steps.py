@@ -70,7 +70,7 @@ class _Part:
         """Some of them."""
         return _Part([self.products[i] for i in rows], [self.texts[i] for i in rows], [self.groups[i] for i in rows])
 
-# %% ../../../nbs/jobs/steps/50_copy.ipynb #6817314b
+# %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #6817314b
 @dataclass(kw_only=True)
 class CopyWork(Work):
     """What the steps of a model of product texts hand on to one another."""
@@ -168,7 +168,7 @@ def _divide(work: CopyWork) -> dict[str, _Part]:
     parts["test"] = test.take(sorted(rng.permutation(len(test))[:_MOST_TEST].tolist()))
     return parts
 
-# %% ../../../nbs/jobs/steps/50_copy.ipynb #f6fbb1ce
+# %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #f6fbb1ce
 def read(work: CopyWork) -> str:
     """Divide the products, learn slots, and say what can be learned from."""
     work.parts = _divide(work)
@@ -379,7 +379,7 @@ def _samples(work: CopyWork, checks: Sequence[TextCheck], rivals: Sequence[Any])
         )
     return out
 
-# %% ../../../nbs/jobs/steps/50_copy.ipynb #a439cf57
+# %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #a439cf57
 def _worst(work: CopyWork, checks: Sequence[TextCheck]) -> list[dict[str, Any]]:
     """Texts with something wrong."""
     bad = [i for i, c in enumerate(checks) if not (c.faithful and c.complete)][:_SHOWN]

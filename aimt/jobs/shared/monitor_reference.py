@@ -22,7 +22,7 @@ from ...core.run import Run
 from ...core.typed import check_type
 from ...data.table.schema import Schema
 from ...metrics.registry import METRICS
-from ...monitor.check import ModelReference, make_reference
+from ...monitor.model_reference import ModelReference, make_reference
 
 # %% ../../../nbs/jobs/shared/40_monitor_reference.ipynb #159492c9
 REFERENCE, HISTORY = "reference.json", "monitor.jsonl"

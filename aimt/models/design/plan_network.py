@@ -97,7 +97,7 @@ class PlanNetwork(FlowNetwork):
             tokens = block(tokens, e)
         tokens = self.norm(tokens)
         query = self.query(torch.cat([tokens[:, : -c.channels], cells], dim=2))
-        query = from_patches(query.transpose(1, 2).unflatten(2, grid), c.patch)  # (B, inner, H, W)
+        query = from_patches(query.transpose(1, 2).unflatten(2, grid), c.patch, x.shape[2:])  # (B, inner, H, W)
         key = self.key(tokens[:, -c.channels :])
         logits = torch.einsum("bdhw,bkd->bkhw", query, key) * key.shape[2] ** -0.5
         return logits.masked_fill(~exists[:, :, None, None], -30.0)
