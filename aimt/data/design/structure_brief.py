@@ -194,7 +194,7 @@ def read_brief(
     return StructureBrief(**values)
 
 
-def write_brief(brief: StructureBrief) -> dict[str, Any]:
+def write_brief(brief: StructureBrief) -> Mapping[str, Any]:
     """The names and values that `read_brief` reads, of which JSON can be made."""
     return {name: value for name, value in asdict(brief).items() if value is not None and value != ()}
 

@@ -6,8 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/data/text/attribute_slots.html.md"""
 
 # %% auto #0
 __all__ = ['PAD', 'END', 'UNKNOWN', 'MUST', 'LENGTHS', 'N_STYLE', 'N_WORDS', 'N_SHAPES', 'N_NEUTRAL', 'TAKEN', 'SAYS', 'LIFT',
-           'FEW', 'MOST_READ', 'MOST_OF_VALUE', 'PRAISE', 'shape_of', 'slot', 'is_slot', 'fill_slots', 'SlotCodec',
-           'fit_slots', 'Lesson', 'stated_values', 'make_lessons']
+           'FEW', 'MOST_READ', 'MOST_OF_VALUE', 'shape_of', 'slot', 'is_slot', 'fill_slots', 'SlotCodec', 'fit_slots',
+           'Lesson', 'stated_values', 'make_lessons']
 
 # %% ../../../nbs/data/text/25_attribute_slots.ipynb #dd764f17
 from collections import Counter
@@ -187,7 +187,7 @@ class SlotCodec:
 
 # %% ../../../nbs/data/text/25_attribute_slots.ipynb #74b84237
 _ENDS = (".", "!", "?", ":")
-PRAISE = set(
+_PRAISE = set(
     "fast easy simple powerful flexible lightweight great best beautiful modern perfect ideal friendly elegant stylish smart amazing "
     "schnell einfach leistungsfähig flexibel schön modern perfekt ideal elegant".split()
 )  # What makes a tone lively where nobody has labelled tones
@@ -231,7 +231,7 @@ def _read_texts(products: Sequence[Product], texts: Sequence[str], columns: Sequ
     found = {}
     for i, words in zip(kept, _lower_beginnings([cut[i] for i in kept]), strict=True):
         p = products[i]
-        tone = p.tone or ("lively" if any(w.lower() in PRAISE for w in words) else "plain")
+        tone = p.tone or ("lively" if any(w.lower() in _PRAISE for w in words) else "plain")
         found[i] = _Read(words, fill_slots(p, words, columns), p.language, tone, cut[i][0][:1].isupper())
     return found
 

@@ -132,7 +132,7 @@ class AirfoilProblem(DesignProblem[FoilBrief]):
     def brief(self, given: Mapping[str, Any]) -> FoilBrief:
         return foil_brief(given)
 
-    def to_dict(self, brief: FoilBrief) -> dict[str, Any]:
+    def to_dict(self, brief: FoilBrief) -> Mapping[str, Any]:
         return {k: v for k, v in asdict(brief).items() if v is not None}
 
     def condition(self, briefs: Sequence[FoilBrief]) -> Condition:

@@ -248,7 +248,7 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
             raise ProblemError(f"no floor plan can meet this brief: {'; '.join(c.proof for c in found)}", hint="Change one of these wishes")
         return brief
 
-    def to_dict(self, brief: PlanBrief) -> dict[str, Any]:
+    def to_dict(self, brief: PlanBrief) -> Mapping[str, Any]:
         """Names and values, as `brief` reads them."""
         return plan_brief_to_dict(brief)
 

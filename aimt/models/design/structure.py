@@ -184,7 +184,7 @@ class StructureProblem(DesignProblem[StructureBrief]):
         check_brief(brief, self.nx, self.ny)
         return brief
 
-    def to_dict(self, brief: StructureBrief) -> dict[str, Any]:
+    def to_dict(self, brief: StructureBrief) -> Mapping[str, Any]:
         """The names and values of a brief."""
         return write_brief(brief)
 
