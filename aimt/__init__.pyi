@@ -129,7 +129,7 @@ def train(
     name: str | None = None,
     tone: str | None = None,
     language: str | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     image_size: int | None = None,
     colour: str | None = None,
     mirror: str | None = None,

@@ -10,6 +10,7 @@ __all__ = ['COPY', 'CopyOptions']
 # %% ../../../nbs/jobs/kinds/50_copy.ipynb #d77b1ce8
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..generators.copy_model import CopyGenerateOptions
@@ -28,7 +29,7 @@ class CopyOptions(Options):
     language: str | None = option(None, "Column with the language of each text. Default: one called language, if there is one.")
     entity: str | None = option(None, "Column that tells whom a row is about: rows of one stay together.")
     size: str | None = option(None, "tiny, small, base. Default: chosen for texts and time.")
-    model: str | None = option(None, "An earlier run of this kind whose network is trained further, on its own words.", named=True)
+    model: str | Path | None = option(None, "An earlier run of this kind whose network is trained further, on its own words.", named=True)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
 
 

@@ -33,7 +33,7 @@ class ImageOptions(Options):
     enlarge: int | None = option(None, "Learn to enlarge pictures by this factor, from the photographs of the source.", min=2, max=8)
     init_from: str | Path | None = option(None, "Fine-tune the network of this earlier run.", named=True)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
-    batch_size: int | None = option(None, "Pictures per update. Default: 64; 32 with --enlarge.", min=1, max=4096)
+    batch_size: int | None = option(None, "Pictures per update. Default: 64; 32 with --enlarge.", min=1)
     lr: float | None = option(None, "Peak learning rate. Default: 0.002; 0.0005 with --init-from.")
 
 
