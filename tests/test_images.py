@@ -318,9 +318,11 @@ def test_a_run_of_another_kind_or_with_changed_weights(run, tmp_path, place):
     with pytest.raises(RunError, match="does not draw"):
         train(place / "discs", out=tmp_path / "run", init_from=book.path, **QUICK)
     file = run.path / "model" / "image.json"
-    file.write_text(file.read_text().replace('"side": 8', '"side": 9'))
+    whole = file.read_text()
+    file.write_text(whole.replace('"side": 8', '"side": 9'))
     with pytest.raises(RunError, match="changed after"):
         generate(run)
+    file.write_text(whole)
 
 
 # -- memory and numbers that run out ------------------------------------------------------------------------------------

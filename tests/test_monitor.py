@@ -114,7 +114,8 @@ def test_broken_dependence_needs_the_training_table(made, run):
     torn = rows.assign(**{c: np.random.default_rng(i).permutation(rows[c]) for i, c in enumerate(rows)})
     assert monitor(run, torn)["two_sample"] is None
     found = monitor(run, torn, data=made / "loans.csv")
-    assert found["two_sample"]["p"] < 0.01 and not [a for a in found["alerts"] if a["kind"] == "inputs"]
+    whole = [a for a in found["alerts"] if a["kind"] == "inputs" and ", " not in a["name"]]  # inside a group a torn column does change
+    assert found["two_sample"]["p"] < 0.01 and not whole
 
 
 def test_a_reference_is_sealed_small_and_needed(made, run):

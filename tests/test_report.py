@@ -414,7 +414,9 @@ def test_doctor_leads_with_the_gates_that_did_not_pass_and_the_next_command(kind
     found = doctor(run)
     assert [(f["name"], f["severity"]) for f in found[:2]] == [("collapse", "hold"), ("future", "not yet")]
     assert all(shlex.split(f["command"])[0] == "aimt" for f in found[:2]) and not any("command" in f for f in found[2:])
-    assert any(f["name"] == "dead units" for f in found[2:]) == (kind in ("text", "finetune", "image", "music", "audio", "video", "design"))
+    assert any(f["name"] == "dead units" for f in found[2:]) == (
+        kind in ("text", "copy", "finetune", "image", "music", "audio", "video", "design")
+    )
     lines = finding_lines(found)
     assert lines[0] == "hold: collapse" and lines[3].startswith("  $ aimt ")
     assert doctor(run.path) == found

@@ -239,11 +239,11 @@ REPORT = ReportSpec(
     card_title=lambda run: f"Product texts from the attributes of {run.source or 'a table'}",
     card={
         "Metrics": copy_card,
-        "Intended use": lambda run: [
+        "Intended Use": lambda run: [
             "- Drafts of headlines and descriptions that a person reads before they are published",
             "- Not for claims that law regulates: health, safety, prices",
         ],
-        "Training data": lambda run: [f"- {lookup(run.metrics, 'data', 'n_lessons') or 0:,} texts; the run keeps them to recognise copies"],
+        "Training Data": lambda run: [f"- {lookup(run.metrics, 'data', 'n_lessons') or 0:,} texts; the run keeps them to recognise copies"],
     },
     use=("aimt generate RUN PRODUCTS.csv -o copy.csv", "aimt generate RUN PRODUCTS.csv -o copy.csv -n 3 --length short --must-have name"),
     exact=lambda run: bool(run.settings.get("steps")),

@@ -176,11 +176,11 @@ REPORT = ReportSpec(
     card_title=lambda run: f"Design model of {run.source or 'a problem'}",
     card={
         "Metrics": _card_metrics,
-        "Intended use": lambda run: [
+        "Intended Use": lambda run: [
             "- Proposals that an engineer or architect examines; each comes with the certificate of the judge that is named in it",
             "- Not for building: a judge measures what it was written to measure, and nothing else",
         ],
-        "Training data": lambda run: [
+        "Training Data": lambda run: [
             f"- {lookup(run.metrics, 'data', 'n_train') or 0:,} designs of the problem '{lookup(run.metrics, 'problem', 'name')}'"
         ],
     },
