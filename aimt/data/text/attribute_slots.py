@@ -239,7 +239,7 @@ def _read_texts(products: Sequence[Product], texts: Sequence[str], columns: Sequ
 def _style_words(rows: Sequence[tuple[Product, _Read]]) -> list[str]:
     """The frequent words of one language that are neither names, numbers, nor usually taken from the attributes."""
     read = [r for _, r in rows]
-    df = Counter(t for r in read for t in set(r.tokens) if not is_slot(t))
+    df = Counter(t for r in read for t in sorted(set(r.tokens)) if not is_slot(t))
     taken = _taken(rows)
     ranks = {w: i for i, (w, _) in enumerate(df.most_common())}
     inner = [w for r in read for w in r.words[1:] if w[:1].isalpha()]
@@ -261,7 +261,7 @@ def _taken(rows: Sequence[tuple[Product, _Read]]) -> Counter[str]:
     found: Counter[str] = Counter()
     for p, r in rows:
         stems = {stem(w) for vs in p.values.values() for v in vs for w in split_words(v)}
-        found.update(w for w in set(r.words) if stem(w) in stems)
+        found.update(w for w in sorted(set(r.words)) if stem(w) in stems)
     return found
 
 
@@ -273,7 +273,7 @@ def _find_says(
     for p, r in rows:
         pairs = [(c, v) for c in columns for v in p.values.get(c, ())]
         of_pair.update(pairs)
-        for w in known.intersection(r.tokens):
+        for w in sorted(known.intersection(r.tokens)):
             of_word[w] += 1
             both.update((w, pair) for pair in pairs)
     n, found = len(rows), {}
