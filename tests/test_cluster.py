@@ -170,6 +170,7 @@ def test_time_that_was_spent_counts(table, tmp_path):
     assert again.stopped_by_time_ and len(again.candidates_) < len(first.candidates_)
 
 
+@pytest.mark.slow(reason="a training is killed and resumed")
 def test_killed_and_resumed(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = table[0].assign(answer=table[1]).head(100)

@@ -168,7 +168,9 @@ def test_two_jobs_cannot_write_into_one_folder(run, folder, tmp_path):
         lock.release()
 
 
-@pytest.mark.parametrize("wrong", ["inside", "foreign", "none", "missing column", "damaged", "empty", "address"])
+@pytest.mark.parametrize(
+    "wrong", ["inside", "foreign", "none", "missing column", "damaged", "empty", pytest.param("address", marks=pytest.mark.slow)]
+)
 def test_what_cannot_be_done_is_said_before_the_work(wrong, run, folder, tmp_path):
     out, source, cluster = tmp_path / "out", folder, "local:1"
     if wrong == "inside":

@@ -147,7 +147,7 @@ def _kill_when(process: subprocess.Popen, place: Path, with_signal: int, limit: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["killed", "Ctrl-C"])
 def test_an_interrupted_run_goes_on_bit_for_bit(aimt, aimt_here, trained, tmp_path, with_signal):
     words = ("--size", "nano", "--steps", "20", "--quiet")
     command = [sys.executable, "-m", "aimt", "train", str(trained / "counting.txt"), *words, "--out", "run"]
