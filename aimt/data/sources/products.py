@@ -61,6 +61,9 @@ def _label(facet: str, value: str) -> str:
     return text.upper() if facet in ("protocol", "works-with-format") and len(text) <= 5 else text
 
 # %% ../../../nbs/data/sources/09_products.ipynb #36a6999c
+_UNTAGGED = "TODO"  # Debtags' own mark of a facet that nobody has filled in yet
+
+
 def package_attributes(
     stanza: str,  # Of Packages
 ) -> dict[str, str]:
@@ -85,7 +88,7 @@ def package_attributes(
     return {
         "package": package,
         "source": told.get("Source", package),
-        **{c: "; ".join(v for v in dict.fromkeys(vs) if v and "TODO" not in v) for c, vs in values.items()},
+        **{c: "; ".join(v for v in dict.fromkeys(vs) if v and _UNTAGGED not in v) for c, vs in values.items()},
         "version": version[1] if version else "",
         "installed_kb": told.get("Installed-Size", ""),
         "homepage": host[1] if host else "",

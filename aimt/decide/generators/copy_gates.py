@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..gate import Gate, GateResult, Status, fault_status, merit_status, number, smallest_detectable, span
+from ..gate import Gate, GateResult, Status, span
+from .generator_gates import fault_result, merit_result, worst_result
 from ..text_gates import training_gate
 from ...metrics.generation.copy_scores import CopyScores, TextFigures
 from ...metrics.intervals import Interval, widen
@@ -41,23 +42,6 @@ GATES = {
     "diversity": Gate("diversity", "Are they as varied as people's texts?", "faithfulness", "fault", essential=True),
     "training": Gate("training", "Was the training healthy?", "training", "fault"),
 }
-_ORDER: dict[Status, int] = {"hold": 0, "not yet": 1}
-
-
-def _fault(name: str, found: Interval, limit: float, serious: float, text: str, advice: Mapping[Status, str], measure: str) -> GateResult:
-    status = fault_status(found["low"], found["high"], limit, serious) if found["low"] == found["low"] else "not yet"
-    return GATES[name].result(
-        status,
-        text,
-        advice.get(status, ""),
-        value=found["value"],
-        low=found["low"],
-        high=found["high"],
-        limit=limit,
-        measure=measure,
-        limit_text=f"{number(serious)} must be excluded",
-        detectable=smallest_detectable((found["high"] - found["low"]) / 2, limit),
-    )
 
 
 def _missing(share: Interval) -> Interval:
@@ -85,12 +69,18 @@ def faithfulness_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
         "not yet": f"{_MORE} texts are wrong.",
     }
     wrong: Interval = {"value": g.wrong["value"], "low": g.wrong["low"], "high": g.wrong["high"]}
-    answers = [
-        _fault(
-            "faithfulness", widen(wrong, 3), limits.wrong, limits.often_wrong, text, advice, "share of texts with a wrong number or name"
+    return worst_result(
+        fault_result(
+            GATES["faithfulness"],
+            widen(wrong, 3),
+            limits.wrong,
+            limits.often_wrong,
+            text,
+            advice,
+            "share of texts with a wrong number or name",
         ),
-        _fault(
-            "faithfulness",
+        fault_result(
+            GATES["faithfulness"],
             widen(_missing(g.precision), 3),
             limits.wrong_values,
             limits.many_wrong_values,
@@ -98,8 +88,8 @@ def faithfulness_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
             advice,
             "share of stated values that are wrong",
         ),
-        _fault(
-            "faithfulness",
+        fault_result(
+            GATES["faithfulness"],
             widen(_missing(g.recall), 3),
             limits.wrong_values,
             limits.many_wrong_values,
@@ -107,8 +97,7 @@ def faithfulness_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
             advice,
             "share of wanted values that are missing",
         ),
-    ]
-    return min(answers, key=lambda a: _ORDER.get(a.status, 2))
+    )
 
 # %% ../../../nbs/decide/generators/20_copy_gates.ipynb #a9ef8c8d
 def worth_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
@@ -126,20 +115,11 @@ def worth_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
         + ", ".join(f"{r.name} {r.useful:.3f}" for r in scores.rivals)
         + f". Gain over {rival.name}: {span(found)}."
     )
-    status = merit_status(found["value"], found["low"], limits.gain)
-    return GATES["worth"].result(
-        status,
-        text,
-        f"Use the {rival.name}, unless more training brings a gain." if status == "hold" else f"{_MORE} the {rival.name} does as well.",
-        value=found["value"],
-        low=found["low"],
-        high=found["high"],
-        limit=limits.gain,
-        measure=f"gain in useful against the {rival.name}",
-        limit_text=f"the 95 % interval must lie above {number(limits.gain)}",
-        detectable=smallest_detectable(found["value"] - found["low"], limits.gain),
-        merit=f"{span(found)} more useful than the {rival.name}",
-    )
+    advice: Mapping[Status, str] = {
+        "hold": f"Use the {rival.name}, unless more training brings a gain.",
+        "not yet": f"{_MORE} the {rival.name} does as well.",
+    }
+    return merit_result(GATES["worth"], found, f"the {rival.name}", limits.gain, text, advice, "gain in useful")
 
 
 def copies_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
@@ -152,8 +132,14 @@ def copies_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
         "hold": "Give more texts, use a smaller network or train for a shorter time.",
         "not yet": f"{_MORE} it copies.",
     }
-    return _fault(
-        "copies", scores.excess, limits.copies, limits.many_copies, text, advice, "share of near copies beyond that of held-out texts"
+    return fault_result(
+        GATES["copies"],
+        scores.excess,
+        limits.copies,
+        limits.many_copies,
+        text,
+        advice,
+        "share of near copies beyond that of held-out texts",
     )
 
 
@@ -162,7 +148,9 @@ def diversity_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     g, h = scores.generated.distinct, scores.human.distinct
     text = f"Distinct-3 is {g:.3f}, of people's texts about the same products {h:.3f}: {100 * scores.shortfall['value']:.1f} % less."
     advice: Mapping[Status, str] = {"hold": "Raise --temperature, or train longer.", "not yet": f"{_MORE} texts are monotonous."}
-    return _fault("diversity", scores.shortfall, limits.shortfall, limits.great_shortfall, text, advice, "shortfall of distinct-3")
+    return fault_result(
+        GATES["diversity"], scores.shortfall, limits.shortfall, limits.great_shortfall, text, advice, "shortfall of distinct-3"
+    )
 
 # %% ../../../nbs/decide/generators/20_copy_gates.ipynb #6c542a52
 def copy_gates(

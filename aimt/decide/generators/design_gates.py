@@ -11,12 +11,11 @@ __all__ = ['GATES', 'DesignLimits', 'certificate_gate', 'wishes_gate', 'conditio
 # %% ../../../nbs/decide/generators/15_design_gates.ipynb #8ee759a4
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
-from ..gate import Gate, GateResult, Status, fault_status, merit_status, number, smallest_detectable, span
+from ..gate import Gate, GateResult, Status, span
 from .generator_gates import GATES as GENERATOR_GATES
-from .generator_gates import GeneratorLimits, copies_gate
+from .generator_gates import GeneratorLimits, copies_gate, fault_result, merit_result
 from ..text_gates import training_gate
 from ...metrics.generation.design_scores import CertificateScore, DesignScores
 from ...metrics.intervals import Interval, widen, wilson
@@ -73,25 +72,6 @@ def certificate_gate(
     )
 
 # %% ../../../nbs/decide/generators/15_design_gates.ipynb #758d40dd
-def _fault(name: str, found: Interval, limit: float, serious: float, text: str, advice: Mapping[Status, str], measure: str) -> GateResult:
-    gate = GATES[name]
-    if not (isfinite(found["low"]) and isfinite(found["high"])):
-        return gate.result("not yet", text, advice["not yet"], measure=measure)
-    status = fault_status(found["low"], found["high"], limit, serious)
-    return gate.result(
-        status,
-        text,
-        advice.get(status, ""),
-        value=found["value"],
-        low=found["low"],
-        high=found["high"],
-        limit=limit,
-        measure=measure,
-        limit_text=f"{number(serious)} must be excluded",
-        detectable=smallest_detectable((found["high"] - found["low"]) / 2, limit),
-    )
-
-
 def _turned(found: Interval, scale: float = 1.0) -> Interval:
     """What is missing to 1, times a scale."""
     return {"value": scale * (1 - found["value"]), "low": scale * (1 - found["high"]), "high": scale * (1 - found["low"])}
@@ -110,7 +90,9 @@ def wishes_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
         "hold": f"Polish more, raise the guidance, or train longer. {_MORE}",
         "not yet": f"{_FEW} that wishes are missed.",
     }
-    return _fault("wishes", _turned(s.answered), limits.unmet, limits.many_unmet, text, advice, "share of wishes that are missed")
+    return fault_result(
+        GATES["wishes"], _turned(s.answered), limits.unmet, limits.many_unmet, text, advice, "share of wishes that are missed"
+    )
 
 
 def condition_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
@@ -124,7 +106,9 @@ def condition_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
         f"A design fits its own wish better than another wish's design does in {100 * found['value']:.0f} % of the cases; 50 % is chance."
     )
     advice: Mapping[Status, str] = {"hold": f"Raise the guidance, or train longer. {_MORE}", "not yet": f"{_FEW} that wishes are ignored."}
-    return _fault("condition", _turned(found, 2.0), limits.deaf, limits.very_deaf, text, advice, "share of the wish that is ignored")
+    return fault_result(
+        GATES["condition"], _turned(found, 2.0), limits.deaf, limits.very_deaf, text, advice, "share of the wish that is ignored"
+    )
 
 # %% ../../../nbs/decide/generators/15_design_gates.ipynb #c13eb33e
 def diversity_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
@@ -136,37 +120,27 @@ def diversity_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
         "hold": "Lower the guidance, or ask for fewer things at once.",
         "not yet": f"{_FEW} that it repeats itself.",
     }
-    return _fault(
-        "diversity", _turned(scores.distinct), limits.same, limits.much_same, text, advice, "share of designs that repeat another"
+    return fault_result(
+        GATES["diversity"], _turned(scores.distinct), limits.same, limits.much_same, text, advice, "share of designs that repeat another"
     )
 
 # %% ../../../nbs/decide/generators/15_design_gates.ipynb #398d48a2
 def worth_gate(scores: DesignScores, limits: DesignLimits) -> GateResult:
     """Merit: better designs than retrieval with the same polish gives, and than direct optimisation with as many calls of the judge."""
-    gate, rivals = GATES["worth"], scores.rivals
+    rivals = scores.rivals
     if not rivals:
-        return gate.result("not checked", "There was nothing to compare with.")
+        return GATES["worth"].result("not checked", "There was nothing to compare with.")
     gains = {r.name: widen(r.gain, len(rivals)) for r in rivals}
     rival = min(rivals, key=lambda r: (r.gain["value"] > limits.gain, gains[r.name]["low"]))
-    gain, measure = gains[rival.name], f"wins minus losses against {rival.name}"
     told = "; ".join(
         f"{r.name} meets {100 * r.met['value']:.0f} % with {r.calls:.0f} calls, net wins against it {span(gains[r.name])}" for r in rivals
     )
     text = f"It meets {100 * scores.answered['value']:.0f} % of the wishes with {scores.calls:.0f} calls of the judge; {told}."
-    status: Status = "not yet" if not isfinite(gain["low"]) else merit_status(gain["value"], gain["low"], limits.gain)
-    return gate.result(
-        status,
-        text,
-        f"Use {rival.name}, unless more training brings a gain." if status == "hold" else f"{_FEW} that {rival.name} does as well.",
-        value=gain["value"],
-        low=gain["low"],
-        high=gain["high"],
-        limit=limits.gain,
-        measure=measure,
-        limit_text=f"the 95 % interval must lie above {number(limits.gain)}",
-        detectable=smallest_detectable(gain["value"] - gain["low"], limits.gain),
-        merit=f"{measure}: {span(gain)}",
-    )
+    advice: Mapping[Status, str] = {
+        "hold": f"Use {rival.name}, unless more training brings a gain.",
+        "not yet": f"{_FEW} that {rival.name} does as well.",
+    }
+    return merit_result(GATES["worth"], gains[rival.name], rival.name, limits.gain, text, advice, "wins minus losses")
 
 
 def design_gates(

@@ -236,6 +236,11 @@ def _(work: AudioWork) -> str:
         hooks=[work.watch],
         on_update=work.stage.update,
     )
+    return _keep_trained(work)
+
+
+def _keep_trained(work: "AudioWork | SpeechWork") -> str:
+    """Save what was trained, unless it was stopped, and say how large it is and how well it does."""
     stop_if_stopped(work, work.trained.history)
     work.generator.save(work.run.path / "model")
     m = work.trained.measured
@@ -385,12 +390,7 @@ def _(work: SpeechWork) -> str:
         hooks=[work.watch],
         on_update=work.stage.update,
     )
-    stop_if_stopped(work, work.trained.history)
-    work.generator.save(work.run.path / "model")
-    m = work.trained.measured
-    work.keep_result(measured=m, history=history_record(work.trained.history))
-    losses = f"held-out loss {m['valid_loss']:.3f} (independent numbers: {m['reference_loss']:.3f})"
-    return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, {losses}"
+    return _keep_trained(work)
 
 # %% ../../../nbs/jobs/steps/35_audio.ipynb #058425f9
 @evaluate.register
