@@ -58,7 +58,7 @@ GATES = {
     "training": Gate("training", "Was the training healthy?", "training", "fault"),
 }
 
-
+# %% ../../../nbs/decide/generators/00_generator_gates.ipynb #b55ba029
 def fault_result(
     gate: Gate,
     found: Interval,  # How large the fault is
@@ -85,7 +85,7 @@ def fault_result(
         detectable=smallest_detectable((found["high"] - found["low"]) / 2, limit),
     )
 
-
+# %% ../../../nbs/decide/generators/00_generator_gates.ipynb #9d596704
 def merit_result(
     gate: Gate,
     gain: Interval,
