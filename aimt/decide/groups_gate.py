@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.problem import Problem
-from ..metrics.fairness_criteria import ComparisonRecord
+from ..metrics.fairness_criteria import OF_CLASS, ComparisonRecord
 from ..metrics.reports import GroupReport
 from .gate import Gate, GateResult, Status, fault_status, number, rows_needed, smallest_detectable, span
 
@@ -181,6 +181,8 @@ def _told(problem: Problem, c: ComparisonRecord) -> str:
         return f"Where {where}, predictions are {number(c['expected'])} on average and the truth is {number(c['observed'])}."
     if not c["other"]:
         event = f"'{problem.positive_label}'" if problem.task == "binary" else "right"
+        if c["measure"].startswith(OF_CLASS):
+            event = f"'{c['measure'].removeprefix(OF_CLASS)}'"
         parts = {
             "calibration of the selected": ", of those that are selected",
             "calibration of the others": ", of those that are not selected",
