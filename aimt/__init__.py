@@ -20,7 +20,7 @@ Modules:
 - `aimt.models.image.clip`: A vision transformer and a text transformer are trained so that a picture and its caption have similar embeddings. This gives zero-shot classification and image-text retrieval.
 - `aimt.models.layers.hub`: `find_model` accepts a folder or a name on the Hugging Face hub and returns a local folder, downloading it once if needed.
 - `aimt.models.layers.pretrained`: A saved model is `config.json` and `model.safetensors`, readable by Hugging Face libraries. Damaged files are detected, and loading never runs code.
-- `aimt.models.layers.quantization`: Generating a token reads all weights of a model from memory. Weight-only quantization to 8 or 4 bits reads them in a fraction of the time.
+- `aimt.models.layers.quantization`: Generating a token reads all weights of a model from memory. Weight-only quantisation to 8 or 4 bits reads them in a fraction of the time.
 - `aimt.models.layers.transformer`: LayerNorm and RMSNorm, multi-head attention, masks, a key-value cache, MLPs and blocks. Each part is built twice: as a plain loop and in a fast form.
 - `aimt.models.table.recipe_search`: Given a table and a time limit: which recipes (models with their hyperparameters) to fit, on how many folds, how often, and when to stop. All decisions use out-of-fold predictions.
 - `aimt.models.table.search_budget`: A time limit bounds training, and a second budget bounds the time of a prediction; together they decide which recipes are tried, with how many boosting rounds, and on how many rows.

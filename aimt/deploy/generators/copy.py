@@ -72,9 +72,16 @@ def samples_content(run: RunParts) -> SectionContent:
 # %% ../../../nbs/deploy/generators/30_copy.ipynb #8b6caad1
 def _row(f: TextFigures) -> list[Any]:
     return [
-        f.name.capitalize(), _share(f.precision), _share(f.recall), _share(f.wrong, 2), _share(f.loose), number(f.chrf), number(f.useful),
-        number(f.distinct), _share(f.copies),
-    ]  # fmt: skip
+        f.name.capitalize(),
+        _share(f.precision),
+        _share(f.recall),
+        _share(f.wrong, 2),
+        _share(f.loose),
+        number(f.chrf),
+        number(f.useful),
+        number(f.distinct),
+        _share(f.copies),
+    ]
 
 
 _HEAD = ["", "Right", "Complete", "Wrong number or name", "Unsupported word", "chrF", "Useful", "Distinct-3", "Near copies"]

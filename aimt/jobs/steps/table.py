@@ -70,7 +70,7 @@ class TableWork(Work):
     plan: RunPlan = field(init=False)
     split: Split = field(init=False)
     trained: Trained = field(init=False)
-    audit: Audit = field(default_factory=Audit)
+    audit: Audit = field(default_factory=lambda: Audit(findings=[]))
 
     @property
     def seed(self) -> int:
