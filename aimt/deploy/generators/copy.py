@@ -1,4 +1,4 @@
-"""The figures beside people's and the baselines', texts as they were drawn with their stated attributes marked, and how good the check itself is.
+"""Scores compared with those of people's texts and of the baselines, generated texts with their attributes marked, and the accuracy of the automatic check.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/copy.html.md"""
 
