@@ -132,7 +132,12 @@ def _train_command() -> Any:
     first = [
         _keyword(
             "source",
-            Annotated[str | None, typer.Argument(help="Table (CSV, Parquet, ...), text (.txt, a folder); with --sql a query or table.")],
+            Annotated[
+                str | None,
+                typer.Argument(
+                    help="A table (CSV, Parquet, ...), a text, or a folder of texts, pictures, recordings, clips or scores; with --sql a query or table."
+                ),
+            ],
             None,
         ),
         _keyword("kind", Annotated[str | None, typer.Option(help=f"{', '.join(k.name for k in kinds)}. Default: found.")], None),

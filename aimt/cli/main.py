@@ -48,7 +48,7 @@ def _renamed_flags(name: str | None, command: Any, words: list[str]) -> list[str
 app = typer.Typer(
     name="aimt",
     cls=_Commands,
-    help="From a table or a text to a verdict: train a model, and know whether it can be trusted.",
+    help="From raw data to a verdict: train a model, and know whether it can be trusted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

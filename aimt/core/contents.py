@@ -12,7 +12,7 @@ __all__ = ['Names', 'Scalar', 'Section', 'Sections', 'Severity', 'CONTENTS', 'MO
 
 # %% ../../nbs/core/37_contents.ipynb #8c5f7d4f
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 from .problem import Problem
 
@@ -298,7 +298,7 @@ class Audit(TypedDict, total=False):
 
     n_rows: int
     n_columns: int
-    findings: list[AuditFinding]  # The worst first
+    findings: Required[list[AuditFinding]]  # The worst first
     set_aside: list[SetAside]
     columns: list[AuditColumn]  # In the order of the table
     groups: list[AuditGroups]  # One for each sensitive column

@@ -212,7 +212,7 @@ def _message(found: dict[str, Any]) -> str:
             f"with {shown[high]} ({said[high]})."
         )
     if found["interaction"] > 0.2 and found["partner"]:
-        text += f" How much depends on '{found['partner']['column']}'."
+        text += f" The effect depends on '{found['partner']['column']}'."
     return text
 
 # %% ../../nbs/explain/10_partial_dependence.ipynb #ada6fd78

@@ -1,4 +1,4 @@
-"""What evaluation finds is read by the gates, by the report and by later versions. The shape of each report is written down once, below all of them.
+"""Evaluation results are read by the gates, by the report and by later versions. The keys and types of each are defined once, in a module that all of them import.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/reports.html.md"""
 

@@ -1,4 +1,4 @@
-"""A design leaves as a file that another program opens: outlines by marching squares, a vector drawing (SVG, DXF), a closed solid (STL). Each is read again by a parser that did not write it.
+"""Export of designs for other programs: outlines by marching squares, vector drawings (SVG, DXF) and watertight solids (STL), each verified with an independent parser.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/design_files.html.md"""
 

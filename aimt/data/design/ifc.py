@@ -1,4 +1,4 @@
-"""A floor plan leaves as IFC4, the open format of building models: not lines, but a storey that holds spaces with areas, walls with openings, and doors that fill them.
+"""Export of a floor plan to IFC4, the open format of building models: not lines, but a storey with spaces and their areas, walls with openings, and doors that fill them.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/ifc.html.md"""
 

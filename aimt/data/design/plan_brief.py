@@ -1,4 +1,4 @@
-"""What is wanted is a small JSON file in metres; what a search works on is a grid of modules, with every rule turned into a number of cells.
+"""A brief is a small JSON file in metres; a search works on a grid of modules, on which every rule becomes a number of cells.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/plan_brief.html.md"""
 

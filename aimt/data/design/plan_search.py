@@ -1,4 +1,4 @@
-"""A wall moves by one module, two rooms change places, and what breaks fewer rules stays. It mends almost-plans in milliseconds, makes the training examples, and is the baseline.
+"""Each step moves a wall by one module or swaps two rooms, and is accepted by the change of a penalty. Annealing repairs generated plans in milliseconds, makes the training examples, and is the baseline.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/plan_search.html.md"""
 

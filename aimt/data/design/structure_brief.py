@@ -1,4 +1,4 @@
-"""What a structure is asked for, in words that can be typed; what they are on a grid; and which briefs no structure can answer, said before anything is computed.
+"""The brief of a structure as text and on a grid, and checks that refuse impossible briefs before anything is computed.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/structure_brief.html.md"""
 

@@ -1,4 +1,4 @@
-"""A density is an idea; what is cut is an outline. The certificate measures the shape as it will be drawn: volume, compliance, stress, thinnest member, and whether every load reaches supports that hold it still.
+"""SIMP returns a density with grey cells, but the part is cut along an outline. The certificate measures that shape: volume, compliance, stress, minimum member size, and whether every load is connected to supports that prevent all rigid motions.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/structure_check.html.md"""
 

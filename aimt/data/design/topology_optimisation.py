@@ -1,4 +1,4 @@
-"""Where should material go, so that a given amount of it is as stiff as possible? Each cell gets a density, a gradient says where more of it helps most, and a few dozen solves of the plate later a truss-like structure is there.
+"""Where should a given amount of material go, so that the structure is as stiff as possible? Each cell gets a density, which is improved by its gradient; after a few dozen finite-element solves the result is a truss-like structure.
 
 Docs: https://aimt-dev.github.io/aimt/data/design/topology_optimisation.html.md"""
 

@@ -24,10 +24,20 @@ from ..text.attributes import split_words, stem
 
 # %% ../../../nbs/data/sources/09_products.ipynb #ac086611
 _KINDS = {
-    "program": "program", "shared-lib": "shared library", "devel-lib": "development files", "documentation": "documentation",
-    "plugin": "plugin", "app-data": "data files", "data": "data files", "metapackage": "metapackage", "dummy": "transitional package",
-    "debug-symbols": "debugging symbols", "source": "source code", "examples": "examples", "kernel": "kernel module",
-}  # fmt: skip
+    "program": "program",
+    "shared-lib": "shared library",
+    "devel-lib": "development files",
+    "documentation": "documentation",
+    "plugin": "plugin",
+    "app-data": "data files",
+    "data": "data files",
+    "metapackage": "metapackage",
+    "dummy": "transitional package",
+    "debug-symbols": "debugging symbols",
+    "source": "source code",
+    "examples": "examples",
+    "kernel": "kernel module",
+}
 _OF_SECTION = {
     "libdevel": "development files",
     "libs": "shared library",
@@ -37,21 +47,62 @@ _OF_SECTION = {
 }
 _OF_NAME = {"-dev": "development files", "-doc": "documentation", "-data": "data files", "-examples": "examples"}
 _LANGUAGES = {
-    "perl": "Perl", "python": "Python", "ruby": "Ruby", "haskell": "Haskell", "javascript": "JavaScript", "ocaml": "OCaml", "java": "Java",
-    "php": "PHP", "golang": "Go", "rust": "Rust", "gnu-r": "R", "lisp": "Lisp", "c": "C", "c++": "C++", "shell": "shell", "tcl": "Tcl",
-    "r": "R", "lua": "Lua", "ada": "Ada", "scheme": "Scheme", "fortran": "Fortran", "erlang": "Erlang", "ecma-cli": "CLI",
-}  # fmt: skip
+    "perl": "Perl",
+    "python": "Python",
+    "ruby": "Ruby",
+    "haskell": "Haskell",
+    "javascript": "JavaScript",
+    "ocaml": "OCaml",
+    "java": "Java",
+    "php": "PHP",
+    "golang": "Go",
+    "rust": "Rust",
+    "gnu-r": "R",
+    "lisp": "Lisp",
+    "c": "C",
+    "c++": "C++",
+    "shell": "shell",
+    "tcl": "Tcl",
+    "r": "R",
+    "lua": "Lua",
+    "ada": "Ada",
+    "scheme": "Scheme",
+    "fortran": "Fortran",
+    "erlang": "Erlang",
+    "ecma-cli": "CLI",
+}
 _INTERFACES = {
-    "commandline": "command line", "graphical": "graphical", "x11": "X11", "daemon": "daemon", "web": "web", "text-mode": "text mode",
-    "shell": "shell", "3d": "3D",
-}  # fmt: skip
+    "commandline": "command line",
+    "graphical": "graphical",
+    "x11": "X11",
+    "daemon": "daemon",
+    "web": "web",
+    "text-mode": "text mode",
+    "shell": "shell",
+    "3d": "3D",
+}
 _TOOLKITS = {"gtk": "GTK", "qt": "Qt", "sdl": "SDL", "ncurses": "ncurses", "tk": "Tk", "wxwidgets": "wxWidgets", "gnustep": "GNUstep"}
 _FACETS = {"use": "purpose", "works-with": "works_with", "works-with-format": "works_with", "protocol": "works_with"}
 _FIELDS = ("field", "game", "sound", "culture", "security", "science", "made-of", "hardware", "network", "admin", "mail", "web", "suite")
 COLUMNS = (
-    "package", "source", "language", "name", "kind", "written_in", "interface", "toolkit", "purpose", "works_with", "field", "keywords",
-    "version", "installed_kb", "homepage", "form", "text",
-)  # fmt: skip
+    "package",
+    "source",
+    "language",
+    "name",
+    "kind",
+    "written_in",
+    "interface",
+    "toolkit",
+    "purpose",
+    "works_with",
+    "field",
+    "keywords",
+    "version",
+    "installed_kb",
+    "homepage",
+    "form",
+    "text",
+)
 
 _ATTRIBUTES = tuple(c for c in COLUMNS if c not in ("package", "source", "language", "form", "text"))
 

@@ -1,4 +1,4 @@
-"""Names, numbers and features are replaced by slots before a network sees them, and put back after it has written. What it copies is then exact, and what it may not write can be listed.
+"""Delexicalisation replaces names, numbers and features by slots before a network sees a text, and puts them back after it has generated one. What it copies is then exact, and what it must not write can be listed.
 
 Docs: https://aimt-dev.github.io/aimt/data/text/attribute_slots.html.md"""
 
@@ -310,9 +310,14 @@ def fit_slots(
     tones = Counter(r.tone for r in read.values())
     found = tuple(t for t, n in tones.most_common() if n >= max(20, 0.02 * len(read)))
     codec = SlotCodec(
-        tuple(kept), _vocabulary(products, read, kept, languages, style, found), style, says, (a, max(b, a + 1), max(c, b + 2, a + 3)),
-        found if len(found) > 1 else (), told,
-    )  # fmt: skip
+        tuple(kept),
+        _vocabulary(products, read, kept, languages, style, found),
+        style,
+        says,
+        (a, max(b, a + 1), max(c, b + 2, a + 3)),
+        found if len(found) > 1 else (),
+        told,
+    )
     upper: dict[str, list[bool]] = {}
     for r in read.values():
         upper.setdefault(f"{r.language} {codec.length_of(len(r.tokens))}", []).append(r.upper)
@@ -326,9 +331,13 @@ def _told(column: str, products: Sequence[Product], read: Mapping[int, _Read]) -
 
 # %% ../../../nbs/data/text/25_attribute_slots.ipynb #f5c935b8
 def _vocabulary(
-    products: Sequence[Product], read: Mapping[int, _Read], columns: Sequence[str], languages: Sequence[str],
-    style: Mapping[str, Sequence[str]], tones: Sequence[str],
-) -> tuple[str, ...]:  # fmt: skip
+    products: Sequence[Product],
+    read: Mapping[int, _Read],
+    columns: Sequence[str],
+    languages: Sequence[str],
+    style: Mapping[str, Sequence[str]],
+    tones: Sequence[str],
+) -> tuple[str, ...]:
     """All tokens: marks first."""
     most = {c: max((len(p.values.get(c, ())) for p in products), default=1) for c in columns}
     marks = [PAD, END, UNKNOWN, MUST, *(f"<in {x}>" for x in languages), *(f"<{x}>" for x in LENGTHS), *(f"<tone {x}>" for x in tones)]

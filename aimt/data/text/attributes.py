@@ -70,10 +70,21 @@ def safe_cell(text: str) -> str:
 # %% ../../../nbs/data/text/20_attributes.ipynb #40cd5415
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _SPELLED = {
-    2: "two zwei deux dos", 3: "three drei trois tres", 4: "four vier quatre cuatro", 5: "five fünf cinq cinco", 6: "six sechs seis",
-    7: "seven sieben sept siete", 8: "eight acht huit ocho", 9: "nine neun neuf nueve", 10: "ten zehn dix diez", 11: "eleven elf onze",
-    12: "twelve zwölf douze dozen dutzend", 20: "twenty zwanzig vingt", 100: "hundred hundert cent cien", 1000: "thousand tausend mille mil",
-}  # fmt: skip
+    2: "two zwei deux dos",
+    3: "three drei trois tres",
+    4: "four vier quatre cuatro",
+    5: "five fünf cinq cinco",
+    6: "six sechs seis",
+    7: "seven sieben sept siete",
+    8: "eight acht huit ocho",
+    9: "nine neun neuf nueve",
+    10: "ten zehn dix diez",
+    11: "eleven elf onze",
+    12: "twelve zwölf douze dozen dutzend",
+    20: "twenty zwanzig vingt",
+    100: "hundred hundert cent cien",
+    1000: "thousand tausend mille mil",
+}
 SPELLED = {word: str(n) for n, words in _SPELLED.items() for word in words.split()}
 
 

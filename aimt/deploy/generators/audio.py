@@ -1,4 +1,4 @@
-"""The shared report of generators, with what the recordings were, how many words of speech are understood, and the commands that use the run.
+"""The shared report of generators, with the recordings, the word recognition rate of generated speech, and the commands that use the run.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/audio.html.md"""
 

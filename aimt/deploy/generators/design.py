@@ -1,4 +1,4 @@
-"""Proposals with their certificates, held-out wishes beside retrieval and direct optimisation, and what was checked.
+"""Proposals with their certificates, and the results on held-out wishes compared with retrieval and direct optimisation.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/design.html.md"""
 

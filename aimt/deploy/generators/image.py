@@ -1,4 +1,4 @@
-"""Samples as they were drawn, their scores beside those of real pictures, and the training pictures that they come nearest to.
+"""The first samples, their scores compared with those of real pictures, and the most similar training pictures.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/image.html.md"""
 

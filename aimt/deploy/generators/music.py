@@ -1,4 +1,4 @@
-"""The shared sections of generators, and what only music has: likelihood beside n-grams, rules of voice leading with and without help, and harmonised melodies.
+"""The shared sections of generators, and three more for music: likelihood compared with n-grams, voice-leading errors with and without rules in the sampler, and harmonised melodies.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/music.html.md"""
 

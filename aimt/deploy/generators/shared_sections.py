@@ -1,4 +1,4 @@
-"""Scores beside their floors, samples that were drawn and not chosen, and the training examples that suspicious samples resemble.
+"""Scores compared with those of real examples, the first samples that were drawn (not a selection), and suspicious samples next to the training examples they resemble.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/shared_sections.html.md"""
 

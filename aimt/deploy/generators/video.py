@@ -1,4 +1,4 @@
-"""What all generators show, and how well the next frames are predicted, frame by frame, beside the baselines.
+"""The shared report of generators, and the error of frame prediction, frame by frame, compared with the baselines.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/video.html.md"""
 

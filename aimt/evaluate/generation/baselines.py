@@ -1,4 +1,4 @@
-"""A network that draws has to beat a Gaussian for each class, and to be more than a search in its training set.
+"""A class-conditional Gaussian in principal components, and retrieval from the training set: a generator has to beat both.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/generation/baselines.html.md"""
 

@@ -1,4 +1,4 @@
-"""Do samples look like real ones, and are all kinds of real ones among them? Two questions that one distance mixes up.
+"""Precision measures whether samples look like real examples, recall and coverage whether all kinds of real examples occur among them. A single distance mixes these up.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/generation/precision_recall.html.md"""
 

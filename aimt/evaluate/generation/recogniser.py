@@ -1,4 +1,4 @@
-"""A small speech recogniser that has heard real recordings alone says how many words of generated speech can be understood.
+"""A small speech recogniser, trained on real recordings only, measures the share of words of generated speech that can be understood.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/generation/recogniser.html.md"""
 

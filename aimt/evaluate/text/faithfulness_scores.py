@@ -1,4 +1,4 @@
-"""A generator is worth its trouble when its texts are closer to people's than a template's and those of the most similar product, and as faithful. All are judged in the same way.
+"""Data-to-text evaluation: precision and recall of the stated attributes, near copies of training texts, distinct-n, and chrF against people's texts, compared with a template and with retrieval.
 
 Docs: https://aimt-dev.github.io/aimt/evaluate/text/faithfulness_scores.html.md"""
 

@@ -1,4 +1,4 @@
-"""Words with a coloured ground, a heat map over a picture, and one over a spectrogram: the same values for eyes that know the input.
+"""Attributions drawn on the input: coloured words of a text, a heat map over a picture, and one over a spectrogram.
 
 Docs: https://aimt-dev.github.io/aimt/explain/networks/attribution_figures.html.md"""
 

@@ -1,4 +1,4 @@
-"""Where in the picture is what speaks for the answer? Grad-CAM weighs the maps of a late layer with their gradients, for convolutional networks and for vision transformers.
+"""Which places of a picture support the answer? Grad-CAM weighs the maps of a late layer with their gradients, for convolutional networks and for vision transformers.
 
 Docs: https://aimt-dev.github.io/aimt/explain/networks/class_activation_maps.html.md"""
 

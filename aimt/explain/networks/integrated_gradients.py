@@ -1,4 +1,4 @@
-"""The score of a network's answer is divided among the parts of its input, and the shares add up: with the gap that is left, and as many steps as it takes to close it.
+"""Gradients are averaged along a path from a baseline to the input. The attributions add up to the change of the score (completeness), and the remaining gap is measured and reduced by more steps.
 
 Docs: https://aimt-dev.github.io/aimt/explain/networks/integrated_gradients.html.md"""
 

@@ -1,4 +1,4 @@
-"""The simple rival of a speech generator: recorded words in another order.
+"""The baseline of a speech generator is concatenative synthesis: words are cut out of recordings and played in another order.
 
 Docs: https://aimt-dev.github.io/aimt/generate/audio/word_units.html.md"""
 

@@ -1,4 +1,4 @@
-"""A brief goes in, certified designs come out, the Pareto front first. What no judge has passed is not shown, and it is said how many proposals were rejected and why.
+"""From a brief to certified designs, the Pareto front first. Only designs that pass the judge are shown; the others are counted by the reason of their rejection.
 
 Docs: https://aimt-dev.github.io/aimt/generate/design/propose.html.md"""
 

@@ -1,4 +1,4 @@
-"""Draw music from a `MusicGPT`: from nothing, after a beginning, or around a melody that stays as it is. A melody is met by many voices at once, weighted by how well they expect it: sequential Monte Carlo.
+"""Sample from a `MusicGPT` without a prompt, after a beginning, or around a given melody. A melody is harmonised by sequential Monte Carlo: many versions are sampled in parallel and weighted by the probability of the melody.
 
 Docs: https://aimt-dev.github.io/aimt/generate/music/sample.html.md"""
 

@@ -1,4 +1,4 @@
-"""Five kinds of networks, one way to fine-tune, use and explain them: what a family has to say about itself, and no more.
+"""GPT, BERT, T5, CLIP and DeepSpeech are fine-tuned, used and explained in the same way. A family implements only what differs: reading, batches, loss, scores, baselines.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/base.html.md"""
 

@@ -1,4 +1,4 @@
-"""A sentence goes in, one of your classes comes out: what `aimt finetune bert` does with your table.
+"""A table with texts and labels in, a text classifier out: what `aimt finetune bert` does with your table.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/bert.html.md"""
 

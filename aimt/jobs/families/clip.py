@@ -1,4 +1,4 @@
-"""A picture goes in, one of your classes or captions comes out: what `aimt finetune clip` does with your folder.
+"""A folder of pictures in, an image classifier or a search by captions out: what `aimt finetune clip` does with your folder.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/clip.html.md"""
 

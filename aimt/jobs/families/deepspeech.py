@@ -1,4 +1,4 @@
-"""A recording goes in, its words come out: what `aimt finetune deepspeech` does with your recordings and transcripts.
+"""Recordings with transcripts in, a speech recogniser out: what `aimt finetune deepspeech` does with your data.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/deepspeech.html.md"""
 

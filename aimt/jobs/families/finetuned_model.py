@@ -1,4 +1,4 @@
-"""Predict, evaluate, explain: the verbs of any run, for the five families.
+"""The verbs of any run, implemented for the five families.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/finetuned_model.html.md"""
 

@@ -1,4 +1,4 @@
-"""A network that goes on with any text learns to answer: what `aimt finetune gpt` does with your conversations.
+"""Conversations, or questions with answers, in; a network that answers out: what `aimt finetune gpt` does with your data.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/gpt.html.md"""
 

@@ -1,4 +1,4 @@
-"""What has this network seen that made this answer? The influence of training examples on its last layer, kept in the run.
+"""Influence functions on the last layer name the training examples that contributed most to an answer; what they need is stored in the run.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/near_examples.html.md"""
 

@@ -1,4 +1,4 @@
-"""The method of explanation is chosen by its faithfulness on held-out examples, examined with shuffled weights, and refused with a reason when it fails.
+"""The explanation method is chosen by its faithfulness on held-out examples and tested with shuffled weights; an explanation that fails is not shown.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/network_reasons.html.md"""
 

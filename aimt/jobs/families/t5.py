@@ -1,4 +1,4 @@
-"""Text goes in, text comes out, and a prefix says how: what `aimt finetune t5` does with your table.
+"""A table with source and target texts in, a text-to-text model out: what `aimt finetune t5` does with your table.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/families/t5.html.md"""
 

@@ -1,4 +1,4 @@
-"""From a run back to something that writes; a table of products in, a table with checked texts out.
+"""`generate` reads a table of products and writes a table with checked texts.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/generators/copy_model.html.md"""
 

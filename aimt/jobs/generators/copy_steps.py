@@ -134,9 +134,14 @@ def begin(
     given = {k: getattr(o, k) or known.get(k) for k in ("name", "tone", "language")}
     schema = find_attributes(frame, text, attributes=listed, group=o.entity or known.get("group"), **given)
     return CopyWork(
-        options=o, progress=progress, name=name, source=None if source is None else str(source) if not isinstance(source, pd.DataFrame) else None,
-        fingerprint=digest, frame=frame, schema=schema,
-    )  # fmt: skip
+        options=o,
+        progress=progress,
+        name=name,
+        source=None if source is None else str(source) if not isinstance(source, pd.DataFrame) else None,
+        fingerprint=digest,
+        frame=frame,
+        schema=schema,
+    )
 
 # %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #394be0ff
 def _share_of(group: str, seed: int) -> float:
@@ -220,10 +225,15 @@ def fit_check(work: CopyWork) -> str:
     s = work.extractor_score
     work.keep_result(
         extractor={
-            "recall": s.recall, "false_alarms": s.false_alarms, "precision": s.precision, "n": s.n, "literal": len(work.extractor.literal),
-            "classifier": [list(p) for p in work.extractor.pairs], "columns": sorted(work.extractor.checked),
+            "recall": s.recall,
+            "false_alarms": s.false_alarms,
+            "precision": s.precision,
+            "n": s.n,
+            "literal": len(work.extractor.literal),
+            "classifier": [list(p) for p in work.extractor.pairs],
+            "columns": sorted(work.extractor.checked),
         }
-    )  # fmt: skip
+    )
     found = ", ".join(f"{f} {100 * r['value']:.0f} %" for f, r in s.recall.items())
     return f"of {s.n:,} made texts it finds {found}; false alarms {100 * s.false_alarms['value']:.1f} %"
 
@@ -264,13 +274,16 @@ def train_network(work: CopyWork) -> str:
     c = t.model.config
     work.keep_result(
         settings={
-            "size": t.size, "network": f"T5 with {c.n_layer} + {c.n_decoder_layer} layers of width {c.d_model}, {c.n_head} heads",
-            "parameters": t.model.n_parameters(), "temperature": work.found.temperature, "limit": limit,
+            "size": t.size,
+            "network": f"T5 with {c.n_layer} + {c.n_decoder_layer} layers of width {c.d_model}, {c.n_head} heads",
+            "parameters": t.model.n_parameters(),
+            "temperature": work.found.temperature,
+            "limit": limit,
         },
         measured={"seconds": t.seconds, "cpu_seconds": t.cpu_seconds, "device": t.device, "steps": t.steps},
         valid_nats=t.valid_nats,
         history={"steps": len(t.history.steps), "evals": t.evals, "events": t.history.events},
-    )  # fmt: skip
+    )
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
 
@@ -350,9 +363,19 @@ def compare(work: CopyWork) -> str:
     share, usual, excess = copy_excess(copied([d.text for d in work.first]), copied(test.texts))
     s = work.extractor_score
     work.scores = CopyScores(
-        made, figures("people", test.texts)[0], tuple(r for r, _ in rivals), diversity_shortfall(texts, test.texts), share, usual, excess,
-        s.recall, s.false_alarms, work.found.limit, len(test), sum(map(len, pairs)),
-    )  # fmt: skip
+        made,
+        figures("people", test.texts)[0],
+        tuple(r for r, _ in rivals),
+        diversity_shortfall(texts, test.texts),
+        share,
+        usual,
+        excess,
+        s.recall,
+        s.false_alarms,
+        work.found.limit,
+        len(test),
+        sum(map(len, pairs)),
+    )
     work.keep_result(copy_scores=work.scores.to_dict(), shown_texts=_samples(work, checks, rivals), worst_texts=_worst(work, checks))
     return (
         f"precision {100 * made.precision['value']:.1f} %, recall {100 * made.recall['value']:.1f} %, wrong numbers or names"

@@ -1,4 +1,4 @@
-"""A network, its problem and the designs that it learned from, opened from a run that is what was written; and the verb `generate`, which writes certified designs and nothing else.
+"""The network, its problem and the training designs are loaded from a run directory after their checksums were verified; `generate` writes certified designs only.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/generators/design_model.html.md"""
 

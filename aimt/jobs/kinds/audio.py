@@ -1,4 +1,4 @@
-"""`aimt train sounds/ --kind audio`: a generator of sounds or of speech, trained from nothing on a folder of recordings.
+"""`aimt train sounds/ --kind audio`: a generator of sounds or of speech, trained from scratch on a folder of recordings.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/kinds/audio.html.md"""
 

@@ -1,4 +1,4 @@
-"""`aimt train products.csv --kind copy --text description`: a model that writes product texts from attributes and is checked for inventions; without a table, on Debian's packages.
+"""`aimt train products.csv --kind copy --text description`: a model that writes product texts from attributes and is checked for unsupported statements; without a table, on Debian's packages.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/kinds/copy.html.md"""
 

@@ -1,4 +1,4 @@
-"""`aimt train FOLDER --kind image`: a network that draws, trained from scratch on a folder of pictures, judged on pictures that it has not seen.
+"""`aimt train FOLDER --kind image`: an image generator, trained from scratch on a folder of pictures and judged on held-out pictures.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/kinds/image.html.md"""
 

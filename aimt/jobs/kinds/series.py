@@ -62,4 +62,5 @@ SERIES = Kind(
     open="aimt.jobs.steps.series:open_forecaster",
     verbs={"predict": "aimt.jobs.steps.series:predict_series", "serve": "aimt.jobs.operate.served_forecast:served_forecast"},
     time_limit=300,
+    closing=1.0,
 )

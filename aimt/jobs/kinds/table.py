@@ -68,9 +68,9 @@ TABLE = Kind(
         Step("Split", f"{_STEPS}:split"),
         Step("Audit", f"{_STEPS}:check_data", share=0.06),
         Step("Train", f"{_EVALUATE}:train_models", share=0.64),
-        Step("Evaluate", f"{_EVALUATE}:evaluate", share=0.06),
+        Step("Evaluate", f"{_EVALUATE}:evaluate", share=0.06, seconds=0.3),
         Step("More data", f"{_EVALUATE}:more_data", share=0.16),
-        Step("Why", f"{_EVALUATE}:explain", share=0.06),
+        Step("Why", f"{_EVALUATE}:explain", share=0.06, seconds=0.5),
         Step("Robustness", f"{_SENSITIVITY}:measure_robustness", share=0.02),
         Step("Decide", f"{_SENSITIVITY}:decide"),
     ),
@@ -88,4 +88,5 @@ TABLE = Kind(
         "monitor": "aimt.jobs.verbs.monitor:monitor_table",
     },
     time_limit=60,
+    closing=0.7,
 )

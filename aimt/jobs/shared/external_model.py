@@ -1,4 +1,4 @@
-"""A scikit-learn pipeline, LightGBM, a function or an ONNX file is asked for its answers, and these are checked before anything is computed from them.
+"""An external model is called on the rows, and its predictions are validated before anything is computed from them.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/external_model.html.md"""
 

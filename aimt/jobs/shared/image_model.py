@@ -1,4 +1,4 @@
-"""A run's network with its classes draws pictures: by class, along a line from one to another, from a given picture, or in the masked part of one.
+"""An image generator is loaded from a run directory; `generate` draws pictures by class, interpolates, starts from a given picture, and fills masked parts.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/image_model.html.md"""
 

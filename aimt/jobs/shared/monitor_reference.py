@@ -1,4 +1,4 @@
-"""At the end of training, what new rows will be compared with is written into the run: `reference.json`. Each later check adds a line to `monitor.jsonl`.
+"""At the end of training, the statistics that new rows will be compared with are written to `reference.json`. Each later check adds a line to `monitor.jsonl`.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/monitor_reference.html.md"""
 

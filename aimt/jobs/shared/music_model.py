@@ -1,4 +1,4 @@
-"""From a directory back to something that composes, after checking that it is what was written; and the verb `generate` for it.
+"""A music model is loaded from a run directory after its checksums were verified; `generate` composes, continues or harmonises.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/music_model.html.md"""
 

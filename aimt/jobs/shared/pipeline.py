@@ -327,7 +327,7 @@ def _finish(kind: Kind, work: Work, start: float) -> None:
     shutil.rmtree(work.run.path / "checkpoints", ignore_errors=True)
     work.run.finish()
     write_reports(kind, work.run)
-    for line in [*said, f"took {measured['seconds']:.0f} s. Report: {work.run.path / 'report.html'}"]:
+    for line in [*said, f"took {clock.perf_counter() - start:.0f} s. Report: {work.run.path / 'report.html'}"]:
         work.progress.say(line)
 
 # %% ../../../nbs/jobs/shared/30_pipeline.ipynb #5541726e

@@ -1,4 +1,4 @@
-"""A run gets a place of its own, and whatever ends it, `run.json` says the truth.
+"""Every run gets a directory of its own, and `run.json` records how it ended, whatever the reason.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/run_lifecycle.html.md"""
 

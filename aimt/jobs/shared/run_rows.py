@@ -1,4 +1,4 @@
-"""Which rows a model learned from, which tested it, and what it said about them: read again, and checked to be the same.
+"""The training rows, the test rows and the predictions of a run are read again and verified to be unchanged.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/run_rows.html.md"""
 

@@ -1,4 +1,4 @@
-"""From a run back to a generator, and from a class or a text to WAV files.
+"""An audio generator is loaded from a run directory; `generate` writes WAV files for a class or a text.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/sound_model.html.md"""
 

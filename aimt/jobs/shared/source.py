@@ -1,4 +1,4 @@
-"""Every verb finds its table in one place: a file, a query, a data frame, or the bundled loans when nothing is named.
+"""All verbs read their table in the same way: from a file, a query or a data frame, or the bundled loans when none is given.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/source.html.md"""
 

@@ -1,4 +1,4 @@
-"""From a directory back to something that predicts, after checking that it is what was written.
+"""A model is loaded from a run directory, with its schema and threshold, after its checksums were verified.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/table_model.html.md"""
 

@@ -1,4 +1,4 @@
-"""From a directory back to something that writes, after checking that it is what was written.
+"""Network and tokenizer are loaded from a run directory after their checksums were verified.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/text_model.html.md"""
 

@@ -1,4 +1,4 @@
-"""`aimt generate RUN --label 3 -n 4 -o out/`: clips as GIF and MP4, by class and numbers, from a picture, or as the continuation of a video.
+"""`aimt generate RUN --label 3 -n 4 -o out/` writes clips as GIF and MP4: by class and numbers, from a picture, or as the continuation of a video.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/shared/video_model.html.md"""
 

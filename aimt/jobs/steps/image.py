@@ -1,4 +1,4 @@
-"""From a folder to a network that draws: split, judge, training by flow matching, guidance chosen on validation pictures, diagnosis.
+"""From a folder of pictures to a trained generator: split, judge, training by flow matching, guidance chosen on validation pictures, diagnosis.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/steps/image.html.md"""
 

@@ -52,7 +52,7 @@ class JudgeWork(Work):
     rivals: dict[str, Predictions] = field(default_factory=dict)  # Name -> answers of a simpler model
     known: pd.DataFrame | None = None  # Training rows whose outcome is known
     y_known: np.ndarray | None = None  # Their coded outcome
-    audit: Audit = field(default_factory=Audit)
+    audit: Audit = field(default_factory=lambda: Audit(findings=[]))
 
     def about(self) -> RunFields:
         """What the run stores about the file, the problem, and what was inferred."""

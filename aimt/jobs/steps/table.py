@@ -1,4 +1,4 @@
-"""From a table to what may be learned from: read it, define the question, plan, split, audit.
+"""The first steps of `aimt train` on a table: read it, define the prediction problem, estimate time and memory, split it, and audit the training rows.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/steps/table.html.md"""
 
@@ -70,7 +70,7 @@ class TableWork(Work):
     plan: RunPlan = field(init=False)
     split: Split = field(init=False)
     trained: Trained = field(init=False)
-    audit: Audit = field(default_factory=Audit)
+    audit: Audit = field(default_factory=lambda: Audit(findings=[]))
 
     @property
     def seed(self) -> int:

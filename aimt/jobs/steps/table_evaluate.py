@@ -265,7 +265,7 @@ def explain(work: TableWork) -> str:
         seed=work.seed,
         clusters=persons,
         members=_fold_models(model),
-        deadline=clock.monotonic() + max(1.0, 0.5 * work.seconds),
+        deadline=clock.monotonic() + max(0.7, 0.5 * work.seconds),
     )
     examples = explain_rows(model, frame, y, work.problem, threshold=work.results["decision"]["threshold"] or 0.5)
     for example in examples:
@@ -311,7 +311,7 @@ def _effects(work: TableWork, frame: pd.DataFrame, importance: Importance, most:
     """How the answer moves with each of the most important columns, as far as there is time."""
     frame, _ = work.schema.conform(frame, work.problem.inputs)  # numbers that are written as text are numbers
     columns = [c["column"] for c in importance["columns"] if (c["value"] or 0) > 0 and frame[c["column"]].nunique() > 1]
-    deadline, found = clock.monotonic() + max(1.0, 0.5 * work.seconds), []
+    deadline, found = clock.monotonic() + 0.4 * work.seconds, []
     for column in columns[:most]:
         if clock.monotonic() < deadline:
             found.append(column_effect(work.trained.model.predict_raw, frame, column, work.problem, seed=work.seed, max_rows=100))

@@ -1,4 +1,4 @@
-"""What is wrong with a table, before anybody trains on it.
+"""Checks a table before any training: faults of values and rows, target leakage, duplicates, drift, and groups of people.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/audit.html.md"""
 

@@ -1,4 +1,4 @@
-"""The chosen recipes grown once on all training rows, as fast as asked, and what that costs on the test rows: a new run beside the old one.
+"""The chosen recipes are refitted once on all training rows, as fast as requested, and the cost in accuracy is measured on the test rows. The original run is not changed.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/compact.html.md"""
 

@@ -1,4 +1,4 @@
-"""`aimt datasets` lists real data; `aimt datasets NAME` fetches one, checks it, and says where it is.
+"""`aimt datasets` lists real data sets; `aimt datasets NAME` downloads one, verifies its checksum, and prints where it is.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/datasets.html.md"""
 

@@ -1,4 +1,4 @@
-"""What is wrong with this training, how do we know, and what would help?
+"""What is wrong with a training, with the evidence and a remedy: leakage, overfitting, too little data, label noise, exploding gradients, and others.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/doctor.html.md"""
 

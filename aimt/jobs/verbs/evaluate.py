@@ -1,4 +1,4 @@
-"""Is the model still as good on the rows of this month?
+"""Scores the model of a run on new rows, with 95 % intervals; on request also the coverage of its prediction intervals or sets, the score in a stated population, and a permutation test.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/evaluate.html.md"""
 

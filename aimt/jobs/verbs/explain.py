@@ -1,4 +1,4 @@
-"""Why did this row get this answer?
+"""SHAP values of single rows, counterfactuals, partial dependence, surrogate rules and the stability of explanations; for networks, attributions of words, places and moments.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/explain.html.md"""
 

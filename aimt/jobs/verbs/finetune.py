@@ -1,4 +1,4 @@
-"""`aimt finetune bert reviews.csv --model FOLDER`: the verb for pretrained networks, short for `train` with `kind="finetune"`.
+"""`aimt finetune bert reviews.csv --model FOLDER` is short for `train` with `kind="finetune"`.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/finetune.html.md"""
 

@@ -1,4 +1,4 @@
-"""`aimt generate runs/book --prompt "It was"`: the model goes on, and a person reads along while it does.
+"""One verb for all generators: a language model continues a prompt, token by token; other kinds write files.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/generate.html.md"""
 

@@ -1,4 +1,4 @@
-"""`aimt judge scored.csv --actual churned --probability p`: the verb for models and forecasts that exist, short for `train` with `kind="judge"` or `kind="judge-series"`.
+"""`aimt judge scored.csv --actual churned --probability p` is short for `train` with `kind="judge"` or `kind="judge-series"`.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/judge.html.md"""
 

@@ -1,4 +1,4 @@
-"""Are the new rows still like those that the model was trained on, and is it still as good?
+"""Do new rows have the same distribution as the training rows, and is the model still as good on them?
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/monitor.html.md"""
 

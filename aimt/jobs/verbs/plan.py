@@ -1,4 +1,4 @@
-"""What will it need, what will it cost, where does it run? Asked before the first step, answered in a second.
+"""Memory, time and cost of training a text model on this machine and on GPUs, estimated in a second.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/plan.html.md"""
 

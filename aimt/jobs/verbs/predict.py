@@ -1,4 +1,4 @@
-"""Prediction, probability and decision for any number of new rows, in bounded memory; and how far to trust each.
+"""Adds prediction, probability and decision to any number of new rows in bounded memory, with prediction sets or intervals on request.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/predict.html.md"""
 

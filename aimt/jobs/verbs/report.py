@@ -1,4 +1,4 @@
-"""The same figures, drawn again.
+"""The report and the model card are made again from the stored results; nothing is trained or scored.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/report.html.md"""
 

@@ -1,4 +1,4 @@
-"""One verb for every kind of model: the source and the options say which kind is meant, and `kind=` says it outright.
+"""The kind of model is inferred from the source and the options, or named by `kind=`.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/verbs/train.html.md"""
 

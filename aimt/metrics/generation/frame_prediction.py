@@ -1,4 +1,4 @@
-"""The error of a prediction means nothing without that of standing still. Here each model is measured as the share of a baseline's error that it removes, with an interval over clips that are independent.
+"""A skill score for frame prediction: the share of a baseline's squared error that a model removes, with an interval over independent clips. The baselines are the last frame and linear motion.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/generation/frame_prediction.html.md"""
 

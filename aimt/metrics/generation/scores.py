@@ -1,4 +1,4 @@
-"""One typed record of everything that is measured on generated samples, which gates, reports and programs read.
+"""One dataclass with everything that is measured on generated samples, read by gates, reports and other programs.
 
 Docs: https://aimt-dev.github.io/aimt/metrics/generation/scores.html.md"""
 

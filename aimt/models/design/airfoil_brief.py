@@ -1,4 +1,4 @@
-"""What can be asked of a wing section, what no section can do, and 19 coordinates of unit size in which theory has done the first half of the work.
+"""What can be asked of a wing section, which briefs are refused as impossible, and 19 normalised coordinates in which thin-airfoil theory predicts the angle of attack.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/airfoil_brief.html.md"""
 

@@ -1,4 +1,4 @@
-"""A quasi-Newton correction whose first Jacobian is thin-airfoil theory and costs nothing; and the baselines that begin without a generator: differential evolution, CMA-ES and L-BFGS.
+"""Broyden's method corrects a generated section, with a Jacobian from thin-airfoil theory that costs no call of the judge. The baselines without a generator: differential evolution, CMA-ES and L-BFGS.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/airfoil_search.html.md"""
 

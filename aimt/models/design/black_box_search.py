@@ -1,4 +1,4 @@
-"""The slopes of the measures come from designs that were measured before; each call of the judge corrects them. Nothing has to be differentiable in code.
+"""A quasi-Newton method: the Jacobian of the measures is estimated from designs that were measured before, and each call of the judge updates it. No derivatives are needed.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/black_box_search.html.md"""
 

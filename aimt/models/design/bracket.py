@@ -1,4 +1,4 @@
-"""The same optimisation with eight-node cubes: a bracket that is bolted to a wall, its surface by marching tetrahedra, as a watertight STL.
+"""Topology optimisation (SIMP) with eight-node cubes: a bracket that is bolted to a wall, its surface by marching tetrahedra, as a watertight STL.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/bracket.html.md"""
 

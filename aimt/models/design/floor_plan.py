@@ -1,4 +1,4 @@
-"""A brief of rooms, a site, windows and a front door; plans drawn by a network in the order in which it is sure, mended, annealed for milliseconds, and shown only if every rule holds.
+"""From a brief of rooms, a site, windows and a front door: a network generates plans, the most confident cells first; they are repaired, annealed for milliseconds, and shown only if every rule is satisfied.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/floor_plan.html.md"""
 

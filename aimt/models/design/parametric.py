@@ -1,4 +1,4 @@
-"""A table of parameters and a function that measures designs are enough: what can be asked for, hard rules, polish and a direct optimisation follow from them.
+"""A table of parameters and a function that measures designs are enough: wishes, hard constraints, local improvement and a direct optimisation follow from them.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/parametric.html.md"""
 

@@ -1,4 +1,4 @@
-"""The cells of a plan and its rooms are tokens of one transformer. A cell names its room by pointing at it, so that rooms listed in another order give the same plan.
+"""The cells of a plan and its rooms are tokens of one transformer. The class of a cell is a pointer to a room token, so that rooms listed in another order give the same plan.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/plan_network.html.md"""
 

@@ -1,4 +1,4 @@
-"""A design problem has a brief (what is wanted), a representation that a network can generate, and a judge (physics or rules) that measures every proposal. With these, one pipeline trains, asks, polishes, certifies and exports.
+"""A design problem has a brief (what is wanted), a representation that a network can generate, and a judge (physics or rules) that measures every proposal. One pipeline then trains a generator, proposes designs, improves them with a solver, certifies and exports them.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/problem.html.md"""
 

@@ -1,4 +1,4 @@
-"""Problems by name, imported when they are asked for: a problem that needs a package costs nothing to those who do not use it.
+"""Problems by name, imported when they are used: a package that only one problem needs is not loaded for the others.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/problems.html.md"""
 

@@ -1,4 +1,4 @@
-"""A few solver steps repair what a generator left undone. A step that makes a design worse is taken back, and every call of the judge is counted.
+"""A few solver steps (*polish*) correct a generated design. Designs are ranked lexicographically, a step that makes one worse is undone, and every call of the judge is counted.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/refine.html.md"""
 

@@ -1,4 +1,4 @@
-"""Conditional flow matching draws a structure from loads, supports and regions; the volume is put right exactly; finite elements judge it, a few steps of SIMP polish it, and it leaves as SVG, DXF or STL.
+"""A network generates a structure from loads, supports and regions; its volume is corrected exactly; finite elements judge it, a few steps of SIMP improve it, and it is exported as SVG, DXF or STL.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/structure.html.md"""
 

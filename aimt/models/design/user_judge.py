@@ -1,4 +1,4 @@
-"""`judge(designs: DataFrame) -> DataFrame of measures`, in a file of the user. Where it raises or returns NaN, that design has a fault, and the others are measured all the same.
+"""`judge(designs: DataFrame) -> DataFrame of measures`, in a file of your own. Where it raises an error or returns NaN, that design has a fault, and the others are still measured.
 
 Docs: https://aimt-dev.github.io/aimt/models/design/user_judge.html.md"""
 
@@ -40,7 +40,7 @@ class LoadedJudge:
 def load_judge(
     given: str | Path | DesignJudge,  # ``FILE.py:FUNCTION``, or the function itself
 ) -> LoadedJudge:
-    """The judge of a user. The file is run as Python, so it must be one's own. Raises `ProblemError` when there is none."""
+    """The judge of a user. The file is run as Python, so use only files that you trust. Raises `ProblemError` when there is none."""
     if callable(given):
         code = getattr(given, "__code__", None)
         mark = hashlib.sha256(code.co_code + repr(code.co_consts).encode() if code else repr(given).encode()).hexdigest()

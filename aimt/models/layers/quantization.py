@@ -1,4 +1,4 @@
-"""Generating a token reads all weights of a model from memory. Weight-only quantization to 8 or 4 bits reads
+"""Generating a token reads all weights of a model from memory. Weight-only quantisation to 8 or 4 bits reads
 them in a fraction of the time.
 
 Docs: https://aimt-dev.github.io/aimt/models/layers/quantization.html.md"""

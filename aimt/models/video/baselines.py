@@ -1,4 +1,4 @@
-"""Most of the next frame is the frame before it. A model of video is worth something only if it predicts better than standing still and than going on with the same motion.
+"""Most of the next frame is the frame before it. A video model is useful only if it predicts better than repeating the last frame and than continuing the same motion.
 
 Docs: https://aimt-dev.github.io/aimt/models/video/baselines.html.md"""
 

@@ -1,4 +1,4 @@
-"""One network predicts frames, animates a picture, and makes clips of a class. What it is told differs only in how many frames are given and whether class and numbers are.
+"""One network predicts frames, animates a picture, and makes clips of a class. The tasks differ only in the condition: how many frames are given, and whether class and numbers are.
 
 Docs: https://aimt-dev.github.io/aimt/models/video/conditions.html.md"""
 

@@ -1,4 +1,4 @@
-"""A small encoder-decoder, trained from scratch in minutes on lessons with slots, or from weights that were trained before.
+"""A small encoder-decoder, trained on delexicalised texts from scratch in minutes, or from earlier weights.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/attribute_writer.html.md"""
 

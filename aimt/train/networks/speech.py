@@ -1,4 +1,4 @@
-"""`train_speech` takes sentences and their spectrograms under a time limit: an encoder learns an alignment, a flow learns the rest.
+"""`train_speech` takes sentences and their spectrograms under a time limit: an encoder learns the alignment of text and sound, then a flow learns to generate the spectrogram.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/speech.html.md"""
 

@@ -1,4 +1,4 @@
-"""Each clip is a training example in several ways: with no frame given, with one, with two; with class and numbers, or without. The rest is the training of any generator.
+"""Each clip is used as several training examples: with no, one or two given frames, and with or without class and numbers. Everything else is the training of any generator.
 
 Docs: https://aimt-dev.github.io/aimt/train/networks/video_training.html.md"""
 
