@@ -307,6 +307,58 @@ def test_evaluate_counts_every_row(run):
         run.evaluate(rows.head(7))
 
 
+@pytest.mark.parametrize("kind", ["frame", "csv", "parquet", "german", "inputs first"])
+def test_evaluate_scores_rows_of_the_training_apart(run, tmp_path, kind):
+    """Whatever the order, the format and the company they are in."""
+    fresh, old = table_of(150, 9), table_of().sample(frac=1, random_state=3)
+    rows = pd.concat([fresh, old]).sample(frac=1, random_state=1, ignore_index=True)
+    source = rows if kind in ("frame", "inputs first") else tmp_path / "rows.any"
+    if kind == "inputs first":
+        source = rows[["town", "rate", "y", "rent"]]
+    elif kind == "csv":
+        rows.to_csv(source, index=False)
+    elif kind == "parquet":
+        rows.to_parquet(source)
+    elif kind == "german":
+        source.write_text(german(rows), encoding="utf-8")
+    trained = int((pd.read_parquet(run.file("splits.parquet"))["part"] == "train").sum())
+    found = run.evaluate(source)
+    assert found["trained_on"]["n_rows"] == trained and found["n_rows"] == len(rows) - trained
+    assert any(f"{trained} other rows are rows that the model was trained on" in line for line in score_lines(found))
+    alone = run.evaluate(fresh)
+    assert "trained_on" not in alone and alone["n_rows"] == 150
+    table = [{**row, "low": 0, "high": 0} for row in alone["table"]]
+    both = run.evaluate(pd.concat([fresh, old.loc[pd.read_parquet(run.file("splits.parquet")).query("part == 'train'").row]]))
+    assert [{**row, "low": 0, "high": 0} for row in both["table"]] == table
+
+
+def test_evaluate_says_when_all_rows_were_in_the_training(run):
+    rows = table_of().loc[pd.read_parquet(run.file("splits.parquet")).query("part == 'train'").row].head(40)
+    found = run.evaluate(rows.reset_index(drop=True))
+    assert found["trained_on"]["n_rows"] == 40
+    assert any("trained on all 40 of these rows" in line for line in score_lines(found))
+
+
+def test_rows_that_are_equal_by_nature_are_not_called_rows_of_the_training(tmp_path):
+    def coarse(n: int, seed: int) -> pd.DataFrame:
+        g = np.random.default_rng(seed)
+        frame = pd.DataFrame({"a": g.integers(0, 4, n), "b": g.choice(["x", "y"], n), "c": g.integers(0, 3, n)})
+        return frame.assign(y=np.where(frame.a + g.normal(size=n) > 1.5, "yes", "no"))
+
+    made = train(coarse(300, 0), target="y", sensitive_features="none", out=tmp_path / "run", time_limit=1, quiet=True)
+    assert "trained_on" not in made.evaluate(coarse(200, 1))
+    assert made.evaluate(coarse(300, 0))["trained_on"]["n_rows"] >= 200  # its own table: no guess is needed
+
+
+def test_one_accuracy_in_one_evaluation(run):
+    rows = table_of(300, 4).assign(y=lambda d: ["maybe"] * 30 + d.y[30:].tolist())
+    found = run.evaluate(rows)
+    shown = next(row["value"] for row in found["table"] if row["metric"] == "accuracy")
+    assert found["rows"]["accuracy"] == shown and found["rows"]["accuracy_with_unknown"] == pytest.approx(shown * 270 / 300)
+    line = next(line for line in score_lines(found) if "Every answer about them is wrong" in line)
+    assert f"instead of {shown:.4g}" in line
+
+
 @pytest.mark.parametrize("word", ["None", "NA", "null", "n/a", "?", "#N/A"])
 @pytest.mark.parametrize("kind", ["csv", "xlsx", "jsonl", "frame"])
 def test_words_for_missing_in_the_target(tmp_path, word, kind):

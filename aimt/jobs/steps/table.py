@@ -45,6 +45,7 @@ from ...evaluate.table.population_weights import population_margins, read_popula
 from ...evaluate.table.representativeness import against_population
 from ...evaluate.table.covariate_shift import find_shift
 from ...evaluate.table.leak_impact import measure_leak_impact
+from ..shared.run_rows import content_hashes
 from ..shared.source import about_table, read_source
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.registry import get_metric
@@ -210,8 +211,18 @@ def check_data(work: TableWork) -> str:
     for entry in aside:
         work.progress.say(f"        set aside {entry['column']!r}: {entry['reason']}")
     _compare_parts(work)
+    _keep_content(work)
     counts = {s: sum(f["severity"] == s for f in work.audit["findings"]) for s in ("critical", "warning", "note")}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing found"
+
+
+def _keep_content(work: TableWork) -> None:
+    """A hash of each row beside its part, by which its model knows the rows again that it was trained on."""
+    place = work.run.path / "splits.parquet"
+    hashes = content_hashes(work.schema.conform(work.frame, work.problem.inputs, report=False)[0])
+    table = pd.read_parquet(place).assign(content=hashes)
+    with atomic_path(place) as temporary:
+        table.to_parquet(temporary, index=False)
 
 
 def _compare_parts(work: TableWork) -> None:
