@@ -380,6 +380,20 @@ def test_words_for_missing_in_the_target(tmp_path, word, kind):
     assert set(asked.problem.labels) == {"High", "Low", word} and len(asked.y) == 90
 
 
+@pytest.mark.parametrize("word", ["None", "NA", "null"])
+@pytest.mark.parametrize("kind", ["csv", "xlsx", "jsonl", "frame"])
+def test_a_word_for_missing_that_is_one_of_two_classes_is_asked_about(tmp_path, word, kind):
+    frame = pd.DataFrame({"x": np.arange(90.0), "use": ["Some", word, "Some"] * 30})
+    path = frame if kind == "frame" else tmp_path / f"t.{kind}"
+    if kind != "frame":
+        {"csv": frame.to_csv, "xlsx": frame.to_excel, "jsonl": lambda p, index: frame.to_json(p, orient="records", lines=True)}[kind](
+            path, index=False
+        )
+    work = begin(path, TableOptions(target="use", sensitive_features="none"), Progress(quiet=True))
+    with pytest.raises(ProblemError, match=f"'{word}' in 30 rows of 'use' is taken for a missing value.*--missing-labels class"):
+        define(work)
+
+
 def test_a_class_called_none_is_kept_from_train_to_compact(tmp_path):
     frame = table_of(150).assign(y=lambda d: np.where(d.y == "yes", "Some", "None"))
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -453,6 +467,22 @@ def test_ambiguous_dates_are_said_and_can_be_given():
         infer_schema(frame, date_format="%Y.%m.%d")
     with pytest.raises(ProblemError, match="is not a date format"):
         infer_schema(frame, date_format="day first")
+
+
+@pytest.mark.parametrize("form", ["%d%m%Y", "%m%d%Y", "%m%Y", "%d%m%y", "%m%d%y"])
+def test_dates_of_digits_that_do_not_sort_like_time_do_not_order_the_rows(form):
+    frame = dated(form).assign(day=lambda d: d.day.astype(int))
+    with pytest.raises(ProblemError, match=f"do not sort like time.*--date-format {form}"):
+        define_problem(frame, target="y", time="day", sensitive_features="none")
+
+
+@pytest.mark.parametrize("start", [10_100, 11_900, 101_000, 20_230_101, 1_012_000, 311_200, 1_700_000_000])
+def test_counters_and_dates_that_sort_like_time_order_the_rows(start):
+    frame = dated("%Y%m%d").assign(day=np.arange(400) + start)
+    assert define_problem(frame, target="y", time="day", sensitive_features="none")[0].time == "day"
+    for form in ("%Y%m%d", "%y%m%d", "%Y%m"):
+        frame = dated(form).assign(day=lambda d: d.day.astype(int))
+        assert define_problem(frame, target="y", time="day", sensitive_features="none")[0].time == "day"
 
 
 def test_rows_in_order_or_another_column_tell_the_order():
