@@ -23,7 +23,7 @@ from ..table.schema import show
 # %% ../../../nbs/data/checks/38_pair_copies.ipynb #3998da7f
 _MOST_COLUMNS, _ROWS, _FIRST = 24, 4_000, 400  # Columns that are paired; rows, and those of the first look, at most
 _SURE = {"auc": 0.02, "information": 0.1, "ranks": 0.01}  # A pair may miss so much of a perfect score
-_OF_ALONE = 0.25  # And this share of what the better of the two misses
+_OF_ALONE = 0.1  # And this share of what the better of the two misses
 _RAREST, _FEWEST = 20, 100  # Rows of the rarest class, and in all, below which pairs match by chance
 Sign = Literal["-", "/", "+", "*"]
 
