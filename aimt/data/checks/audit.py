@@ -373,7 +373,7 @@ class _Watch:
             out += check_groups(g["column"], g["groups"], p, float(np.std(self.y)))
         return out + [f for column, scores in self.proxies.items() for f in _check_proxies(column, scores)]
 
-
+# %% ../../../nbs/data/checks/40_audit.ipynb #c1ba7631
 _ODDITIES = (check_broken, check_placeholders, check_lengths, check_stock, check_default_day)
 MOST_DATES = 10  # Columns of dates whose order is looked at
 _MOST_WHO = 30  # Columns that are asked whether they group the rows

@@ -75,7 +75,7 @@ def _secrets(url: str) -> list[str]:
     whole = dict.fromkeys(s for secret in (*found, *parts) for s in (secret, unquote(secret)) if len(s) > 3 and secret not in hidden)
     return sorted(whole, key=len, reverse=True)
 
-
+# %% ../../../nbs/data/io/20_sql.ipynb #367a3b2d
 def _as_url(url: str) -> str:
     if "://" in url:
         return url

@@ -276,7 +276,7 @@ def _check_digits(series: pd.Series) -> None:
                 )
             return
 
-
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #8c3faf1b
 def _roles(schema: Schema, target: str, sensitive_features: Any, time: str | None, entity: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
     parts = {

@@ -218,7 +218,7 @@ def check_data(work: TableWork) -> str:
     counts = {s: sum(f["severity"] == s for f in work.audit["findings"]) for s in ("critical", "warning", "note")}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing found"
 
-
+# %% ../../../nbs/jobs/steps/00_table.ipynb #1c3eb604
 def _keep_content(work: TableWork) -> None:
     """A hash of each row beside its part, by which its model knows the rows again that it was trained on."""
     place = work.run.path / "splits.parquet"
