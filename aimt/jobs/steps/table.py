@@ -177,7 +177,7 @@ def define(work: TableWork) -> str:
         work.progress.say(f"        {note}")
     return f"{work.problem.task}, target {work.problem.target!r}, metric {work.problem.metric}"
 
-
+# %% ../../../nbs/jobs/steps/00_table.ipynb #f1112af5
 def _words_left_out(work: TableWork) -> list[str]:
     """A note about NA, None and such in the target of a file, which loading took for missing values."""
     column = work.schema[work.problem.target]
