@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from faults import artifacts, columns, files, generative, run, splits, target, values  # noqa: E402
+from faults import artifacts, columns, decisions, files, generative, run, service, splits, target, values  # noqa: E402
 from faults.case import VERBS, Fault, Place, Shared, fulfil  # noqa: E402
 
 GROUPS = (
@@ -30,6 +30,9 @@ GROUPS = (
     splits.splits,
     run.running,
     artifacts.artifacts,
+    service.requests,
+    service.load,
+    decisions.decisions,
     generative.generative,
 )
 CASES: list[Fault] = [case for group in GROUPS for case in group.cases]

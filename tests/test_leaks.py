@@ -126,6 +126,39 @@ def test_means_of_the_target_with_noise_or_rounded(n_levels):
         assert caught(frame.assign(planted=made)) == {"planted"}
 
 
+def days(numbers):
+    return (pd.Timestamp("2023-01-01") + pd.to_timedelta(numbers, "D")).strftime("%d.%m.%Y")
+
+
+PAIRS = {
+    "the days between two dates": lambda y, r, a: {
+        "a": days(a),
+        "b": days(a + np.where(y == 1, r.integers(60, 120, len(y)), r.integers(1, 55, len(y)))),
+    },
+    "a date long before": lambda y, r, a: {
+        "a": days(a),
+        "b": days(a - np.where(y == 1, 31 + r.integers(0, 9, len(y)), r.integers(0, 31, len(y)))),
+    },
+    "paid less due": lambda y, r, a: {"a": a + 0.5, "b": a + 0.5 + np.where(y == 1, 1, -1) * r.gamma(2, 2, len(y))},
+    "a ratio": lambda y, r, a: {"a": a + 5.0, "b": (a + 5.0) * np.where(y == 1, r.uniform(1.1, 1.3, len(y)), r.uniform(0.8, 1.05, len(y)))},
+}
+
+
+@pytest.mark.parametrize("way", PAIRS)
+def test_two_columns_that_give_the_target_away_together(way):
+    y, r = codes(LOANS), np.random.default_rng(15)
+    made = PAIRS[way](y, r, r.integers(0, 300, len(y)))
+    assert caught(LOANS.assign(**made)) == {"a", "b"}
+    assert caught(LOANS.assign(a=made["a"], b=r.permutation(made["b"]))) == set()
+
+
+def test_two_columns_that_make_up_the_number_to_predict():
+    r, y = np.random.default_rng(16), DIABETES.target.to_numpy()
+    part = r.gamma(2, 40, len(y))
+    assert caught(DIABETES.assign(a=y - part, b=part)) == {"a", "b"}
+    assert caught(DIABETES.assign(a=y / part, b=part)) == {"a", "b"}
+
+
 @pytest.mark.parametrize("table", ["loans", "cancer", "iris", "wine", "diabetes", "digits"])
 def test_honest_tables_are_left_alone(table):
     frame = {"loans": LOANS, "cancer": CANCER, "iris": IRIS, "wine": WINE, "diabetes": DIABETES, "digits": MANY["digits"]}[table]

@@ -307,6 +307,58 @@ def test_evaluate_counts_every_row(run):
         run.evaluate(rows.head(7))
 
 
+@pytest.mark.parametrize("kind", ["frame", "csv", "parquet", "german", "inputs first"])
+def test_evaluate_scores_rows_of_the_training_apart(run, tmp_path, kind):
+    """Whatever the order, the format and the company they are in."""
+    fresh, old = table_of(150, 9), table_of().sample(frac=1, random_state=3)
+    rows = pd.concat([fresh, old]).sample(frac=1, random_state=1, ignore_index=True)
+    source = rows if kind in ("frame", "inputs first") else tmp_path / "rows.any"
+    if kind == "inputs first":
+        source = rows[["town", "rate", "y", "rent"]]
+    elif kind == "csv":
+        rows.to_csv(source, index=False)
+    elif kind == "parquet":
+        rows.to_parquet(source)
+    elif kind == "german":
+        source.write_text(german(rows), encoding="utf-8")
+    trained = int((pd.read_parquet(run.file("splits.parquet"))["part"] == "train").sum())
+    found = run.evaluate(source)
+    assert found["trained_on"]["n_rows"] == trained and found["n_rows"] == len(rows) - trained
+    assert any(f"{trained} other rows are rows that the model was trained on" in line for line in score_lines(found))
+    alone = run.evaluate(fresh)
+    assert "trained_on" not in alone and alone["n_rows"] == 150
+    table = [{**row, "low": 0, "high": 0} for row in alone["table"]]
+    both = run.evaluate(pd.concat([fresh, old.loc[pd.read_parquet(run.file("splits.parquet")).query("part == 'train'").row]]))
+    assert [{**row, "low": 0, "high": 0} for row in both["table"]] == table
+
+
+def test_evaluate_says_when_all_rows_were_in_the_training(run):
+    rows = table_of().loc[pd.read_parquet(run.file("splits.parquet")).query("part == 'train'").row].head(40)
+    found = run.evaluate(rows.reset_index(drop=True))
+    assert found["trained_on"]["n_rows"] == 40
+    assert any("trained on all 40 of these rows" in line for line in score_lines(found))
+
+
+def test_rows_that_are_equal_by_nature_are_not_called_rows_of_the_training(tmp_path):
+    def coarse(n: int, seed: int) -> pd.DataFrame:
+        g = np.random.default_rng(seed)
+        frame = pd.DataFrame({"a": g.integers(0, 4, n), "b": g.choice(["x", "y"], n), "c": g.integers(0, 3, n)})
+        return frame.assign(y=np.where(frame.a + g.normal(size=n) > 1.5, "yes", "no"))
+
+    made = train(coarse(300, 0), target="y", sensitive_features="none", out=tmp_path / "run", time_limit=1, quiet=True)
+    assert "trained_on" not in made.evaluate(coarse(200, 1))
+    assert made.evaluate(coarse(300, 0))["trained_on"]["n_rows"] >= 200  # its own table: no guess is needed
+
+
+def test_one_accuracy_in_one_evaluation(run):
+    rows = table_of(300, 4).assign(y=lambda d: ["maybe"] * 30 + d.y[30:].tolist())
+    found = run.evaluate(rows)
+    shown = next(row["value"] for row in found["table"] if row["metric"] == "accuracy")
+    assert found["rows"]["accuracy"] == shown and found["rows"]["accuracy_with_unknown"] == pytest.approx(shown * 270 / 300)
+    line = next(line for line in score_lines(found) if "Every answer about them is wrong" in line)
+    assert f"instead of {shown:.4g}" in line
+
+
 @pytest.mark.parametrize("word", ["None", "NA", "null", "n/a", "?", "#N/A"])
 @pytest.mark.parametrize("kind", ["csv", "xlsx", "jsonl", "frame"])
 def test_words_for_missing_in_the_target(tmp_path, word, kind):
@@ -326,6 +378,20 @@ def test_words_for_missing_in_the_target(tmp_path, word, kind):
     asked = begin(path, TableOptions(target="use", sensitive_features="none", missing_labels="class"), Progress(quiet=True))
     define(asked)
     assert set(asked.problem.labels) == {"High", "Low", word} and len(asked.y) == 90
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "null"])
+@pytest.mark.parametrize("kind", ["csv", "xlsx", "jsonl", "frame"])
+def test_a_word_for_missing_that_is_one_of_two_classes_is_asked_about(tmp_path, word, kind):
+    frame = pd.DataFrame({"x": np.arange(90.0), "use": ["Some", word, "Some"] * 30})
+    path = frame if kind == "frame" else tmp_path / f"t.{kind}"
+    if kind != "frame":
+        {"csv": frame.to_csv, "xlsx": frame.to_excel, "jsonl": lambda p, index: frame.to_json(p, orient="records", lines=True)}[kind](
+            path, index=False
+        )
+    work = begin(path, TableOptions(target="use", sensitive_features="none"), Progress(quiet=True))
+    with pytest.raises(ProblemError, match=f"'{word}' in 30 rows of 'use' is taken for a missing value.*--missing-labels class"):
+        define(work)
 
 
 def test_a_class_called_none_is_kept_from_train_to_compact(tmp_path):
@@ -401,6 +467,22 @@ def test_ambiguous_dates_are_said_and_can_be_given():
         infer_schema(frame, date_format="%Y.%m.%d")
     with pytest.raises(ProblemError, match="is not a date format"):
         infer_schema(frame, date_format="day first")
+
+
+@pytest.mark.parametrize("form", ["%d%m%Y", "%m%d%Y", "%m%Y", "%d%m%y", "%m%d%y"])
+def test_dates_of_digits_that_do_not_sort_like_time_do_not_order_the_rows(form):
+    frame = dated(form).assign(day=lambda d: d.day.astype(int))
+    with pytest.raises(ProblemError, match=f"do not sort like time.*--date-format {form}"):
+        define_problem(frame, target="y", time="day", sensitive_features="none")
+
+
+@pytest.mark.parametrize("start", [10_100, 11_900, 101_000, 20_230_101, 1_012_000, 311_200, 1_700_000_000])
+def test_counters_and_dates_that_sort_like_time_order_the_rows(start):
+    frame = dated("%Y%m%d").assign(day=np.arange(400) + start)
+    assert define_problem(frame, target="y", time="day", sensitive_features="none")[0].time == "day"
+    for form in ("%Y%m%d", "%y%m%d", "%Y%m"):
+        frame = dated(form).assign(day=lambda d: d.day.astype(int))
+        assert define_problem(frame, target="y", time="day", sensitive_features="none")[0].time == "day"
 
 
 def test_rows_in_order_or_another_column_tell_the_order():

@@ -54,7 +54,7 @@ class FeatureMap:
         x = np.asarray(context, np.float32)
         n = self.n_features
         if x.shape[-1:] != (n,) or x.ndim > 2:
-            raise DataError(f"a context has {n} features, this one has shape {x.shape}")
+            raise DataError(f"a context has {n} features, this one has shape {x.shape}", hint="Give them in the order of training")
         z = np.empty((*x.shape[:-1], self.width), np.float32)
         z[..., :n], z[..., n] = x, 1.0
         if self.n_random:
@@ -81,7 +81,8 @@ class LinearArms:
         if n_actions < 2 or ridge <= 0 or (half_life is not None and half_life <= 0):
             raise ProblemError("a bandit needs two actions, and a ridge and a half-life above 0")
         if n_actions * d * d > _MAX_NUMBERS:
-            raise ProblemError(f"{n_actions:,} actions with {d} features each need {n_actions * d * d * 8 / 1e9:,.1f} GB")
+            needed = n_actions * d * d * 8 / 1e9
+            raise ProblemError(f"{n_actions:,} actions with {d} features each need {needed:,.1f} GB", hint="Use fewer of either")
         self.n_actions, self.ridge, self.half_life = n_actions, ridge, half_life
         self.precision = np.tile(np.float32(ridge) * np.eye(d, dtype=np.float32), (n_actions, 1, 1))  # A, shape (K, d, d)
         self.all = np.zeros((n_actions * (d + 1), d), np.float32)  # All inverses, then all weights: one product serves both
@@ -292,7 +293,8 @@ class Pending:
     def take(self, ids: Ints) -> tuple[Ints, Ints]:
         """Positions in `ids` that still wait, once each, and their slots, which are freed by `close`."""
         if len(ids) and not (0 <= ids.min() and ids.max() < self.next_id):
-            raise DataError(f"there was no decision {ids.max() if ids.max() >= self.next_id else ids.min()}")
+            unknown = ids.max() if ids.max() >= self.next_id else ids.min()
+            raise DataError(f"there was no decision {unknown}", hint="Give the id that decide returned")
         slot = ids % len(self.action)
         waits = (ids >= self.next_id - len(self.action)) & (self.action[slot] >= 0)
         _, first = np.unique(ids, return_index=True)
@@ -304,7 +306,7 @@ class Pending:
     def waiting(self, decision: int) -> int:
         """The slot of a decision, or -1 when it does not wait any more."""
         if not 0 <= decision < self.next_id:
-            raise DataError(f"there was no decision {decision}")
+            raise DataError(f"there was no decision {decision}", hint="Give the id that decide returned")
         slot = decision % len(self.action)
         return slot if decision >= self.next_id - len(self.action) and self.action[slot] >= 0 else -1
 
@@ -377,7 +379,7 @@ class _Chooser:
         """Probabilities when only some actions can be taken."""
         some = np.unique(np.asarray(available, int))
         if not len(some) or some[0] < 0 or some[-1] >= len(mean):
-            raise DataError(f"the available actions are {some.tolist()}, of {len(mean)}")
+            raise DataError(f"the available actions are {some.tolist()}, of {len(mean)}", hint=f"Give some of 0 to {len(mean) - 1}")
         baseline = self.safety.baseline
         inside = int(np.searchsorted(some, baseline)) if baseline is not None and baseline in some else None
         probs = np.zeros(len(mean))
@@ -424,7 +426,7 @@ class Bandit(_Chooser):
     ) -> bool:  # False when this decision had its reward already, or has expired
         """Learn from the reward of a decision, in any order, and once."""
         if not math.isfinite(reward):
-            raise DataError(f"the reward of decision {decision} is {reward}")
+            raise DataError(f"the reward of decision {decision} is {reward}", hint="Give a finite number")
         if (slot := self.pending.waiting(decision)) < 0:
             return False
         self.model.update(self.pending.z[slot], int(self.pending.action[slot]), float(reward))

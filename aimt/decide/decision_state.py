@@ -213,7 +213,7 @@ class DurableBandit(_Journal):
     ) -> bool:  # False when this decision had its reward already, or has expired
         """Learn from the reward of a decision. It is safe to call again when no answer came."""
         if not math.isfinite(reward):
-            raise DataError(f"the reward of decision {decision} is {reward}")
+            raise DataError(f"the reward of decision {decision} is {reward}", hint="Give a finite number")
         if self.bandit.pending.waiting(decision) < 0:
             return False
         self._append({"id": int(decision), "reward": float(reward)})

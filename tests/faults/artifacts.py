@@ -1,18 +1,21 @@
 """Model files and checkpoints that are damaged, newer, or made to do harm."""
 
 import gzip
+import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from aimt.core.errors import DataError, ModelFormatError, RunError
 from faults import inputs as bad
-from faults.case import Group, Place
+from faults.case import Group, Place, put
 from faults.files import LARGE, READ
 from faults.run import trainer
 from faults.values import same
@@ -230,6 +233,36 @@ for kind in ("zip", "old", "pickle"):
 artifacts.refused("joblib file in place of a table", READ, CANARY, lambda p: joblib_file(p), DataError, "x.csv")
 artifacts.refused("npy file of objects in place of a table", READ, CANARY, lambda p: npy_file(p), DataError, "x.csv")
 artifacts.refused(
+    "skops file with crafted types in place of a table",
+    READ,
+    "It is an archive, and is not unpacked.",
+    lambda p: skops_file(p),
+    DataError,
+    "zip archive",
+)
+artifacts.recovered(
+    "YAML with tags in place of a table",
+    READ,
+    "Read as plain text; nothing is executed.",
+    put("a: !!python/object/apply:os.system ['touch sprung']\nb: 1\n"),
+    lambda t, p: len(t) == 1 and not Path("sprung").exists(),
+)
+artifacts.recovered(
+    "notebook with hostile output in place of a table",
+    READ,
+    "Read as plain values; nothing is executed or drawn.",
+    put(json.dumps({"cells": [{"outputs": [{"data": {"text/html": ["<script>alert(1)</script>"]}}]}], "nbformat": 4}), "n.ipynb"),
+    lambda t, p: list(t) == ["cells", "nbformat"],
+)
+artifacts.refused(
+    "ONNX with weights in a file outside of its folder",
+    "other",
+    "Refused before the file is read: a path that leads out, an absolute one, and a link.",
+    lambda p: [lambda k=k: onnx_outside(sub(p, k), k) for k in range(3)],
+    DataError,
+    "cannot be opened",
+)
+artifacts.refused(
     "safetensors cut off at each tenth",
     "open a network",
     "The file is named.",
@@ -318,6 +351,33 @@ def joblib_file(place: Place) -> Path:
 
     joblib.dump(bad.Canary(place.path / "sprung"), place.path / "x.csv")
     return place.path / "x.csv"
+
+
+def skops_file(place: Place) -> Path:
+    """A model of skops is a zip archive whose schema names what is to be called."""
+    with zipfile.ZipFile(place.path / "m.csv", "w") as archive:
+        archive.writestr("schema.json", json.dumps({"__class__": "system", "__module__": "os", "__loader__": "FunctionNode"}))
+    return place.path / "m.csv"
+
+
+def onnx_outside(place: Place, kind: int) -> Any:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from aimt.jobs.shared.external_model import open_onnx
+
+    inside, secret = place.path / "in", place.path / "secret.bin"
+    inside.mkdir()
+    np.array([3, 4], np.float32).tofile(secret)
+    os.symlink(secret, inside / "link.bin")
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2, 1], data_location=onnx.TensorProto.EXTERNAL)
+    where = ("../secret.bin", str(secret), "link.bin")[kind]
+    for key, value in {"location": where, "offset": "0", "length": "8"}.items():
+        weights.external_data.add(key=key, value=value)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, k]) for name, k in (("x", 2), ("y", 1))]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights])
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (inside / "m.onnx").write_bytes(made.SerializeToString())
+    return open_onnx(inside / "m.onnx")
 
 
 def npy_file(place: Place) -> Path:

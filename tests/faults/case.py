@@ -102,6 +102,19 @@ class Fault:
     limited: bool = False  # Runs in a process of its own, under a limit of memory
     slow: bool = False  # Takes minutes
     posix: bool = False  # Needs signals, links, or limits of the system
+    status: tuple[int, ...] = ()  # Of the reply, where a service is asked
+
+    @property
+    def outcome(self) -> str:
+        """How it ends, for the tables of the documentation."""
+        if self.error:
+            return f"`{self.error.__name__}`"
+        return "status " + " or ".join(map(str, self.status)) if self.status else "recovered"
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the input is not used."""
+        return self.error is not None or min(self.status, default=0) >= 400
 
     @property
     def id(self) -> str:
@@ -121,6 +134,21 @@ class Group:
     def recovered(self, fault: str, verb: str, required: str, make: Make, holds: Holds, *says: str, **more: Any) -> None:
         """The result must be as promised, and the warnings must say so much."""
         self.cases.append(Fault(self.name, fault, verb, required, make, None, says, holds, **more))
+
+    def answered(
+        self,
+        fault: str,
+        required: str,
+        make: Make,
+        status: int | tuple[int, ...],
+        *,
+        holds: Callable[[Any], Any] | None = None,
+        **more: Any,
+    ) -> None:
+        """A service must reply with one of these statuses, in short JSON, and answer the next request."""
+        wanted = status if isinstance(status, tuple) else (status,)
+        check = lambda reply, place: reply.status in wanted and reply.plain and (holds is None or holds(reply))
+        self.cases.append(Fault(self.name, fault, "ask a service", required, make, None, (), check, status=wanted, **more))
 
 
 def put(content: str | bytes | list[bytes], name: str = "shop.csv") -> Make:
@@ -254,6 +282,8 @@ VERBS: dict[str, tuple[Callable[[Place, Any], Outcome], ...]] = {
     "read a recording": (hear,),
     "read a text": (read_text,),
     "generate": (write,),
+    "ask a service": (call,),
+    "decide": (call,),
 }
 
 

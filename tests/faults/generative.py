@@ -119,3 +119,25 @@ def unknown_character(place: Place) -> Any:
 
     (place.path / "a.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 3)
     return generate(place.shared.writer[0], train_tokenizer(place.path / "a.txt", "char"), "lazy \u017c", max_new_tokens=2)
+
+
+def damaged_clips(place: Place) -> Any:
+    """Three clips, and one whose frames end in the middle."""
+    from aimt.data.video.clips import read_clips
+    from aimt.data.video.write import write_gif
+
+    frames = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
+    for k in range(3):
+        write_gif(place.path / f"good{k}.gif", frames)
+    whole = (place.path / "good0.gif").read_bytes()
+    (place.path / "cut.gif").write_bytes(whole[: len(whole) // 8])
+    return read_clips(place.path, n_frames=4, size=8)
+
+
+generative.recovered(
+    "a video that is cut off in a frame",
+    "other",
+    "It is left out, with a note that names it.",
+    lambda p: lambda: damaged_clips(p),
+    lambda clips, p: len(clips) == 3 and any("cut.gif was left out" in note for note in clips.notes),
+)

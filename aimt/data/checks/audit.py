@@ -33,6 +33,7 @@ from .table_checks import check_table, mix
 from .entities import check_related, may_group, value_codes
 from ..table.infer_schema import infer_schema
 from ..table.schema import Schema, show
+from .pair_copies import check_pair_copies, find_pair_copies
 from .target_copies import CopyDetector, TargetCopy, check_copies_of_target
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #c3b97236
@@ -321,6 +322,8 @@ class _Watch:
         self.keys = np.zeros(len(frame), np.uint64)
         self.scorer, self.group_scorers, self.proxies = None, {}, {}
         self.copies: list[TargetCopy] = []
+        self.paired: dict[str, np.ndarray] = {}  # Numbers and dates that are looked at in pairs
+        self.dates: set[str] = set()
         if problem is None:
             return
         self.y, mask = encode_target(frame, problem, schema)
@@ -345,6 +348,9 @@ class _Watch:
             return
         self.scores.append(self.scorer(cells))
         self.copies += [copy] if (copy := self.detector(cells)) else []
+        if cells.column.kind in ("number", "date") and cells.numbers is not None and cells.column.n_unique > 10 and len(self.paired) < 24:
+            self.paired[name] = cells.numbers[self.rows]
+            self.dates |= {name} if cells.column.kind == "date" else set()
         for column, scorer in self.group_scorers.items():
             if column != name:
                 self.proxies.setdefault(column, []).append(scorer(cells))
@@ -358,13 +364,16 @@ class _Watch:
         out += check_leakage(self.scores, p.classification, p.target)
         told = {c for f in out if f["check"] in ("leak", "suspicious") for c in f["columns"]}
         out += check_copies_of_target([c for c in self.copies if c.column not in told], p.target, p.classification)
+        told |= {c.column for c in self.copies}
+        left = {name: x for name, x in self.paired.items() if name not in told}
+        out += check_pair_copies(find_pair_copies(left, self.dates, self.y, p.classification), p.target, self.dates)
         out += [] if p.time else check_order(self.y, p.classification)
         out += check_contradictions(self.keys[self.rows], self.y) if p.classification and self.inputs else []
         for g in self.groups:
             out += check_groups(g["column"], g["groups"], p, float(np.std(self.y)))
         return out + [f for column, scores in self.proxies.items() for f in _check_proxies(column, scores)]
 
-
+# %% ../../../nbs/data/checks/40_audit.ipynb #c1ba7631
 _ODDITIES = (check_broken, check_placeholders, check_lengths, check_stock, check_default_day)
 MOST_DATES = 10  # Columns of dates whose order is looked at
 _MOST_WHO = 30  # Columns that are asked whether they group the rows

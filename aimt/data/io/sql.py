@@ -55,6 +55,8 @@ def _query_error(error: Exception, url: str) -> DataError:
     reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
     for secret in _secrets(url):
         reason = reason.replace(secret, "***")
+    if "@" in url:  # what stands before the host in the driver's words is a piece of the password
+        reason = re.sub(r"[^\s'\"(,:]+@", "***@", reason)
     where = hide_password(url)
     if "not authorized" in reason or "prohibited" in reason:
         return DataError("this query would do more than read", where=where, hint="Give a query that reads: SELECT ...")
@@ -68,10 +70,12 @@ def _secrets(url: str) -> list[str]:
     """The passwords of an address, as they are written and as they are meant."""
     user = url.partition("://")[2].rpartition("@")[0]
     found = [user.partition(":")[2], *re.findall(r"=([^&]*)", url.partition("?")[2])]
+    parts = [piece for secret in found for piece in re.split(r"[@/?#:]", secret)]  # a driver may cut a password at these signs
     hidden = hide_password(url)
-    return [s for secret in found for s in {secret, unquote(secret)} if len(s) > 3 and secret not in hidden]
+    whole = dict.fromkeys(s for secret in (*found, *parts) for s in (secret, unquote(secret)) if len(s) > 3 and secret not in hidden)
+    return sorted(whole, key=len, reverse=True)
 
-
+# %% ../../../nbs/data/io/20_sql.ipynb #367a3b2d
 def _as_url(url: str) -> str:
     if "://" in url:
         return url

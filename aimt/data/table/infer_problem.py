@@ -113,8 +113,9 @@ def target_counts(
         texts, counts = _texts(frame[target], schema[target], missing_labels)
         distinct = np.array(texts, dtype=object)
     n = int(counts.sum())
+    words = missing_label_note(target, missing_words(frame[target])) if missing_labels == "missing" and len(distinct) < 2 else []
     if not n:
-        raise ProblemError(f"the target {show(target)} has no value in any row", hint="Choose another target")
+        raise ProblemError(f"the target {show(target)} has no value in any row", hint=next(iter(words), "Choose another target"))
     if n < MIN_ROWS:
         raise DataError(
             f"only {n:,} {'row has' if n == 1 else 'rows have'} a value in the target {show(target)}",
@@ -122,8 +123,10 @@ def target_counts(
         )
     if len(distinct) == 1:
         only = show(as_text(pd.Series(distinct))[0])
+        every = "every row that has one" if n < len(frame) else "every row"
         raise ProblemError(
-            f"the target {show(target)} has the same value in every row: {only}", hint="There is nothing to predict; choose another target"
+            f"the target {show(target)} has the same value in {every}: {only}",
+            hint=next(iter(words), "There is nothing to predict; choose another target"),
         )
     return distinct, counts
 
@@ -244,9 +247,36 @@ def define_problem(
         metric = METRIC[task]
         notes.append(f"Metric: {metric}, the usual one for {task}")
     prices = None if cost is None else parse_cost(cost)
+    if roles["time"] and schema.kind(roles["time"]) == "number":
+        _check_digits(frame[roles["time"]])
     return Problem(task=task, target=name, metric=metric, labels=labels, cost=prices, fairness=fairness, **roles), notes
 
 # %% ../../../nbs/data/table/05_infer_problem.ipynb #de5fbc2e
+_DIGITS = {8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"), 6: ("%Y%m", "%y%m%d", "%m%Y", "%d%m%y", "%m%d%y")}  # Those that sort like time first
+
+
+def _check_digits(series: pd.Series) -> None:
+    """Raise `ProblemError` for dates written as numbers such as 31122024, which do not sort like time."""
+    values = pd.to_numeric(series, errors="coerce").dropna().unique()
+    if len(values) < 10 or (values < 10_000).any() or (values >= 10**8).any() or (values % 1).any():
+        return
+    for width, forms in _DIGITS.items():
+        texts = pd.Series(values.astype(np.int64)).astype(str).str.zfill(width)
+        for form in forms if texts.str.len().max() == width else ():
+            dates = pd.to_datetime(texts, format=form, errors="coerce")
+            days, months, years = (getattr(dates.dt, part).nunique() for part in ("day", "month", "year"))
+            parts = [months, days if "d" in form else years]  # of a counter, hardly more than one changes
+            swapped = form == "%y%m%d" and 1 < days < years and years >= 20  # days and years in each other's place
+            if swapped or dates.isna().any() or not dates.dt.year.between(1900, 2100).all() or min(parts) < 2 or max(parts) < 5:
+                continue
+            if not dates[np.argsort(values)].is_monotonic_increasing:
+                raise ProblemError(
+                    f"{show(series.name)} contains dates written as numbers, such as {texts.iloc[0]}, which do not sort like time",
+                    hint=f"Say how they are written: --date-format {form}",
+                )
+            return
+
+# %% ../../../nbs/data/table/05_infer_problem.ipynb #8c3faf1b
 def _roles(schema: Schema, target: str, sensitive_features: Any, time: str | None, entity: str | None, drop: Any) -> dict[str, Any]:
     """Which column plays which part; every name checked."""
     parts = {
@@ -263,7 +293,8 @@ def _roles(schema: Schema, target: str, sensitive_features: Any, time: str | Non
             about = [note for note in schema.notes if show(name) in note]
             raise ProblemError(
                 f"{show(name)} contains neither dates nor numbers, so it cannot order the rows",
-                hint="; ".join(about) or "Choose a column of dates for time",
+                hint="; ".join(about)
+                or "Choose a column of dates for time, or say how its dates are written with --date-format '%d/%b/%Y'",
             )
     for name in parts["sensitive_features"]:
         column = schema[name]

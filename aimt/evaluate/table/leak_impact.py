@@ -52,26 +52,32 @@ def measure_leak_impact(
     chosen = [f for f in suspects if f["columns"][0] in accused][:SUSPECTS]
     if not chosen:
         return audit
-    names, honest = [f["columns"][0] for f in chosen], [c for c in problem.inputs if c not in gone]
+    names, honest = [_suspect(f) for f in chosen], [c for c in problem.inputs if c not in gone]
     try:
         found = _weighed(frame, schema, problem, names, honest, time.perf_counter() + seconds, threads, seed)
     except AimtError:  # eight rows, one class: nothing to compare
         return audit
-    told = {id(f): _told(f, found[f["columns"][0]]) for f in chosen if f["columns"][0] in found}
+    told = {id(f): _told(f, found[_suspect(f)]) for f in chosen if _suspect(f) in found}
     return {**audit, "findings": [told.get(id(f), f) for f in audit["findings"]]}
+
+
+def _suspect(finding: AuditFinding) -> tuple[str, ...]:
+    """A single column, the first of several findings that were drawn together, or two that are suspected together."""
+    columns = finding["columns"]
+    return tuple(columns if len(columns) == 2 else columns[:1])
 
 
 def _told(finding: AuditFinding, scores: dict[str, Any]) -> AuditFinding:
     label, name = scores["label"], show(finding["columns"][0])
-    which = "it" if len(finding["columns"]) == 1 else name
+    which = {1: "it", 2: "both"}.get(len(finding["columns"]), name)
     both = f"{readable(scores['with'])}, without {readable(scores['without'])}"
     text = f"; with {which} a small model has a cross-validated {label} of {both}"
     return {**finding, "evidence": finding["evidence"].rstrip(".") + text, "scores": scores}
 
 # %% ../../../nbs/evaluate/table/20_leak_impact.ipynb #52b358b1
 def _weighed(
-    frame: pd.DataFrame, schema: Schema, problem: Problem, suspects: list[str], honest: list[str], deadline: float, threads: int, seed: int
-) -> dict[str, dict[str, Any]]:
+    frame: pd.DataFrame, schema: Schema, problem: Problem, suspects: list[tuple[str, ...]], honest: list[str], deadline: float, threads: int, seed: int
+) -> dict[tuple[str, ...], dict[str, Any]]:
     """Scores of each suspect: metric, label, with, without."""
     y, kept = encode_target(frame, problem, schema)
     rows = _drawn(y, problem.classification, seed)
@@ -82,7 +88,7 @@ def _weighed(
     for name in suspects:
         if out and time.perf_counter() > deadline:
             break
-        score = _score(part, y, schema, problem, [*honest, name], fold, metric, threads, seed)
+        score = _score(part, y, schema, problem, [*honest, *name], fold, metric, threads, seed)
         if np.isfinite(score) and np.isfinite(without):
             out[name] = {"metric": metric.name, "label": metric.label, "with": score, "without": without}
     return out

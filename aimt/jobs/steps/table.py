@@ -45,6 +45,7 @@ from ...evaluate.table.population_weights import population_margins, read_popula
 from ...evaluate.table.representativeness import against_population
 from ...evaluate.table.covariate_shift import find_shift
 from ...evaluate.table.leak_impact import measure_leak_impact
+from ..shared.run_rows import content_hashes
 from ..shared.source import about_table, read_source
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.registry import get_metric
@@ -160,6 +161,9 @@ def define(work: TableWork) -> str:
         target = choose_target(work.schema, o.target or work.defaults.get("target"))[0]
         frame = work.table.frame = frame.assign(**{target: word_column(work.table, target)})
         work.schema.columns[target] = infer_column(target, frame[target])[0]
+    elif work.table.format in ("csv", "excel") and (target := o.target or work.defaults.get("target")) in work.schema.columns:
+        if work.schema[target].n_unique < 2:  # a second class may be called None
+            frame = frame.assign(**{target: word_column(work.table, target)})
     known = work.defaults if o.target in (None, work.defaults.get("target")) else {}  # they are about that target
     work.problem, work.notes = define_problem(frame, work.schema, **{**known, **_overrides(work)})
     work.notes += _words_left_out(work)
@@ -173,7 +177,7 @@ def define(work: TableWork) -> str:
         work.progress.say(f"        {note}")
     return f"{work.problem.task}, target {work.problem.target!r}, metric {work.problem.metric}"
 
-
+# %% ../../../nbs/jobs/steps/00_table.ipynb #f1112af5
 def _words_left_out(work: TableWork) -> list[str]:
     """A note about NA, None and such in the target of a file, which loading took for missing values."""
     column = work.schema[work.problem.target]
@@ -210,8 +214,18 @@ def check_data(work: TableWork) -> str:
     for entry in aside:
         work.progress.say(f"        set aside {entry['column']!r}: {entry['reason']}")
     _compare_parts(work)
+    _keep_content(work)
     counts = {s: sum(f["severity"] == s for f in work.audit["findings"]) for s in ("critical", "warning", "note")}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing found"
+
+# %% ../../../nbs/jobs/steps/00_table.ipynb #1c3eb604
+def _keep_content(work: TableWork) -> None:
+    """A hash of each row beside its part, by which its model knows the rows again that it was trained on."""
+    place = work.run.path / "splits.parquet"
+    hashes = content_hashes(work.schema.conform(work.frame, work.problem.inputs, report=False)[0])
+    table = pd.read_parquet(place).assign(content=hashes)
+    with atomic_path(place) as temporary:
+        table.to_parquet(temporary, index=False)
 
 
 def _compare_parts(work: TableWork) -> None:
