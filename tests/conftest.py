@@ -1,8 +1,16 @@
 """Settings for every test: one thread in each numerical library, no window, and a way to run the `aimt` command.
 
-`pytest -m quick` is a choice of fast tests of every room: the checks of the repository, the fastest page of each room, a run
-of each kind, and one round of each case of the fuzz test. `pytest --measure` records the CPU time of pages, by which it chooses.
-A test that is marked `slow`, ten seconds to minutes of real processes under load, is run with AIMT_SLOW=1 only.
+The tests stand in two parts, and `.ci/run` runs both:
+
+    pytest             the first part: every room, kind and verb
+    pytest -m long     the second part: pages that take over LONG_SECONDS of CPU time, except the fastest page of a room, and
+                       tests that are marked `long`
+    pytest -m quick    a choice from the first part: the checks of the repository, the fastest page of each room, a run of
+                       each kind, and one round of each case of the fuzz test
+
+`pytest FILE` and `pytest -k WORD` run what they name, of whichever part. `pytest --measure` records the CPU time of pages in
+tests/seconds.json, by which the parts are chosen. A test that is marked `slow`, ten seconds to minutes of real processes under
+load, is run with AIMT_SLOW=1 only.
 """
 
 import json
@@ -23,6 +31,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = ROOT / "tests" / "seconds.json"  # Page -> its seconds of CPU time; made by `pytest --measure tests/test_notebooks.py`
+LONG_SECONDS = 4.0  # CPU time above which a page is in the second part
 QUICK = (  # besides the pages; the fuzz test trains a table, a series, a text and a network first
     "tests/test_repository.py",
     "tests/test_fuzz.py",
@@ -36,6 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    nothing_named = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    if nothing_named and not config.option.markexpr:
+        config.option.markexpr = "not long"
     if config.option.markexpr == "quick":
         os.environ.setdefault("AIMT_FUZZ", "1")
     if config.option.measure and not hasattr(config, "workerinput"):
@@ -43,10 +55,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The other files are not even imported, which takes longer than the quick tests themselves."""
-    chosen = {Path(name.partition("::")[0]).name for name in (*QUICK, "tests/test_notebooks.py")}
-    other = collection_path.name.startswith("test_") and collection_path.name not in chosen
-    return True if config.option.markexpr == "quick" and other else None
+    """Files without quick or long tests are not even imported for these, which would take longer than the quick tests themselves."""
+    name, part = collection_path.name, config.option.markexpr
+    if not name.startswith("test_") or name == "test_notebooks.py":
+        return None
+    if part == "quick":
+        return name not in {Path(chosen.partition("::")[0]).name for chosen in QUICK} or None
+    return True if part == "long" and "pytest.mark.long" not in collection_path.read_text(encoding="utf-8") else None
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if config.option.markexpr == "not long":
+        terminalreporter.write_line("This was the first part of the tests; `pytest -m long` runs the second.")
 
 
 class Stopwatch:
@@ -75,24 +95,27 @@ def quick_pages() -> set[str]:
     return {min(pages, key=lambda page: seconds.get(page, float("inf"))) for pages in rooms.values()}
 
 
-def longest_first(items: list[pytest.Item]) -> None:
-    """Pages in the order of their seconds, so that no long one begins when the other workers are about to end."""
-    seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
+def longest_first(items: list[pytest.Item], seconds: dict[str, float]) -> None:
+    """Pages after all other tests and in the order of their seconds, so that no long test begins when the other workers are about to end."""
     usual = sum(seconds.values()) / max(len(seconds), 1)
-    places = [i for i, item in enumerate(items) if PAGE.fullmatch(item.nodeid)]
-    pages = sorted((items[i] for i in places), key=lambda item: -seconds.get(PAGE.fullmatch(item.nodeid)[1], usual))
-    for i, item in zip(places, pages, strict=True):
-        items[i] = item
+
+    def place(item: pytest.Item) -> float:
+        page = PAGE.fullmatch(item.nodeid)
+        return -seconds.get(page[1], usual) if page else float("-inf")
+
+    items.sort(key=place)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seconds, pages = json.loads(SECONDS.read_text(encoding="utf-8")), quick_pages()
     if hasattr(config, "workerinput"):
-        longest_first(items)
-    pages = quick_pages()
+        longest_first(items, seconds)
     for item in items:
         page = PAGE.fullmatch(item.nodeid)
         if item.nodeid.startswith(QUICK) or (page and page[1] in pages):
             item.add_marker("quick")
+        elif page and seconds.get(page[1], 0) > LONG_SECONDS:
+            item.add_marker("long")
         if (slow := item.get_closest_marker("slow")) and not os.environ.get("AIMT_SLOW"):
             item.add_marker(pytest.mark.skip(reason=f"{slow.kwargs.get('reason', 'real processes under load')}; AIMT_SLOW=1 runs it"))
 
