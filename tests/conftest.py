@@ -2,15 +2,14 @@
 
 The tests stand in two parts, and `.ci/run` runs both:
 
-    pytest             the first part: every room, kind and verb
-    pytest -m long     the second part: pages that take over LONG_SECONDS of CPU time, except the fastest page of a room, and
-                       tests that are marked `long`
+    pytest             the first part: every room, kind and verb, by pages and tests that take at most LONG_SECONDS of CPU time
+    pytest -m long     the second part: the pages and tests that take more, except the fastest page of a room
     pytest -m quick    a choice from the first part: the checks of the repository, the fastest page of each room, a run of
                        each kind, and one round of each case of the fuzz test
 
-`pytest FILE` and `pytest -k WORD` run what they name, of whichever part. `pytest --measure` records the CPU time of pages in
-tests/seconds.json, by which the parts are chosen. A test that is marked `slow`, ten seconds to minutes of real processes under
-load, is run with AIMT_SLOW=1 only.
+tests/seconds.json has the seconds, and `pytest --measure FILE` measures them again: of each page, and of each test that takes over
+a second, without the fixtures that it shares. `pytest FILE` and `pytest -k WORD` run what they name, of whichever part. A test
+that is marked `slow`, ten seconds to minutes of real processes under load, is run with AIMT_SLOW=1 only.
 """
 
 import json
@@ -30,8 +29,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = ROOT / "tests" / "seconds.json"  # Page -> its seconds of CPU time; made by `pytest --measure tests/test_notebooks.py`
-LONG_SECONDS = 4.0  # CPU time above which a page is in the second part
+SECONDS = ROOT / "tests" / "seconds.json"  # Page or test -> its seconds of CPU time; made by `pytest --measure`
+LONG_SECONDS = 2.0  # CPU time above which a page or a test is in the second part
+MEASURED_SECONDS = 1.0  # CPU time above which the seconds of a test are kept
 QUICK = (  # besides the pages; the fuzz test trains a table, a series, a text and a network first
     "tests/test_repository.py",
     "tests/test_fuzz.py",
@@ -41,7 +41,7 @@ PAGE = re.compile(r"tests/test_notebooks\.py::test_notebook\[(.+)\]")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--measure", action="store_true", help="write to tests/seconds.json the CPU time of each page")
+    parser.addoption("--measure", action="store_true", help="write to tests/seconds.json the CPU time of each page and test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,12 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Files without quick or long tests are not even imported for these, which would take longer than the quick tests themselves."""
-    name, part = collection_path.name, config.option.markexpr
-    if not name.startswith("test_") or name == "test_notebooks.py":
+    chosen = {"quick": QUICK, "long": long_ones()}.get(config.option.markexpr)
+    if chosen is None or not collection_path.name.startswith("test_") or collection_path.name == "test_notebooks.py":
         return None
-    if part == "quick":
-        return name not in {Path(chosen.partition("::")[0]).name for chosen in QUICK} or None
-    return True if part == "long" and "pytest.mark.long" not in collection_path.read_text(encoding="utf-8") else None
+    return collection_path.name not in {Path(name.partition("::")[0]).name for name in chosen if name.startswith("tests/")} or None
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
@@ -69,20 +67,46 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         terminalreporter.write_line("This was the first part of the tests; `pytest -m long` runs the second.")
 
 
+def name_of(nodeid: str) -> str:
+    """The name of a page, such as models/trees/05_boosting; of another test, its address."""
+    page = PAGE.fullmatch(nodeid)
+    return page[1] if page else nodeid
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its processes that have ended; a busy machine hardly changes them."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    start = cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        if not PAGE.fullmatch(item.nodeid):  # which run in processes that measure themselves
+            item.user_properties.append(("seconds", cpu_seconds() - start))
+
+
 class Stopwatch:
-    """Collects the CPU time of each page, and writes it at the end."""
+    """Collects the CPU time of each page and test, and writes it at the end."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if (page := PAGE.fullmatch(report.nodeid)) and report.when == "call" and report.passed:
-            self.seconds[page[1]] = round(dict(report.user_properties)["seconds"], 1)
+        if report.when == "call" and report.passed:
+            self.seconds[name_of(report.nodeid)] = round(dict(report.user_properties)["seconds"], 1)
 
     def pytest_sessionfinish(self) -> None:
         known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
-        found = {page: s for page, s in sorted((known | self.seconds).items()) if (ROOT / "nbs" / f"{page}.ipynb").exists()}
-        SECONDS.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8", newline="\n")
+
+        def kept(name: str, seconds: float) -> bool:
+            file = ROOT / name.partition("::")[0] if "::" in name else ROOT / "nbs" / f"{name}.ipynb"
+            return file.exists() and ("::" not in name or seconds > MEASURED_SECONDS)
+
+        found = {name: s for name, s in sorted((known | self.seconds).items()) if kept(name, s)}
+        SECONDS.write_text(json.dumps(found, indent=0, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def quick_pages() -> set[str]:
@@ -93,6 +117,12 @@ def quick_pages() -> set[str]:
         page = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
         rooms.setdefault(page.rpartition("/")[0], []).append(page)
     return {min(pages, key=lambda page: seconds.get(page, float("inf"))) for pages in rooms.values()}
+
+
+def long_ones() -> set[str]:
+    """The pages and tests of the second part."""
+    seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
+    return {name for name, s in seconds.items() if s > LONG_SECONDS and not name.startswith(QUICK)} - quick_pages()
 
 
 def longest_first(items: list[pytest.Item], seconds: dict[str, float]) -> None:
@@ -107,14 +137,13 @@ def longest_first(items: list[pytest.Item], seconds: dict[str, float]) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seconds, pages = json.loads(SECONDS.read_text(encoding="utf-8")), quick_pages()
+    quick, long = quick_pages(), long_ones()
     if hasattr(config, "workerinput"):
-        longest_first(items, seconds)
+        longest_first(items, json.loads(SECONDS.read_text(encoding="utf-8")))
     for item in items:
-        page = PAGE.fullmatch(item.nodeid)
-        if item.nodeid.startswith(QUICK) or (page and page[1] in pages):
+        if item.nodeid.startswith(QUICK) or name_of(item.nodeid) in quick:
             item.add_marker("quick")
-        elif page and seconds.get(page[1], 0) > LONG_SECONDS:
+        elif name_of(item.nodeid) in long:
             item.add_marker("long")
         if (slow := item.get_closest_marker("slow")) and not os.environ.get("AIMT_SLOW"):
             item.add_marker(pytest.mark.skip(reason=f"{slow.kwargs.get('reason', 'real processes under load')}; AIMT_SLOW=1 runs it"))
@@ -161,17 +190,46 @@ def aimt():
     return run
 
 
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Reports without figures: to draw them takes a third of the time of a small training."""
+    from aimt.deploy.report import page
+
+    patch.setattr(page, "resolve", lambda address: lambda value: None)
+
+
+def try_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Fine-tunings take the first of their methods of explanation untried: to try them takes half of the time of a short one."""
+    from aimt.jobs.families.network_reasons import _untried, methods_of
+    from aimt.jobs.steps import finetune_reasons
+
+    patch.setattr(finetune_reasons, "try_methods", lambda family, *_, **options: _untried("") | {"method": methods_of(family)[0]})
+
+
 @pytest.fixture(scope="module")
 def no_drawing():
-    """Reports hold an empty picture for each figure: to draw them takes half of the time of a small training.
+    """No figures in the reports of a whole file.
 
     For files whose tests are about something else; tests/test_report.py, tests/test_command.py and the pages draw.
     """
-    from aimt.deploy.report import page
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "svg", lambda figure, label="": '<svg aria-hidden="true" style="max-width:360pt;width:100%"></svg>')
+        draw_nothing(patch)
         yield
+
+
+@pytest.fixture(scope="module")
+def brief_runs():
+    """No figures and no trial of explanations in a whole file; tests/test_network_reasons.py and the families' own files try."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        try_nothing(patch)
+        yield
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """The same in the runs that a test makes itself; those of a fixture of the file are made before, and draw and try."""
+    draw_nothing(monkeypatch)
+    try_nothing(monkeypatch)
 
 
 @pytest.fixture

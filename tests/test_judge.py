@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import aimt
+from aimt.core.commands import resolve
 from aimt.core.errors import AimtError, DataError, MissingExtraError, ProblemError
-from aimt.core.plot_style import svg
 from aimt.core.run import Run
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -337,7 +337,7 @@ UNTRUE = (
     ],
 )
 def test_report_and_card_say_nothing_that_only_a_training_could(judged, given, monkeypatch):
-    monkeypatch.setattr("aimt.deploy.report.page.svg", svg)  # its figures are drawn
+    monkeypatch.setattr("aimt.deploy.report.page.resolve", resolve)  # its figures are drawn
     table = NEW.assign(p=P, yes=np.where(P > 0.5, "yes", "no"), who=np.arange(len(NEW)) // 2)
     _, _, run = judged(table, sensitive_features="sex", **given)
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
