@@ -90,7 +90,7 @@ def port(runs, tmp_path_factory):
     with told.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     try:
-        for _ in range(300):
+        for _ in range(1500):
             try:
                 if ask(number, "GET", "/ready")[0] == 200:
                     break
