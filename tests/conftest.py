@@ -23,6 +23,7 @@ import random
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,7 @@ class Stopwatch:
         SECONDS.write_text(json.dumps(found, indent=0, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
+@cache
 def quick_pages() -> set[str]:
     """The fastest page of each room; a room without a measured one has its first."""
     seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
@@ -119,6 +121,7 @@ def quick_pages() -> set[str]:
     return {min(pages, key=lambda page: seconds.get(page, float("inf"))) for pages in rooms.values()}
 
 
+@cache
 def long_ones() -> set[str]:
     """The pages and tests of the second part."""
     seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
