@@ -10,7 +10,7 @@ Stored outputs are compared on Linux only: elsewhere the mathematics library may
 """
 
 import json
-import multiprocessing.forkserver
+import multiprocessing
 import os
 import re
 import subprocess
@@ -43,10 +43,12 @@ def name_of(path: Path) -> str:
 
 def start_server() -> None:
     """Start the process that is forked for each notebook; tests/page_libraries.py is what it loads before."""
+    from multiprocessing import forkserver  # POSIX has it
+
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), before]))
-    multiprocessing.forkserver.set_forkserver_preload(["page_libraries", "run_page"])
-    multiprocessing.forkserver.ensure_running()
+    forkserver.set_forkserver_preload(["page_libraries", "run_page"])
+    forkserver.ensure_running()
     del os.environ["PYTHONPATH"]
     os.environ |= {"PYTHONPATH": before} if before else {}
 
