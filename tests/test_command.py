@@ -69,10 +69,10 @@ def mends(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
 # -- the main job ------------------------------------------------------------------------------------------------
 
 
-def test_no_file_trains_on_the_bundled_loans(aimt, tmp_path):
+def test_no_file_trains_on_the_bundled_loans(aimt_here, tmp_path):
     (tmp_path / "runs/german-credit").mkdir(parents=True)
     (tmp_path / "runs/german-credit/notes.txt").write_text("mine")  # the first name is taken
-    done = aimt("train", "--time-limit", 1, "--json", cwd=tmp_path)
+    done = aimt_here("train", "--time-limit", 1, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["verdict"]["verdict"] in {"SHIP", "NOT YET", "HOLD"}
@@ -114,11 +114,11 @@ def test_a_model_that_is_too_slow_is_made_compact(monkeypatch, tmp_path, loans):
     assert Run.open(tmp_path / "again").status == "done" and not (tmp_path / "again-compact").exists()
 
 
-def test_gate_exits_with_3_unless_it_ships(aimt, aimt_here, tmp_path):
+def test_gate_exits_with_3_unless_it_ships(aimt_here, tmp_path):
     rng = np.random.default_rng(0)
     noise = pd.DataFrame(rng.normal(size=(300, 4)), columns=list("abcd")).assign(y=rng.integers(0, 2, 300))
     noise.to_csv(tmp_path / "noise.csv", index=False)
-    done = aimt("train", "noise.csv", "--target", "y", "--gate", *FAST, cwd=tmp_path)
+    done = aimt_here("train", "noise.csv", "--target", "y", "--gate", *FAST, cwd=tmp_path)
     assert done.returncode == 3 and done.stdout.lstrip().startswith(("NOT YET", "HOLD"))
     assert aimt_here("train", "noise.csv", "--target", "y", *FAST, cwd=tmp_path).returncode == 0
 

@@ -398,9 +398,9 @@ def test_a_run_predicts_intervals_and_warns_of_time(numbers_run, loans, capsys):
     np.testing.assert_allclose(scores["coverage"]["mean"], (found["high"] - found["low"]).mean())
 
 
-def test_the_command(aimt, aimt_here, classes_run, loans, tmp_path):
+def test_the_command(aimt_here, classes_run, loans, tmp_path):
     loans.tail(120).to_csv(tmp_path / "new.csv", index=False)
-    done = aimt(
+    done = aimt_here(
         "predict", classes_run.path, tmp_path / "new.csv", "-o", tmp_path / "out.csv", "--coverage", 0.95, "--conditional-on", "class"
     )
     assert done.returncode == 0, done.stderr

@@ -910,21 +910,21 @@ def test_live(name, tmp_path_factory, monkeypatch):
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 
-def test_command_lists_and_names_data_sets(aimt, tmp_path):
+def test_command_lists_and_names_data_sets(aimt, aimt_here, tmp_path):
     done = aimt("datasets", "--json", cwd=tmp_path)
     rows = json.loads(done.stdout)["datasets"]
     assert done.returncode == 0 and {"german-credit", "debian-translations-de"} <= {r["name"] for r in rows}
     assert all(r["licence"] and r["rows"] > 0 for r in rows if r["task"] != "weights")
-    listed = aimt("datasets", "--task", "table", cwd=tmp_path).stdout.splitlines()
+    listed = aimt_here("datasets", "--task", "table", cwd=tmp_path).stdout.splitlines()
     assert listed and all(" table " in line for line in listed)
 
 
-def test_command_says_where_the_files_are(aimt, tmp_path):
-    done = aimt("datasets", "german-credit", "--path", cwd=tmp_path)
+def test_command_says_where_the_files_are(aimt_here, tmp_path):
+    done = aimt_here("datasets", "german-credit", "--path", cwd=tmp_path)
     assert done.returncode == 0 and Path(done.stdout.strip()).is_file()
 
 
 @pytest.mark.parametrize("words", [("german-credits",), ("--task", "tables")])
-def test_command_knows_what_was_meant(aimt, tmp_path, words):
-    done = aimt("datasets", *words, cwd=tmp_path)
+def test_command_knows_what_was_meant(aimt_here, tmp_path, words):
+    done = aimt_here("datasets", *words, cwd=tmp_path)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Did you mean" in done.stderr

@@ -13,7 +13,7 @@ from aimt.jobs.operate.bundle import bundle  # noqa: E402
 from aimt.jobs.operate.export import export, export_lines  # noqa: E402
 from aimt.models.text.bert import BERT, BERTConfig  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("no_drawing")
+pytestmark = pytest.mark.usefixtures("brief_runs")
 
 THINGS = ["parcel", "letter", "box", "order", "package", "shipment", "envelope", "crate", "book", "lamp"]
 ENDS = {"late": ["has not come", "is a week late", "is lost"], "damaged": ["is broken", "came torn", "was crushed"]}

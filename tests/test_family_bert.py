@@ -25,6 +25,7 @@ from aimt.models.text.text_classification import BERTForClassification  # noqa: 
 from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("brief")
 THINGS = ["parcel", "letter", "box", "order", "package", "shipment", "envelope", "crate", "book", "lamp"]
 ENDS = {
     "late": ["has not come", "is a week late", "is lost", "never arrived", "is still on its way"],

@@ -32,6 +32,7 @@ from aimt.models.image.zero_shot import TEMPLATES, recall_at_k, zero_shot, zero_
 from aimt.train.networks.contrastive import clip_loss, contrastive_loss, same_group  # noqa: E402
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("brief")
 INKS = {"blood red": (200, 30, 40), "grass": (40, 160, 60), "night blue": (30, 40, 150)}
 RNG = np.random.default_rng(0)
 

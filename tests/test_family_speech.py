@@ -32,9 +32,9 @@ from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig  # noqa
 
 from media_service import post_file, service_of  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("no_drawing")
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("no_drawing", "brief")
 CHARACTERS, WORDS = "abcdeghilmnorst", "the cat sat on red moon".split()
 
 

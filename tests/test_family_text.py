@@ -24,7 +24,7 @@ from aimt.models.text.t5 import T5  # noqa: E402
 from aimt.models.text.t5_config import T5Config  # noqa: E402
 from aimt.train.networks.instruction_tuning import chat_prompt, encode_chat  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("no_drawing")
+pytestmark = pytest.mark.usefixtures("no_drawing", "brief")
 
 torch.set_num_threads(1)
 THINGS = {"cat": "animal", "dog": "animal", "bus": "vehicle", "car": "vehicle"}

@@ -27,6 +27,8 @@ import aimt
 from aimt.cli.main import app
 from aimt.core.errors import ProblemError
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 ROUNDS, SEED = int(os.environ.get("AIMT_FUZZ", 100)), int(os.environ.get("AIMT_FUZZ_SEED", 0))
 SECONDS = 120  # Of a round, at most
 NAMES = [

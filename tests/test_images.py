@@ -267,8 +267,8 @@ def test_real_pictures_pass_and_planted_faults_are_held(judged):
 # -- generating ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_pictures_and_a_sheet(run, aimt, tmp_path):
-    done = aimt("generate", run.path, "--label", "dark", "-n", 3, "-o", tmp_path / "out", "--json")
+def test_the_command_writes_pictures_and_a_sheet(run, aimt_here, tmp_path):
+    done = aimt_here("generate", run.path, "--label", "dark", "-n", 3, "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     files = [Path(f) for f in json.loads(done.stdout)["files"]]
     assert [f.name for f in files] == ["0000-dark.png", "0001-dark.png", "0002-dark.png", "sheet.png"]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import aimt
+from aimt.core.commands import resolve
 from aimt.core.errors import AimtError, DataError, MissingExtraError, ProblemError
-from aimt.core.plot_style import svg
 from aimt.core.run import Run
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -337,7 +337,7 @@ UNTRUE = (
     ],
 )
 def test_report_and_card_say_nothing_that_only_a_training_could(judged, given, monkeypatch):
-    monkeypatch.setattr("aimt.deploy.report.page.svg", svg)  # its figures are drawn
+    monkeypatch.setattr("aimt.deploy.report.page.resolve", resolve)  # its figures are drawn
     table = NEW.assign(p=P, yes=np.where(P > 0.5, "yes", "no"), who=np.arange(len(NEW)) // 2)
     _, _, run = judged(table, sensitive_features="sex", **given)
     sections = {s["id"]: " ".join(s["text"]) for s in run.read("report.json")["sections"]}
@@ -366,11 +366,11 @@ def test_report_and_card_say_nothing_that_only_a_training_could(judged, given, m
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_judges_a_csv_and_gates(tmp_path, aimt, aimt_here):
+def test_the_command_judges_a_csv_and_gates(tmp_path, aimt_here):
     NEW.assign(p=P, doubled=np.clip(2 * P, 0, 1)).to_csv(tmp_path / "scored.csv", index=False)
     TRAIN.to_csv(tmp_path / "history.csv", index=False)
     words = ["judge", "scored.csv", "--actual", "default", "--training", "history.csv", "--gate"]
-    good = aimt(*words, "--probability", "p", "--drop", "doubled", cwd=tmp_path)
+    good = aimt_here(*words, "--probability", "p", "--drop", "doubled", cwd=tmp_path)
     assert good.returncode == 0 and "\nSHIP" in good.stdout, good.stderr
     bad = aimt_here(*words, "--probability", "doubled", "--drop", "p", cwd=tmp_path)
     assert bad.returncode == 3 and "\nHOLD" in bad.stdout

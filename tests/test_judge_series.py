@@ -162,12 +162,12 @@ def test_the_kind_is_found_by_options_or_by_the_times():
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_judges_a_csv_and_gates(tmp_path, aimt, aimt_here):
+def test_the_command_judges_a_csv_and_gates(tmp_path, aimt_here):
     TABLE.assign(half=TABLE["forecast"] - 2, double=TABLE["forecast"] + 2).to_csv(tmp_path / "forecasts.csv", index=False)
     HISTORY.to_csv(tmp_path / "sales.csv", index=False)
     words = ["judge", "forecasts.csv", "--actual", "sales", "--prediction", "forecast", "--time", "month", "--series-id", "shop"]
     words += ["--origin", "made", "--coverage", "0.8", "--history", "sales.csv", "--gate"]
-    good = aimt(*words, "--low", "low", "--high", "high", cwd=tmp_path)
+    good = aimt_here(*words, "--low", "low", "--high", "high", cwd=tmp_path)
     assert good.returncode == 0 and "\nSHIP" in good.stdout, good.stderr
     bad = aimt_here(*words, "--low", "half", "--high", "double", cwd=tmp_path)
     assert bad.returncode == 3 and "\nHOLD" in bad.stdout, bad.stderr

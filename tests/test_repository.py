@@ -309,8 +309,23 @@ def test_the_quick_choice_has_a_measured_page_of_every_room():
     unknown = sorted(chosen - seconds.keys())
     assert not unknown, f"measure them: pytest --measure tests/test_notebooks.py -k '{' or '.join(unknown)}'"
     assert sum(seconds[page] for page in chosen) < QUICK_SECONDS
-    gone = [page for page in seconds if not (NBS / f"{page}.ipynb").exists()]
-    assert not gone, f"these pages have gone or have another name: {gone}"
+    gone = [name for name in seconds if not (ROOT / name.partition("::")[0] if "::" in name else NBS / f"{name}.ipynb").exists()]
+    assert not gone, f"these pages and files have gone or have another name: {gone}"
+
+
+def test_every_file_keeps_tests_in_the_first_part():
+    """A test in the second part is never all that there is of a file: its name without what it is called with counts once."""
+    from conftest import long_ones
+
+    alone = []
+    long = {name.partition("[")[0] for name in long_ones()}
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        names = {
+            f"{name_of(path)}::{n.name}" for n in ast.parse(path.read_text(encoding="utf-8")).body if n.__class__.__name__ == "FunctionDef"
+        }
+        tests = {name for name in names if name.partition("::")[2].startswith("test_")}
+        alone += [name_of(path)] if len(tests) > 1 and tests <= long else []
+    assert not alone, f"nothing of these files is in the first part: {alone}"
 
 
 # --- imports --------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from aimt.models.text.t5 import T5  # noqa: E402
 from aimt.models.text.t5_config import T5Config  # noqa: E402
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("brief_runs")
 STORY = "The cat saw the sea, and the dog saw the bus. The ship went on until the night came; then it was gone.\n"
 ENDS = {
     "is lost": "late",
@@ -89,7 +90,7 @@ def port(runs, tmp_path_factory):
     with told.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     try:
-        for _ in range(300):
+        for _ in range(1500):
             try:
                 if ask(number, "GET", "/ready")[0] == 200:
                     break
