@@ -2,11 +2,11 @@
 
     python benchmarks/soak.py [--seconds 600] [--connections 8] [--workers 2]
 
-`aimt serve` runs with several workers and a log on a disk of its own, a few megabytes small (Linux, as root; elsewhere the disk is never
+`aimt serve` runs with several workers and a log on a disk of its own, a few hundred megabytes small (Linux, as root; elsewhere the disk is never
 full). A load generator keeps connections open, sends one to three rows of a table, and compares each reply with the predictions that
 `aimt predict` made beforehand for the version that the reply names. For every fourth reply it sends an outcome, and remembers those that
-were acknowledged. Meanwhile a fault every few seconds, by turns: kill -9 of a worker, a promotion or its rollback, a lock on the store that
-is held for two seconds, a disk without a free byte for four. A request whose connection broke is sent again, as clients do; it is lost
+were acknowledged. Meanwhile a fault every few seconds, by turns: kill -9 of a worker while another is ready, a promotion or its rollback, a
+lock on the store that is held for two seconds, a disk without a free byte for four. A request whose connection broke is sent again, as clients do; it is lost
 when it has no reply after 30 seconds. At the end SIGTERM, and the store is compared with what was acknowledged.
 """
 
@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -127,8 +128,9 @@ class Load:
 class Faults:
     """Faults by turns, a few seconds apart."""
 
-    def __init__(self, server: subprocess.Popen, log: Path, runs: Path, disk: bool):
+    def __init__(self, server: subprocess.Popen, log: Path, runs: Path, disk: bool, start: float):
         self.server, self.log, self.runs = server, log, runs
+        self.start = start  # Seconds that a worker needs until it is ready
         self.kinds = FAULTS if disk else FAULTS[:3]
         self.count: Counter[str] = Counter()
         self.swapped = False
@@ -138,42 +140,48 @@ class Faults:
             if time.perf_counter() > until - 6:
                 return
             kind = self.kinds[i % len(self.kinds)]
-            await getattr(self, kind.replace(" ", "_"))()
-            self.count[kind] += 1
+            self.count[kind] += bool(await getattr(self, kind.replace(" ", "_"))())
             await asyncio.sleep(2)
 
     def workers(self) -> list[psutil.Process]:
         return [p for p in psutil.Process(self.server.pid).children() if "spawn_main" in " ".join(p.cmdline())]
 
-    async def worker_killed(self) -> None:
-        for _ in range(300):  # not the last one: others must be ready
-            if len(found := self.workers()) >= 2:
-                os.kill(random.Random(sum(self.count.values())).choice(found).pid, signal.SIGKILL)
-                return
-            await asyncio.sleep(0.1)
+    async def worker_killed(self) -> bool:
+        """Unless it is the last one that is ready: no pool survives that."""
+        ready = [p for p in self.workers() if time.time() - p.create_time() > self.start]
+        if len(ready) >= 2:
+            os.kill(random.Random(sum(self.count.values())).choice(ready).pid, signal.SIGKILL)
+        return len(ready) >= 2
 
-    async def model_swapped(self) -> None:
+    async def model_swapped(self) -> bool:
         if self.swapped:
             rollback(self.runs / "a")
         else:
             promote(self.runs / "a", self.runs / "b", why="soak")
         self.swapped = not self.swapped
+        return True
 
-    async def store_slow(self) -> None:
+    async def store_slow(self) -> bool:
         with contextlib.closing(sqlite3.connect(self.log, timeout=20, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             await asyncio.sleep(2)
             other.execute("ROLLBACK")
+        return True
 
-    async def disk_full(self) -> None:
+    async def disk_full(self) -> bool:
         filler = self.log.parent / "filler"
         try:
-            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            with filler.open("wb", buffering=0) as file:
+                free = os.statvfs(filler.parent)
+                with contextlib.suppress(OSError):  # the server writes too
+                    os.posix_fallocate(file.fileno(), 0, max(int(0.98 * free.f_bavail) * free.f_bsize, 1))
+                file.seek(0, os.SEEK_END)
                 for size in (65_536, 1):
                     with contextlib.suppress(OSError):
                         while file.write(b"\0" * size):
                             pass
             await asyncio.sleep(4)
+            return True
         finally:
             filler.unlink(missing_ok=True)
 
@@ -200,10 +208,13 @@ def soak(seconds: float, connections: int, workers: int, disk_mb: int) -> bool:
         expected = {served_version(runs / n).version: aimt.predict(runs / n, X, quiet=True)["probability"].to_numpy() for n in "ab"}
         command = [sys.executable, "-m", "aimt", "serve", runs / "a", "--log", log, "--rate", "0", "--workers", workers, "--quiet"]
         port = free_port()
+        begin = time.perf_counter()
         server = subprocess.Popen([*map(str, command), "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             wait_for(port)
-            load, faults = Load(port, json.loads(X.to_json(orient="records")), expected), Faults(server, log, runs, disk)
+            with urlopen(f"http://127.0.0.1:{port}/ready", timeout=120):
+                start = time.perf_counter() - begin
+            load, faults = Load(port, json.loads(X.to_json(orient="records")), expected), Faults(server, log, runs, disk, start)
             begin = time.perf_counter()
             asyncio.run(storm(load, faults, connections, seconds))
             lasted = time.perf_counter() - begin
@@ -237,6 +248,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--disk-mb", type=int, default=64, help="size of the disk of the log")
+    parser.add_argument("--disk-mb", type=int, default=256, help="size of the disk of the log")
     a = parser.parse_args()
     raise SystemExit(0 if soak(a.seconds, a.connections, a.workers, a.disk_mb) else 1)

@@ -25,11 +25,12 @@ from ...data.io.memory import TableSource, as_source
 from ...data.split.split import dependent_rows
 from ...data.table.infer_problem import encode_target
 from ...deploy.report.monitor import monitor_page
-from ..shared.monitor_reference import note_check, read_history, read_reference, sensitive_columns
+from ..shared.monitor_reference import checked_intervals, next_check_of, note_check, read_reference, sensitive_columns
 from ..shared.pipeline import do_verb
 from ..shared.run_rows import note_scoring, read_rows
 from ..shared.table_model import SavedModel, open_model
 from ...metrics.registry import METRICS
+from ...monitor.alpha_spending import SPEND_OVER
 from ...monitor.check import Labelled, Limits, check_rows, history_line, was_contradicted
 from ...monitor.two_sample_classifier import two_sample_test
 
@@ -41,7 +42,8 @@ def monitor(
     data: TableSource | None = None,  # The training table again: also the classifier two-sample test of all columns together
     out: str | Path | None = None,  # Write a report here, an HTML page
     webhook: str | None = None,  # Post the alerts as JSON to this address, when there are any
-    alpha: float = 0.05,  # Probability of any false alarm among the drift tests
+    alpha: float = 0.05,  # Probability of any false alarm in as many checks as `spend_over` says
+    spend_over: int = SPEND_OVER,  # Checks that share alpha; 1: each has it anew; 0: all that will ever be made
     min_distance: float = 0.01,  # A column that drifted less is not reported
     control: str = "holm",  # holm: any false alarm; fdr: the share of false ones among the alarms
     seed: int = 0,  # For the intervals
@@ -50,11 +52,11 @@ def monitor(
 
     Adds a line to monitor.jsonl in the run. Raises `RunError` for a run without a reference, `DataError` when an input is missing.
     """
-    if not 0 < alpha < 1 or not 0 <= min_distance < 1:
-        raise ProblemError(f"--alpha {alpha:g} and --min-distance {min_distance:g} must lie between 0 and 1", hint="Such as 0.05 and 0.01")
+    if not 0 <= min_distance < 1:
+        raise ProblemError(f"--min-distance {min_distance:g} must lie between 0 and 1", hint="Such as 0.01")
     if control not in ("holm", "fdr"):
         raise ProblemError(f"--control {control!r} is unknown", hint="Use holm or fdr")
-    options = {"alpha": alpha, "min_distance": min_distance, "control": control, "seed": seed}
+    options = {"alpha": alpha, "spend_over": spend_over, "min_distance": min_distance, "control": control, "seed": seed}
     if webhook is not None and not webhook.startswith(("http://", "https://")):
         raise ProblemError("--webhook must be an address that begins with http:// or https://", hint="Give the whole address")
     found = do_verb(run, "monitor", as_source(source), data=data, out=out, **options)
@@ -80,11 +82,13 @@ def monitor_table(
     data: TableSource | None = None,
     out: str | Path | None = None,
     alpha: float = 0.05,
+    spend_over: int = SPEND_OVER,
     min_distance: float = 0.01,
     control: str = "holm",
     seed: int = 0,
 ) -> dict[str, Any]:
     """`monitor` for runs on tables."""
+    begun = next_check_of(run, alpha, spend_over)
     reference, trained = read_reference(run), open_model(run)
     table, warnings = trained.load(source)
     if not len(table.frame):
@@ -98,19 +102,19 @@ def monitor_table(
     if data is not None:
         known = read_rows(run, data, saved=trained).part("train")[0]
         two_sample = two_sample_test(known, inputs, trained.schema, trained.problem.inputs, seed=seed)
-    history = read_history(run)
     sensitive = sensitive_columns(trained.problem, trained.schema, table.frame)
-    limits = Limits(alpha, min_distance, "fdr" if control == "fdr" else "holm")
+    limits = Limits(begun.level, min_distance, "fdr" if control == "fdr" else "holm")
     with stored_content(run):
-        contradicted = was_contradicted(history)
+        contradicted = was_contradicted(begun.history)
         options: dict[str, Any] = {"labelled": labelled, "sensitive": sensitive, "two_sample": two_sample, "contradicted": contradicted}
+        options["intervals"] = checked_intervals(trained.model, inputs, pred)
         check = check_rows(reference, inputs, pred, limits=limits, seed=seed, **options)
-    line, unwritten = note_check(run, history_line(check, reference.metric) | {"ms_per_1000_rows": speed}, table.source)
+    line, unwritten = note_check(run, history_line(check, reference.metric) | {"ms_per_1000_rows": speed}, table.source, begun)
     about = {"run": str(run.path), "source": table.source, "time": line["time"], "metric": reference.metric}
     found = about | check.to_dict() | {"reference": reference.performance, "ms_per_1000_rows": speed}
-    found = plain(found | {"warnings": [*warnings, *notes, *unwritten], "checks": len(history) + 1})
+    found = plain(found | {"warnings": [*warnings, *notes, *unwritten], "checks": begun.number, "level": begun.level})
     if out is not None:
-        write_text(out, monitor_page(found, [*history, line]))
+        write_text(out, monitor_page(found, [*begun.history, line]))
     return found
 
 
@@ -138,6 +142,7 @@ def monitor_lines(
     alerts, metric = found["alerts"], found["metric"]
     lines = [f"{found['n_rows']:,} rows, {found['ms_per_1000_rows']:.3g} ms per 1,000: {f'{len(alerts)} alerts' if alerts else 'no alert'}"]
     lines += [f"  ! {alert['text']}" for alert in alerts[:20]]
+    lines.append(f"check {found['checks']} of this model: a false alarm in it has a probability of {found['level']:.2g} at most")
     scores = {"on the test": found["reference"].get(metric)}
     scores |= {"estimated": None if found["doubts"] else found["estimated"].get(metric)}
     scores |= {"measured": next((row for row in found["measured"] if row["metric"] == metric), None)}
