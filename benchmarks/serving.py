@@ -256,12 +256,12 @@ async def load(port: int, bodies: list[bytes], connections: int, seconds: float,
     return times
 
 
-def wait_for(port: int, seconds: float = 180, path: str = "", body: bytes = b"") -> None:
+def wait_for(port: int, seconds: float = 600, path: str = "", body: bytes = b"") -> None:
     """Until a port is open, or with a path until a request to it is answered."""
     for _ in range(int(seconds * 10)):
         try:
             if path:
-                asyncio.run(asyncio.wait_for(load(port, [body], 1, 0.01, path), 10))
+                asyncio.run(asyncio.wait_for(load(port, [body], 1, 0.01, path), 60))
             else:
                 socket.create_connection(("127.0.0.1", port), 1).close()
             return
@@ -284,34 +284,58 @@ def stop(pid: int) -> None:
         process.kill()
 
 
-def measure(kind: str, seconds: float, connections: tuple[int, ...] = (1, 16), peers: Path | None = None) -> dict:
-    X, _ = data()
-    bodies, path = bodies_for(kind, X), PEERS[kind][3] if kind in PEERS else "/predict"
-    folder, out, port = tempfile.mkdtemp(), {"server": kind}, free_port()
+def start(kind: str, folder: str, port: int, peers: Path | None) -> int:
+    """Start a server; the id of its process."""
     if kind in PEERS:
         assert peers is not None
-        process = start_peer(kind, port, folder, peers)
-    else:
-        process = multiprocessing.get_context("spawn").Process(target=run_server, args=(kind, port, folder))
-        process.start()
+        return int(start_peer(kind, port, folder, peers).pid)
+    process = multiprocessing.get_context("spawn").Process(target=run_server, args=(kind, port, folder))
+    process.start()
+    return int(process.pid or 0)
+
+
+def drive(kind: str, pid: int, port: int, seconds: float, connections: tuple[int, ...]) -> dict:
+    """Ask a server that was started, and stop it."""
+    X, _ = data()
+    bodies, path, out = bodies_for(kind, X), PEERS[kind][3] if kind in PEERS else "/predict", {"server": kind}
     try:
         wait_for(port, path=path, body=bodies[0])
         asyncio.run(load(port, bodies, 4, 1, path))  # warm up
         for n in connections:
-            before = cpu_seconds(process.pid)
+            before = cpu_seconds(pid)
             times = np.array(asyncio.run(load(port, bodies, n, seconds, path)))
-            cpu = cpu_seconds(process.pid) - before
+            cpu = cpu_seconds(pid) - before
             p50, p99 = np.percentile(1e3 * times, [50, 99])
-            out |= {f"c{n} req/CPU-s": len(times) / cpu, f"c{n} p50 ms": p50, f"c{n} p99 ms": p99}
+            out |= {f"c{n} requests": len(times), f"c{n} req/CPU-s": len(times) / cpu, f"c{n} p50 ms": p50, f"c{n} p99 ms": p99}
         if kind == "aimt" and len(connections) > 1:
             rows = json.dumps({"rows": (X.to_dict("records") * 2)[:10_000]}).encode()
-            before = cpu_seconds(process.pid)
-            n = len(asyncio.run(load(port, [rows], 1, 5)))
-            out["rows/CPU-s of 10,000"] = 10_000 * n / (cpu_seconds(process.pid) - before)
+            before = cpu_seconds(pid)
+            n = len(asyncio.run(load(port, [rows], 1, seconds)))
+            out["rows/CPU-s of 10,000"] = 10_000 * n / (cpu_seconds(pid) - before)
     finally:
-        stop(process.pid)
-        shutil.rmtree(folder, ignore_errors=True)
+        stop(pid)
     return out
+
+
+def measure(kinds: list[str], seconds: float, connections: tuple[int, ...], peers: Path | None = None) -> pd.DataFrame:
+    """Start all servers, and ask one after another; one that does not run is named with its error."""
+    found, started = [], []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for kind in kinds:
+            place, port = Path(folder, kind), free_port()
+            place.mkdir()
+            try:
+                started.append((kind, start(kind, str(place), port, peers), port))
+            except (SystemExit, OSError) as e:
+                print(f"{kind} does not run: {e}", flush=True)
+        for kind, pid, port in started:
+            try:
+                found.append(drive(kind, pid, port, seconds, connections))
+            except (SystemExit, OSError, AssertionError, psutil.Error) as e:
+                log = Path(folder, kind, "server.log")
+                said = log.read_text().strip().splitlines()[-3:] if log.is_file() else []
+                print(f"{kind} does not run: {e!r} {' | '.join(said)}", flush=True)
+    return pd.DataFrame(found).set_index("server")
 
 
 def row_times(score, rows: list[dict]) -> float:
@@ -371,7 +395,7 @@ def in_process() -> None:
 
 def compared(table: pd.DataFrame) -> None:
     """Print the figures, and the ratios to each peer."""
-    print(table.T.round(3).to_string())
+    print(table.T.round(3).to_string(), flush=True)
     for peer in table.index.drop("aimt"):
         ratio = table.loc["aimt", "c16 req/CPU-s"] / table.loc[peer, "c16 req/CPU-s"]
         print(f"aimt / {peer}: {ratio:.2f} x the requests per CPU-second at 16 connections")
@@ -389,16 +413,10 @@ def main() -> None:
 
         raise SystemExit(0 if soak(options.soak, 8, 2, 256) else 1)
     if options.latency:
-        compared(pd.DataFrame([measure(kind, 12, (16,)) for kind in ("FastAPI", "aimt")]).set_index("server"))
+        compared(measure(["FastAPI", "aimt"], 12, (16,)))
         return
+    compared(measure(["aimt", "FastAPI", "Starlette", *(PEERS if options.peers else ())], options.seconds, (1, 16), options.peers))
     in_process()
-    found = [measure(kind, options.seconds) for kind in ("Starlette", "FastAPI")]
-    for kind in PEERS if options.peers else ():
-        try:
-            found.append(measure(kind, options.seconds, peers=options.peers))
-        except (SystemExit, OSError, AssertionError) as e:
-            print(f"{kind} does not run: {e}")
-    compared(pd.DataFrame([*found, measure("aimt", options.seconds)]).set_index("server"))
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def soak(seconds: float, connections: int, workers: int, disk_mb: int) -> bool:
             asyncio.run(storm(load, faults, connections, seconds))
             lasted = time.perf_counter() - begin
             server.terminate()
-            said = server.communicate(timeout=60)[1]
+            said = server.communicate(timeout=300)[1]
         finally:
             if server.poll() is None:
                 server.kill()
