@@ -78,7 +78,12 @@ class ServerChecks:
             return
         if problem:
             self._note(run, problem)
-        elif (found := latest_check(run)) and found["at"] >= began and found["alerts"]:
+        else:
+            self._tell(run, began)
+
+    def _tell(self, run: str, since: float) -> None:
+        """A line in the log of the service, when the last look raised alerts."""
+        if (found := latest_check(run)) and found["at"] >= since and found["alerts"]:
             more = f", and {len(found['alerts']) - 1} more" if len(found["alerts"]) > 1 else ""
             print(f"{Path(run).name}: ALERT {found['alerts'][0]}{more}", file=sys.stderr, flush=True)
 
