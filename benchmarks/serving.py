@@ -83,7 +83,7 @@ def aimt_version():
     served = Served()
     version = Version("bench", "1", served, Batcher(served.score))
     for _ in range(3):
-        version.batcher._timed([dict.fromkeys(COLUMNS, 0.0)])
+        version.batcher.measure([dict.fromkeys(COLUMNS, 0.0)])
     return version, scorer
 
 
@@ -110,23 +110,7 @@ if __name__ == "__main__":
 import lightgbm as lgb, mlflow
 mlflow.lightgbm.save_model(lgb.Booster(model_file="model.txt"), "saved")
 """,
-        [
-            "{python}",
-            "-m",
-            "mlflow",
-            "models",
-            "serve",
-            "-m",
-            "saved",
-            "--env-manager",
-            "local",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            "{port}",
-            "-w",
-            "1",
-        ],
+        ["sh", "-c", "{python} server.py && exec {python} -m mlflow models serve -m saved --env-manager local -h 127.0.0.1 -p {port} -w 1"],
         "/invocations",
     ),
     "BentoML": (
@@ -156,10 +140,6 @@ def start_peer(kind: str, port: int, folder: str, peers: Path) -> psutil.Process
     home = {"HOME": folder, "BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | home
     env["PATH"] = f"{python.parent}:{env['PATH']}"
-    if kind == "MLflow":
-        done = subprocess.run([python, "server.py"], cwd=folder, env=env, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit((done.stderr.strip().splitlines() or ["no message"])[-1])
     words = [w.format(python=python, port=port) for w in command]
     with Path(folder, "server.log").open("w") as log:
         return psutil.Popen(words, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
