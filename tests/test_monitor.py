@@ -151,7 +151,7 @@ def test_a_regression_is_measured_and_not_estimated(tmp_path):
     new = loans.tail(300)
     found = monitor(run, new)
     assert found["estimated"] == {} and "without probabilities" in found["doubts"][0] and not found["alerts"]
-    assert [e["what"] for e in found["errors"]] == ["mean error", "coverage"]
+    assert [e["what"] for e in found["errors"][:2]] == ["mean error", "coverage"] and len(found["errors"]) > 2
     worse = monitor(run, new.assign(credit_amount_dm=2 * new["credit_amount_dm"]), out=tmp_path / "page.html")
     names = {a["name"] for a in worse["alerts"]}
     assert {"mae", "mean error, all rows", "coverage, all rows"} <= names

@@ -367,6 +367,7 @@ def history_line(
     """A check in one line: JSON-ready, without the details."""
     estimate = check.estimated.get(metric)
     measured = next((row for row in check.measured if row["metric"] == metric), None)
+    errors = [e.distance for e in check.errors if e.name == "all rows"]
     main = ("metric", "value", "low", "high", "reference")
     return plain(
         {
@@ -376,7 +377,7 @@ def history_line(
             "drifted": [d.column for d in check.inputs if d.alert],
             "distance": max((d.distance for d in check.inputs), default=0.0),
             "group_distance": max((d.distance for d in check.group_inputs), default=0.0),
-            "calibration_distance": max((c.distance for c in (*check.calibration[:1], *check.errors[:2])), default=None),
+            "calibration_distance": max([c.distance for c in check.calibration[:1]] + errors, default=None),
             "prediction_distance": max((d.distance for d in check.predictions), default=0.0),
             "two_sample_auc": check.two_sample.auc if check.two_sample else None,
             "estimated": asdict(estimate) | {"known": not check.doubts} if estimate else None,
