@@ -128,7 +128,7 @@ def _coverage_drift(part: ErrorPart) -> ErrorDrift | None:
     observed = Interval(value=now.covered, low=float(ends["low"]), high=float(ends["high"]))
     return ErrorDrift(part.name, "coverage", now.n, before.covered, observed, abs(now.covered - before.covered), p, p, False)
 
-
+# %% ../../nbs/monitor/16_error_drift.ipynb #03ed7b61
 def find_error_drift(
     parts: Sequence[ErrorPart],  # All rows first, then groups
     *,

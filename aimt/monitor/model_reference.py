@@ -176,7 +176,7 @@ def make_reference(
         errors=None if problem.classification else errors_of_rows(y, pred, intervals, np.arange(len(y)), clusters),
     )
 
-
+# %% ../../nbs/monitor/18_model_reference.ipynb #f2de68dd
 def errors_of_rows(
     y: NDArray[Any],  # Outcomes, shape (n,)
     pred: NDArray[Any],  # Predictions, shape (n,)

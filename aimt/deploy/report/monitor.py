@@ -121,7 +121,7 @@ def _errors(errors: Sequence[Mapping[str, Any]]) -> SectionContent:
         text=[text], tables=[section_table("Errors against those of the test", head, rows, right=(2, 3, 4, 5), strong=tuple(changed))]
     )
 
-
+# %% ../../../nbs/deploy/report/40_monitor.ipynb #8ca9503b
 def _over_time(run: RunParts) -> SectionContent:
     history = run.metrics.get("history") or []
     if len(history) < 2:

@@ -55,7 +55,7 @@ def write_reference(
     reference = make_reference(problem, inputs, y, pred, **groups, clusters=clusters, intervals=intervals, seed=seed)
     run.write(REFERENCE, reference.to_dict())
 
-
+# %% ../../../nbs/jobs/shared/40_monitor_reference.ipynb #a5b447e3
 def checked_intervals(
     model: TabularClassifier | TabularRegressor,
     inputs: pd.DataFrame,  # In their training types
@@ -116,7 +116,7 @@ def next_check_of(
     number = next_check(history)
     return NextCheck(number, AlphaSpending(alpha, spend_over).level(number), history)
 
-
+# %% ../../../nbs/jobs/shared/40_monitor_reference.ipynb #fd69a4ee
 def note_check(
     run: Run,  # That is done
     line: dict[str, Any],  # From `history_line`
