@@ -385,6 +385,7 @@ def monitor(
     out: str | Path | None = None,
     webhook: str | None = None,
     alpha: float = 0.05,
+    spend_over: int = 100,
     min_distance: float = 0.01,
     control: str = 'holm',
     seed: int = 0,
@@ -503,6 +504,7 @@ def serve(
     shadow: str | Sequence[str] = (),
     policy: str | Path | Sequence[str | Path] = (),
     watch: float = 0.0,
+    webhook: str | None = None,
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -545,6 +547,9 @@ def watch(
     least_labels: int = 200,
     time_limit: float | None = None,
     journal: str = 'watch.jsonl',
+    alpha: float = 0.05,
+    spend_over: int = 100,
+    webhook: str | None = None,
 ) -> Iterator[Watched]:
     """Look at the log again and again; yields what each look found. Raises `RunError` for a run or a log that is not there."""
 

@@ -1,6 +1,7 @@
 """How fast, how sensitive and how quiet is the drift test? `python benchmarks/drift.py [--only small|false-alarms|wide]`
 
-small: 50,000 rows before and after, 20 columns of which 5 drift (the set-up of a comparison of drift libraries).
+small: 50,000 rows before and after, 20 columns of which 5 drift (the set-up of a comparison of drift libraries). `--evidently PYTHON` lets
+evidently judge the same tables, with its defaults, in a virtual environment of its own.
 false-alarms: tables without drift, drawn many times: how often is any column reported?
 wide: a table that does not fit into memory, streamed in chunks: seconds, peak memory, size of the reference.
 """
@@ -8,7 +9,10 @@ wide: a table that does not fit into memory, streamed in chunks: seconds, peak m
 import argparse
 import json
 import resource
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,6 +56,39 @@ def small(seeds: int) -> None:
             )
 
 
+EVIDENTLY = """
+import json, sys, time
+import pandas as pd
+from evidently import Report
+from evidently.presets import DataDriftPreset
+before, after = (pd.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in ("before", "after"))
+begin = time.process_time()
+found = Report([DataDriftPreset()]).run(after, before).dict()
+seconds = time.process_time() - begin
+columns = [m for m in found["metrics"] if "ValueDrift" in json.dumps(m.get("config", m["metric_name"])) or "ValueDrift" in m["metric_name"]]
+alerts = [m["config"]["column"] for m in columns if float(m["value"]) >= float(m["config"]["threshold"])]
+print(json.dumps({"seconds": seconds, "columns": len(columns), "alerts": alerts, "methods": sorted({m["config"]["method"] for m in columns})}))
+"""
+
+
+def peer(python: str, seed: int) -> None:
+    """What evidently says about the tables of `small`."""
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, drift in (("before", False), ("after", True)):
+            table(rng, 50_000, drift=drift, kind="str").to_parquet(Path(folder, f"{name}.parquet"))
+        done = subprocess.run([python, "-c", EVIDENTLY, folder], capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        print(f"evidently does not run: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        return
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    alerts = set(found["alerts"])
+    print(
+        f"50,000 x 20, seed {seed}, evidently ({', '.join(found['methods'])}): {found['seconds']:.3f} CPU-s, "
+        f"found {len(alerts & FIVE)} of 5, false {len(alerts - FIVE)} of 15"
+    )
+
+
 def false_alarms(draws: int) -> None:
     rng, alarms, raw = np.random.default_rng(0), 0, 0
     for _ in range(draws):
@@ -89,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["small", "false-alarms", "wide"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--evidently", help="python of a virtual environment with evidently")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=1000)
@@ -98,6 +136,8 @@ def main() -> None:
         wide(a.rows, a.columns, a.chunk)
     if a.only in (None, "small"):
         small(a.seeds)
+        if a.evidently:
+            peer(a.evidently, 0)
     if a.only in (None, "false-alarms"):
         false_alarms(a.draws)
 

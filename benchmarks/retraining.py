@@ -57,13 +57,19 @@ def stream(source, change, seed: int, folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=50)
-    runs = parser.parse_args().runs
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     plan = {"nothing changed": None, "other units": other_units, "columns exchanged": exchanged}
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="the seed of the first stream, to share the work")
+    parser.add_argument("--only", choices=[*plan], action="append")
+    options = parser.parse_args()
     for name, change in plan.items():
-        n = runs if change is None else max(1, runs // 5)
+        if options.only and name not in options.only:
+            continue
+        n = options.runs if change is None else max(1, options.runs // 5)
+        seeds = range(options.first, options.first + n)
         with tempfile.TemporaryDirectory() as folder:
-            found = [stream((loans, tumours)[seed % 2], change, seed, Path(folder)) for seed in range(n)]
+            found = [stream((loans, tumours)[seed % 2], change, seed, Path(folder)) for seed in seeds]
         share = wilson(float(np.sum(found)), n)
-        print(f"{name}: promoted in {sum(found)} of {n} streams [{share['low']:.1%}, {share['high']:.1%}]", flush=True)
+        told = f"{name}, streams {seeds[0]} to {seeds[-1]}: promoted in {sum(found)} of {n}"
+        print(f"{told} [{share['low']:.1%}, {share['high']:.1%}]", flush=True)

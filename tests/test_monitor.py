@@ -54,6 +54,10 @@ def test_unchanged_rows_raise_no_alert(made, run):
     assert {row["metric"] for row in found["measured"]} >= {"roc_auc", "log_loss"} and not any(row["alert"] for row in found["measured"])
     assert any(g["column"] == "age" and g["measured"] for g in found["groups"])
     assert len((run / "monitor.jsonl").read_text().splitlines()) == 1
+    again = json.loads(aimt("monitor", run, made / "later.csv", "--json", "--spend-over", 10).stdout)
+    lines = [json.loads(line) for line in (run / "monitor.jsonl").read_text().splitlines()]
+    assert [line["check"] for line in lines] == [1, 2] and again["checks"] == 2
+    assert [line["level"] for line in lines] == pytest.approx([0.025 * (1 / 2 + 1 / 100), 0.025 * (1 / 6 + 1 / 10)])
 
 
 def test_shifted_rows_end_with_3_and_a_report(made, run, tmp_path):
@@ -147,5 +151,8 @@ def test_a_regression_is_measured_and_not_estimated(tmp_path):
     new = loans.tail(300)
     found = monitor(run, new)
     assert found["estimated"] == {} and "without probabilities" in found["doubts"][0] and not found["alerts"]
-    worse = monitor(run, new.assign(credit_amount_dm=np.random.default_rng(0).permutation(new["credit_amount_dm"])))
-    assert "measured" in {a["kind"] for a in worse["alerts"]}
+    assert [e["what"] for e in found["errors"][:2]] == ["mean error", "coverage"] and len(found["errors"]) > 2
+    worse = monitor(run, new.assign(credit_amount_dm=2 * new["credit_amount_dm"]), out=tmp_path / "page.html")
+    names = {a["name"] for a in worse["alerts"]}
+    assert {"mae", "mean error, all rows", "coverage, all rows"} <= names
+    assert "coverage of the 90 % intervals" in (tmp_path / "page.html").read_text(encoding="utf-8")

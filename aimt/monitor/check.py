@@ -27,6 +27,7 @@ from ..metrics.registry import METRICS
 from ..models.table.conformal import GroupRule, group_codes, group_rule
 from .calibration_drift import CalibrationDrift, LabelledPart, calibration_text, find_calibration_drift
 from .drift import ALPHA, MIN_DISTANCE, ColumnDrift, Control, find_drift
+from .error_drift import COVERAGE, ErrorDrift, ErrorPart, error_text, find_error_drift
 from aimt.monitor.estimated_performance import (
     CAVEAT,
     Estimate,
@@ -40,7 +41,15 @@ from aimt.monitor.estimated_performance import (
 )
 from .reference import ColumnSketch, NumberSketch, TableSketch, sketch_table
 from .two_sample_classifier import TwoSample
-from .model_reference import MIN_GROUP_ROWS, GroupReference, ModelReference, group_rows, make_reference, prediction_frame
+from aimt.monitor.model_reference import (
+    MIN_GROUP_ROWS,
+    GroupReference,
+    ModelReference,
+    errors_of_rows,
+    group_rows,
+    make_reference,
+    prediction_frame,
+)
 
 # %% ../../nbs/monitor/20_check.ipynb #b790c769
 def outside_share(
@@ -86,7 +95,7 @@ class Labelled:
 class Limits:
     """From when on something is an alert."""
 
-    alpha: float = ALPHA  # Probability of any false alarm among all tests of drift, that of the calibration included
+    alpha: float = ALPHA  # Probability of any false alarm in one check
     min_distance: float = MIN_DISTANCE  # A column that drifted less is not reported
     control: Control = "holm"  # holm or fdr, see `adjust`
 
@@ -100,6 +109,7 @@ class Check:
     group_inputs: list[ColumnDrift]  # Named such as 'income, sex: female'
     predictions: list[ColumnDrift]
     calibration: list[CalibrationDrift]  # All rows first, then groups; empty without labels
+    errors: list[ErrorDrift]  # The same of a regression
     outside: float  # Share of the rows with values that the reference does not contain, beyond chance
     two_sample: TwoSample | None
     estimated: dict[str, Estimate]  # By metric; empty for a regression
@@ -127,10 +137,20 @@ class Drifts:
     group_inputs: list[ColumnDrift]  # Named such as 'income, sex: female'
     predictions: list[ColumnDrift]  # Of all rows, and of each group
     calibration: list[CalibrationDrift]  # All rows first, then groups; empty without labels
+    errors: list[ErrorDrift]  # The same of a regression
+    level: float  # Of each family
 
 
 def find_drifts(
-    reference: ModelReference, inputs: pd.DataFrame, pred: NDArray[Any], parts: Sequence[_Part], labelled: Labelled | None, limits: Limits
+    reference: ModelReference,
+    inputs: pd.DataFrame,
+    pred: NDArray[Any],
+    parts: Sequence[_Part],
+    labelled: Labelled | None,
+    limits: Limits,
+    *,
+    intervals: NDArray[Any] | None = None,  # Prediction intervals of a regression, shape (n, 2)
+    others: int = 0,  # Families of statements about the performance that share the level
 ) -> Drifts:
     """All tests of drift; the probability of any false alarm is at most `limits.alpha`."""
     frame = prediction_frame(pred, reference.labels)
@@ -139,13 +159,16 @@ def find_drifts(
     for group, rows in parts:
         before |= _named(group, group.predictions)
         after |= _named(group, group.predictions.count(frame.iloc[rows]))
-    families = 2 + bool(within[0].columns) + bool(with_outcomes)
-    options: dict[str, Any] = {"alpha": limits.alpha / families, "min_distance": limits.min_distance, "control": limits.control}
+    with_errors = _error_parts(reference, parts, pred, labelled, intervals)
+    level = limits.alpha / (2 + bool(within[0].columns) + bool(with_outcomes or with_errors) + others)
+    options: dict[str, Any] = {"alpha": level, "min_distance": limits.min_distance, "control": limits.control}
     return Drifts(
         inputs=find_drift(reference.inputs, reference.inputs.count(inputs), **options),
         group_inputs=find_drift(*within, **options),
         predictions=find_drift(TableSketch(before, reference.predictions.n_rows), TableSketch(after, len(frame)), **options),
         calibration=find_calibration_drift(with_outcomes, reference.labels, **options),
+        errors=find_error_drift(with_errors, **options),
+        level=level,
     )
 
 # %% ../../nbs/monitor/20_check.ipynb #8dffe92b
@@ -158,17 +181,20 @@ def check_rows(
     sensitive: pd.DataFrame | None = None,  # Columns of groups, of the new rows
     two_sample: TwoSample | None = None,  # When rows of the reference are at hand
     contradicted: bool = False,  # Whether the last batch with labels contradicted its estimate
+    intervals: NDArray[Any] | None = None,  # Prediction intervals of a regression, that cover 90 %, shape (n, 2)
     limits: Limits | None = None,
     seed: int = 0,
 ) -> Check:
     """Compare new rows with the reference."""
     limits = limits or Limits()
     parts = _parts(reference, sensitive)
-    drifts = find_drifts(reference, inputs, pred, parts, labelled, limits)
     outside = outside_share(reference.inputs, inputs)
     estimated = estimate_performance(pred, reference.recalibration, seed=seed) if reference.recalibration and len(pred) else {}
     reasons = doubts(reference.recalibration, outside=outside, auc=two_sample.low if two_sample else None, contradicted=contradicted)
-    measured = _measure(reference, pred, labelled, estimated, seed) if labelled and len(labelled.y) else []
+    known = labelled if labelled and len(labelled.y) else None
+    others = bool(estimated and not reasons) + bool(known) * (1 + bool(parts) + bool(estimated))
+    drifts = find_drifts(reference, inputs, pred, parts, labelled, limits, intervals=intervals, others=others)
+    measured = _measure(reference, pred, known, estimated, drifts.level, seed) if known else []
     groups = [_group_line(reference, group, rows, drifts, pred, labelled, len(parts), seed) for group, rows in parts]
     found = Check(
         n_rows=len(inputs),
@@ -176,6 +202,7 @@ def check_rows(
         group_inputs=drifts.group_inputs,
         predictions=drifts.predictions,
         calibration=drifts.calibration,
+        errors=drifts.errors,
         outside=outside,
         two_sample=two_sample,
         estimated=estimated,
@@ -185,7 +212,7 @@ def check_rows(
         groups=groups,
         alerts=[],
     )
-    return replace(found, alerts=_alerts(reference, found))
+    return replace(found, alerts=_alerts(reference, found, drifts.level))
 
 # %% ../../nbs/monitor/20_check.ipynb #5b887a1f
 def _parts(reference: ModelReference, sensitive: pd.DataFrame | None) -> list[tuple[GroupReference, NDArray[Any]]]:
@@ -230,9 +257,25 @@ def _labelled_parts(reference: ModelReference, parts: Sequence[_Part], pred: NDA
             out.append(LabelledPart(f"{group.column}: {group.name}", group.recalibration, labelled.y[here], made[here], clusters))
     return out
 
+
+def _error_parts(
+    reference: ModelReference, parts: Sequence[_Part], pred: NDArray[Any], labelled: Labelled | None, intervals: NDArray[Any] | None
+) -> list[ErrorPart]:
+    """The same of a regression."""
+    if labelled is None or not len(labelled.y) or reference.errors is None:
+        return []
+    made, bounds, clusters = pred[labelled.rows], None if intervals is None else intervals[labelled.rows], labelled.clusters
+    out = [ErrorPart("all rows", reference.errors, errors_of_rows(labelled.y, made, bounds, np.arange(len(made)), clusters))]
+    for group, rows in parts:
+        here = np.flatnonzero(np.isin(labelled.rows, rows))
+        if group.errors is not None and len(here) >= MIN_GROUP_ROWS:
+            own = None if clusters is None else clusters[here]
+            out.append(ErrorPart(f"{group.column}: {group.name}", group.errors, errors_of_rows(labelled.y, made, bounds, here, own)))
+    return out
+
 # %% ../../nbs/monitor/20_check.ipynb #5c0b9d72
 def _measure(
-    reference: ModelReference, pred: NDArray[Any], labelled: Labelled, estimated: dict[str, Estimate], seed: int
+    reference: ModelReference, pred: NDArray[Any], labelled: Labelled, estimated: dict[str, Estimate], alpha: float, seed: int
 ) -> list[dict[str, Any]]:
     """The scores of the labelled rows, against the test and against what was estimated for the same rows."""
     made = pred[labelled.rows]
@@ -244,7 +287,7 @@ def _measure(
     measured = measure_performance(reference.task, labelled.y, made, **options)
     if reference.recalibration and not np.array_equal(labelled.rows, np.arange(len(pred))):  # only some rows, or in another order
         estimated = estimate_performance(made, reference.recalibration, seed=seed)
-    return compare_performance(measured, reference.performance, estimated)
+    return compare_performance(measured, reference.performance, estimated, alpha=alpha)
 
 
 def _group_line(
@@ -270,11 +313,11 @@ def _group_line(
             options: dict[str, Any] = {"metrics": [reference.metric], "clusters": clusters, "seed": seed}
             scores = measure_performance(reference.task, labelled.y[here], pred[labelled.rows[here]], **options)
             now, then = ({reference.metric: widen(s[reference.metric], n_groups)} for s in (scores, group.performance))
-            line["measured"] = compare_performance(now, then)[0]
+            line["measured"] = compare_performance(now, then, alpha=drifts.level)[0]
     return line
 
 # %% ../../nbs/monitor/20_check.ipynb #6c857aca
-def _alerts(reference: ModelReference, found: Check) -> list[Alert]:
+def _alerts(reference: ModelReference, found: Check, level: float) -> list[Alert]:
     label = METRICS[reference.metric].label
     alerts = []
     for kind, drifts in (("inputs", found.inputs), ("predictions", found.predictions)):
@@ -282,11 +325,12 @@ def _alerts(reference: ModelReference, found: Check) -> list[Alert]:
     known = tuple(f"{d.column}, " for d in found.inputs if d.alert)
     alerts += [Alert("inputs", d.column, _drift_text(d)) for d in found.group_inputs if d.alert and not d.column.startswith(known)]
     alerts += [Alert("calibration", c.name, calibration_text(c)) for c in found.calibration if c.alert]
+    alerts += [Alert("calibration", f"{e.what}, {e.name}", error_text(e)) for e in found.errors if e.alert]
     estimated: dict[str, Interval] = {
         name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.estimated.items() if name == reference.metric
     }
     if estimated and not found.doubts:
-        for row in compare_performance(estimated, reference.performance):
+        for row in compare_performance(estimated, reference.performance, alpha=level):
             text = f"{label} is estimated to be {_span(row)}, on the test it was {row['reference']:.3g}"
             alerts += [Alert("estimated", reference.metric, text)] if row["alert"] else []
     for row in found.measured:
@@ -323,6 +367,7 @@ def history_line(
     """A check in one line: JSON-ready, without the details."""
     estimate = check.estimated.get(metric)
     measured = next((row for row in check.measured if row["metric"] == metric), None)
+    errors = [e.distance for e in check.errors if e.name == "all rows"]
     main = ("metric", "value", "low", "high", "reference")
     return plain(
         {
@@ -332,7 +377,7 @@ def history_line(
             "drifted": [d.column for d in check.inputs if d.alert],
             "distance": max((d.distance for d in check.inputs), default=0.0),
             "group_distance": max((d.distance for d in check.group_inputs), default=0.0),
-            "calibration_distance": check.calibration[0].distance if check.calibration else None,
+            "calibration_distance": max([c.distance for c in check.calibration[:1]] + errors, default=None),
             "prediction_distance": max((d.distance for d in check.predictions), default=0.0),
             "two_sample_auc": check.two_sample.auc if check.two_sample else None,
             "estimated": asdict(estimate) | {"known": not check.doubts} if estimate else None,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import ndtri, softmax
 from scipy.stats import rankdata
 
 from ..core.errors import DataError
@@ -282,6 +282,7 @@ def doubts(
     return reasons
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #2eeb31e0
+_MAX_CONTRADICTION = 3.0  # Standard deviations between a measured score and its estimate
 _MIN_DECLINE = 0.02  # Share of the reference value; a smaller decline is no alert
 
 
@@ -314,20 +315,26 @@ def compare_performance(
     measured: Mapping[str, Interval],  # From `measure_performance`, on the new rows
     reference: Mapping[str, Interval],  # The same of the test
     estimate: Mapping[str, Estimate] | None = None,  # From `estimate_performance`, on the new rows
+    *,
+    alpha: float = 0.025,  # Probability of a false alarm: of a decline, and of a contradiction by any of two scores
 ) -> list[dict[str, Any]]:  # metric, value, low, high, reference, change (value, low, high), alert, contradicts
     """Is the model worse than on its test, and is that more than its own probabilities said?"""
+    stretch = max(1.0, float(ndtri(alpha) / ndtri(0.025)))  # of one side of a 95 % interval
+    most = max(_MAX_CONTRADICTION, float(-ndtri(alpha / 4)))
     rows = []
     for name, m in measured.items():
         r, e = reference.get(name), (estimate or {}).get(name)
         row: dict[str, Any] = {"metric": name, **m, "reference": None, "change": None, "alert": False, "contradicts": False}
         if r and all(_known(part) for part in (m, r)):
             change = difference_interval(m, r)
-            at_best = change["high"] if METRICS[name].higher_is_better else -change["low"]
+            better = METRICS[name].higher_is_better
+            worst = change["value"] if better else -change["value"]
+            at_best = worst + stretch * (change["high"] - change["value"] if better else change["value"] - change["low"])
             large = abs(change["value"]) >= _MIN_DECLINE * abs(r["value"] or 0.0)
             row |= {"reference": r["value"], "change": change, "alert": bool(at_best < 0 and large)}
         value = m["value"]
         if e is not None and value is not None:
-            row["contradicts"] = bool(abs(value - e.value) > 3 * e.error)
+            row["contradicts"] = bool(abs(value - e.value) > most * e.error)
         rows.append(row)
     return rows
 

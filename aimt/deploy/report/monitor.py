@@ -47,10 +47,11 @@ def _label(metric: str) -> str:
 
 
 def _alerts(run: RunParts) -> SectionContent:
-    alerts = _found(run).get("alerts") or []
+    alerts, level = _found(run).get("alerts") or [], _found(run).get("level")
+    said = "" if level is None else f" A false alarm in this check has a probability of {level:.2g} at most."
     if not alerts:
-        return SectionContent(text=["Nothing was found that is both significant and large enough to matter."])
-    return SectionContent(text=[f"{counted(len(alerts), 'alert')}."], notes=[a["text"] for a in alerts])
+        return SectionContent(text=["Nothing was found that is both significant and large enough to matter." + said])
+    return SectionContent(text=[f"{counted(len(alerts), 'alert')}." + said], notes=[a["text"] for a in alerts])
 
 
 def _performance(run: RunParts) -> SectionContent:
@@ -74,8 +75,10 @@ def _performance(run: RunParts) -> SectionContent:
 # %% ../../../nbs/deploy/report/40_monitor.ipynb #365131e8
 def _calibration(run: RunParts) -> SectionContent:
     parts = _found(run).get("calibration") or []
+    if not parts and (errors := _found(run).get("errors")):
+        return _errors(errors)
     if not parts:
-        return SectionContent(text=["It needs rows with a known outcome, and probabilities."])
+        return SectionContent(text=["It needs rows with a known outcome."])
     rows = [
         [
             c["name"],
@@ -97,6 +100,28 @@ def _calibration(run: RunParts) -> SectionContent:
     return SectionContent(text=[text], tables=[table])
 
 
+def _errors(errors: Sequence[Mapping[str, Any]]) -> SectionContent:
+    """Mean error and coverage of a regression."""
+    shown = lambda e, value: percent(value) if e["what"] == "coverage" else number(value)  # noqa: E731
+    rows = [
+        [
+            e["name"],
+            e["what"],
+            f"{e['n']:,}",
+            shown(e, e["expected"]),
+            f"{shown(e, e['observed']['value'])} [{shown(e, e['observed']['low'])}, {shown(e, e['observed']['high'])}]",
+            number(e["p_adjusted"]),
+        ]
+        for e in errors
+    ]
+    changed = [i for i, e in enumerate(errors) if e["alert"]]
+    text = f"The errors changed in {len(changed)} of {counted(len(errors), 'test')}: their mean, and the coverage of the 90 % intervals."
+    head = ["Rows", "What", "Outcomes", "On the test", "Now", "p, adjusted"]
+    return SectionContent(
+        text=[text], tables=[section_table("Errors against those of the test", head, rows, right=(2, 3, 4, 5), strong=tuple(changed))]
+    )
+
+# %% ../../../nbs/deploy/report/40_monitor.ipynb #8ca9503b
 def _over_time(run: RunParts) -> SectionContent:
     history = run.metrics.get("history") or []
     if len(history) < 2:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.special import ndtri
 
 from ...core.errors import AimtError, DataError, RunError
 from ...core.files import plain, read_json, write_json, write_text
@@ -28,10 +29,11 @@ from .base import FinetuneTask, interval_of, spread_rows
 from .bert import summary_vectors
 from .deepspeech import frames_of, hear
 from .finetuned_model import open_tuned
-from ..shared.monitor_reference import note_check, read_history
+from ..shared.monitor_reference import next_check_of, note_check
 from ..shared.text_model import open_text_model
 from ...metrics.intervals import Interval, difference_interval
 from ...models.layers.pretrained import load_weights, save_weights
+from ...monitor.alpha_spending import SPEND_OVER
 from ...monitor.calibration_drift import CalibrationDrift, LabelledPart, calibration_text, find_calibration_drift
 from ...monitor.check import Alert
 from ...monitor.drift import ALPHA, MIN_DISTANCE, ColumnDrift, Control, find_drift
@@ -185,6 +187,7 @@ def check_network(
     figures: np.ndarray | None = None,  # The main figure of each input whose right answer is known
     right: np.ndarray | None = None,  # Whether each answer is right
     alpha: float = ALPHA,
+    spend_over: int = SPEND_OVER,
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     ms_per_1000_rows: float = 0.0,
@@ -192,16 +195,18 @@ def check_network(
     seed: int = 0,
 ) -> Any:  # As `aimt monitor` of tables gives it
     """Compare new inputs of a network with its reference, and note the check in the history of the run."""
+    begun = next_check_of(run, alpha, spend_over)
     about, reference, before = _read_reference(run)
     parts = []
     if right is not None and about["recalibration"] and "probability" in said:
         known = Recalibration.from_dict(about["recalibration"])
         parts = [LabelledPart("all rows", known, np.asarray(right, int), _right(said["probability"]))]
-    options: dict[str, Any] = {"alpha": alpha / (2 + bool(parts)), "control": control}
+    level = begun.level / (2 + bool(parts) + (figures is not None))
+    options: dict[str, Any] = {"alpha": level, "control": control}
     drift = embedding_drift(reference, vectors, **options, seed=seed)
     moved = find_drift(before, before.count(said), min_distance=min_distance, **options)
     calibration = find_calibration_drift(parts, ["wrong", "right"], min_distance=min_distance, **options)
-    measured = _measured(about, figures)
+    measured = _measured(about, figures, level)
     alerts = _alerts(about, drift, moved, calibration, measured)
     reference_figure = {about["label"]: about["figure"]} if about["figure"] else {}
     found = {
@@ -227,11 +232,10 @@ def check_network(
         "caveat": "",
         "ms_per_1000_rows": ms_per_1000_rows,
     }
-    line, unwritten = note_check(run, _line(found), source)
-    history = read_history(run)
-    found = plain(found | {"time": line["time"], "warnings": unwritten, "checks": len(history)})
+    line, unwritten = note_check(run, _line(found), source, begun)
+    found = plain(found | {"time": line["time"], "warnings": unwritten, "checks": begun.number, "level": begun.level})
     if out is not None:
-        write_text(out, monitor_page(found, history))
+        write_text(out, monitor_page(found, [*begun.history, line]))
     return found
 
 # %% ../../../nbs/jobs/families/32_network_monitor.ipynb #a5fffdf3
@@ -242,12 +246,14 @@ def _as_column(unit: str, drift: EmbeddingDrift) -> dict[str, Any]:
     return ColumnDrift(f"embeddings of {unit}", "embedding", "embedding", p, p, apart, 0.0, drift.moved, (0.0, 0.0), drift.alert).to_dict()
 
 
-def _measured(about: Mapping[str, Any], figures: np.ndarray | None) -> list[dict[str, Any]]:
+def _measured(about: Mapping[str, Any], figures: np.ndarray | None, alpha: float) -> list[dict[str, Any]]:
     if figures is None or len(figures) < 20 or not about["figure"]:
         return []
     now: Interval = interval_of(np.asarray(figures, float))
     change, then = difference_interval(now, about["figure"]), about["figure"]["value"]
-    worse = change["high"] < 0 if about["greater_is_better"] else change["low"] > 0
+    stretch, value = max(1.0, float(ndtri(alpha) / ndtri(0.025))), change["value"]  # of one side of a 95 % interval
+    better = about["greater_is_better"]
+    worse = value + stretch * (change["high"] - value) < 0 if better else value - stretch * (value - change["low"]) > 0
     large = abs(change["value"]) >= 0.02 * abs(then)
     return [{"metric": about["label"], **now, "reference": then, "change": change, "alert": bool(worse and large), "contradicts": False}]
 
@@ -293,6 +299,7 @@ def monitor_tuned(
     *,
     out: str | Path | None = None,
     alpha: float = ALPHA,
+    spend_over: int = SPEND_OVER,
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     seed: int = 0,
@@ -315,7 +322,14 @@ def monitor_tuned(
     figures = np.asarray(found.family.score(found.model, known)[found.family.metric], float) if len(known) else None
     right = (np.array(answers) == pairs["target"].astype(str)).to_numpy() if answers and len(known) == len(pairs) else None
     name = "a table in memory" if isinstance(source, pd.DataFrame) else str(source)
-    options: dict[str, Any] = {"alpha": alpha, "min_distance": min_distance, "control": control, "seed": seed, "out": out}
+    options: dict[str, Any] = {
+        "alpha": alpha,
+        "spend_over": spend_over,
+        "min_distance": min_distance,
+        "control": control,
+        "seed": seed,
+        "out": out,
+    }
     told = check_network(found.run, name, vectors, said, figures=figures, right=right, ms_per_1000_rows=speed, **options)
     told["warnings"] += [f"inputs that cannot be read are left out: {lost:,}"] if lost else []
     return told
@@ -365,6 +379,7 @@ def monitor_text(
     *,
     out: str | Path | None = None,
     alpha: float = ALPHA,
+    spend_over: int = SPEND_OVER,
     min_distance: float = MIN_DISTANCE,
     control: Control = "holm",
     seed: int = 0,
@@ -379,6 +394,13 @@ def monitor_text(
     seen = [_read_by_gpt(found.model, found.tokenizer.encode(p, unknown="replace")) for p in pieces]
     speed, nats = 1e6 * (time.perf_counter() - start) / len(pieces), np.array([n for _, n in seen])
     name = "a table in memory" if isinstance(source, pd.DataFrame) else str(source)
-    options: dict[str, Any] = {"alpha": alpha, "min_distance": min_distance, "control": control, "seed": seed, "out": out}
+    options: dict[str, Any] = {
+        "alpha": alpha,
+        "spend_over": spend_over,
+        "min_distance": min_distance,
+        "control": control,
+        "seed": seed,
+        "out": out,
+    }
     said = pd.DataFrame({"nats per token": nats})
     return check_network(found.run, name, np.array([v for v, _ in seen]), said, figures=nats, ms_per_1000_rows=speed, **options)

@@ -34,6 +34,7 @@ from ...deploy.serve.traffic import Route, Traffic, Version, read_share
 from .bundle_files import is_bundle, open_bundle
 from .champion import CHAMPION, champion_of
 from .served_run import served_version
+from ..verbs.monitor import check_webhook
 from .server_checks import ServerChecks, checks_state
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #e37dcf2d
@@ -201,6 +202,7 @@ def serve(
     shadow: str | Sequence[str] = (),  # Runs that are asked too, and only logged
     policy: str | Path | Sequence[str | Path] = (),  # Folders of policies that decide and learn, from `aimt policy`
     watch: float = 0.0,  # Seconds between two checks of what was asked, as `aimt watch` makes them; 0 for none
+    webhook: str | None = None,  # Post the alerts of these checks as JSON to this address
     quiet: bool = False,
 ) -> None:
     """Serve runs until the process is told to stop.
@@ -210,6 +212,9 @@ def serve(
     uvicorn = require("uvicorn", "serve")
     many = lambda given: (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
     given = tuple(str(r.path if isinstance(r, Run) else r) for r in (run, *others) if r is not None)
+    check_webhook(webhook)
+    if webhook is not None and not watch:
+        raise ProblemError("--webhook posts the alerts of --watch, and there are no checks", hint="Give --watch SECONDS too")
     with unpacked(given) as runs:
         options = ServeOptions(
             runs,
@@ -225,7 +230,7 @@ def serve(
             many(policy),
             watch,
         )
-        with ServerChecks(runs, options.log, watch) if watch and options.log else nullcontext():
+        with ServerChecks(runs, options.log, watch, webhook) if watch and options.log else nullcontext():
             _listen(uvicorn, options, quiet)
 
 # %% ../../../nbs/jobs/operate/07_serve.ipynb #b18a659e

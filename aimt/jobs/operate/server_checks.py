@@ -34,8 +34,9 @@ class ServerChecks:
         runs: Sequence[str],  # Directories that are served
         log: str,  # Where the answers are: a SQLite file or a URL
         every: float,  # Seconds between two looks
+        webhook: str | None = None,  # Post the alerts of a look to this address
     ):
-        self.runs, self.log, self.every = tuple(runs), log, every
+        self.runs, self.log, self.every, self.webhook = tuple(runs), log, every, webhook
         self._stop = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._run, name="server-checks", daemon=True)
@@ -61,6 +62,8 @@ class ServerChecks:
         """One look; what goes wrong is noted beside the looks, and never ends the service."""
         nice = [found, "-n", "10"] if (found := shutil.which("nice")) else []
         command = [*nice, sys.executable, "-m", "aimt", "watch", run, "--log", self.log, "--once", "--no-on-decay", "--no-on-drift"]
+        command += ["--webhook", self.webhook] if self.webhook else []
+        began = time.time()
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         try:
             process = self._process = subprocess.Popen([*command, "--journal", _CHECKS], **pipes)
@@ -71,8 +74,18 @@ class ServerChecks:
             problem = f"the look took longer than {_SECONDS:g} seconds"
         except OSError as e:
             problem = f"the look could not be started: {e.strerror}"
-        if problem and not self._stop.is_set():
+        if self._stop.is_set():
+            return
+        if problem:
             self._note(run, problem)
+        else:
+            self._tell(run, began)
+
+    def _tell(self, run: str, since: float) -> None:
+        """A line in the log of the service, when the last look raised alerts."""
+        if (found := latest_check(run)) and found["at"] >= since and found["alerts"]:
+            more = f", and {len(found['alerts']) - 1} more" if len(found["alerts"]) > 1 else ""
+            print(f"{Path(run).name}: ALERT {found['alerts'][0]}{more}", file=sys.stderr, flush=True)
 
     def _note(self, run: str, problem: str) -> None:
         print(f"{Path(run).name}: {problem}", file=sys.stderr, flush=True)

@@ -26,7 +26,8 @@ from ...data.io.memory import TableSource
 from ...deploy.serve.answer_log import read_log
 from .champion import champion_of
 from .retrain import retrain
-from ..verbs.monitor import monitor
+from ..verbs.monitor import check_webhook, monitor, post_alerts
+from ...monitor.alpha_spending import SPEND_OVER
 
 # %% ../../../nbs/jobs/operate/12_watch.ipynb #91f6350e
 _WATCH = "watch.jsonl"  # In the directory of the run
@@ -114,6 +115,9 @@ def look(
     least_rows: int = 50,  # Rows below which there is no check
     time_limit: float | None = None,  # Of a training
     journal: str = _WATCH,  # Where looks are noted, in the directory of the run
+    alpha: float = 0.05,  # As for `monitor`, and so is `spend_over`
+    spend_over: int = SPEND_OVER,
+    webhook: str | None = None,  # Post the alerts as JSON to this address, when there are any
     now: float | None = None,  # Seconds since 1970, for tests
 ) -> Watched:
     """Check what came since the last look, and challenge the champion when there is a reason."""
@@ -139,12 +143,16 @@ def look(
     )
     if len(fresh) < least_rows and not late.any():
         return out
+    level: dict[str, Any] = {"alpha": alpha, "spend_over": spend_over}
     try:
-        alerts = _measure_late(run, rows[late], out, rows.attrs["outcome_at"][late]) if late.any() else []
+        alerts = _measure_late(run, rows[late], out, rows.attrs["outcome_at"][late], **level) if late.any() else []
         if len(fresh) >= least_rows:
             checked = fresh if fresh[target].notna().sum() >= 20 else fresh.drop(columns=target)
-            alerts = [*monitor(champion_of(run.path), checked)["alerts"], *alerts]
+            alerts = [*monitor(champion_of(run.path), checked, **level)["alerts"], *alerts]
         out["alerts"] = [f"{alert['kind']}: {alert['text']}" for alert in alerts]
+        if webhook is not None and alerts:
+            message = {"run": str(run.path), "source": str(log), "time": now, "n_rows": out["rows"], "alerts": alerts}
+            out["problem"] = "; ".join(post_alerts(webhook, message)) or None
         out["reason"] = policy.reason([alert["kind"] for alert in alerts], labels, (now - last) / 86_400)
         if out["reason"] is not None:
             challenge = retrain(run, rows[known], data=data, reason=out["reason"], time_limit=time_limit, quiet=True)
@@ -164,9 +172,9 @@ def _late(rows: pd.DataFrame, known: NDArray[Any], before: Sequence[Watched]) ->
     return late if late.sum() >= _MIN_LATE else np.zeros(len(rows), bool)
 
 
-def _measure_late(run: Run, rows: pd.DataFrame, out: Watched, came: NDArray[Any]) -> list[dict[str, Any]]:
+def _measure_late(run: Run, rows: pd.DataFrame, out: Watched, came: NDArray[Any], **level: Any) -> list[dict[str, Any]]:
     """The alerts of rows of earlier looks that only their outcomes can raise."""
-    found = monitor(champion_of(run.path), rows)
+    found = monitor(champion_of(run.path), rows, **level)
     out["late"], out["late_until"] = len(rows), float(came.max())
     return [alert for alert in found["alerts"] if alert["kind"] in ("measured", "concept", "calibration")]
 
@@ -193,13 +201,18 @@ def watch(
     least_labels: int = 200,
     time_limit: float | None = None,  # Seconds of a training; as for the run when None
     journal: str = _WATCH,  # Where looks are noted, in the directory of the run
+    alpha: float = 0.05,  # Probability of any false alarm in `spend_over` checks
+    spend_over: int = SPEND_OVER,  # Checks that share alpha; 1: each has it anew; 0: all that will ever be made
+    webhook: str | None = None,  # Post the alerts of a look as JSON to this address, when there are any
 ) -> Iterator[Watched]:
     """Look at the log again and again; yields what each look found. Raises `RunError` for a run or a log that is not there."""
     if Path(journal).name != journal or not journal.endswith(".jsonl"):
         raise ProblemError(f"'{journal}' names no journal", hint="Such as watch.jsonl: a file in the directory of the run")
+    check_webhook(webhook)
+    level: dict[str, Any] = {"alpha": alpha, "spend_over": spend_over, "webhook": webhook}
     policy = RetrainPolicy(on_decay, on_drift, after_labels, after_days, least_labels)
     while True:
-        yield look(run, log, policy, data=data, time_limit=time_limit, journal=journal)
+        yield look(run, log, policy, data=data, time_limit=time_limit, journal=journal, **level)
         if once:
             return
         time.sleep(every)

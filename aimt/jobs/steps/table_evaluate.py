@@ -128,7 +128,8 @@ def evaluate(work: TableWork) -> str:
         additive=additive_report(work.trained.models["additive"], problem),
     )
     train, test = (work.frame.iloc[rows].reset_index(drop=True) for rows in (work.split.train, work.split.test))
-    write_reference(work.run, problem, work.schema, train, test, y_test, ours["test"], clusters=new, seed=work.seed)
+    options: dict[str, Any] = {"clusters": new, "model": work.trained.model, "seed": work.seed}
+    write_reference(work.run, problem, work.schema, train, test, y_test, ours["test"], **options)
     row = next(r for r in scores["table"] if r["model"] == "model" and r["metric"] == problem.metric)
     value, low, high = (readable(row[key]) for key in ("value", "low", "high"))
     return f"{row['label']} {value} [{low}, {high}] on {len(y_test):,} test rows"

@@ -151,7 +151,7 @@ def _measured(new: Run, saved: SavedModel, small: Any, rows: RunRows) -> dict[st
         choices=reuse["choices"],
     )
     _write_predictions(new, saved, pred)
-    write_reference(new, problem, saved.schema, rows.part("train")[0], X, y, pred, clusters=new_rows, seed=seed)
+    write_reference(new, problem, saved.schema, rows.part("train")[0], X, y, pred, clusters=new_rows, model=small, seed=seed)
     return plain(
         {
             **{name: old[name] for name in _CARRIED if name in old},
