@@ -45,6 +45,9 @@ def first_picture(page: Page) -> Picture | None:
 def gallery(index: Index, nav: list[dict], folder: Path) -> str:
     """The page as Markdown with HTML; its pictures are written to the folder."""
     parts = ["# Gallery\n\n> The first figure of each page. Choose one to see the code that draws it, and what it says."]
+    parts.append(
+        'What trained generators draw, play and write stands in the <a href="guides/gallery.html">gallery of generated samples</a>.'
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for room, pages in pages_of(index, nav):
         items = []

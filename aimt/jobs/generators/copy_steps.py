@@ -41,6 +41,7 @@ from aimt.evaluate.text.faithfulness_scores import (
 )
 from ...generate.text.constrained_writer import Draft, Wanted, write_drafts
 from .copy_model import Chosen, CopyModel, choose_drafts, open_copy_model
+from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.generation.copy_scores import CopyScores, copy_excess
 from ...train.networks.attribute_writer import SIZES, TrainedWriter, train_writer, unigram_nats
@@ -248,20 +249,21 @@ def train_network(work: CopyWork) -> str:
     work.watch = TrainingMonitor(
         n_tokens=sum(len(x.target) + 1 for x in work.lessons), reference_loss=unigram_nats(held, len(work.codec.tokens)) if held else None
     )
-    work.trained = train_writer(
-        work.lessons,
-        held,
-        work.codec,
-        size=work.options.size,
-        time_limit=work.seconds,
-        steps=work.options.steps,
-        seed=work.seed,
-        start=open_copy_model(work.options.model).model if work.options.model else None,
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    with training_failures("a batch of texts", "a smaller --size"):
+        work.trained = train_writer(
+            work.lessons,
+            held,
+            work.codec,
+            size=work.options.size,
+            time_limit=work.seconds,
+            steps=work.options.steps,
+            seed=work.seed,
+            start=open_copy_model(work.options.model).model if work.options.model else None,
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     t = work.trained
     if t.history.stopped in {"SIGINT", "SIGTERM"}:
         work.progress.say(f"        stopped after step {t.steps:,}, which was saved. Go on with --resume --out {work.run.path}")

@@ -31,6 +31,7 @@ from ...decide.generators.design_gates import design_gates
 from ...evaluate.generation.designs import DesignScoring, score_designs
 from ...generate.design.propose import Certificate, disagreements
 from .design_model import DesignModel, DesignSettings, caption, draw_designs, read_examples, save_examples, save_figure
+from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.generation.design_scores import CertificateScore, DesignScores
 from ...models.design.parametric import ParametricOptions, ParametricProblem
@@ -268,20 +269,21 @@ def train_network(work: DesignWork) -> str:
         network = problem.network(o.size)
     objective, settings = problem.objective(), GeneratorSettings(batch_size=min(64, len(train)))
     work.watch = TrainingMonitor(reference_loss=objective.reference(train.rows(slice(0, 2000))["x"]))
-    work.trained = train_generator(
-        network,
-        train,
-        valid,
-        objective=objective,
-        settings=settings,
-        time_limit=work.seconds,
-        steps=o.steps,
-        seed=o.seed,
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    with training_failures(f"{settings.batch_size} designs at once", "a smaller --size"):
+        work.trained = train_generator(
+            network,
+            train,
+            valid,
+            objective=objective,
+            settings=settings,
+            time_limit=work.seconds,
+            steps=o.steps,
+            seed=o.seed,
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     history, m = work.trained.history, work.trained.measured
     if history.stopped in {"SIGINT", "SIGTERM"}:
         work.progress.say(f"        stopped, and the state was saved. Go on with --resume --out {work.run.path}")

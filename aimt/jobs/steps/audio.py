@@ -36,6 +36,7 @@ from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
 from ...evaluate.generation.recogniser import Recogniser, RecogniserConfig, train_recogniser, understood
 from ...evaluate.generation.scores import Samples, class_match
+from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields
 from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
 from ...generate.audio.word_units import WordUnits
@@ -222,20 +223,22 @@ def _(work: AudioWork) -> str:
     work.generator = SoundGenerator.fresh(work.mels[rows], work.config, width=work.options.width or 64, seed=work.options.seed)
     part = lambda chosen: GeneratorData(work.generator.scaled(work.mels[chosen]), label=work.labels[chosen])
     work.watch = TrainingMonitor()
-    work.trained = train_generator(
-        work.generator.network,
-        part(rows),
-        part(test),
-        settings=GeneratorSettings(batch_size=min(32, max(8, len(rows))), ema=0.995, evaluations=4, n_draws=128),
-        time_limit=work.seconds,
-        steps=work.options.steps,
-        augment=augment_mels,
-        seed=work.options.seed,
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    settings = GeneratorSettings(batch_size=min(32, max(8, len(rows))), ema=0.995, evaluations=4, n_draws=128)
+    with training_failures(f"{settings.batch_size} sounds at once", "a smaller --width, or a shorter --length"):
+        work.trained = train_generator(
+            work.generator.network,
+            part(rows),
+            part(test),
+            settings=settings,
+            time_limit=work.seconds,
+            steps=work.options.steps,
+            augment=augment_mels,
+            seed=work.options.seed,
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     return _keep_trained(work)
 
 
@@ -378,18 +381,19 @@ def _(work: SpeechWork) -> str:
     train, test = work.part("train"), work.part("test")
     work.generator = SpeechGenerator.fresh(train[1], work.config, width=work.options.width or 64, seed=work.options.seed)
     work.watch = TrainingMonitor()
-    work.trained = train_speech(
-        work.generator,
-        train,
-        test,
-        time_limit=work.seconds,
-        steps=work.options.steps,
-        seed=work.options.seed,
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    with training_failures("a batch of sentences", "a smaller --width, or shorter sentences: --length"):
+        work.trained = train_speech(
+            work.generator,
+            train,
+            test,
+            time_limit=work.seconds,
+            steps=work.options.steps,
+            seed=work.options.seed,
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     return _keep_trained(work)
 
 # %% ../../../nbs/jobs/steps/35_audio.ipynb #058425f9

@@ -35,6 +35,7 @@ from ...evaluate.generation.scores import Samples
 from ...generate.music.piano_roll import write_picture
 from ...generate.music.sample import SampleSettings, Writer, harmonise, write
 from ...generate.music.synthesis import write_sound
+from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields
 from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
 from ...metrics.generation.scores import CopyScore, NearCopy
@@ -158,19 +159,20 @@ def train_network(work: MusicWork) -> str:
     train, valid = work.pieces("train"), work.pieces("valid")
     bigram = ngram_nats(fit_ngram(train, work.codec.vocab_size, 2), valid, work.codec.vocab_size)
     work.watch = TrainingMonitor(n_tokens=sum(len(p) * work.codec.n_voices for p in train), reference_loss=bigram.mean)
-    work.trained = train_music(
-        train,
-        valid,
-        work.codec,
-        time_limit=work.seconds,
-        steps=work.options.steps,
-        seed=work.seed,
-        settings=None if work.options.size is None else _of_size(work),
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    with training_failures("a batch of music", "a smaller --size, or fewer --steps-per-quarter"):
+        work.trained = train_music(
+            train,
+            valid,
+            work.codec,
+            time_limit=work.seconds,
+            steps=work.options.steps,
+            seed=work.seed,
+            settings=None if work.options.size is None else _of_size(work),
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     t = work.trained
     stop_if_stopped(work, t.history)
     t.model.save_pretrained(work.run.path / "model")
