@@ -78,6 +78,7 @@ class ServedForecast:
     """A run of a forecast, as a `ServedModel`."""
 
     kind, max_rows = "series", 1
+    unneeded = ("torch", "tokenizers")  # Packages; see `needed_packages`
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class ServedTable:
     """A run on a table, as a `ServedModel`."""
 
     kind = "table"
+    unneeded = ("torch", "tokenizers")  # Packages; see `needed_packages`
 
     def __init__(
         self,

@@ -221,6 +221,7 @@ class ServedFiles:
 
     def __init__(self, found: TunedModel):
         self.found, self.media = found, _MEDIA[found.family.name]
+        self.extras = ("audio",) if found.family.name == "deepspeech" else ()
         self._lock = threading.Lock()  # One file at a time: a network takes all of the processor that it gets
 
     def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
