@@ -242,6 +242,30 @@ def test_fine_tuned_networks_answer_as_the_verb_does(port, runs):
         assert "".join(d["text"] for _, e, d in told if e == "message").strip() == said[0]
 
 
+def test_a_t5_decodes_texts_that_arrive_together_as_one_batch_with_the_answers_of_each_alone(port, runs):
+    texts = [f"{'cat' if i % 2 else 'bus'} {i}" * (1 + i % 3) for i in range(12)]
+    asked = [{"prompt": t, "tokens": 5 + i, "seed": i, "temperature": 0 if i % 3 else 1.0} for i, t in enumerate(texts)]
+    found: list = [None] * len(asked)
+
+    def one(k):
+        found[k] = ask(port, "POST", "/generate?model=kinds", asked[k])[1]["text"]
+
+    threads = [threading.Thread(target=one, args=(k,)) for k in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    alone = [
+        aimt.generate(runs["kinds"], b["prompt"], max_new_tokens=b["tokens"], seed=b["seed"], temperature=b["temperature"]) for b in asked
+    ]
+    assert found == alone
+    status, answer = ask(port, "POST", "/predict?model=kinds", {"rows": [{"source": t} for t in texts]})
+    one_by_one = [aimt.predict(runs["kinds"], pd.DataFrame({"source": [t]}), quiet=True)["prediction"][0] for t in texts]
+    assert status == 200 and [p["prediction"] for p in answer["predictions"]] == one_by_one
+    status, answer = ask(port, "POST", "/predict?model=kinds", {"rows": [{"source": "cat"}] * 257})
+    assert status == 413 and "at most 256" in answer["hint"]
+
+
 def test_classes_of_texts_are_those_of_predict(port, runs):
     rows = [{"text": text} for text in REVIEWS["text"][:12]]
     status, answer = ask(port, "POST", "/predict?model=reviews", {"rows": rows})
@@ -250,7 +274,7 @@ def test_classes_of_texts_are_those_of_predict(port, runs):
     assert [p["prediction"] for p in answer["predictions"]] == own["prediction"].tolist()
     assert np.allclose([p["probability"] for p in answer["predictions"]], own["probability"], atol=1e-5)
     status, answer = ask(port, "POST", "/predict?model=reviews", {"rows": [{"text": "x"}, {"text": None}, {"words": "y"}]})
-    assert status == 422 and [(f["row"], f["field"]) for f in answer["faults"]] == [(1, "text"), (2, "text")]
+    assert status == 422 and [(f["row"], f["field"]) for f in answer["faults"]] == [(1, "text"), (2, "text"), (2, "words")]
 
 
 def test_forecasts_are_those_of_predict(port, runs):
