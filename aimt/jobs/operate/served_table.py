@@ -45,7 +45,7 @@ class ServedTable:
         self,
         saved: SavedModel,  # From `open_model`
     ):
-        self.saved = saved
+        self.saved, self.columns = saved, list(saved.problem.inputs)
         self.contract = RequestSchema(saved.schema, saved.problem.inputs)
         self.scorer = RowScorer(saved.model.ensemble_)
         self.probe = [dict.fromkeys(saved.problem.inputs)]

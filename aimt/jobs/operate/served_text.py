@@ -55,6 +55,14 @@ class ServedText:
         """The pieces of a text. Raises `Refusal` for a prompt that the model cannot read."""
         return self.batcher(self.start(asked))  # type: ignore[return-value]
 
+    def write(self, asked: TextRequest) -> str:
+        """A whole text, for a caller that has the model to itself. Raises `Refusal` as `begin` does."""
+        job, text, last = self.start(asked), "", False
+        while not last:
+            ((piece, _), last) = self.batcher.step([job])[0]
+            text += piece
+        return self.finish(text)
+
     def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """It has no rows. Raises `Refusal`."""
         raise Refusal(422, "this model writes texts", 'Send {"prompt": "..."} to POST /generate')
@@ -167,7 +175,7 @@ class ServedAnswers(ServedText):
 
     def __init__(self, found: TunedModel, limits: TextLimits, start: Callable[[TextRequest], TextJob], batch: RaggedBatch, **options: Any):
         super().__init__(found.run, limits, start, job_step(batch), **options)
-        self.found, self.contract = found, TextColumn(found.text)
+        self.found, self.contract, self.columns = found, TextColumn(found.text), [found.text]
 
     def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """One answer for each row, as `aimt predict` gives it."""
@@ -208,7 +216,7 @@ class ServedLabels:
     kind = "finetune"
 
     def __init__(self, found: TunedModel):
-        self.found, self.contract = found, TextColumn(found.text)
+        self.found, self.contract, self.columns = found, TextColumn(found.text), [found.text]
         self.probe = [{found.text: "a text"}]
 
     def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
@@ -248,26 +256,26 @@ class ServedFiles:
 
     def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:
         """It has no rows. Raises `Refusal`."""
-        raise Refusal(415, f"this model reads a {self._noun}, not JSON", f"Send the file, with the content type {' or '.join(self.media)}")
+        raise Refusal(415, f"this model reads a {self.noun}, not JSON", f"Send the file, with the content type {' or '.join(self.media)}")
 
     def score_file(self, body: bytes, suffix: str, max_rows: int) -> tuple[list[Any], list[str], bytes]:
         """The answer to a file, as `aimt predict` gives it; no warnings; and what is logged. Raises `Refusal` for a bad file."""
         if not body:
-            raise Refusal(422, f"the {self._noun} is empty", "Send the bytes of the file as the body")
+            raise Refusal(422, f"the {self.noun} is empty", "Send the bytes of the file as the body")
         try:
             with self._lock:
                 answers = self._answer(body, suffix)
         except DataError as e:
-            raise Refusal(422, f"the {self._noun} cannot be read: {e.what}", e.hint) from e
+            raise Refusal(422, f"the {self.noun} cannot be read: {e.what}", e.hint) from e
         if problem := (answers.pop("problem", None) or [""])[0]:
-            raise Refusal(422, f"the {self._noun} cannot be read: {problem}", "Send another file")
+            raise Refusal(422, f"the {self.noun} cannot be read: {problem}", "Send another file")
         told = {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest(), "type": suffix}
         return [{name: values[0] for name, values in answers.items()}], [], json.dumps([told]).encode()
 
     def _answer(self, body: bytes, suffix: str) -> dict[str, list[Any]]:
         family, model = self.found.family, self.found.model
         if family.name == "clip":
-            return family.predict(model, [read_image(body, name=self._noun, max_pixels=_MAX_PIXELS)])
+            return family.predict(model, [read_image(body, name=self.noun, max_pixels=_MAX_PIXELS)])
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, f"recording{suffix}")
             place.write_bytes(body)
@@ -276,7 +284,8 @@ class ServedFiles:
         return family.predict(model, [sound])
 
     @property
-    def _noun(self) -> str:
+    def noun(self) -> str:
+        """What it reads."""
         return "picture" if self.found.family.name == "clip" else "recording"
 
     def about(self) -> Mapping[str, object]:
@@ -287,7 +296,7 @@ class ServedFiles:
 
     def example(self) -> tuple[str, Any]:
         """A path and a body to try it with."""
-        return "/predict", {"send": f"the bytes of a {self._noun} as the body, with its content type: {', '.join(self.media)}"}
+        return "/predict", {"send": f"the bytes of a {self.noun} as the body, with its content type: {', '.join(self.media)}"}
 
 # %% ../../../nbs/jobs/operate/01_served_text.ipynb #e4686f11
 _FAMILIES: Mapping[str, Callable[[TunedModel], Any]] = {
