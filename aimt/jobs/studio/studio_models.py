@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from ...core.errors import AimtError
 from ...core.files import plain
@@ -151,7 +152,8 @@ def _answer(model: Any, asked: Mapping[str, Any]) -> Shown:
     """What a model answers. Raises `Refusal` with all faults."""
     if hasattr(model, "write"):
         text = model.write(read_text_request(asked, model.limits))
-        return Shown(f"{len(text):,} characters" if text else "an empty text", text=text)
+        target = model.about()["predicts"]
+        return Shown(f"{target}: {text}") if 0 < len(text) <= 80 else Shown(f"{target}: {len(text):,} characters", text=text)
     if faults := model.contract.check([asked]):
         raise Refusal(422, f"{len(faults)} {'field does' if len(faults) == 1 else 'fields do'} not fit the model", "See below", faults)
     return _shown(model, model.score([asked])[0])
@@ -240,7 +242,7 @@ def ask_file(studio: Studio, request: Request) -> Page:
 def _with_picture(shown: Shown, body: bytes, model: Any) -> Shown:
     if not all(kind.startswith("image/") for kind in model.media):
         return shown
-    image, raw = read_image(body, name="picture", max_pixels=40_000_000), io.BytesIO()
+    image, raw = Image.fromarray(read_image(body, name="picture", max_pixels=40_000_000)), io.BytesIO()
     image.thumbnail((320, 320))
     image.save(raw, "PNG")
     return Shown(shown.headline, shown.facts, shown.text, picture="data:image/png;base64," + base64.b64encode(raw.getvalue()).decode())
