@@ -1,4 +1,4 @@
-"""`aimt export` of a fine-tuned network on real texts, and what cannot be exported or bundled."""
+"""`aimt export` of a fine-tuned network on real texts, and what cannot be exported."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,6 @@ torch = pytest.importorskip("torch")
 import aimt  # noqa: E402
 from aimt.core.errors import ProblemError  # noqa: E402
 from aimt.data.text.tokenizer import train_wordpiece  # noqa: E402
-from aimt.jobs.operate.bundle import bundle  # noqa: E402
 from aimt.jobs.operate.export import export, export_lines  # noqa: E402
 from aimt.models.text.bert import BERT, BERTConfig  # noqa: E402
 
@@ -53,7 +52,7 @@ def test_exported_weights_are_the_weights_of_the_run(tuned, tmp_path):
         export(tuned, to="safetensors", out=tmp_path / "weights")
 
 
-def test_free_text_and_networks_are_refused_with_a_way_out(tuned, tmp_path):
+def test_free_text_is_refused_with_a_way_out(tmp_path):
     rng = np.random.default_rng(0)
     notes = pd.DataFrame(
         {"size": rng.normal(size=120), "note": [f"customer {i} wrote a long remark about a thing {i % 7}" for i in range(120)]}
@@ -62,5 +61,3 @@ def test_free_text_and_networks_are_refused_with_a_way_out(tuned, tmp_path):
     with pytest.raises(ProblemError, match="'note' is free text"):
         export(run, out=tmp_path / "run.onnx")
     assert not (tmp_path / "run.onnx").exists()
-    with pytest.raises(ProblemError, match="cannot be served"):
-        bundle(tuned, out=tmp_path / "tuned.zip")

@@ -25,6 +25,8 @@ from aimt.explain.occlusion import plot_squares  # noqa: E402
 from aimt.jobs.families import clip as family_clip  # noqa: E402
 from aimt.jobs.families.base import split_pairs  # noqa: E402
 from aimt.jobs.families.clip import CLIP_FAMILY, PictureCLIP, are_classes, colours, moved  # noqa: E402
+from aimt.jobs.operate.bundle import bundle  # noqa: E402
+from aimt.jobs.operate.bundle_files import open_bundle  # noqa: E402
 from aimt.models.image.clip_towers import CLIPConfig, Tower  # noqa: E402
 from media_service import post_file, service_of  # noqa: E402
 from aimt.models.image.clip_tokenizer import CLIPTokenizer  # noqa: E402
@@ -463,8 +465,8 @@ def test_a_picture_that_changes_is_read_again(base, tmp_path):
 # ---- served
 
 
-def test_a_picture_is_answered_as_predict_answers_it(run, pictures):
-    service = service_of(run)
+def test_a_picture_is_answered_as_predict_answers_it(run, pictures, tmp_path):
+    service = service_of(open_bundle(bundle(run, out=tmp_path / "run.zip")["archive"], tmp_path / "opened"))
     files = sorted((pictures / "grass").glob("0*.png"))[:2] + sorted((pictures / "night_blue").glob("*.webp"))[:1]
     wanted = aimt.predict(run, pd.DataFrame({"image": list(map(str, files))}), quiet=True)
     for file, answer, probability in zip(files, wanted["prediction"], wanted["probability"], strict=True):

@@ -26,6 +26,8 @@ from aimt.jobs.families.deepspeech import (  # noqa: E402
     hear,
     recordings_in,
 )
+from aimt.jobs.operate.bundle import bundle  # noqa: E402
+from aimt.jobs.operate.bundle_files import open_bundle  # noqa: E402
 from aimt.metrics.speech import char_error_rate, word_error_rate  # noqa: E402
 from aimt.models.audio.deepspeech import DeepSpeech  # noqa: E402
 from aimt.models.audio.speech_features import Alphabet, DeepSpeechConfig  # noqa: E402
@@ -358,8 +360,8 @@ def test_family_is_found():
 # ---- served
 
 
-def test_a_recording_is_answered_as_predict_answers_it(run, folder):
-    service = service_of(run)
+def test_a_recording_is_answered_as_predict_answers_it(run, folder, tmp_path):
+    service = service_of(open_bundle(bundle(run, out=tmp_path / "run.zip")["archive"], tmp_path / "opened"))
     files = sorted((folder / "wav").glob("*.wav"))[:3]
     wanted = aimt.predict(run, pd.DataFrame({"wav": list(map(str, files))}), quiet=True)
     for file, answer, times in zip(files, wanted["prediction"], wanted["times"], strict=True):

@@ -3,6 +3,7 @@
 pytest tests/test_serve_text.py
 """
 
+import hashlib
 import http.client
 import json
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -21,9 +23,10 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("orjson")
 
 import aimt  # noqa: E402
-from aimt.core.errors import ProblemError, RunError  # noqa: E402
+from aimt.core.errors import DataError, ProblemError, RunError  # noqa: E402
 from aimt.data.text.tokenizer import train_tokenizer, train_wordpiece  # noqa: E402
-from aimt.jobs.operate.serve import ServeOptions, load_traffic  # noqa: E402
+from aimt.jobs.operate.bundle import bundle  # noqa: E402
+from aimt.jobs.operate.serve import ServeOptions, load_traffic, unpacked  # noqa: E402
 from aimt.jobs.operate.served_run import served_version  # noqa: E402
 from aimt.models.text.bert import BERT, BERTConfig  # noqa: E402
 from aimt.models.text.gpt import GPT, GPTConfig  # noqa: E402
@@ -80,12 +83,19 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def port(runs, tmp_path_factory):
-    """The port of a service of all these runs, in a process of its own."""
+def bundles(runs, tmp_path_factory):
+    """The bundle of each run, by name."""
+    place = tmp_path_factory.mktemp("bundles")
+    return {name: bundle(run, out=place / f"{name}.zip")["archive"] for name, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def port(bundles, tmp_path_factory):
+    """The port of a service of the bundles of all these runs, in a process of its own: all answers are those of the runs themselves."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    command = [sys.executable, "-m", "aimt", "serve", *(str(r.path) for r in runs.values()), "--port", str(number), "--rate", "0"]
+    command = [sys.executable, "-m", "aimt", "serve", *bundles.values(), "--port", str(number), "--rate", "0"]
     told = tmp_path_factory.mktemp("service") / "told.txt"
     with told.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
@@ -100,7 +110,7 @@ def port(runs, tmp_path_factory):
         yield number
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) in (0, -signal.SIGTERM), told.read_text()
+        assert process.wait(40) in (0, -signal.SIGTERM, 128 + signal.SIGTERM), told.read_text()
         assert "Traceback" not in told.read_text()
 
 
@@ -233,6 +243,30 @@ def test_fine_tuned_networks_answer_as_the_verb_does(port, runs):
         assert "".join(d["text"] for _, e, d in told if e == "message").strip() == said[0]
 
 
+def test_a_t5_decodes_texts_that_arrive_together_as_one_batch_with_the_answers_of_each_alone(port, runs):
+    texts = [f"{'cat' if i % 2 else 'bus'} {i}" * (1 + i % 3) for i in range(12)]
+    asked = [{"prompt": t, "tokens": 5 + i, "seed": i, "temperature": 0 if i % 3 else 1.0} for i, t in enumerate(texts)]
+    found: list = [None] * len(asked)
+
+    def one(k):
+        found[k] = ask(port, "POST", "/generate?model=kinds", asked[k])[1]["text"]
+
+    threads = [threading.Thread(target=one, args=(k,)) for k in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    alone = [
+        aimt.generate(runs["kinds"], b["prompt"], max_new_tokens=b["tokens"], seed=b["seed"], temperature=b["temperature"]) for b in asked
+    ]
+    assert found == alone
+    status, answer = ask(port, "POST", "/predict?model=kinds", {"rows": [{"source": t} for t in texts]})
+    one_by_one = [aimt.predict(runs["kinds"], pd.DataFrame({"source": [t]}), quiet=True)["prediction"][0] for t in texts]
+    assert status == 200 and [p["prediction"] for p in answer["predictions"]] == one_by_one
+    status, answer = ask(port, "POST", "/predict?model=kinds", {"rows": [{"source": "cat"}] * 257})
+    assert status == 413 and "at most 256" in answer["hint"]
+
+
 def test_classes_of_texts_are_those_of_predict(port, runs):
     rows = [{"text": text} for text in REVIEWS["text"][:12]]
     status, answer = ask(port, "POST", "/predict?model=reviews", {"rows": rows})
@@ -241,7 +275,7 @@ def test_classes_of_texts_are_those_of_predict(port, runs):
     assert [p["prediction"] for p in answer["predictions"]] == own["prediction"].tolist()
     assert np.allclose([p["probability"] for p in answer["predictions"]], own["probability"], atol=1e-5)
     status, answer = ask(port, "POST", "/predict?model=reviews", {"rows": [{"text": "x"}, {"text": None}, {"words": "y"}]})
-    assert status == 422 and [(f["row"], f["field"]) for f in answer["faults"]] == [(1, "text"), (2, "text")]
+    assert status == 422 and [(f["row"], f["field"]) for f in answer["faults"]] == [(1, "text"), (2, "text"), (2, "words")]
 
 
 def test_forecasts_are_those_of_predict(port, runs):
@@ -285,12 +319,64 @@ def test_a_canary_belongs_to_the_run_of_its_kind(runs, tmp_path):
         weights.write_bytes(kept)
 
 
+def changed(archive, place, change):
+    """A copy of an archive whose members were changed by `change(members)`: name -> bytes."""
+    with zipfile.ZipFile(archive) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    change(members)
+    with zipfile.ZipFile(place, "w") as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+    return place
+
+
+def relist(members):
+    """Make the list of a bundle fit its members, as somebody would who writes archives."""
+    about = json.loads(members["bundle.json"])
+    about["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != "bundle.json"}
+    members["bundle.json"] = json.dumps(about).encode()
+
+
+def flipped(data):
+    """The same bytes but for one bit."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+WEIGHTS = "run/kinds/model/model.safetensors"
+ATTACKS = {
+    "a weight": (lambda m: m.update({WEIGHTS: flipped(m[WEIGHTS])}), "not the file that the bundle was made with"),
+    "a weight, and the list": (lambda m: (m.update({WEIGHTS: flipped(m[WEIGHTS])}), relist(m)), "changed after the run was done"),
+    "a missing member": (lambda m: m.pop(WEIGHTS), "does not fit its files"),
+    "a missing member, and the list": (lambda m: (m.pop(WEIGHTS), relist(m)), "has no model/model.safetensors"),
+    "a name that leads out": (lambda m: m.update({"run/kinds/../../../escaped.json": b"{}"}), "unsafe name"),
+    "an absolute name": (lambda m: m.update({"/run/kinds/escaped.json": b"{}"}), "unsafe name"),
+    "one more member": (lambda m: m.update({"run/kinds/model/more.json": b"{}"}), "does not fit its files"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_bundle_that_was_tampered_with_is_not_served(bundles, tmp_path, name):
+    change, message = ATTACKS[name]
+    archive = changed(bundles["kinds"], tmp_path / "kinds.zip", change)
+    with pytest.raises((DataError, RunError), match=message), unpacked([str(archive)]) as (place,):
+        served_version(place)
+    assert [p.name for p in tmp_path.iterdir()] == ["kinds.zip"] and not (tmp_path.parent / "escaped.json").exists()
+
+
+def test_a_bundle_quotes_no_training_examples(bundles, runs):
+    assert (runs["reviews"].path / "model" / "near.json").is_file()
+    with zipfile.ZipFile(bundles["reviews"]) as archive:
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    assert not [name for name, data in inside.items() if b"the parcel has not come" in data]
+
+
 def test_a_kind_that_is_not_served_says_so(tmp_path):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"actual": rng.choice(["a", "b"], 300), "probability": rng.random(300)})
     run = aimt.judge(table, actual="actual", out=tmp_path / "judged", quiet=True, **{"probability": "probability"})
-    with pytest.raises(ProblemError, match="cannot serve"):
-        served_version(run)
+    for verb in (served_version, bundle):
+        with pytest.raises(ProblemError, match="cannot serve"):
+            verb(run)
 
 
 @pytest.mark.slow(reason="writes 1,000 texts twice")

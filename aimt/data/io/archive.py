@@ -174,10 +174,11 @@ def unpack(
     keep: Iterable[str] = ("*",),  # Patterns of the members wanted; `*` crosses folders
     strip: str = "",  # Beginning of their names to leave away, such as ``usr/share/``
     limit: int = 1 << 32,  # Bytes, unpacked, at most
+    most_files: int = 1_000_000,
 ) -> dict[str, int]:  # Names, relative to the folder, and sizes
     """Write the wanted files of an archive below a folder, and nothing else anywhere.
 
-    Raises `DataError` for a damaged archive, an unsafe name, a link that leads out, or too many bytes;
+    Raises `DataError` for a damaged archive, an unsafe name, a link that leads out, too many bytes or files;
     `RunError` when the disk is full.
     """
     keep, folder, written, total = tuple(keep), Path(folder), {}, 0
@@ -193,6 +194,8 @@ def unpack(
             total += member.size
             if total > limit:
                 raise DataError(f"the archive contains more than the {limit:,} bytes that were expected")
+            if len(written) >= most_files:
+                raise DataError(f"the archive contains more than the {most_files:,} files that were expected")
             written[name] = _write(member, folder / name)
     return written
 

@@ -254,7 +254,7 @@ async def predict_rows(service: Service, scope: Scope) -> tuple[int, bytes, Sequ
     version, role = route.choose(client_key(scope) or number)
     if suffix := getattr(version.model, "media", _TABLES).get(kind):
         return await _predict_table(service, version, role, scope["body"], suffix, number)  # shadows are asked about rows only
-    rows = read_rows(read_json(scope["body"]), service.max_rows)
+    rows = read_rows(read_json(scope["body"]), min(service.max_rows, getattr(version.model, "most_rows", service.max_rows)))
     contract = version.model.contract
     if contract is not None and (faults := contract.check(rows)):
         raise Refusal(422, "the rows do not fit the model", "Correct the fields that are listed", faults)

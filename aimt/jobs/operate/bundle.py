@@ -13,7 +13,7 @@ import json
 import platform
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -23,20 +23,22 @@ from ...core.hardware import version_of
 from ...core.run import Run
 from .bundle_files import write_bundle
 from .champion import champion_of
-from ..shared.table_model import SavedModel, open_model
+from .served_run import needed_packages, served_model
+from ..shared.run_lifecycle import EXAMPLE_FILES
 
 # %% ../../../nbs/jobs/operate/25_bundle.ipynb #6c07a390
-_OF_RUN = ("run.json", "schema.json", "metrics.json", "card.md", "model/*")
-_NOT_FOR_TABLES = frozenset({"torch", "tokenizers"})  # A run on a table is served without them
+_UNSEALED = ("run.json", "card.md")  # Of a run; these have no checksum in it
+_SEALED = ("schema.json", "metrics.json", "model/")
 
 
 def pinned_requirements(
     *,
+    extras: Iterable[str] = ("serve",),  # Of aimt
     without: Iterable[str] = (),  # Packages that are not needed
 ) -> list[str]:
     """``name==version`` of everything installed that aimt needs to serve, aimt itself left out, in the order of the alphabet."""
     skipped, found = {_key(name) for name in without}, dict[str, str]()
-    waiting = _required("aimt", "serve")
+    waiting = [package for extra in extras for package in _required("aimt", extra)]
     while waiting:
         name = waiting.pop()
         key = _key(name)
@@ -69,6 +71,12 @@ def _required(name: str, extra: str = "") -> list[str]:
         if r.marker is None or r.marker.evaluate({"extra": extra}):
             out.append(r.name)
     return out
+
+
+def _requirements_text(pins: Iterable[str]) -> str:
+    """The content of ``requirements.txt``. A build of PyTorch for one kind of hardware, such as 2.8.0+cpu, has an index of its own."""
+    builds = [pin.rpartition("+")[2] for pin in pins if pin.startswith("torch==") and "+" in pin]
+    return "".join(f"{line}\n" for line in [*(f"--extra-index-url https://download.pytorch.org/whl/{build}" for build in builds), *pins])
 
 # %% ../../../nbs/jobs/operate/25_bundle.ipynb #6fe8af8c
 _PORT = 8000
@@ -114,6 +122,7 @@ def kubernetes_manifest(
     archive: str,  # Name of the bundle
     *,
     memory_mb: int = 1024,  # Limit; half of it is requested
+    disk_mb: int = 1024,  # Limit for /tmp, where the bundle is unpacked
 ) -> str:
     """The text of a manifest: two copies behind one address, not as root, with a file system that cannot be written."""
     name = _label(archive)
@@ -166,7 +175,7 @@ spec:
       terminationGracePeriodSeconds: 40
       volumes:
         - name: tmp
-          emptyDir: {{sizeLimit: 1Gi}}
+          emptyDir: {{sizeLimit: {disk_mb}Mi}}
         - name: tokens
           secret: {{secretName: {name}-tokens, defaultMode: 288}}
 ---
@@ -194,32 +203,33 @@ class Bundle(TypedDict):
 
 
 def bundle(
-    run: Run | str | Path,  # A run on a table that is done; its champion is bundled
+    run: Run | str | Path,  # A run that is done; its champion is bundled
     *,
     out: str | Path | None = None,  # The archive; RUN.zip when None. The other files are written beside it
 ) -> Bundle:
     """Write a bundle. Raises `ProblemError` for a kind of run that cannot be served, `RunError` for one that is not done."""
     asked = run.path if isinstance(run, Run) else Path(run)
     name, run = asked.resolve().name, Run.open(champion_of(asked))
-    if run.kind != "table":
-        raise ProblemError(f"a run of --kind {run.kind} cannot be served", where=str(run.path), hint="Use: aimt export RUN")
-    saved = open_model(run)  # so that what is damaged is found here
+    model = served_model(run)  # so that what is damaged is found here
     path = Path(out) if out is not None else Path(f"{name}.zip")
     if path.suffix.lower() != ".zip":
         raise ProblemError(f"a bundle is a .zip file, and this is '{path.name}'", hint=f"Use: -o {path.with_suffix('.zip').name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    of_run: dict[str, Path | str] = {f"run/{name}/{file.relative_to(run.path).as_posix()}": file for file in _files_of(run)}
+    files = _files_of(run)
+    of_run: dict[str, Path | str] = {f"run/{name}/{file}": place for file, place in files.items()}
     aimt, python = version_of("aimt") or str(run.info["versions"]["aimt"]), platform.python_version()
-    pins = pinned_requirements(without=_NOT_FOR_TABLES)
+    needed = needed_packages(model)
+    pins = pinned_requirements(extras=needed.extras, without=needed.unneeded)
     for_people: dict[str, Path | str] = {
-        "requirements.txt": "\n".join(pins) + "\n",
+        "requirements.txt": _requirements_text(pins),
         "start.sh": f'#!/bin/sh\n# In the unpacked bundle\nexec aimt serve {shlex.quote(f"run/{name}")} "$@"\n',
-        "README.md": _readme(saved, name, path.name, aimt, python),
+        "README.md": _readme(run, model.about(), name, path.name, aimt, python),
     }
     write_bundle(path, name, of_run | for_people, aimt=aimt, python=python)
     beside = {"dockerfile": path.with_suffix(".Dockerfile"), "kubernetes": path.with_suffix(".kubernetes.yaml")}
     write_text(beside["dockerfile"], dockerfile(path.name, python=".".join(python.split(".")[:2]), aimt=aimt))
-    write_text(beside["kubernetes"], kubernetes_manifest(path.name))
+    size_mb = sum(place.stat().st_size for place in files.values()) / 1e6
+    write_text(beside["kubernetes"], kubernetes_manifest(path.name, memory_mb=_room_mb(3 * size_mb), disk_mb=_room_mb(size_mb)))
     return Bundle(
         run=name,
         archive=str(path),
@@ -231,19 +241,27 @@ def bundle(
     )
 
 # %% ../../../nbs/jobs/operate/25_bundle.ipynb #1d52044e
-def _files_of(run: Run) -> list[Path]:
-    """The files of a run that a service needs, checked to be unchanged."""
-    found = sorted(p for pattern in _OF_RUN for p in run.path.glob(pattern) if p.is_file())
-    if links := [p for p in found if p.is_symlink()]:
-        raise RunError("this file of the run is a link", where=str(links[0]), hint="Copy the run")
-    return [run.file(p.relative_to(run.path).as_posix()) for p in found]
+def _files_of(run: Run) -> dict[str, Path]:
+    """The files of a run that a service needs, checked to be there and unchanged."""
+    unsealed = [name for name in _UNSEALED if (run.path / name).is_file()]
+    sealed = sorted(name for name in run.info["files"] if name.startswith(_SEALED) and name not in EXAMPLE_FILES)
+    found = {name: run.file(name) for name in (*unsealed, *sealed)}
+    if links := [place for name, place in found.items() if place.resolve() != run.path.resolve() / name]:
+        raise RunError("this file of the run is a link, or lies in one", where=str(links[0]), hint="Copy the run")
+    return found
 
 
-def _readme(saved: SavedModel, name: str, archive: str, aimt: str, python: str) -> str:
-    problem, verdict = saved.problem, (saved.run.read("metrics.json").get("verdict") or {}).get("verdict", "none")
+def _room_mb(size_mb: float) -> int:
+    """One gigabyte for the libraries, and what the model needs, in steps of 256 MB."""
+    return 1024 + 256 * round(size_mb / 256)
+
+
+def _readme(run: Run, about: Mapping[str, object], name: str, archive: str, aimt: str, python: str) -> str:
+    told = "\n".join(f"- {key}: {value}" for key, value in about.items())
     return f"""# {name}
 
-Predicts `{problem.target}` ({problem.task}). Verdict of its training: {verdict}. Run {saved.run.id}.
+{told}
+- run: {run.id}, of kind {run.kind}
 
 ## Start
 
@@ -254,7 +272,7 @@ It was written with Python {python} and the versions of `requirements.txt`. On a
 
     {shlex.join(start_command(archive))}
 
-where the file of tokens holds one token in each line. `start.sh` starts the unpacked bundle.
+where the file of tokens holds one token in each line. `start.sh` starts the unpacked bundle. The page `/docs` of the service says what to send.
 
 ## Container
 

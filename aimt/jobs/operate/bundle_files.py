@@ -9,7 +9,9 @@ __all__ = ['BundleFile', 'write_bundle', 'is_bundle', 'open_bundle']
 
 # %% ../../../nbs/jobs/operate/05_bundle_files.ipynb #a6f52c14
 import hashlib
+import io
 import json
+import shutil
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -24,7 +26,8 @@ from ...data.io.archive import safe_name, unpack
 # %% ../../../nbs/jobs/operate/05_bundle_files.ipynb #471be64a
 _FORMAT = 1
 _MOST_FILES = 1_000
-_MOST_UNPACKED = 4 << 30  # Bytes
+_MOST_UNPACKED = 16 << 30  # Bytes
+_WEIGHTS = ".safetensors"  # Of networks: almost random bits, which do not become smaller
 
 
 class BundleFile(TypedDict):
@@ -46,14 +49,17 @@ def write_bundle(
     python: str,
 ) -> None:
     """Write a bundle. The same files give the same bytes."""
-    content = {safe_name(to): found.encode() if isinstance(found, str) else found.read_bytes() for to, found in files.items()}
-    digests = {to: hashlib.sha256(data).hexdigest() for to, data in sorted(content.items())}
+    sources = {safe_name(to): found for to, found in sorted(files.items())}
+    digests = {to: hashlib.sha256(found.encode()).hexdigest() if isinstance(found, str) else sha256(found) for to, found in sources.items()}
     about: BundleFile = {"format": _FORMAT, "run": name, "aimt": aimt, "python": python, "files": digests}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for to, data in {"bundle.json": json.dumps(about, indent=1).encode(), **dict(sorted(content.items()))}.items():
+        for to, found in {"bundle.json": json.dumps(about, indent=1), **sources}.items():
             entry = zipfile.ZipInfo(to)  # of 1980: without the time of writing
-            entry.external_attr, entry.compress_type = (stat.S_IFREG | 0o644) << 16, zipfile.ZIP_DEFLATED
-            archive.writestr(entry, data)
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            entry.compress_type = zipfile.ZIP_STORED if to.endswith(_WEIGHTS) else zipfile.ZIP_DEFLATED
+            with io.BytesIO(found.encode()) if isinstance(found, str) else open(found, "rb") as content:
+                with archive.open(entry, "w", force_zip64=True) as out:
+                    shutil.copyfileobj(content, out, 1 << 20)
 
 # %% ../../../nbs/jobs/operate/05_bundle_files.ipynb #5d63239f
 def is_bundle(path: str | Path) -> bool:

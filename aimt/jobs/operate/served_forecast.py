@@ -78,6 +78,7 @@ class ServedForecast:
     """A run of a forecast, as a `ServedModel`."""
 
     kind, max_rows = "series", 1
+    unneeded = ("torch", "tokenizers")  # Packages; see `needed_packages`
 
     def __init__(
         self,
@@ -85,6 +86,9 @@ class ServedForecast:
         model: Forecaster,  # From `open_forecaster`
     ):
         self.run, self.model, self.contract = run, model, ForecastContract(model)
+        names = model.columns_
+        self.columns = [name for name in (names["series"], names["time"], *self.contract.known) if name]
+        self.file_optional = not self.contract.known  # `aimt predict` needs no table
         self.probe: list[Any] = [] if self.contract.known else [{"horizon": 1}]
 
     def score(self, rows: Sequence[Any]) -> Sequence[Mapping[str, object]]:

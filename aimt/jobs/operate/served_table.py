@@ -39,12 +39,13 @@ class ServedTable:
     """A run on a table, as a `ServedModel`."""
 
     kind = "table"
+    unneeded = ("torch", "tokenizers")  # Packages; see `needed_packages`
 
     def __init__(
         self,
         saved: SavedModel,  # From `open_model`
     ):
-        self.saved = saved
+        self.saved, self.columns = saved, list(saved.problem.inputs)
         self.contract = RequestSchema(saved.schema, saved.problem.inputs)
         self.scorer = RowScorer(saved.model.ensemble_)
         self.probe = [dict.fromkeys(saved.problem.inputs)]

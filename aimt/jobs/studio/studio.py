@@ -31,6 +31,7 @@ from ...deploy.studio.pages import Page, redirect, render, static_page
 from ..operate.serve import _is_local
 from .studio_designs import design_page
 from .studio_folder import Studio
+from .studio_models import ask_file, try_any
 from aimt.jobs.studio.studio_runs import (
     compare_page,
     download,
@@ -43,7 +44,6 @@ from aimt.jobs.studio.studio_runs import (
     serve_page,
     start_service,
     stop_service,
-    try_page,
 )
 from .studio_tables import home_page, preview_command, start_training, stop_training, table_page, take_table
 
@@ -60,8 +60,9 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/runs/*/progress", progress_part),
     ("POST", "/runs/*/stop", stop_training),
     ("GET", "/runs/*/report", report_page),
-    ("GET", "/runs/*/try", try_page),
-    ("POST", "/runs/*/try", try_page),
+    ("GET", "/runs/*/try", try_any),
+    ("POST", "/runs/*/try", try_any),
+    ("POST", "/answers", ask_file),
     ("GET", "/runs/*/design", design_page),
     ("POST", "/runs/*/design", design_page),
     ("GET", "/runs/*/predict", predict_page),
@@ -74,7 +75,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/compare", compare_page),
     ("GET", "/static/*", lambda studio, request, name: static_page(name)),
 )
-_UPLOADS = frozenset({"/tables", "/predictions"})  # Forms with a file
+_UPLOADS = frozenset({"/tables", "/predictions", "/answers"})  # Forms with a file
 _PATTERNS = [(method, re.compile(re.escape(path).replace(r"\*", "([^/\\s]+)")), handler) for method, path, handler in _ROUTES]
 
 

@@ -80,6 +80,7 @@ class Studio:
     max_upload_mb: float = 200.0
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)  # In every form
     jobs: Jobs = field(default_factory=Jobs)
+    asking: threading.Lock = field(default_factory=threading.Lock, repr=False)  # One network writes at a time
     _kept: "dict[str, OrderedDict[Hashable, Any]]" = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -128,10 +129,15 @@ class Studio:
         return made
 
     def model(self, name: str) -> ServedTable:
-        """The model of a run on a table, opened once. Raises `ProblemError` for other runs."""
+        """The model of a run on a table. Raises `ProblemError` for other runs."""
+        found = self.served(name)
+        if not isinstance(found, ServedTable):
+            raise ProblemError(f"the run {name} has no rows to try", hint="Read its report")
+        return found
+
+    def served(self, name: str) -> Any:
+        """What is served for a run, opened once. Raises `ProblemError` for a run of a kind that is not served."""
         run = self.run(name)
-        if run.kind != "table":
-            raise ProblemError(f"a run of --kind {run.kind} has no rows to try", hint="Read its report")
         return self.kept(("model", name, run.info.get("digest")), lambda: served_version(run).model)
 
 # %% ../../../nbs/jobs/studio/31_studio_folder.ipynb #b38ba204

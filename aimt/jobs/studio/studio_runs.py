@@ -10,11 +10,13 @@ __all__ = ['RunTabs', 'run_tabs', 'run_page', 'progress_part', 'report_page', 't
 
 # %% ../../../nbs/jobs/studio/33_studio_runs.ipynb #d173dc8a
 import shlex
+import shutil
 import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,13 @@ import pandas as pd
 from ...core.errors import ProblemError
 from ...core.files import read_json_lines
 from ...core.run import Run, stored_content
+from ...data.io.archive import unpack
 from ...data.io.load import load_table
 from ...deploy.report.page import read_parts
 from ...deploy.report.spec import run_command
 from ...deploy.serve.service import Refusal
 from ...deploy.studio.browser_guard import REPORT_POLICY
-from ...deploy.studio.forms import Request
+from ...deploy.studio.forms import Request, Upload
 from ...deploy.studio.pages import Page, effect_bars, redirect, render
 from ...deploy.studio.row_form import form_fields, read_row, table_row, typical_row
 from ..operate.served_table import ServedTable
@@ -51,9 +54,13 @@ class RunTabs:
 
 def run_tabs(run: Run) -> RunTabs:
     """The pages of a run: rows can be tried where a table was learned."""
-    tabs = [("", "Verdict")]
-    if run.kind == "table":
-        tabs += [("try", "Try a row"), ("predict", "Predict a file"), ("serve", "Serve")]
+    tabs, verbs = [("", "Verdict")], kind_of(run).verbs
+    if "serve" in verbs:
+        tabs += [("try", "Try a row" if run.kind == "table" else "Try it")]
+    if {"serve", "predict"} <= set(verbs):
+        tabs += [("predict", "Predict a file")]
+    if "serve" in verbs:
+        tabs += [("serve", "Serve")]
     if run.kind == "design":
         tabs.append(("design", "Design"))
     return RunTabs(run.path.name, (*tabs, ("monitor", "Monitor")))
@@ -185,26 +192,31 @@ _LONGEST = 1_800.0  # Seconds
 
 def predict_page(studio: Studio, request: Request, name: str) -> Page:
     """The form for a file; with ``?file=`` what came of one."""
-    run, model = studio.run(name), studio.model(name)
-    shown = usual = f"aimt predict {shlex.quote(str(run.path))} NEW.csv -o scored.csv"
+    run, model = studio.run(name), studio.served(name)
+    media = getattr(model, "media", None)
+    new = "FOLDER" if media else "NEW.csv"
+    shown = usual = f"aimt predict {shlex.quote(str(run.path))} {new} -o scored.csv"
     scored: dict[str, Any] | None = None
     file = request.one("file")
     if file:
         scored = _scored(studio, run, file)
         shown, scored["warnings"] = studio.kept(("predicted", file), lambda: (usual, []))
-    return _run_page(studio, run, "predict", "predict a file", scored=scored, inputs=model.saved.problem.inputs, command=shown)
+    endings = sorted(set(media.values())) if media else []
+    more = {"inputs": getattr(model, "columns", []), "optional": getattr(model, "file_optional", False), "endings": endings}
+    return _run_page(studio, run, "predict", "predict a file", scored=scored, command=shown, **more)
 
 
 def predict_file(studio: Studio, request: Request) -> Page:
     """``POST /predictions``: score an uploaded table with a run."""
     name = request.one("run")
     run = studio.run(name)
-    table = keep_upload(studio, request.upload)
+    source = _new_inputs(studio, studio.served(name), request.upload)
     folder = studio.folder / "predictions"
     folder.mkdir(exist_ok=True)
-    stem, ending = table.partition(".")[0], ".parquet" if table.lower().endswith(".parquet") else ".csv"
+    stem = "forecasts" if source is None else source.name.partition(".")[0]
+    ending = ".parquet" if source is not None and source.name.lower().endswith(".parquet") else ".csv"
     out = folder / free_name(folder, f"{name}-{stem}{ending}")
-    words = ["aimt", "predict", str(run.path), str(studio.uploads / table), "-o", str(out)]
+    words = ["aimt", "predict", str(run.path), *([] if source is None else [str(source)]), "-o", str(out)]
     job = studio.jobs.start(f"predict/{name}", shlex.join(words), studio.folder / "logs" / f"predict-{out.name}.txt")
     try:
         job.process.wait(_LONGEST)
@@ -217,6 +229,45 @@ def predict_file(studio: Studio, request: Request) -> Page:
     warnings = [line.partition("warning: ")[2] for line in lines if line.startswith("warning: ")]
     studio.kept(("predicted", out.name), lambda: (job.command, warnings))
     return redirect(f"/runs/{name}/predict?file={out.name}")
+
+
+_MOST_FILES = 1_000  # Of an archive
+_MOST_UNPACKED = 1 << 30  # Bytes
+
+
+def _new_inputs(studio: Studio, model: Any, upload: Upload | None) -> Path | None:
+    """What is to be predicted, under the working folder: a table, or a folder of pictures or recordings; None for all coming steps."""
+    if (upload is None or not upload.size) and getattr(model, "file_optional", False):
+        if upload is not None:
+            upload.place.unlink(missing_ok=True)
+        return None
+    media = getattr(model, "media", None)
+    return studio.uploads / keep_upload(studio, upload) if media is None else _keep_files(studio, upload, sorted(set(media.values())))
+
+
+def _keep_files(studio: Studio, upload: Upload | None, endings: Sequence[str]) -> Path:
+    """A folder with an uploaded picture or recording, or with those of an archive. Raises `Refusal` or `DataError`."""
+    if upload is None or not upload.size:
+        raise Refusal(422, "no file was chosen", "Choose a file or a zip archive")
+    ending = f".{upload.name.rpartition('.')[2].lower()}"
+    folder = studio.uploads / f"files-{uuid.uuid4().hex[:8]}"
+    try:
+        if ending not in (".zip", *endings):
+            raise Refusal(415, f"'{upload.name[:60]}' is not read here", f"Its name must end in .zip, {', '.join(endings)}")
+        folder.mkdir()
+        if ending != ".zip":
+            upload.place.replace(folder / f"file{ending}")
+            return folder
+        patterns = [f"*{case}" for e in endings for case in (e, e.upper())]
+        found = unpack(upload.place, folder, keep=patterns, limit=_MOST_UNPACKED, most_files=_MOST_FILES)
+        if not found:
+            raise Refusal(422, "the archive contains no file that the model reads", f"Their names must end in {', '.join(endings)}")
+        return folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        upload.place.unlink(missing_ok=True)
 
 # %% ../../../nbs/jobs/studio/33_studio_runs.ipynb #07bc3eb9
 def _prediction(studio: Studio, run: Run, file: str) -> Path:
@@ -258,7 +309,7 @@ def download(studio: Studio, request: Request, name: str, file: str) -> Page:
 def serve_page(studio: Studio, request: Request, name: str) -> Page:
     """Whether the run is served, and where."""
     run, job = studio.run(name), studio.jobs.get(f"serve/{name}")
-    service = _service(name, job) if job else None
+    service = _service(name, job, studio.served(name)) if job else None
     shown = job.command if job else _serve_command(studio, run, 8000)
     return _run_page(studio, run, "serve", "serve", service=service, command=shown)
 
@@ -272,11 +323,14 @@ def _serve_command(studio: Studio, run: Run, port: int) -> str:
     return shlex.join(["aimt", "serve", str(run.path), "--port", str(port), "--log", str(log), *watch])
 
 
-def _service(name: str, job: Job) -> dict[str, Any]:
+def _service(name: str, job: Job, model: Any) -> dict[str, Any]:
     words = shlex.split(job.command)
     address = f"http://127.0.0.1:{words[words.index('--port') + 1]}"
     ready = job.running and _answers(f"{address}/ready")
-    curl = f"curl -X POST '{address}/predict?model={name}' -H 'Content-Type: application/json' -d @row.json"
+    media = getattr(model, "media", None)
+    body = f"-H 'Content-Type: {next(iter(media))}' --data-binary @FILE" if media else "-H 'Content-Type: application/json' -d @row.json"
+    path = "/generate" if hasattr(model, "write") else "/predict"
+    curl = f"curl -X POST '{address}{path}?model={name}' {body}"
     error = "" if job.running else job.tail()
     return {"address": address, "running": job.running, "ready": ready, "curl": curl, "error": error}
 
@@ -297,7 +351,7 @@ def start_service(studio: Studio, request: Request, name: str) -> Page:
         port = probe.getsockname()[1]
     job = studio.jobs.start(f"serve/{name}", _serve_command(studio, run, port), studio.folder / "logs" / f"serve-{name}.txt")
     for _ in range(40):
-        if not job.running or _service(name, job)["ready"]:
+        if not job.running or _service(name, job, studio.served(name))["ready"]:
             break
         try:
             job.process.wait(0.25)

@@ -61,7 +61,7 @@ class Stack(nn.Module):
         self,
         x: Tensor,  # (B, L, D)
         *,
-        real: Tensor | None = None,  # (B, L) False at padding
+        real: Tensor | None = None,  # (B, past + L) False at padding
         documents: Tensor | None = None,  # (B, L) attention stays inside a document
         cache: KVCache | None = None,
         memory: Tensor | None = None,  # (B, S, D) for a decoder
@@ -191,10 +191,12 @@ class T5(nn.Module):
         cache: T5Cache | None = None,  # From `new_cache`
     ) -> Tensor:  # (B, L, D)
         """The output of the decoder, from which `logits` are computed."""
+        real = None
         if cache is not None:
             cache.note(ids, None)
             mask = cache.mask
-        h = self.decoder(self.look_up(ids), documents=documents, cache=cache, memory=memory, memory_mask=mask)
+            real = None if cache.real is None else cache.real[:, : cache.length + ids.shape[1]]
+        h = self.decoder(self.look_up(ids), real=real, documents=documents, cache=cache, memory=memory, memory_mask=mask)
         if cache is not None:
             cache.length += ids.shape[1]
         return h
