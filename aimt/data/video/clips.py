@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from ...core.errors import DataError
 from ...core.files import atomic_path
 from ..io.folder import first_few, walk_files
+from ..text.captions import CAPTIONS, Captions, read_captions
 from .read import FILMS, PICTURES, Video, frame_files, is_animated, read_video
 
 # %% ../../../nbs/data/video/10_clips.ipynb #7c1d2392
@@ -38,12 +39,15 @@ class VideoClips:
     value_names: tuple[str, ...] = ()  # (K,)
     fps: float = 8.0  # Frames per second
     notes: tuple[str, ...] = ()  # What was left out or changed
+    captions: tuple[str, ...] = ()  # (N,) the text of each; empty without captions
 
     def __post_init__(self) -> None:
         if not self.values.size:
             object.__setattr__(self, "values", np.zeros((len(self.frames), len(self.value_names)), np.float32))
         if not len(self.frames) == len(self.labels) == len(self.groups) == len(self.names) == len(self.values):
             raise ValueError("frames, labels, groups, names and values have different lengths")
+        if self.captions and len(self.captions) != len(self.frames):
+            raise ValueError(f"{len(self.frames)} clips and {len(self.captions)} captions")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -51,7 +55,8 @@ class VideoClips:
     @property
     def fingerprint(self) -> str:
         """Changes with any pixel, label, group or number."""
-        sums = hashlib.sha256(repr((self.frames.shape, self.classes, self.value_names)).encode())
+        about = (self.frames.shape, self.classes, self.value_names, *([self.captions] if self.captions else []))
+        sums = hashlib.sha256(repr(about).encode())
         for part in (self.frames, self.labels, self.groups, self.values):
             sums.update(np.ascontiguousarray(part).tobytes())
         return sums.hexdigest()[:16]
@@ -61,10 +66,9 @@ class VideoClips:
         rows: np.ndarray,  # Numbers of clips
     ) -> "VideoClips":
         """Some of the clips, in this order."""
-        names = tuple(self.names[i] for i in rows)
-        return replace(
-            self, frames=self.frames[rows], labels=self.labels[rows], groups=self.groups[rows], names=names, values=self.values[rows]
-        )
+        names, captions = (tuple(texts[i] for i in rows) if texts else () for texts in (self.names, self.captions))
+        arrays = {name: getattr(self, name)[rows] for name in ("frames", "labels", "groups", "values")}
+        return replace(self, **arrays, names=names, captions=captions)
 
 # %% ../../../nbs/data/video/10_clips.ipynb #82ca3176
 def clip_frames(
@@ -108,7 +112,8 @@ def is_video_folder(source: object) -> bool:
     """Whether a source is a folder most of whose files move; of a large one the first 100 files are looked at."""
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return False
-    files = list(islice((p for p in walk_files(source) if p.name != METADATA), 100))
+    about = lambda p: p.name in (METADATA, CAPTIONS) or p.suffix.lower() == ".txt"
+    files = list(islice((p for p in walk_files(source) if not about(p)), 100))
     return sum(p.suffix.lower() in FILMS or is_animated(p) for p in files) > len(files) / 2
 
 
@@ -126,14 +131,19 @@ def read_clips(
     size: int = 16,  # Side of a frame in pixels
     fps: float = 8.0,  # Frames per second of a clip
     per_file: int = 4,  # Most clips of one file
+    captions: str | None = None,  # none, or names, as `read_captions` has them; those of the folder when None
     cache: Path | None = None,  # Folder where the small clips are kept for the next time
     table: pd.DataFrame | None = None,  # In place of metadata.csv, by file; other files are not read
 ) -> VideoClips:
-    """The clips in a folder. Files that cannot be used are noted; raises `DataError` when none can."""
+    """The clips in a folder. With captions there are no classes.
+
+    Files that cannot be used are noted; raises `DataError` when none can, and when the captions are not complete.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise DataError("there is no such folder", where=str(folder), hint="Give a folder of videos, with a sub-folder for each class")
     files = find_videos(root) if table is None else [root / name for name in table.index]
+    said = None if table is not None else read_captions(root, [f.relative_to(root).as_posix() for f in files], captions)
     if not files:
         raise DataError("there are no videos in it", where=str(folder), hint=f"Formats: {', '.join(_SOURCES)}, or folders of frames")
     stored = (
@@ -142,7 +152,7 @@ def read_clips(
         else None
     )
     if stored and stored.exists():
-        return _load(stored)
+        return _captioned(_load(stored), root, files, said)
     pieces, notes = _cut_all(root, files, n_frames=n_frames, size=size, fps=fps, per_file=per_file)
     if not pieces:
         said = f" ({notes[0]})" if notes else ""
@@ -153,7 +163,16 @@ def read_clips(
     )
     if stored:
         _save(clips, stored)
-    return clips
+    return _captioned(clips, root, files, said)
+
+
+def _captioned(clips: VideoClips, root: Path, files: Iterable[Path], said: Captions | None) -> VideoClips:
+    """The clips with the captions of their files, in place of classes."""
+    if said is None:
+        return clips
+    text = dict(zip((f.relative_to(root).as_posix() for f in files), said.texts, strict=True))
+    captions = tuple(text[name.rpartition("#")[0]] for name in clips.names)
+    return replace(clips, captions=captions, labels=np.full(len(clips), -1), classes=(), notes=(*clips.notes, *said.notes))
 
 # %% ../../../nbs/data/video/10_clips.ipynb #ae232a88
 def _cut_all(

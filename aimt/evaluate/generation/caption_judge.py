@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import DataError
-from ...core.files import write_json
+from ...core.files import read_json, write_json
 from ...data.image.picture_split import Augmentation
 from ...data.text.captions import Vocabulary, words_of
 from .judge import Judge, JudgeConfig, JudgeNetwork
@@ -129,8 +129,6 @@ class CaptionJudge:
     @classmethod
     def load(cls, folder: str | Path) -> "CaptionJudge":
         """A judge that was saved."""
-        from aimt.core.files import read_json
-
         d = read_json(Path(folder) / "words.json")
         words = load_weights(Path(folder) / "words.safetensors")["words"]
         return cls(Judge.load(folder), Vocabulary(tuple(d["words"]), tuple(d["counts"])), words)

@@ -22,7 +22,7 @@ from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSa
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.copies import nearest
 from ...evaluate.generation.scores import Samples
-from ..generators.caption_steps import as_floats
+from ..generators.caption_steps import as_floats, match_by_text
 from .image import ImageWork
 from .network import score_samples
 from ..shared.image_model import contact_sheet, display_scale, from_bytes, save_picture, to_bytes
@@ -112,7 +112,9 @@ def score(work: ImageWork) -> str:
     known, known_labels = work.part("train")
     retrieved = _retrieved(work, known_labels, asked, rows) if enlarging is None else enlarging.retrieved
     test, (train, near) = _samples(work, pixels, all_asked), _near_training(work, np.concatenate([drawn, pixels]), retrieved)
-    made = _samples(work, drawn, asked)
+    made, said = _samples(work, drawn, asked), work.captioned("train")
+    if work.texts is not None and made.match is not None and said is not None and asked is not None:
+        work.keep_result(by_text=match_by_text(list(map(str, asked)), made.match, said.captions))
     if enlarging is None:
         pictures = _rivals(work, labels if labels is None else asked, len(rows), retrieved)
     else:

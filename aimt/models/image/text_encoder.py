@@ -20,7 +20,7 @@ from torch import Tensor
 from ...core.errors import ModelFormatError, ProblemError
 from ...core.files import write_json
 from ...core.foreign import foreign_file
-from ...data.text.captions import Vocabulary, words_of
+from ...data.text.captions import Vocabulary, caption_forms, words_of
 from .clip import CLIP
 from .clip_tokenizer import CLIPTokenizer
 from .clip_towers import CLIPConfig, TextTower, Tower
@@ -86,6 +86,16 @@ class TextEncoder:
         found = (self._embed(different) - self.center) / self.scale
         nothing = torch.tensor([not words_of(text) for text in different])
         return found.masked_fill(nothing[:, None], 0.0)[[place[text] for text in read]]
+
+    def forms(
+        self,
+        captions: Sequence[str],  # (N,)
+        *,
+        n: int = 4,
+        seed: int = 0,
+    ) -> Tensor:  # (n, N, D)
+        """The conditions of n forms of each caption, see `caption_forms`: what a generator is trained on."""
+        return torch.stack([self.vectors(form) for form in caption_forms(captions, n, seed=seed)])
 
 # %% ../../../nbs/models/image/20_text_encoder.ipynb #2b624006
 def prompt_notes(encoder: TextEncoder, prompt: str) -> list[str]:
