@@ -1,6 +1,6 @@
 """Pictures and clips by text on real captioned data: figures of a training, as one JSON line.
 
-    python benchmarks/captions.py clip-art --out runs > captions.log     (three CPU-minutes)
+    python benchmarks/captions.py clip-art --out runs > captions.log     (two CPU-minutes)
     python benchmarks/captions.py emoji --out runs >> captions.log
     python benchmarks/captions.py clip-art-64 --out runs                 (for a GPU)
 
@@ -27,9 +27,9 @@ from aimt.data.sources.catalog import load_dataset
 
 KINDS = {"clip-art": "image", "clip-art-64": "image", "emoji": "video"}
 SETTINGS: dict[str, dict[str, object]] = {  # Options of the training
-    "clip-art": {"image_size": 24, "steps": 1200, "width": 32},
+    "clip-art": {"image_size": 24, "steps": 600, "width": 24},
     "clip-art-64": {"image_size": 64, "steps": 60_000, "width": 128, "batch_size": 256},
-    "emoji": {"frame_size": 16, "n_frames": 6, "frame_rate": 6.0, "clips_per_file": 3, "steps": 500, "width": 32, "samples": 60},
+    "emoji": {"frame_size": 16, "n_frames": 6, "frame_rate": 6.0, "clips_per_file": 3, "steps": 300, "width": 24, "samples": 40},
 }
 FOLDERS = (
     "recreation/games/cards/",

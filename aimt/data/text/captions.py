@@ -88,7 +88,7 @@ def _from_table(path: Path, files: Sequence[str]) -> tuple[dict[str, str], list[
         raise DataError(f"the table has the columns {has}", where=str(path), hint="It needs the columns file and caption")
     names = [name.strip().replace("\\", "/").removeprefix("./") for name in table["file"]]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
-        _refuse("stand twice in the table", twice, names, path, "Keep one row for each file")
+        _refuse("stand twice in the table", twice, files, path, "Keep one row for each file")
     strange = sorted(set(names) - set(files))
     notes = [f"captions.csv names {len(strange):,} files that are not there: {', '.join(first_few(strange))}"] if strange else []
     return {name: " ".join(text.split()) for name, text in zip(names, table["caption"], strict=True)}, notes

@@ -164,8 +164,9 @@ def texts_content(run: RunParts) -> SectionContent:
         ["Caption of a validation picture found, by the encoder", _shares(texts["found"]) if texts.get("found") else ""],
     ]
     text = [
-        f"A judge that has seen only real examples, and has nothing in common with the text encoder, looks for the text of each sample among {captions.get('ways')}"
-        f" captions: by chance it would be right for {percent(captions.get('chance'))}. Words that no caption has are left out of a prompt, and said."
+        "A judge that has seen only real examples, and has nothing in common with the text encoder, looks for the text of each sample among"
+        f" {captions.get('ways')} captions: by chance it would be right for {percent(captions.get('chance'))}. Words that no caption has are"
+        " left out of a prompt, and said."
     ]
     tables = [section_table("The captions", [], [r for r in rows if r[1]])]
     if found := run.metrics.get("by_text"):

@@ -167,11 +167,15 @@ def train_caption_judge(
     settings = TrainConfig(
         steps=config.steps, lr=config.lr, weight_decay=0.1, schedule="cosine", precision="fp32", seed=config.seed, save_every=0
     )
-    history = Trainer(pair.train(), batches, lambda pair, batch: pair.loss(batch), settings).fit()
+    history = Trainer(pair.train(), batches, _loss, settings).fit()
     if history.stopped in {"SIGINT", "SIGTERM"}:  # a judge that was stopped early must not judge
         raise KeyboardInterrupt
     picture = Judge(network.eval(), config, tuple(x.shape[1:]), width, mean, std, True)
     return CaptionJudge(picture, vocabulary, pair.words.detach().cpu())
+
+
+def _loss(pair: Any, batch: dict[str, Tensor]) -> Tensor:
+    return pair.loss(batch)
 
 
 def _batches(x: Tensor, captions: Sequence[str], vocabulary: Vocabulary, config: JudgeConfig) -> Iterator[dict[str, Tensor]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ...data.text.captions import Vocabulary
 from ...evaluate.generation.caption_judge import WAYS, CaptionJudge, caption_chance, retrieval_match, train_caption_judge
 from ...evaluate.generation.judge import JudgeConfig
-from ...metrics.intervals import mean_interval
+from ...metrics.intervals import Interval, mean_interval
 from ...core.errors import DataError
 from ..shared.pipeline import Work
 from ...models.image.text_encoder import TextEncoder, load_encoder, read_clip, save_encoder
@@ -116,14 +116,14 @@ def _steps_in(x: Tensor, captions: Sequence[str], seconds: float) -> int:
 
 
 @torch.no_grad()
-def _found(seen: Tensor, encode: Callable[[Tensor], Tensor], encoder: TextEncoder, captions: Sequence[str]) -> dict[str, float] | None:
+def _found(seen: Tensor, encode: Callable[[Tensor], Tensor], encoder: TextEncoder, captions: Sequence[str]) -> Interval | None:
     """How often the encoder finds the caption of a validation picture among ten, with its interval."""
     texts = list(dict.fromkeys(captions))
     if len(texts) < 2:
         return None
     said = encode(encoder.tokenizer([encoder.read_as(t) for t in texts]))
     place = {text: i for i, text in enumerate(texts)}
-    return dict(mean_interval(retrieval_match((seen @ said.T).numpy(), np.array([place[c] for c in captions]))))
+    return mean_interval(retrieval_match((seen @ said.T).numpy(), np.array([place[c] for c in captions])))
 
 # %% ../../../nbs/jobs/generators/20_caption_steps.ipynb #007e5fd3
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def match_by_text(
     new = np.array([text not in known for text in asked])
     for name, mine in (("a training caption", ~new), ("a new text", new)):
         if mine.any():
-            found.append({"name": name, "n": int(mine.sum()), "match": dict(mean_interval(match[mine]))})
+            found.append({"name": name, "n": int(mine.sum()), "match": mean_interval(match[mine])})
     return found
 
 

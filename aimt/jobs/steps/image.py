@@ -106,11 +106,9 @@ class ImageWork(CaptionedWork, GeneratorWork):
         **how: Any,  # As `ImageModel.draw` takes it
     ) -> np.ndarray:  # (n, S, S, C) uint8
         """Pictures of what is asked for."""
-        return (
-            self.model.draw(n, prompts=list(map(str, asked)), **how)
-            if self.texts is not None and asked is not None
-            else self.model.draw(n, asked, **how)
-        )  # type: ignore[arg-type]
+        if self.texts is not None and asked is not None:
+            return self.model.draw(n, prompts=list(map(str, asked)), **how)
+        return self.model.draw(n, None if asked is None else np.asarray(asked, np.int64), **how)
 
     def match(
         self,
@@ -204,7 +202,7 @@ def read(work: ImageWork) -> str:
     work.split, notes = keep_answerable(work, p.captions, work.split)
     work.split = replace(work.split, notes=(*work.split.notes, *notes))
     pixels, labels = work.part("train")
-    mirror = {"yes": True, "no": False, None: None}[work.options.mirror]
+    mirror = {"yes": True, "no": False, None: False if p.captions else None}[work.options.mirror]  # A text may say left or right
     work.augmentation = choose_augmentation(pixels, labels, mirror)
     for note in (*p.notes, *work.split.notes):
         work.progress.say(f"        {note}")
@@ -304,8 +302,8 @@ def network_config(
     patch = 1 if side < 24 else 2 if side < 56 else 4 if side < 112 else 8
     factors = (1, 2, 2) if side // patch >= 12 else (1, 2)
     planes = channels if enlarge else 0
-    asked = {"n_classes": n_classes, "vector": text, "planes": planes}
-    return UNetConfig(channels=channels, width=width, factors=factors, patch=patch, duration=one_step, **asked)
+    config = UNetConfig(channels=channels, width=width, factors=factors, patch=patch, duration=one_step)
+    return replace(config, n_classes=n_classes, vector=text, planes=planes)
 
 
 def step_seconds(config: UNetConfig, side: int, batch_size: int, objective: FlowMatching) -> float:
@@ -354,7 +352,7 @@ def _plan(work: ImageWork, settings: GeneratorSettings, objective: FlowMatching)
     """The network: that of an interrupted or earlier run, or one that fits pictures and time."""
     path = work.run.path / "plan.json"
     p, text = work.pictures, 0 if work.texts is None else work.texts.width
-    kind = {"one_step": bool(work.options.one_step), "enlarge": bool(work.options.enlarge), "text": text}
+    kind: dict[str, Any] = {"one_step": bool(work.options.one_step), "enlarge": bool(work.options.enlarge), "text": text}
     if work.resumed and path.is_file():
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
         return UNetConfig(**stored)

@@ -174,14 +174,15 @@ def _retrieved(work: ImageWork, labels: np.ndarray | None, asked: np.ndarray | N
     said, n = work.captioned("train"), len(work.split.train)
     if work.texts is None or said is None or asked is None:
         return retrieve(labels, rows if asked is None else asked, n, seed=work.options.seed)
-    vectors = (work.texts.vectors(list(map(str, texts))).numpy() for texts in (said.captions, asked))
-    return retrieve(*vectors, n, seed=work.options.seed)
+    known, wanted = (work.texts.vectors(list(map(str, texts))).numpy() for texts in (said.captions, asked))
+    return retrieve(known, wanted, n, seed=work.options.seed)
 
 # %% ../../../nbs/jobs/steps/27_image_score.ipynb #bce50bdf
 def _samples(work: ImageWork, pixels: np.ndarray, asked: Any) -> Samples:
     """Pictures as the judge sees them."""
     x, classes = as_floats(pixels), None if work.texts is not None else asked
-    return Samples(work.judge.features(x), x.reshape(len(x), -1), classes, work.match(pixels, asked))
+    match: Any = work.match(pixels, asked)
+    return Samples(work.judge.features(x), x.reshape(len(x), -1), classes, match)  # type: ignore[arg-type]
 
 
 def _near_training(work: ImageWork, queries: np.ndarray, retrieved: np.ndarray) -> tuple[Samples, np.ndarray]:

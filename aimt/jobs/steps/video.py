@@ -293,11 +293,12 @@ def _score(work: VideoWork, labels: Any, values: np.ndarray | None) -> str:
     """Score the samples; says why when there are too few clips."""
     train, test, n = work.train, work.test, len(work.drawn)
     if work.texts is not None:
-        described, asked = (work.texts.vectors(texts).numpy() for texts in (train.captions, list(map(str, labels))))
+        described: Any = work.texts.vectors(train.captions).numpy()
+        asked: Any = work.texts.vectors(list(map(str, labels))).numpy()
     else:
         described, asked = _described(train, train.labels, train.values), _described(train, labels, values, n)
     classes = labels if work.texts is None else None
-    found = retrieve(cast(Any, described), cast(Any, asked), len(train), seed=work.options.seed)
+    found = retrieve(described, asked, len(train), seed=work.options.seed)
     rng = np.random.default_rng(work.options.seed)
     some = np.sort(rng.permutation(len(train))[:2000])
     simple = class_gaussian(
