@@ -34,7 +34,7 @@ from ...train.networks.generator import GeneratorData
 # %% ../../../nbs/jobs/generators/20_caption_steps.ipynb #72385487
 _SIDE = 32  # Pixels at which the small CLIP sees pictures
 _MOST_STEPS, _FEWEST_STEPS, _TRIAL = 1_000, 100, 5
-_FEW_STEPS = 20  # When the generator makes few steps itself
+_FEW_STEPS = 5  # When the generator makes few steps itself
 
 
 @dataclass(frozen=True)
