@@ -74,7 +74,7 @@ def read_captions(
     _check_captions(found, files, folder)
     return Captions(tuple(found[f] for f in files), (*notes, *_shared_notes([found[f] for f in files])))
 
-
+# %% ../../../nbs/data/text/40_captions.ipynb #cb54205c
 def _from_table(path: Path, files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """File -> caption, and notes."""
     try:

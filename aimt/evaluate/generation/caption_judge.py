@@ -73,7 +73,7 @@ class _Pair(nn.Module):
         image = F.normalize(self.network(batch["x"]), dim=-1)
         return contrastive_loss(image, self.text(batch["bags"]), self.logit_scale, same=same_group(batch["group"]))
 
-
+# %% ../../../nbs/evaluate/generation/17_caption_judge.ipynb #2fc344bd
 @dataclass
 class CaptionJudge:
     """A judge that places pictures and captions in a common space."""
@@ -133,7 +133,7 @@ class CaptionJudge:
         words = load_weights(Path(folder) / "words.safetensors")["words"]
         return cls(Judge.load(folder), Vocabulary(tuple(d["words"]), tuple(d["counts"])), words)
 
-
+# %% ../../../nbs/evaluate/generation/17_caption_judge.ipynb #80c255a1
 def _bags(texts: Sequence[str], vocabulary: Vocabulary) -> Tensor:  # (N, W)
     """Which words each text has; rare ones count more."""
     number = {w: i for i, w in enumerate(vocabulary.words)}

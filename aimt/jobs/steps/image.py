@@ -423,7 +423,7 @@ def train_network(work: ImageWork) -> str:
     work.keep_result(measured=m, settings=settings_kept, history=history_record(work.trained.history))
     return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, loss {m['valid_loss']:.3f}"
 
-
+# %% ../../../nbs/jobs/steps/25_image.ipynb #53263dc7
 @contextmanager
 def less_memory(batch_size: int) -> Iterator[None]:
     """Inside the block, memory that runs out is told with the options that need less of it."""

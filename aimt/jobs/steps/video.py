@@ -281,7 +281,7 @@ def evaluate(work: VideoWork) -> str:
     said = f"the judge {what} {100 * condition.generated['value']:.0f} % of the {of}, " if condition else ""
     return f"{said}excess distance {work.generation.distance['value']:.3f}"
 
-
+# %% ../../../nbs/jobs/steps/40_video.ipynb #00352722
 def _asked_by(work: VideoWork, asked: Any, n: int) -> dict[str, Any]:
     """Classes or texts of the first n samples, as the generator takes them."""
     if asked is None:
