@@ -25,7 +25,9 @@ class ImageOptions(Options):
 
     image_size: int | None = option(None, "Side of the pictures in pixels. Default: theirs, or up to 32.", min=8, max=256)
     colour: str | None = option(None, "grey or rgb. Default: as the pictures are.", choices=("grey", "rgb"))
-    mirror: str | None = option(None, "yes or no: mirrored pictures are as good. Default: measured; no with captions.", choices=("yes", "no"))
+    mirror: str | None = option(
+        None, "yes or no: mirrored pictures are as good. Default: measured; no with captions.", choices=("yes", "no")
+    )
     width: int | None = option(
         None, "Channels of the network at its finest scale, a multiple of 8. Default: chosen for the time.", min=8, max=512
     )
