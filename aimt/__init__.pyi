@@ -136,6 +136,7 @@ def train(
     width: int | None = None,
     one_step: bool = False,
     enlarge: int | None = None,
+    captions: str | None = None,
     init_from: str | Path | None = None,
     batch_size: int | None = None,
     lr: float | None = None,

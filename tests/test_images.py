@@ -280,7 +280,7 @@ def test_the_command_writes_pictures_and_a_sheet(run, aimt_here, tmp_path):
     "options, message",
     [
         ({"label": "drak"}, "no class 'drak'"),
-        ({"prompt": "a dark disc"}, "--prompt is an option of --kind text"),
+        ({"prompt": "a dark disc"}, "trained without captions"),
         ({"n": 0}, "at least 1"),
         ({"guidance": -1}, "at least 0"),
         ({"strength": 2}, "at most 1"),

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.errors import DataError, closest
+from ..text.captions import read_captions
 from ..io.folder import LeftOut, class_notes, class_of_file, files_below, first_few, left_out_notes, walk_files
 from .read import CLIPImages, _in_bytes
 
@@ -42,6 +43,7 @@ class Pictures:
     notes: tuple[str, ...] = ()  # What was assumed, changed or left out, for people
     source: str = ""
     groups: np.ndarray | None = None  # (N,) the photograph of which each is a crop; None when none is
+    captions: tuple[str, ...] | None = None  # (N,) the text of each; None without captions
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -139,17 +141,20 @@ def read_folder(
     *,
     size: int | None = None,  # Side of the squares in pixels; chosen by the pictures when None
     colour: str | None = None,  # grey or rgb; chosen by the pictures when None
+    captions: str | None = None,  # none, or names, as `read_captions` has them; those of the folder when None
     on_update: Callable[[str], None] | None = None,  # Called with progress messages
 ) -> Pictures:
     """The pictures of a folder, fitted to squares.
 
-    Raises `DataError` when there is none that can be read, or when more than half cannot.
+    With captions there are no classes. Raises `DataError` when there is no picture that can be read, when more than half cannot, or when
+    the captions are not complete.
     """
     folder = Path(folder)
     files = picture_files(folder)
     if not files:
         raise DataError("no pictures in this folder", where=str(folder), hint=f"Give files that end in {', '.join(SUFFIXES[:5])}")
-    groups, notes = _classes_of(files, folder)
+    said = read_captions(folder, files, captions)
+    groups, notes = _classes_of(files, folder) if said is None else ([None] * len(files), list(said.notes))
     if any(g is not None for g in groups):
         files, groups = zip(*[(f, g) for f, g in zip(files, groups, strict=True) if g is not None], strict=True)
     headers = [_header(folder / f) for f in files]
@@ -167,9 +172,9 @@ def read_folder(
     notes += _size_notes([h for i in kept if (h := headers[i])], side) + left_out_notes(left, len(files))
     pixels, told = in_channels(np.stack(squares), colour)
     labels, classes, missing = _labels([groups[i] for i in kept], groups)
-    return Pictures(
-        pixels, tuple(files[i] for i in kept), labels, classes, None, tuple(left), tuple([*notes, *missing, *told]), str(folder)
-    )
+    texts = None if said is None else tuple(said.texts[i] for i in kept)
+    about = tuple([*notes, *missing, *told])
+    return Pictures(pixels, tuple(files[i] for i in kept), labels, classes, None, tuple(left), about, str(folder), captions=texts)
 
 # %% ../../../nbs/data/image/10_folder.ipynb #bab1cf6b
 def _squares(folder: Path, files: Sequence[str], headers: Sequence[_Header | None], side: int) -> Iterator[np.ndarray | LeftOut]:

@@ -47,6 +47,7 @@ class GeneratorLimits:
     leaning: float = 0.2  # How much more often samples may be closer to the training set than held-out examples are
     much_leaning: float = 0.4  # ... that must be excluded
     gain: float = 0.0  # Gain over a baseline that must be exceeded
+    findable: float = 0.1  # Match of real examples, as a share of what is above chance, below which nobody could ask for anything
 
 
 GATES = {
@@ -174,6 +175,13 @@ def condition_gate(scores: GenerationScores, limits: GeneratorLimits) -> GateRes
         f"The judge finds what was asked for in {100 * found.generated['value']:.1f} % of the samples, in {100 * found.real['value']:.1f} %"
         f" of held-out examples, and in {100 * found.chance:.0f} % by chance."
     )
+    if found.real["high"] < found.chance + limits.findable * (1 - found.chance):
+        return GATES["condition"].result(
+            "hold",
+            text + " Labels or captions and their examples hardly belong together.",
+            "Check that each label or caption belongs to its example; more examples help where the judge had too few to learn from.",
+            measure="match of held-out examples",
+        )
     advice: Mapping[Status, str] = {
         "hold": "Check that labels belong to their examples, train longer, or raise the guidance.",
         "not yet": f"{_MORE} that the condition is ignored.",

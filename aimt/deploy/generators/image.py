@@ -11,7 +11,7 @@ __all__ = ['REPORT']
 from typing import Any
 
 from ...decide.gate import number
-from .shared_sections import generator_report, source_notes
+from .shared_sections import TEXTS_SECTION, generator_report, source_notes
 from ..report.sections import RunParts, Section, SectionContent, section_table
 from ..report.spec import ReportSpec
 
@@ -43,10 +43,10 @@ def _task(run: RunParts) -> SectionContent:
 def _guidance(run: RunParts) -> SectionContent:
     found = run.metrics.get("guidance")
     if not found:
-        return SectionContent(text=["No guidance was chosen: the run has no classes, or draws in one step."])
+        return SectionContent(text=["No guidance was chosen: the run has neither classes nor captions, or draws in one step."])
     rows = [[number(r["guidance"]), f"{100 * r['match']:.1f} %", number(r["distance"])] for r in found["tried"]]
     text = [
-        f"Guidance makes clearer members of a class and less variety. {number(found['chosen'])} was chosen on validation pictures, of which the judge"
+        f"Guidance brings samples closer to class or text, with less variety. {number(found['chosen'])} was chosen on validation pictures, of which the judge"
         f" recognises {100 * found['real_match']:.1f} %; {found['n']} samples were drawn for each value."
     ]
     return SectionContent(
@@ -85,6 +85,7 @@ REPORT: ReportSpec = generator_report(
         ),
     ),
     more=(
+        TEXTS_SECTION,
         Section("guidance", "Guidance", _guidance),
         Section("enlarging", "Enlarging", _enlarging, (("models/flow/super_resolution.html", "Super-resolution"),)),
     ),

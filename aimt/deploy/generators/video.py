@@ -11,7 +11,7 @@ __all__ = ['REPORT', 'prediction_content']
 from typing import Any
 
 from ...decide.gate import number, span
-from .shared_sections import generator_report, source_notes
+from .shared_sections import TEXTS_SECTION, generator_report, source_notes
 from ..report.sections import RunParts, Section, SectionContent, as_dict, section_table
 from ...metrics.generation.frame_prediction import PredictionScores
 
@@ -78,6 +78,7 @@ REPORT = generator_report(
     use=("aimt generate RUN -n 4 -o clips",),
     more_training=("prediction",),
     more=(
+        TEXTS_SECTION,
         Section(
             "prediction",
             "The prediction",

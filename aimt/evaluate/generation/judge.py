@@ -102,8 +102,14 @@ class Judge:
         x: np.ndarray,  # Shape (n, channels, *places)
     ) -> np.ndarray:  # Shape (n, n_classes)
         """Probability of each class."""
-        logits = torch.from_numpy(self._apply(self.network, x))
-        return logits.softmax(1).numpy()
+        return torch.from_numpy(self.outputs(x)).softmax(1).numpy()
+
+    def outputs(
+        self,
+        x: np.ndarray,  # Shape (n, channels, *places)
+    ) -> np.ndarray:  # Shape (n, n_classes), float32
+        """What the last layer gives: logits of classes."""
+        return self._apply(self.network, x)
 
     @torch.no_grad()
     def _apply(self, function: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:

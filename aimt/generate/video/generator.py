@@ -8,15 +8,17 @@ Docs: https://aimt-dev.github.io/aimt/generate/video/generator.html.md"""
 __all__ = ['MOST_GIVEN', 'VideoGenerator']
 
 # %% ../../../nbs/generate/video/00_generator.ipynb #c892bf2f
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ...core.errors import DataError, ProblemError, closest
+from ...core.errors import DataError, ModelFormatError, ProblemError, closest
 from ...models.flow.flow_matching import sample_flow
 from ...models.flow.unet import UNet
+from ...models.image.text_encoder import TextEncoder, load_encoder, save_encoder
 from ...models.video.conditions import ClipSpec, from_network, to_network
 
 # %% ../../../nbs/generate/video/00_generator.ipynb #d176c8ad
@@ -29,6 +31,7 @@ class VideoGenerator:
 
     network: UNet
     spec: ClipSpec
+    texts: TextEncoder | None = None  # Of a network that is asked by texts
 
     def sample(
         self,
@@ -36,19 +39,23 @@ class VideoGenerator:
         *,
         labels: np.ndarray | None = None,  # (N,) classes, -1 for none
         values: np.ndarray | None = None,  # (N, K) numbers, NaN for unknown
+        prompts: Sequence[str] | None = None,  # (N,) texts
         first: np.ndarray | None = None,  # (N, G, S, S, C) uint8, 1 or 2 given frames
         steps: int = 10,
         method: str = "heun",
-        guidance: float = 2.0,  # Of class and numbers: 1 as learned; without guidance outlines are noisy
+        guidance: float = 2.0,  # Of class, numbers and text: 1 as learned; without guidance outlines are noisy
         two_stages: bool = True,  # Without given frames: draw the first one, then what follows it
         seed: int = 0,
     ) -> np.ndarray:  # (N, T, S, S, C) uint8
         """Clips that begin with the given frames, if there are any. Same seed, same clips."""
         if first is not None and first.shape[1] > MOST_GIVEN:
             raise DataError(f"{first.shape[1]} frames are given, and the network has learned to go on from {MOST_GIVEN} at most")
+        if prompts is not None and self.texts is None:
+            raise ProblemError("this model was trained without captions", hint="Leave out the prompt")
+        said = None if prompts is None or self.texts is None else self.texts.vectors(prompts)
         given, generator = first, torch.Generator().manual_seed(seed)
         for stage in range(1 if first is not None or not two_stages else 2):
-            condition = self.spec.condition(n, labels=labels, values=values, first=given)
+            condition = self.spec.condition(n, labels=labels, values=values, first=given, texts=said)
             known, mask = (None, None) if given is None else self._held(given)
             drawn = from_network(
                 sample_flow(
@@ -100,8 +107,14 @@ class VideoGenerator:
         """Write the network and the description of its clips."""
         self.network.save_pretrained(folder)
         self.spec.save(folder / "clips.json")
+        if self.texts is not None:
+            save_encoder(self.texts, folder / "texts")
 
     @classmethod
     def load(cls, folder: Path) -> "VideoGenerator":
         """Read what `save` wrote. Raises `ModelFormatError` for damaged files."""
-        return cls(UNet.from_pretrained(folder).eval(), ClipSpec.load(folder / "clips.json"))  # type: ignore[arg-type]
+        spec, place = ClipSpec.load(folder / "clips.json"), folder / "texts"
+        texts = load_encoder(place) if spec.text else None
+        if texts is not None and texts.width != spec.text:
+            raise ModelFormatError(f"vectors of {texts.width} numbers, and the network takes {spec.text}", where=str(place))
+        return cls(UNet.from_pretrained(folder).eval(), spec, texts)  # type: ignore[arg-type]

@@ -25,12 +25,20 @@ class ImageOptions(Options):
 
     image_size: int | None = option(None, "Side of the pictures in pixels. Default: theirs, or up to 32.", min=8, max=256)
     colour: str | None = option(None, "grey or rgb. Default: as the pictures are.", choices=("grey", "rgb"))
-    mirror: str | None = option(None, "yes or no: mirrored pictures are as good. Default: measured.", choices=("yes", "no"))
+    mirror: str | None = option(
+        None, "yes or no: mirrored pictures are as good. Default: measured; no with captions.", choices=("yes", "no")
+    )
     width: int | None = option(
         None, "Channels of the network at its finest scale, a multiple of 8. Default: chosen for the time.", min=8, max=512
     )
     one_step: bool = option(False, "Train by mean flows: a picture in one step, at some cost in quality.")
     enlarge: int | None = option(None, "Learn to enlarge pictures by this factor, from the photographs of the source.", min=2, max=8)
+    captions: str | None = option(
+        None, "none, or names: the words of the file names. Default: captions.csv or text files, if there.", choices=("none", "names")
+    )
+    model: str | Path | None = option(
+        None, "Text encoder for captions: a CLIP's folder, run or name on the hub. Default: a small one, trained on them.", named=True
+    )
     init_from: str | Path | None = option(None, "Fine-tune the network of this earlier run.", named=True)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
     batch_size: int | None = option(None, "Pictures per update. Default: 64; 32 with --enlarge.", min=1)
@@ -44,12 +52,13 @@ class ImageGenerateOptions(FileOptions):
     n: int | None = option(None, "Number of samples. Default: 16; 1 with --enlarge.", min=1, max=10_000, short="-n")  # type: ignore[assignment]
     enlarge: str | Path | None = option(None, "Picture to enlarge, for a run trained with --enlarge.")
     label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: all in turn.", repeat=True)
+    prompt: str | Sequence[str] | None = option(
+        None, "What is to be seen, for a run trained with captions; - reads it from standard input. Default: anything.", short="-p"
+    )
     steps: int | None = option(
         None, "Steps of the sampler. Default: 12; 1 with --one-step; with --enlarge 6, and 0 for the mean of all that fit.", min=0, max=1000
     )
-    guidance: float | None = option(
-        None, "Above 1: clearer members of the class, less variety. Default: chosen in training.", min=0, max=20
-    )
+    guidance: float | None = option(None, "Above 1: closer to class or text, less variety. Default: chosen in training.", min=0, max=20)
     image: str | Path | None = option(None, "Picture to begin from.")
     mask: str | Path | None = option(None, "With --image: white where it is redrawn, black where it is kept.")
     strength: float | None = option(None, "With --image: 0 keeps it, 1 forgets it. Default: 0.6.", min=0, max=1)
@@ -67,16 +76,17 @@ _STEPS = "aimt.jobs.steps.image"
 
 IMAGE = Kind(
     name="image",
-    summary="a network that draws pictures, trained from scratch on a folder of them, with a sub-folder for each class",
+    summary="a network that draws pictures, trained from scratch on a folder of them, with a sub-folder for each class, or with captions",
     options=ImageOptions,
     accepts=_accepts,
     begin=f"{_STEPS}:begin",
     steps=(
         Step("Read", f"{_STEPS}:read"),
-        Step("Judge", f"{_STEPS}:make_judge", share=0.12),
-        Step("Train", f"{_STEPS}:train_network", share=0.68),
-        Step("Guidance", f"{_STEPS}:choose_guidance", share=0.06),
-        Step("Score", "aimt.jobs.steps.image_score:score", share=0.14, seconds=3.0),
+        Step("Texts", f"{_STEPS}:learn_texts", share=0.1),  # Without captions its time goes to the steps that follow
+        Step("Judge", f"{_STEPS}:make_judge", share=0.9 * 0.12),
+        Step("Train", f"{_STEPS}:train_network", share=0.9 * 0.68),
+        Step("Guidance", f"{_STEPS}:choose_guidance", share=0.9 * 0.06),
+        Step("Score", "aimt.jobs.steps.image_score:score", share=0.9 * 0.14, seconds=3.0),
         Step("Diagnose", "aimt.jobs.steps.network:diagnose"),
     ),
     gates="aimt.jobs.steps.image_score:gates",

@@ -27,6 +27,12 @@ class VideoOptions(Options):
     frame_size: int = option(16, "Side of a frame in pixels; the middle square is cut out.", min=8, max=128)
     frame_rate: float = option(8.0, "Frames per second of a clip.", min=0.1, max=120)
     clips_per_file: int = option(4, "Most clips of one file.", min=1)
+    captions: str | None = option(
+        None, "none, or names: the words of the file names. Default: captions.csv or text files, if there.", choices=("none", "names")
+    )
+    model: str | Path | None = option(
+        None, "Text encoder for captions: a CLIP's folder, run or name on the hub. Default: a small one, trained on them.", named=True
+    )
     width: int | None = option(None, "Channels of the network at its finest scale, a multiple of 8. Default: 32.", min=8, max=512)
     steps: int | None = option(None, "Training steps, instead of as many as the time limit allows.", min=1)
     samples: int | None = option(None, "Samples that are scored. Default: 200.", min=8, max=5000)
@@ -38,10 +44,13 @@ class VideoGenerateOptions(FileOptions):
 
     n: int = option(4, "Number of clips.", min=1, max=1000, short="-n")
     label: str | Sequence[str] | None = option(None, "Class of the samples; several take turns. Default: any.", repeat=True)
+    prompt: str | Sequence[str] | None = option(
+        None, "What is to be seen, for a run trained with captions; - reads it from standard input. Default: anything.", short="-p"
+    )
     value: list[str] | None = option(None, "A number by which clips are described, as NAME=NUMBER. May be repeated.", repeat=True)
     image: str | Path | None = option(None, "Picture to start from, or a video whose first two frames are continued.")
     steps: int = option(10, "Steps of the sampler.", min=1, max=1000)
-    guidance: float = option(2.0, "Strength of class and numbers: 1 as learned, above 1 stronger.", min=0, max=20)
+    guidance: float = option(2.0, "Strength of class, numbers and text: 1 as learned, above 1 stronger.", min=0, max=20)
 
 
 def _accepts(source: Any, given: Mapping[str, Any]) -> bool:
@@ -52,15 +61,16 @@ _STEPS = "aimt.jobs.steps.video"
 
 VIDEO = Kind(
     name="video",
-    summary="a generator of short clips: by class, from a first frame, or as a prediction",
+    summary="a generator of short clips: by class or text, from a first frame, or as a prediction",
     options=VideoOptions,
     accepts=_accepts,
     begin=f"{_STEPS}:begin",
     steps=(
         Step("Read", f"{_STEPS}:read", early=True),
-        Step("Train", f"{_STEPS}:train_network", share=0.75),
-        Step("Evaluate", f"{_STEPS}:evaluate", share=0.15, seconds=10.0),
-        Step("Predict", f"{_STEPS}:predict", share=0.1, seconds=5.0),
+        Step("Texts", f"{_STEPS}:read_texts", share=0.1),  # Without captions its time goes to the steps that follow
+        Step("Train", f"{_STEPS}:train_network", share=0.9 * 0.75),
+        Step("Evaluate", f"{_STEPS}:evaluate", share=0.9 * 0.15, seconds=10.0),
+        Step("Predict", f"{_STEPS}:predict", share=0.9 * 0.1, seconds=5.0),
         Step("Write", f"{_STEPS}:write_samples", seconds=0.5),
         Step("Diagnose", "aimt.jobs.steps.network:diagnose"),
     ),

@@ -22,6 +22,7 @@ from ...data.video.write import write_gif, write_mp4
 from ...generate.video.generator import MOST_GIVEN, VideoGenerator
 from .generate_options import Generated, asked_classes, make_folder
 from .run_lifecycle import checked_run
+from ...models.image.text_encoder import asked_texts
 from ...models.video.conditions import ClipSpec
 
 # %% ../../../nbs/jobs/shared/55_video_model.ipynb #79c0d608
@@ -74,13 +75,14 @@ def generate_video(
     generator = open_video_model(run)
     spec, n = generator.spec, options.n
     labels = np.array(asked_classes(options.label, n, spec.classes)) if options.label else None
+    prompts, notes = asked_texts(options.prompt, n, generator.texts)
     values = np.tile(generator.values_of(read_values(options.value)), (n, 1)) if options.value else None
     first = None if options.image is None else np.repeat(first_frames(options.image, spec), n, 0)
     clips = generator.sample(
-        n, labels=labels, values=values, first=first, steps=options.steps, guidance=options.guidance, seed=options.seed
+        n, labels=labels, values=values, prompts=prompts, first=first, steps=options.steps, guidance=options.guidance, seed=options.seed
     )
-    files, notes = _write(clips, spec, options.out) if options.out is not None else ((), ())
-    return Generated(clips, files, options.asked(), notes)
+    files, more = _write(clips, spec, options.out) if options.out is not None else ((), ())
+    return Generated(clips, files, options.asked(), (*notes, *more))
 
 
 def _write(clips: np.ndarray, spec: ClipSpec, out: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:

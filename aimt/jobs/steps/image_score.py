@@ -21,8 +21,9 @@ from ...decide.generators.generator_gates import generator_gates
 from ...deploy.generators.shared_sections import ShownPair, ShownSample, ShownSamples
 from ...evaluate.generation.baselines import class_gaussian, retrieve
 from ...evaluate.generation.copies import nearest
-from ...evaluate.generation.scores import Samples, class_match
-from .image import ImageWork, as_floats
+from ...evaluate.generation.scores import Samples
+from ..generators.caption_steps import as_floats, match_by_text
+from .image import ImageWork
 from .network import score_samples
 from ..shared.image_model import contact_sheet, display_scale, from_bytes, save_picture, to_bytes
 from ...metrics.generation.scores import GenerationScores
@@ -98,25 +99,28 @@ def reduced_bytes(
 def score(work: ImageWork) -> str:
     """Draw, score, and keep what the report shows."""
     pixels, labels = work.part("test")
-    asked = _asked(work, labels, len(pixels))
+    rows, all_asked = _asked_rows(work, len(pixels)), work.asked("test")
+    asked = None if all_asked is None else np.asarray(all_asked)[rows]
     work.note_look(fingerprint_of(work.fingerprint, "test", str(len(pixels))), len(pixels))
     start = clock.perf_counter()
-    enlarging = Enlarged.of(work, len(asked)) if work.options.enlarge else None
+    enlarging = Enlarged.of(work, len(rows)) if work.options.enlarge else None
     if enlarging is None:
-        drawn = work.model.draw(len(asked), asked if labels is not None else None, seed=work.options.seed + 2)
+        drawn = work.drawn(asked, len(rows), seed=work.options.seed + 2)
     else:
         drawn = enlarging.sample
     seconds = clock.perf_counter() - start
     known, known_labels = work.part("train")
-    retrieved = retrieve(known_labels, asked, len(known), seed=work.options.seed) if enlarging is None else enlarging.retrieved
-    test, (train, rows) = _samples(work, pixels, labels), _near_training(work, np.concatenate([drawn, pixels]), retrieved)
-    made = _samples(work, drawn, asked if labels is not None else None)
+    retrieved = _retrieved(work, known_labels, asked, rows) if enlarging is None else enlarging.retrieved
+    test, (train, near) = _samples(work, pixels, all_asked), _near_training(work, np.concatenate([drawn, pixels]), retrieved)
+    made, said = _samples(work, drawn, asked), work.captioned("train")
+    if work.texts is not None and made.match is not None and said is not None and asked is not None:
+        work.keep_result(by_text=match_by_text(list(map(str, asked)), made.match, said.captions))
     if enlarging is None:
-        pictures = _rivals(work, asked, retrieved)
+        pictures = _rivals(work, labels if labels is None else asked, len(rows), retrieved)
     else:
         pictures = {"bicubic": enlarging.bicubic, "retrieval": known[retrieved]}
         made, test = enlarging.compared(work, made, drawn), enlarging.compared(work, test, pixels)
-    rivals = {name: _samples(work, x, None if labels is None else asked) for name, x in pictures.items()}
+    rivals = {name: _samples(work, x, asked) for name, x in pictures.items()}
     if enlarging is not None:
         rivals = {name: enlarging.compared(work, rivals[name], x) for name, x in pictures.items()}
         work.keep_result(enlarging=enlarging.figures(pictures))
@@ -129,13 +133,13 @@ def score(work: ImageWork) -> str:
         rivals=rivals,
         class_names=work.pictures.classes,
         judge_name=work.judge.name if enlarging is None else "a judge's features, learned by telling real squares from enlarged ones",
-        chance=None if enlarging is None else enlarging.chance(),
+        chance=work.results["captions"]["chance"] if work.texts is not None else None if enlarging is None else enlarging.chance(),
         max_samples=_MOST_SAMPLES,
         seed=work.options.seed,
     )
     scores = work.generation
     if enlarging is None:
-        _show(work, drawn, scores, rows)
+        _show(work, drawn, scores, near)
     else:
         _show_enlarged(work, enlarging)
     if scores is None:
@@ -143,32 +147,42 @@ def score(work: ImageWork) -> str:
     if enlarging is not None:
         gains = {r["name"]: r["gain"]["value"] for r in work.results["enlarging"]["ways"]}
         return f"PSNR above bicubic: the mean {gains['mean of the network']:+.2f} dB, samples {gains['sample of the network']:+.2f} dB"
-    match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % show the class that was asked for, "
+    what = "are found by their text" if work.texts is not None else "show the class that was asked for"
+    match = "" if scores.condition is None else f"{100 * scores.condition.generated['value']:.1f} % {what}, "
     return f"{match}excess distance {scores.distance['value']:.3f}, {len(scores.copies[0].copied):,} near copies"
 
 # %% ../../../nbs/jobs/steps/27_image_score.ipynb #8f47a0f5
-def _asked(work: ImageWork, labels: np.ndarray | None, n_test: int) -> np.ndarray:
-    """The classes to ask for: those of the test pictures, and as many as the time allows."""
+def _asked_rows(work: ImageWork, n_test: int) -> np.ndarray:
+    """The test pictures whose class or text is asked for: as many as the time allows."""
     n = min(_MOST_SAMPLES, max(n_test, 100))
     if not work.options.steps:
         start = clock.perf_counter()
         if work.options.enlarge:
             work.model.enlarge(reduced_bytes(work.part("test")[0][:20], work.options.enlarge))
         else:
-            work.model.draw(20, np.zeros(20, int) if work.pictures.classes else None)
+            some = work.asked("test")
+            work.drawn(None if some is None else np.resize(np.asarray(some), 20), 20)
         n = int(min(n, max(100, 0.6 * work.seconds * 20 / (clock.perf_counter() - start))))
     else:
         n = min(n, n_test)
     n = min(n, n_test) if work.options.enlarge else n
-    rng = np.random.default_rng(work.options.seed)
-    return np.zeros(n, np.int64) if labels is None else np.resize(rng.permutation(labels), n)
+    return np.resize(np.random.default_rng(work.options.seed).permutation(n_test), n)
+
+
+def _retrieved(work: ImageWork, labels: np.ndarray | None, asked: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """Training pictures of the classes that were asked for, or those whose caption is nearest, as the text encoder sees it."""
+    said, n = work.captioned("train"), len(work.split.train)
+    if work.texts is None or said is None or asked is None:
+        return retrieve(labels, rows if asked is None else asked, n, seed=work.options.seed)
+    known, wanted = (work.texts.vectors(list(map(str, texts))).numpy() for texts in (said.captions, asked))
+    return retrieve(known, wanted, n, seed=work.options.seed)
 
 # %% ../../../nbs/jobs/steps/27_image_score.ipynb #bce50bdf
-def _samples(work: ImageWork, pixels: np.ndarray, asked: np.ndarray | None) -> Samples:
+def _samples(work: ImageWork, pixels: np.ndarray, asked: Any) -> Samples:
     """Pictures as the judge sees them."""
-    x = as_floats(pixels)
-    match = None if asked is None else class_match(work.judge.probabilities(x), asked)
-    return Samples(work.judge.features(x), x.reshape(len(x), -1), asked, match)  # type: ignore[arg-type]
+    x, classes = as_floats(pixels), None if work.texts is not None else asked
+    match: Any = work.match(pixels, asked)
+    return Samples(work.judge.features(x), x.reshape(len(x), -1), classes, match)  # type: ignore[arg-type]
 
 
 def _near_training(work: ImageWork, queries: np.ndarray, retrieved: np.ndarray) -> tuple[Samples, np.ndarray]:
@@ -182,31 +196,34 @@ def _near_training(work: ImageWork, queries: np.ndarray, retrieved: np.ndarray) 
     return Samples(features[rows], x.reshape(len(x), -1)), rows
 
 
-def _rivals(work: ImageWork, asked: np.ndarray, retrieved: np.ndarray) -> dict[str, np.ndarray]:
+def _rivals(work: ImageWork, asked: np.ndarray | None, n: int, retrieved: np.ndarray) -> dict[str, np.ndarray]:
     """Pictures of the two rivals."""
     train, labels = work.part("train")
     rows = np.random.default_rng(work.options.seed).permutation(len(train))[:_GAUSSIAN_ROWS]
     some = None if labels is None else labels[rows]
-    gaussian = class_gaussian(train[rows].astype(np.float32), some, asked, seed=work.options.seed)
+    gaussian = class_gaussian(train[rows].astype(np.float32), some, np.zeros(n) if asked is None else asked, seed=work.options.seed)
     return {"Gaussian per class" if labels is not None else "Gaussian": np.rint(gaussian).astype(np.uint8), "retrieval": train[retrieved]}
 
 # %% ../../../nbs/jobs/steps/27_image_score.ipynb #51cb6f8c
 _SHOWN = 40  # Samples
+_EACH_TEXT = 4  # Of each text
 _SHOWN_ENLARGED = 8
 
 
 def _show(work: ImageWork, drawn: np.ndarray, scores: GenerationScores | None, rows: np.ndarray) -> None:
     classes, seed, scale = work.pictures.classes, work.options.seed + 3, display_scale(work.pictures.side)
     each = min(8, max(1, _SHOWN // len(classes))) if classes else 0
-    asked = np.repeat(np.arange(len(classes)), each)[:_SHOWN] if classes else None
+    asked: Any = np.repeat(np.arange(len(classes)), each)[:_SHOWN] if classes else None
+    if work.texts is not None:
+        asked = np.repeat(list(dict.fromkeys(map(str, work.asked("test") or ())))[: _SHOWN // _EACH_TEXT], _EACH_TEXT)
     shown = []
-    for i, one in enumerate(work.model.draw(_SHOWN if asked is None else len(asked), asked, seed=seed)):
-        file, name = f"samples/{i:03d}.png", "" if asked is None else classes[asked[i]]
+    for i, one in enumerate(work.drawn(asked, _SHOWN if asked is None else len(asked), seed=seed)):
+        file, name = f"samples/{i:03d}.png", "" if asked is None else str(asked[i]) if work.texts is not None else classes[asked[i]]
         save_picture(contact_sheet(one[None], scale=scale), work.run.path / file)
         shown.append(ShownSample(file, f"generated picture {i}" + (f", asked for: {name}" if name else ""), name))
     pairs = _pairs(work, drawn, scores, rows, scale) if scores else []
     s = work.model.settings
-    how = "one step" if s.one_step else f"{s.steps} steps of Heun's method" + (f", guidance {s.guidance:g}" if classes else "")
+    how = "one step" if s.one_step else f"{s.steps} steps of Heun's method" + (f", guidance {s.guidance:g}" if asked is not None else "")
     work.keep_result(samples=ShownSamples(seed, shown, pairs, how).to_dict())
 
 

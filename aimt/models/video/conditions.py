@@ -8,7 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/models/video/conditions.html.md"""
 __all__ = ['ClipSpec', 'to_network', 'from_network']
 
 # %% ../../../nbs/models/video/05_conditions.ipynb #5dfb9140
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,20 @@ class ClipSpec:
     value_names: tuple[str, ...] = ()  # (K,)
     value_mean: tuple[float, ...] = ()  # Of the training clips
     value_std: tuple[float, ...] = ()
+    text: int = 0  # Width of the vector of a text; 0 when clips are not asked for by texts
 
     def __post_init__(self) -> None:
         if self.n_frames < 2 or self.size < 4 or self.channels not in (1, 3):
             raise ProblemError(f"clips of {self.n_frames} frames, {self.size} pixels and {self.channels} channels")
 
     @classmethod
-    def of(cls, clips: VideoClips) -> "ClipSpec":
+    def of(cls, clips: VideoClips, *, text: int = 0) -> "ClipSpec":
         """The settings that fit training clips."""
         _, t, s, _, c = clips.frames.shape
         known = [v[np.isfinite(v)] for v in clips.values.T]
         mean = tuple(float(v.mean()) if len(v) else 0.0 for v in known)
         std = tuple(float(v.std()) or 1.0 if len(v) else 1.0 for v in known)
-        return cls(t, s, c, clips.fps, clips.classes, clips.value_names, mean, std)
+        return cls(t, s, c, clips.fps, clips.classes, clips.value_names, mean, std, text)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -68,7 +69,7 @@ class ClipSpec:
             patch=2,
             stride=(1, 2, 2),
             n_classes=len(self.classes),
-            vector=2 * len(self.value_names),
+            vector=2 * len(self.value_names) + self.text,
             planes=self.channels + 4,
             attention=True,
         )
@@ -102,8 +103,13 @@ class ClipSpec:
     def vector(
         self,
         values: np.ndarray,  # (B, K), NaN for unknown
-    ) -> Tensor | None:  # (B, 2K)
-        """Standardised numbers, each with a 1 where it is known; None without numbers."""
+        texts: Tensor | None = None,  # (B, D) vectors of texts; zeros when None
+    ) -> Tensor | None:  # (B, 2K + D)
+        """Standardised numbers, each with a 1 where it is known, and the vector of the text; None when there is neither."""
+        if self.text:
+            said = torch.zeros(len(values), self.text) if texts is None else texts
+            numbers = replace(self, text=0).vector(values)
+            return said if numbers is None else torch.cat([numbers, said], 1)
         if not self.value_names:
             return None
         z = (values - np.array(self.value_mean)) / np.array(self.value_std)
@@ -117,6 +123,7 @@ class ClipSpec:
         labels: np.ndarray | None = None,  # (B,) -1 for none
         values: np.ndarray | None = None,  # (B, K) NaN for unknown
         first: np.ndarray | None = None,  # (B, G, S, S, C) uint8, the given frames; none by default
+        texts: Tensor | None = None,  # (B, D) vectors of texts
     ) -> Condition:
         """What a clip is asked for by."""
         guess = torch.zeros(n, *self.shape, dtype=torch.uint8)
@@ -128,7 +135,7 @@ class ClipSpec:
             guess = to_network(self.moved_on(first, numbers))
         label = torch.from_numpy(np.full(n, -1) if labels is None else np.asarray(labels, np.int64)) if self.classes else None
         planes = self.planes(guess, torch.full((n,), given)).float().div_(127.5).sub_(1.0)
-        return Condition(label=label, vector=self.vector(numbers), planes=planes)
+        return Condition(label=label, vector=self.vector(numbers, texts), planes=planes)
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""

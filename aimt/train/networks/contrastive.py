@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/train/networks/contrastive.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_SCALE', 'Weights', 'contrastive_loss', 'same_group', 'encode_in_chunks', 'clip_loss', 'PairPosition',
-           'PairBatches', 'average_weights', 'settle', 'pick_alpha']
+           'PairBatches', 'train_clip', 'average_weights', 'settle', 'pick_alpha']
 
 # %% ../../../nbs/train/networks/15_contrastive.ipynb #78b12e61
 import math
@@ -21,6 +21,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import DataError, ModelFormatError, RunError
+from ...data.image.picture_split import Augmentation
+from ...data.text.captions import caption_forms
+from ...models.image.clip import CLIP
+from ...models.image.clip_tokenizer import CLIPTokenizer
+from ...models.image.clip_towers import CLIPConfig, Tower
+from ..loop.trainer import TrainConfig, Trainer
 
 # %% ../../../nbs/train/networks/15_contrastive.ipynb #953e0800
 MAX_SCALE = 100.0  # Largest factor of the cosines
@@ -143,6 +149,44 @@ class PairBatches:
             if name != "step" and state.get(name) != value:
                 raise RunError(f"the batches were made with {name} = {state.get(name)}, and now it is {value}")
         self.step = int(state["step"])
+
+# %% ../../../nbs/train/networks/15_contrastive.ipynb #51bef96c
+_VOCABULARY, _CONTEXT, _FORMS = 2_000, 32, 4  # Tokens, tokens of a text, forms of each caption
+
+
+def train_clip(
+    pixels: Tensor,  # (N, 3, S, S) of about unit size; S a multiple of 4
+    captions: Sequence[str],  # (N,)
+    *,
+    steps: int = 1_000,
+    batch_size: int = 128,
+    lr: float = 2e-3,
+    width: int = 64,  # Of the towers, and of the common space
+    seed: int = 0,
+    hooks: Sequence[object] = (),  # For the `Trainer`
+) -> tuple[CLIP, CLIPTokenizer]:
+    """A CLIP of 0.3 million weights with its tokenizer, trained on these pairs from scratch."""
+    side, forms = pixels.shape[-1], caption_forms(captions, _FORMS, seed=seed)
+    tokenizer = CLIPTokenizer.train(captions, vocab_size=_VOCABULARY, context=_CONTEXT)
+    towers = Tower(width, 2, 4, mlp="gelu"), Tower(width, 1, 4, mlp="gelu")
+    config = CLIPConfig(*towers, width, image_size=side, patch_size=side // 4, vocab_size=tokenizer.vocab_size, context=_CONTEXT)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        clip = CLIP(config)
+    texts, shift = [text for form in forms for text in form], Augmentation(shift=max(1, side // 16))
+
+    def look(rows: np.ndarray) -> Tensor:
+        generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, *map(int, rows)]).integers(1 << 62)))
+        return shift(pixels[rows % len(pixels)], generator)
+
+    group = np.unique(texts, return_inverse=True)[1].tolist()
+    batches = PairBatches(look, tokenizer(texts), max(2, min(batch_size, len(captions))), group=group, seed=seed)
+    settings = TrainConfig(
+        steps, lr, betas=(0.9, 0.98), weight_decay=0.2, warmup=0.1, decay=0.6, precision="fp32", device="cpu", seed=seed, save_every=0
+    )
+    if Trainer(clip.train(), batches, clip_loss, settings, hooks=list(hooks)).fit().stopped in {"SIGINT", "SIGTERM"}:
+        raise KeyboardInterrupt
+    return clip.eval(), tokenizer
 
 # %% ../../../nbs/train/networks/15_contrastive.ipynb #a2cec08e
 Weights = nn.Module | Mapping[str, Tensor]

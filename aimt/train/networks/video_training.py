@@ -9,7 +9,7 @@ __all__ = ['Mode', 'ASKED', 'VIDEO_FLOW', 'ClipData', 'train_video']
 
 # %% ../../../nbs/train/networks/27_video_training.ipynb #5ba9f5fa
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import time
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from ...data.video.clips import VideoClips
 from ...models.flow.flow_matching import FlowMatching
 from ...models.flow.unet import UNet
+from ...models.image.text_encoder import TextEncoder
 from ...models.video.conditions import ClipSpec, to_network
 from .generator import GeneratorData, GeneratorSettings, TrainedGenerator, train_generator, unit_range
 
@@ -37,14 +38,17 @@ class ClipData(GeneratorData):
     modes: tuple[Mode, ...] = _UNASKED
     from_one: Tensor | None = None  # (N, C, T, S, S) uint8, what `ClipSpec.moved_on` makes of the first frame
     from_two: Tensor | None = None  # ... and of the first two
+    forms: Tensor | None = None  # (F, N, D) vectors of forms of the captions; mode m sees form m % F
 
     @classmethod
-    def of(cls, clips: VideoClips, spec: ClipSpec) -> "ClipData":
+    def of(cls, clips: VideoClips, spec: ClipSpec, texts: TextEncoder | None = None) -> "ClipData":
         """The data of a network of this kind."""
         label = torch.from_numpy(clips.labels) if spec.classes else None
-        modes = ASKED if spec.classes or spec.value_names else _UNASKED
+        modes = ASKED if spec.classes or spec.value_names or spec.text else _UNASKED
+        forms = None if texts is None else texts.forms(clips.captions)
         one, two = (to_network(spec.moved_on(clips.frames[:, :k], clips.values)) for k in (1, 2))
-        return cls(to_network(clips.frames), label, spec.vector(clips.values), spec=spec, modes=modes, from_one=one, from_two=two)
+        numbers, given = replace(spec, text=0).vector(clips.values), {"from_one": one, "from_two": two, "forms": forms}
+        return cls(to_network(clips.frames), label, numbers, spec=spec, modes=modes, **given)
 
     def __len__(self) -> int:
         return len(self.x) * len(self.modes)
@@ -61,8 +65,10 @@ class ClipData(GeneratorData):
         batch["weight"] = (torch.arange(self.spec.n_frames)[None] >= known[:, None]).float()[:, None, :, None, None]
         if self.label is not None:
             batch["label"] = torch.where(asked, self.label[clip], -1)
-        if self.vector is not None:
-            batch["vector"] = self.vector[clip] * asked[:, None]
+        vectors = [self.vector[clip]] if self.vector is not None else []
+        vectors += [self.forms[mode % len(self.forms), clip]] if self.forms is not None else []
+        if vectors:
+            batch["vector"] = torch.cat(vectors, 1) * asked[:, None]
         return batch
 
 # %% ../../../nbs/train/networks/27_video_training.ipynb #bed28ac0
@@ -77,6 +83,7 @@ def train_video(
     width: int = 32,  # Channels of the network at its finest scale
     settings: GeneratorSettings = _VIDEO_SETTINGS,
     objective: FlowMatching = VIDEO_FLOW,
+    texts: TextEncoder | None = None,  # For clips with captions, by which they are then asked for
     time_limit: float | None = None,  # Seconds
     steps: int | None = None,  # Updates, in place of a time limit
     seed: int = 0,
@@ -87,14 +94,14 @@ def train_video(
     clock: Callable[[], float] = time.perf_counter,  # time.process_time for a limit in CPU-seconds
 ) -> tuple[TrainedGenerator, ClipSpec]:
     """Train a network that makes clips like these, from a class, numbers and up to two given frames."""
-    spec = ClipSpec.of(train)
+    spec = ClipSpec.of(train, text=0 if texts is None else texts.width)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = UNet(spec.network(width))
     trained = train_generator(
         network,
-        ClipData.of(train, spec),
-        ClipData.of(valid, spec),
+        ClipData.of(train, spec, texts),
+        ClipData.of(valid, spec, texts),
         objective=objective,
         settings=settings,
         time_limit=time_limit,
