@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
 def test_a_run_has_gates_a_report_and_a_card(run):
     m = run.read("metrics.json")
-    assert {g["gate"] for g in m["verdict"]["gates"]} == {"faithfulness", "worth", "copies", "diversity", "training"}
+    assert {g["gate"] for g in m["verdict"]["gates"]} == {"faithfulness", "worth", "copies", "diversity", "fluency", "training"}
     assert m["copy_scores"]["generated"]["wrong"]["value"] == 0  # a number or a name that is not in the input has no token
     assert m["copy_scores"]["generated"]["recall"]["value"] > 0.99  # and what must be said cannot be dropped
     assert all(r["value"] > 0.9 for r in m["extractor"]["recall"].values())

@@ -222,6 +222,7 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
     )
     judged_by = "the rules of aimt.data.design.plan_rules"
     n_examples = 4_000
+    seconds_each = 0.02
 
     def examples(self, n: int, *, seed: int = 0, on_update: Callable[[str], None] | None = None) -> Examples[PlanBrief]:
         """Plans made by annealing, each in its eight turned and mirrored forms. Same seed, same examples."""

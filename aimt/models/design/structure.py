@@ -149,6 +149,7 @@ class StructureProblem(DesignProblem[StructureBrief]):
         if nx < 8 or ny < 4 or not 0 <= solves <= 20:
             raise ProblemError(f"a plate of {nx} x {ny} cells with {solves} solves: at least 8 x 4 cells, and 0 to 20 solves")
         self.nx, self.ny, self.solves, self.settings = nx, ny, solves, settings
+        self.seconds_each = 0.007 * nx * ny / 512  # type: ignore[misc]
         self._features: dict[StructureBrief, np.ndarray] = {}  # For retrieval: planes of the condition, averaged over blocks
 
     def stored_settings(self) -> Mapping[str, Any]:
