@@ -1,6 +1,6 @@
 """Product texts from attributes: Debian's packages, learned from nothing, read back by an extractor that learned from other packages.
 
-    python benchmarks/copy_texts.py [--steps 2400 | --time-limit 600] [--seed 1] [--rows 10000] [--out FOLDER] > copy_texts.log
+    python benchmarks/copy_texts.py [--steps 2400 | --time-limit 600 | --run FOLDER] [--seed 1] [--rows 10000] [--out FOLDER] > copy_texts.log
 
 Runs `aimt train --kind copy` and prints, as lines of JSON, the figures of the generator, of people's texts and of the baselines about the
 same held-out packages, the extractor's own precision and recall on texts made by construction, and what a file of 10,000 rows takes to
@@ -50,12 +50,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=10_000, help="of the file that is written at the end; 0 for none")
     parser.add_argument("--out", type=Path, default=None, help="where the run stays")
+    parser.add_argument("--run", type=Path, default=None, help="an earlier run, in place of a training")
     given = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as place:
         limit = {"steps": given.steps} if given.steps else {"time_limit": given.time_limit}
-        run = train_source(None, "copy", seed=given.seed, out=given.out or Path(place) / "run", quiet=True, **limit)
+        made = {"seed": given.seed, "out": given.out or Path(place) / "run", "quiet": True, **limit}
+        run = Run.open(given.run) if given.run else train_source(None, "copy", **made)
         report(run, time.process_time() - start)
         if given.rows:
             many_rows(run, given.rows, Path(place))

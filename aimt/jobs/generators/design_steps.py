@@ -83,7 +83,7 @@ class DesignWork(Work):
         """How to let it design."""
         told = self.problem.to_dict(self.examples.briefs[int(self.parts["train"][0])])
         simple = [f"{k}={v:.3g}" for k, v in told.items() if isinstance(v, float | int) and not isinstance(v, bool)]
-        want = ",".join(simple[:2]) if len(simple) == len(told) and simple else "brief.json"
+        want = ",".join(simple[:2]) if len(simple) == len(told) and simple else str(self.run.path / "samples" / "0-brief.json")
         judge = " --judge FILE.py:FUNCTION" if self.judge else ""
         return [f"It designs: aimt generate {self.run.path} --want {want} -n 8 -o designs/{judge}"]
 
@@ -388,6 +388,7 @@ def propose_designs(work: DesignWork) -> str:
             uncertified += not c.certified
         n += len(certificates)
         shown.append(_shown(work, number, brief, found.lines, certificates))
+        write_json(folder / f"{number}-brief.json", dict(work.problem.to_dict(brief)))
         if not work.options.steps and clock.perf_counter() - start > work.seconds:
             break
     work.certificates = CertificateScore(n, n - len(wrong), uncertified, tuple(wrong[:5]))

@@ -249,6 +249,10 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
             raise ProblemError(f"no floor plan can meet this brief: {'; '.join(c.proof for c in found)}", hint="Change one of these wishes")
         return brief
 
+    def stored_brief(self, given: Mapping[str, Any]) -> PlanBrief:
+        """A brief as `to_dict` wrote it, without looking for conflicts again."""
+        return read_plan_brief(given)
+
     def to_dict(self, brief: PlanBrief) -> Mapping[str, Any]:
         """Names and values, as `brief` reads them."""
         return plan_brief_to_dict(brief)

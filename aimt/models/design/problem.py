@@ -185,6 +185,10 @@ class DesignProblem(ABC, Generic[B]):
     def brief(self, given: Mapping[str, Any]) -> B:
         """A brief from names and values, texts or of JSON. Raises `ProblemError` for what is unknown, impossible or contradictory."""
 
+    def stored_brief(self, given: Mapping[str, Any]) -> B:
+        """A brief that was checked before it was written, from what `to_dict` made of it. Here: checked again."""
+        return self.brief(given)
+
     @abstractmethod
     def to_dict(self, brief: B) -> Mapping[str, Any]:
         """The names and values of a brief, as `brief` reads them, of which JSON can be made."""
