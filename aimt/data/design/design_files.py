@@ -15,6 +15,8 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from ...core.errors import DataError, ProblemError, require
 from ...core.files import atomic_path, write_text
@@ -72,6 +74,21 @@ class Region:
             if len(outline) > 2:
                 found.append(outline)
         return sorted(found, key=lambda o: -abs(signed_area(o)))
+
+    def parts(self) -> np.ndarray:  # (k,)
+        """The number of the connected part that each triangle belongs to."""
+        a, b = np.concatenate([self.triangles[:, [0, 1]], self.triangles[:, [1, 2]]]).T
+        joined = sparse.coo_matrix((np.ones(len(a)), (a, b)), shape=(len(self.points), len(self.points)))
+        return connected_components(joined, directed=False)[1][self.triangles[:, 0]]
+
+    def only(
+        self,
+        kept: np.ndarray,  # (k,) bool, the same for all triangles of a part
+    ) -> "Region":
+        """Some of the parts."""
+        inside = np.zeros(len(self.points), bool)
+        inside[self.triangles[kept]] = True
+        return Region(self.points, self.edges[inside[self.edges].all(1)], self.triangles[kept])
 
 
 def _without_straight(outline: np.ndarray) -> np.ndarray:
