@@ -145,6 +145,9 @@ class DesignProblem(ABC, Generic[B]):
     rules: ClassVar[tuple[str, ...]] = ()  # Hard rules that the judge checks, in words, for the certificate
     judged_by: ClassVar[str] = ""  # Name and version of the judge, for the certificate
     n_examples: ClassVar[int] = 2_000  # How many training examples it makes when nobody asks for another number
+    sampled_calls: ClassVar[int] = (
+        0  # Designs that were judged while the last ones were drawn, by a sampler that searches; set on the instance
+    )
     seconds_each: ClassVar[float] = 0.0  # CPU-seconds for an example on one core, a stated number: with a short time limit fewer are made
 
     def stored_settings(self) -> Mapping[str, Any]:
