@@ -97,7 +97,7 @@ def _without_straight(outline: np.ndarray) -> np.ndarray:
     turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
     return outline[np.abs(turn) > 1e-9 * np.abs(outline).max() ** 2]
 
-
+# %% ../../../nbs/data/design/05_design_files.ipynb #d4ee4f24
 def trace(
     density: np.ndarray,  # (H, W), row 0 at the bottom
     *,

@@ -156,7 +156,7 @@ def diversity_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
         GATES["diversity"], scores.shortfall, limits.shortfall, limits.great_shortfall, text, advice, "shortfall of distinct-3"
     )
 
-
+# %% ../../../nbs/decide/generators/20_copy_gates.ipynb #fd624930
 def fluency_gate(scores: CopyScores, limits: CopyLimits) -> GateResult:
     """Fault: an order of words that is not people's."""
     gate, found, g, h = GATES["fluency"], scores.disfluency, scores.generated.perplexity, scores.human.perplexity

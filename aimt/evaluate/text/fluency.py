@@ -39,7 +39,7 @@ def word_class(
         return "<.>"
     return "<A>" if not first and word != low else f"<{low[-2:]}>"
 
-
+# %% ../../../nbs/evaluate/text/12_fluency.ipynb #0a0b8dfe
 @dataclass(frozen=True)
 class FluencyModel:
     """A trigram model of word classes."""
@@ -71,7 +71,7 @@ class FluencyModel:
         total = self.surprise([split_words(t) for t in texts]).sum(0)
         return float(np.exp(total[0] / max(total[1], 1.0)))
 
-
+# %% ../../../nbs/evaluate/text/12_fluency.ipynb #97b16641
 def fit_fluency(
     texts: Sequence[str],  # Written by people; none that a generator learned from
 ) -> FluencyModel:

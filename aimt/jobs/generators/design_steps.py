@@ -217,7 +217,7 @@ def read(work: DesignWork) -> str:
     work.run.update(**work.about())
     return f"{n:,} designs in {groups:,} groups: {sizes['n_train']:,} to train on, {sizes['n_valid']:,} to choose settings, {sizes['n_test']:,} to test"
 
-
+# %% ../../../nbs/jobs/generators/05_design_steps.ipynb #912db582
 def _number(work: DesignWork) -> int:
     """How many examples: as asked, or those of the problem that fit into a share of the time limit by its stated speed; the load of the machine
     changes nothing. Raises `ProblemError` for a judge of the user that would take longer than the whole limit."""
