@@ -1,14 +1,14 @@
 """Figures of floor plans on new programmes, as one JSON object: rules and wishes met, times, and the baselines.
 
-``python benchmarks/floor_plans.py --model plans/ > floor_plans.json`` trains if the folder holds no model (12 CPU-minutes, of which 4
-make the examples), then judges (3 CPU-minutes). Examples are made with seed 0, and settings were chosen on a part of them; the briefs
+``python benchmarks/floor_plans.py --model plans/ > floor_plans.log`` trains if the folder holds no model (12 CPU-minutes, of which 4
+make the examples), then judges (3 CPU-minutes). The folder `model` of a run of
+`aimt train floor-plans` will do as well. Examples are made with seed 0, and settings were chosen on a part of them; the briefs
 of the figures are read off plans of seed 1, so every brief is known to be possible. Times are CPU-seconds of one thread.
 """
 
 import argparse
 import json
 import random
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from aimt.core.files import read_json, write_json
 from aimt.core.hardware import environment
 from aimt.data.design.plan_brief import PlanBrief
 from aimt.data.design.plan_rules import judge_plan, plan_bits, to_plan
@@ -43,7 +44,7 @@ def trained(folder: Path, seconds: float, n: int) -> DesignModel:
     )
     model = DesignModel(made.network, problem, DesignSettings("floor-plan"), parts[0])
     model.save(folder)
-    print(f"trained: {made.measured}", file=sys.stderr)
+    write_json(folder / "training.json", made.measured)
     return model
 
 
@@ -182,6 +183,8 @@ def main() -> None:
         "rooms": round(float(np.mean([len(b.rooms) for b in briefs])), 2),
         "wishes to lie side by side": round(float(np.mean([len(b.adjacent) for b in briefs])), 2),
         "parameters": model.network.n_parameters(),
+        "training": read_json(asked.model / "training.json") if (asked.model / "training.json").is_file() else None,
+        "examples": len(model.train),
         **{name: PARTS[name](model, briefs) for name in asked.part or PARTS},
     }
     print(json.dumps(out | {"cpu_seconds": round(time.process_time() - begun, 1), "machine": environment()["machine"]}))

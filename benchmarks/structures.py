@@ -1,13 +1,15 @@
 """Structures by a generator against SIMP, retrieval and SIMP stopped early: compliance, CPU time, certificates.
 
     python benchmarks/structures.py [--seconds 300] [--structures 3000] [--held-out 100] [--network FOLDER] > structures.log
+    python benchmarks/structures.py --network FOLDER --batch > structures_batch.log
 
 Training examples: random briefs on 32 x 16 cells (one to three loads in one or two cases, supports of five kinds, void, volume 0.2 to 0.6) and
 the structures of 40 iterations of SIMP, with mirror images. Held out: briefs of another seed, each answered by 60 iterations of SIMP, which
 is the reference of every ratio. Retrieval takes the training structure whose condition is nearest, by all planes or by those of the brief
 alone, and brings it to the exact volume as the generator's are. Times are CPU-seconds of one thread (`time.process_time`), with all that a
 design needs: placing the brief on the grid, assembling, the solves of the condition, sampling, the volume. With `--network` the weights of a
-folder are used in place of training. Lines of JSON.
+folder are used in place of training. With `--batch` two questions only: what a raw design takes when many are drawn for one brief, which pays
+for its condition once, and how many polished designs connect every load, with and without the bridging of gaps. Lines of JSON.
 """
 
 import argparse
@@ -22,9 +24,11 @@ from aimt.data.design.structure_brief import StructureBrief, raster
 from aimt.data.design.structure_examples import StructureSet, images, make_structures
 from aimt.data.design.topology_optimisation import Simp, StructureSolver, simp
 from aimt.data.sources.download import cache_dir
+from aimt.metrics.intervals import wilson
 from aimt.models.design.structure import PLANES, StructureProblem, brief_planes
 from aimt.models.flow.diffusion_transformer import load_flow_network
 from aimt.models.flow.flow_matching import FlowMatching
+from aimt.models.flow.flow_network import FlowNetwork
 from aimt.train.networks.generator import GeneratorData, GeneratorSettings, train_generator
 
 STEPS = (0, 1, 2, 3, 5, 8, 12)  # Of polish
@@ -78,10 +82,14 @@ def main() -> None:
     )
     parser.add_argument("--finer", type=int, default=16, help="briefs that are also answered on 128 x 64 cells")
     parser.add_argument("--network", help="a folder with trained weights")
+    parser.add_argument("--batch", action="store_true", help="only many designs for one brief, and gaps, with --network")
     o = parser.parse_args()
     torch.set_num_threads(1)
     problem, folder = StructureProblem(solves=o.solves), cache_dir() / "designs"
 
+    if o.batch:
+        held, _ = make_structures(StructureSet(o.held_out, 202, simp=Simp(iterations=1)), folder=folder)
+        return batch(problem, load_flow_network(o.network or folder / "network"), held)
     start = time.process_time()
     briefs, x = make_structures(StructureSet(o.structures, 0), folder=folder)
     say("examples", n=len(briefs), cpu_seconds=round(time.process_time() - start, 1))
@@ -162,6 +170,42 @@ def main() -> None:
             say("polish", start=name, steps=steps, ms=ms, sound=float(judged.sound.mean()), connected=connected, **spread(ratio))
 
     refine(problem, held[: o.finer], raw["generator 2"], [f.x for f in best])
+
+
+def share(found: list[bool]) -> dict[str, float]:
+    """A share with Wilson's 95 % interval."""
+    return {k: round(float(v), 4) for k, v in wilson(sum(found), len(found)).items()}
+
+
+def batch(problem: StructureProblem, network: FlowNetwork, held: list[StructureBrief], n: int = 64) -> None:
+    """Many designs for one brief against SIMP; connected loads with and without bridged gaps."""
+    best, spent = [], []
+    for brief in held:
+        clear()
+        start = time.process_time()
+        best.append(simp(problem.solver(brief), iterations=60).compliance[-1])
+        spent.append(time.process_time() - start)
+    for steps in (1, 2):
+        ms = []
+        for brief in held[:10]:
+            clear()
+            start = time.process_time()
+            problem.sample(network, [brief] * n, steps=steps, generator=torch.Generator().manual_seed(7))
+            ms.append(1e3 * (time.process_time() - start) / n)
+        whole = 1e3 * float(np.median(spent))
+        say("batch", steps=steps, n=n, ms=float(np.median(ms)), simp_ms=whole, times=whole / float(np.median(ms)))
+    raw = problem.sample(network, held, steps=1, generator=torch.Generator().manual_seed(7))
+    power = Simp(power=1.0)  # As in a polish
+    plain = np.stack([simp(StructureSolver(raster(b, 32, 16), power), start=x, iterations=5).x for b, x in zip(held, raw, strict=True)])
+    start = time.process_time()
+    bridged, _ = problem.polish(raw, held, 5)
+    ms = 1e3 * (time.process_time() - start) / len(held)
+    for name, designs in (("SIMP alone", plain), ("with bridged gaps", bridged)):
+        judged = problem.judge(designs, held)
+        connected = [not any("load at" in f for f in faults) for faults in judged.faults]
+        volume = float(np.abs(judged.measures["volume"] / [b.volume for b in held] - 1).max())
+        ratio = spread(judged.cost / best)
+        say("gaps", polish=name, ms=ms, connected=share(connected), sound=share(judged.sound.tolist()), volume_error=volume, **ratio)
 
 
 def refine(problem: StructureProblem, held: list[StructureBrief], raw: np.ndarray, best: list[np.ndarray]) -> None:

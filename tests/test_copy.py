@@ -12,6 +12,8 @@ from aimt.data.text.attributes import Product, clean_value, find_attributes, saf
 from aimt.jobs.generators.copy_model import CopyGenerateOptions, contradictions, open_copy_model, write_copy
 from aimt.jobs.verbs.generate import generate
 from aimt.jobs.verbs.train import train
+from aimt.models.text.t5 import T5
+from aimt.models.text.t5_config import T5Config
 
 WORDS = {
     "en": ("{name} is a {adj}tent for {n} persons with a {cover}.", "Tent of {kg} with a {cover}.", "With its {cover}, {name} sleeps {n}."),
@@ -41,7 +43,7 @@ def run(tmp_path_factory):
 
 def test_a_run_has_gates_a_report_and_a_card(run):
     m = run.read("metrics.json")
-    assert {g["gate"] for g in m["verdict"]["gates"]} == {"faithfulness", "worth", "copies", "diversity", "training"}
+    assert {g["gate"] for g in m["verdict"]["gates"]} == {"faithfulness", "worth", "copies", "diversity", "fluency", "training"}
     assert m["copy_scores"]["generated"]["wrong"]["value"] == 0  # a number or a name that is not in the input has no token
     assert m["copy_scores"]["generated"]["recall"]["value"] > 0.99  # and what must be said cannot be dropped
     assert all(r["value"] > 0.9 for r in m["extractor"]["recall"].values())
@@ -152,6 +154,22 @@ def test_many_rows_keep_their_columns(run, tmp_path):
 def test_the_same_seed_writes_the_same(run):
     first, again, other = (generate(run, products=tents(6), seed=s).samples for s in (1, 1, 2))
     assert first == again != other
+
+
+def test_training_goes_on_from_an_earlier_run(run, tmp_path):
+    common = {"kind": "copy", "steps": 2, "size": "tiny", "quiet": True}
+    fresh = train(tents(160, seed=7), out=tmp_path / "fresh", **common)
+    on = train(tents(160, seed=7), model=run.path, out=tmp_path / "on", **common)
+    assert on.read("metrics.json")["valid_nats"] < 0.8 * fresh.read("metrics.json")["valid_nats"]
+    assert open_copy_model(on).codec == open_copy_model(run).codec, "on its own words"
+
+
+def test_a_network_that_is_no_run_is_refused(tmp_path):
+    T5.from_config(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, n_layer=1, n_decoder_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "t5"
+    )
+    with pytest.raises(AimtError, match="run.json"):
+        train(tents(160), kind="copy", steps=1, model=tmp_path / "t5", out=tmp_path / "run", quiet=True)
 
 
 def test_lists_and_names_are_found():

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from aimt.core.errors import DataError, ProblemError
 from aimt.models.design.bracket import Box, enclosed, surface, wall_bracket
 from aimt.data.design.design_files import crosses_itself, extrude, signed_area, trace, write_outlines, write_stl
 from aimt.data.design.plane_stress import Grid, PlaneStress
+from aimt.data.design.structure_check import certify, draw_shape, shape_region
 from aimt.data.design.structure_examples import StructureSet, make_structures, random_brief
 from aimt.data.design.topology_optimisation import Simp
 from aimt.models.design.structure import StructureProblem
@@ -118,6 +120,28 @@ def test_files_are_opened_by_other_programs(tmp_path: Path, answered: tuple[list
         low, high = np.concatenate(flat).min(0), np.concatenate(flat).max(0)
         left, top, right, bottom = outline.bbox()
         np.testing.assert_allclose([right - left, bottom - top], high - low, rtol=1e-3)
+
+
+def test_loose_pieces_are_not_written() -> None:
+    brief = PROBLEM.brief(GOOD)
+    solver, x = PROBLEM.solver(brief), PROBLEM.optimise(brief, calls=12)
+    noise = gaussian_filter(np.random.default_rng(3).normal(size=x.shape[1:]), 0.7)
+    density = solver.density(PROBLEM.decode(PROBLEM.encode(np.clip(x + 0.45 * noise, 0, 1), [brief]), [brief])[0])
+    assert not certify(solver, brief, density).faults
+    drawn = draw_shape(density)
+    assert len(np.unique(trace(density, level=drawn.level).parts())) > 1, "there is a loose piece"
+    region = shape_region(solver, brief, density)
+    assert len(np.unique(region.parts())) == 1 and len(region.triangles)
+    assert sum(map(signed_area, region.outlines())) == pytest.approx(certify(solver, brief, density).volume * 5000, rel=0.06)
+
+
+def test_polish_connects_every_load() -> None:
+    brief = PROBLEM.brief(GOOD)
+    x = PROBLEM.optimise(brief, calls=12)
+    x[0, :, 8:10] = 0  # a gap
+    assert any("not connected" in f for f in PROBLEM.judge(x, [brief]).faults[0])
+    polished, calls = PROBLEM.polish(x, [brief], 0)
+    assert not any("load at" in f for f in PROBLEM.judge(polished, [brief]).faults[0]) and calls == 1
 
 
 @pytest.mark.parametrize(

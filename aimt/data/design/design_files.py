@@ -15,6 +15,8 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from ...core.errors import DataError, ProblemError, require
 from ...core.files import atomic_path, write_text
@@ -73,6 +75,21 @@ class Region:
                 found.append(outline)
         return sorted(found, key=lambda o: -abs(signed_area(o)))
 
+    def parts(self) -> np.ndarray:  # (k,)
+        """The number of the connected part that each triangle belongs to."""
+        a, b = np.concatenate([self.triangles[:, [0, 1]], self.triangles[:, [1, 2]]]).T
+        joined = sparse.coo_matrix((np.ones(len(a)), (a, b)), shape=(len(self.points), len(self.points)))
+        return connected_components(joined, directed=False)[1][self.triangles[:, 0]]
+
+    def only(
+        self,
+        kept: np.ndarray,  # (k,) bool, the same for all triangles of a part
+    ) -> "Region":
+        """Some of the parts."""
+        inside = np.zeros(len(self.points), bool)
+        inside[self.triangles[kept]] = True
+        return Region(self.points, self.edges[inside[self.edges].all(1)], self.triangles[kept])
+
 
 def _without_straight(outline: np.ndarray) -> np.ndarray:
     """The outline without corners at which it does not turn."""
@@ -80,7 +97,7 @@ def _without_straight(outline: np.ndarray) -> np.ndarray:
     turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
     return outline[np.abs(turn) > 1e-9 * np.abs(outline).max() ** 2]
 
-
+# %% ../../../nbs/data/design/05_design_files.ipynb #d4ee4f24
 def trace(
     density: np.ndarray,  # (H, W), row 0 at the bottom
     *,

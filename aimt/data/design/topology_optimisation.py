@@ -130,6 +130,8 @@ def fill(
     def excess(price: float) -> float:
         return float(share @ wanted(math.exp(price))) - room
 
+    if excess(math.log(low)) <= 0:  # a few cells gain very much more than all others, such as at a load that hangs on nothing
+        low *= 1e-16
     if excess(math.log(low)) <= 0 or excess(math.log(high)) >= 0:
         return wanted(low if excess(math.log(low)) <= 0 else high)
     return wanted(math.exp(brentq(excess, math.log(low), math.log(high), xtol=1e-9, rtol=1e-9)))

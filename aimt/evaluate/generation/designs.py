@@ -10,7 +10,7 @@ __all__ = ['B', 'Draw', 'DesignScoring', 'held_out_briefs', 'score_designs']
 # %% ../../../nbs/evaluate/generation/30_designs.ipynb #fab75061
 import time as clock
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,13 +68,15 @@ def score_designs(
     say(f"{n} held-out wishes, {k} designs for each")
     start = clock.perf_counter()
     made = draw(many, s.seed)
+    searched = problem.sampled_calls  # Within the sampler: the others get as many
     seconds = (clock.perf_counter() - start) / len(many)
     done = refine(problem, made, many, s.polish)
-    calls = done.calls / n
+    calls = (done.calls + searched) / n
+    polish = s.polish if not searched else int(np.ceil(s.polish * (done.calls + searched) / max(done.calls, 1)))
     per = lambda values: np.asarray(values, float).reshape(n, k).mean(1)
     best, best_raw = (j.rows(best_of(j, k)) for j in (done.judged, done.raw))
     say("retrieval with the same polish")
-    rivals = [_retrieval(problem, train, briefs, groups, s, best, best_raw)]
+    rivals = [_retrieval(problem, train, briefs, groups, replace(s, polish=polish), best, best_raw)]
     say(f"direct optimisation with {calls:.0f} calls of the judge")
     direct = _direct(problem, briefs, groups, s, best, int(round(calls)))
     return DesignScores(
@@ -105,7 +107,7 @@ def score_designs(
 def _retrieval(
     problem: DesignProblem[B], train: Examples[B], briefs: Sequence[B], groups: np.ndarray, s: DesignScoring, best: Judged, best_raw: Judged
 ) -> DesignRival:
-    """The nearest training designs, with the same polish."""
+    """The nearest training designs, with the same polish; with more of it where the generator's sampler searches."""
     k = min(s.per_wish, len(train))
     found = retrieve_designs(problem, train, briefs, k)
     many = [b for b in briefs for _ in range(k)]

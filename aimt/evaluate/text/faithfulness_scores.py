@@ -16,6 +16,7 @@ import numpy as np
 from ...data.text.attribute_slots import Lesson, SlotCodec, is_slot, slot
 from ...data.text.attributes import Product, split_words
 from .faithfulness import AttributeExtractor, TextCheck
+from .fluency import FluencyModel
 from ...metrics.generation.copy_scores import TextFigures
 from ...metrics.intervals import Interval, wilson
 from ...metrics.text import chrf
@@ -194,6 +195,7 @@ def score_texts(
     wanted: Sequence[Sequence[tuple[str, str]]],  # For each product the (attribute, value) to be stated
     copied: Sequence[bool],
     *,
+    fluency: FluencyModel | None = None,
     seed: int = 0,
 ) -> tuple[TextFigures, np.ndarray, list[TextCheck]]:  # The figures; useful, for each text; the checks
     """The figures of one writer."""
@@ -212,6 +214,7 @@ def score_texts(
         float(useful.mean()),
         distinct(texts),
         float(np.mean(list(copied))),
+        perplexity=None if fluency is None else fluency.perplexity(texts),
     )
     return figures, useful, checks
 

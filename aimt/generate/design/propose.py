@@ -237,7 +237,7 @@ def propose(
         generator = torch.Generator().manual_seed(s.seed * 1_000 + turn)
         made = problem.sample(network, [brief] * m, steps=s.steps, guidance=s.guidance, generator=generator)
         done = refine(problem, made, [brief] * m, s.polish)
-        drawn, calls = drawn + m, calls + done.calls
+        drawn, calls = drawn + m, calls + done.calls + problem.sampled_calls
         code = problem.encode(done.designs, [brief] * m).reshape(m, -1).double().numpy()
         for i in map(int, np.lexsort((done.judged.cost, ~done.judged.met))):
             one = done.judged.rows([i])

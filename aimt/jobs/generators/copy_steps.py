@@ -29,6 +29,7 @@ from ...data.text.attributes import AttributeSchema, Product, clean_value, find_
 from ...decide.gate import GateResult
 from ...decide.generators.copy_gates import copy_gates
 from ...evaluate.text.faithfulness import AttributeExtractor, TextCheck, fit_extractor, make_checked_texts, score_extractor
+from ...evaluate.text.fluency import FluencyModel, disfluency, fit_fluency
 from aimt.evaluate.text.faithfulness_scores import (
     Retriever,
     WordRuns,
@@ -41,7 +42,6 @@ from aimt.evaluate.text.faithfulness_scores import (
 )
 from ...generate.text.constrained_writer import Draft, Wanted, write_drafts
 from .copy_model import Chosen, CopyModel, choose_drafts, open_copy_model
-from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.generation.copy_scores import CopyScores, copy_excess
 from ...train.networks.attribute_writer import SIZES, TrainedWriter, train_writer, unigram_nats
@@ -53,6 +53,7 @@ BUNDLED = "debian-products"  # Of `aimt datasets`: what is trained on without a 
 _TEXTS = ("text", "description", "copy", "body", "headline")
 _AT_LEAST, _MOST_TEST, _DRAFTS, _SHOWN, _MOST_WANTED = 60, 1_500, 5, 12, 6
 _TEMPERATURES = (0.6, 0.8, 1.0)
+_JUDGED = 200  # Products that the judge needs to be another extractor than the one that chooses
 _MAX_VALUES = 300  # Of an attribute that the extractor can recognise
 
 
@@ -81,8 +82,10 @@ class CopyWork(Work):
     parts: dict[str, _Part] = field(default_factory=dict)  # learn, check, valid, test
     codec: SlotCodec = field(init=False)
     lessons: list[Lesson] = field(default_factory=list)
-    extractor: AttributeExtractor = field(init=False)
-    extractor_score: Any = None
+    extractor: AttributeExtractor = field(init=False)  # Of the model: it chooses among drafts
+    judge: AttributeExtractor = field(init=False)  # Of the figures: it learned from other products
+    reader: FluencyModel = field(init=False)
+    extractor_score: Any = None  # Of the judge
     trained: TrainedWriter = field(init=False)
     watch: TrainingMonitor = field(init=False)
     found: CopyModel = field(init=False)
@@ -135,14 +138,9 @@ def begin(
     given = {k: getattr(o, k) or known.get(k) for k in ("name", "tone", "language")}
     schema = find_attributes(frame, text, attributes=listed, group=o.entity or known.get("group"), **given)
     return CopyWork(
-        options=o,
-        progress=progress,
-        name=name,
-        source=None if source is None else str(source) if not isinstance(source, pd.DataFrame) else None,
-        fingerprint=digest,
-        frame=frame,
-        schema=schema,
-    )
+        options=o, progress=progress, name=name, source=None if source is None else str(source) if not isinstance(source, pd.DataFrame) else None,
+        fingerprint=digest, frame=frame, schema=schema,
+    )  # fmt: skip
 
 # %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #394be0ff
 def _share_of(group: str, seed: int) -> float:
@@ -213,28 +211,28 @@ def read(work: CopyWork) -> str:
 
 # %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #cfe00db3
 def fit_check(work: CopyWork) -> str:
-    """Learn the extractor from products of its own, and measure it on the test products."""
+    """Learn two extractors, each from products of its own: one chooses among drafts, the other judges what was chosen, and is measured on the test
+    products. With few products one does both."""
     check, test = work.parts["check"], work.parts["test"]
+    first = np.array([_share_of(f"judge {g}", work.seed) < 0.5 for g in check.groups])
+    apart = min(first.sum(), (~first).sum()) >= _JUDGED
+    halves = [check.take(np.flatnonzero(rows).tolist()) for rows in (first, ~first)] if apart else [check]
     few = [
         c
         for c in work.schema.columns
         if c != work.schema.name and len({v for p in check.products for v in p.values.get(c, ())}) <= _MAX_VALUES
     ]
-    work.extractor = fit_extractor(check.products, check.texts, few, name=work.schema.name, groups=check.groups, seed=work.seed)
-    made = make_checked_texts(test.products, test.texts, work.extractor, name=work.schema.name, seed=work.seed)
-    work.extractor_score = score_extractor(work.extractor, made)
+    fitted = [fit_extractor(h.products, h.texts, few, name=work.schema.name, groups=h.groups, seed=work.seed) for h in halves]
+    work.extractor, work.judge, work.reader = fitted[0], fitted[-1], fit_fluency(check.texts)
+    made = make_checked_texts(test.products, test.texts, work.judge, name=work.schema.name, seed=work.seed)
+    work.extractor_score = score_extractor(work.judge, made)
     s = work.extractor_score
     work.keep_result(
         extractor={
-            "recall": s.recall,
-            "false_alarms": s.false_alarms,
-            "precision": s.precision,
-            "n": s.n,
-            "literal": len(work.extractor.literal),
-            "classifier": [list(p) for p in work.extractor.pairs],
-            "columns": sorted(work.extractor.checked),
+            "recall": s.recall, "false_alarms": s.false_alarms, "precision": s.precision, "n": s.n, "literal": len(work.judge.literal),
+            "classifier": [list(p) for p in work.judge.pairs], "columns": sorted(work.judge.checked), "independent": bool(apart),
         }
-    )
+    )  # fmt: skip
     found = ", ".join(f"{f} {100 * r['value']:.0f} %" for f, r in s.recall.items())
     return f"of {s.n:,} made texts it finds {found}; false alarms {100 * s.false_alarms['value']:.1f} %"
 
@@ -249,21 +247,20 @@ def train_network(work: CopyWork) -> str:
     work.watch = TrainingMonitor(
         n_tokens=sum(len(x.target) + 1 for x in work.lessons), reference_loss=unigram_nats(held, len(work.codec.tokens)) if held else None
     )
-    with training_failures("a batch of texts", "a smaller --size"):
-        work.trained = train_writer(
-            work.lessons,
-            held,
-            work.codec,
-            size=work.options.size,
-            time_limit=work.seconds,
-            steps=work.options.steps,
-            seed=work.seed,
-            start=open_copy_model(work.options.model).model if work.options.model else None,
-            folder=work.run.path / "checkpoints",
-            resume=work.resumed,
-            hooks=[work.watch],
-            on_update=work.stage.update,
-        )
+    work.trained = train_writer(
+        work.lessons,
+        held,
+        work.codec,
+        size=work.options.size,
+        time_limit=work.seconds,
+        steps=work.options.steps,
+        seed=work.seed,
+        start=open_copy_model(work.options.model).model if work.options.model else None,
+        folder=work.run.path / "checkpoints",
+        resume=work.resumed,
+        hooks=[work.watch],
+        on_update=work.stage.update,
+    )
     t = work.trained
     if t.history.stopped in {"SIGINT", "SIGTERM"}:
         work.progress.say(f"        stopped after step {t.steps:,}, which was saved. Go on with --resume --out {work.run.path}")
@@ -276,16 +273,13 @@ def train_network(work: CopyWork) -> str:
     c = t.model.config
     work.keep_result(
         settings={
-            "size": t.size,
-            "network": f"T5 with {c.n_layer} + {c.n_decoder_layer} layers of width {c.d_model}, {c.n_head} heads",
-            "parameters": t.model.n_parameters(),
-            "temperature": work.found.temperature,
-            "limit": limit,
+            "size": t.size, "network": f"T5 with {c.n_layer} + {c.n_decoder_layer} layers of width {c.d_model}, {c.n_head} heads",
+            "parameters": t.model.n_parameters(), "temperature": work.found.temperature, "limit": limit,
         },
         measured={"seconds": t.seconds, "cpu_seconds": t.cpu_seconds, "device": t.device, "steps": t.steps},
         valid_nats=t.valid_nats,
         history={"steps": len(t.history.steps), "evals": t.evals, "events": t.history.events},
-    )
+    )  # fmt: skip
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
 
@@ -348,10 +342,10 @@ def compare(work: CopyWork) -> str:
     pairs = [work.pairs(i) for i in range(len(test))]
     copied = lambda texts: [is_copy(t, work.found.runs.longest(t), work.found.limit) for t in texts]
 
-    def figures(name: str, texts: Sequence[str]) -> tuple[Any, np.ndarray, list[TextCheck]]:
-        return score_texts(name, work.extractor, test.products, texts, test.texts, pairs, copied(texts), seed=work.seed)
+    def figures(name: str, texts: Sequence[str], judge: AttributeExtractor = work.judge) -> tuple[Any, np.ndarray, list[TextCheck]]:
+        return score_texts(name, judge, test.products, texts, test.texts, pairs, copied(texts), fluency=work.reader, seed=work.seed)
 
-    texts = [c.text for c in work.chosen]
+    texts, firsts = [c.text for c in work.chosen], [d.text for d in work.first]
     made, useful, checks = figures("generator", texts)
     retriever = Retriever(work.codec, learn.products, learn.texts, work.lessons)
     rivals = []
@@ -362,22 +356,13 @@ def compare(work: CopyWork) -> str:
     ):
         rival, other, _ = figures(name, others)
         rivals.append((replace(rival, gain=gain_interval(useful, other, seed=work.seed)), others))
-    share, usual, excess = copy_excess(copied([d.text for d in work.first]), copied(test.texts))
+    share, usual, excess = copy_excess(copied(firsts), copied(test.texts))
     s = work.extractor_score
     work.scores = CopyScores(
-        made,
-        figures("people", test.texts)[0],
-        tuple(r for r, _ in rivals),
-        diversity_shortfall(texts, test.texts),
-        share,
-        usual,
-        excess,
-        s.recall,
-        s.false_alarms,
-        work.found.limit,
-        len(test),
-        sum(map(len, pairs)),
-    )
+        made, figures("people", test.texts)[0], tuple(r for r, _ in rivals), diversity_shortfall(texts, test.texts), share, usual, excess,
+        s.recall, s.false_alarms, work.found.limit, len(test), sum(map(len, pairs)), disfluency(work.reader, texts, test.texts, seed=work.seed),
+        figures("first drafts", firsts)[0], figures("generator, by the check that chose", texts, work.extractor)[0],
+    )  # fmt: skip
     work.keep_result(copy_scores=work.scores.to_dict(), shown_texts=_samples(work, checks, rivals), worst_texts=_worst(work, checks))
     return (
         f"precision {100 * made.precision['value']:.1f} %, recall {100 * made.recall['value']:.1f} %, wrong numbers or names"

@@ -54,7 +54,7 @@ def read_examples(folder: str | Path, problem: DesignProblem[Any]) -> Examples[A
     told = read_json(path, dict[str, Any])
     try:
         designs = load_file(Path(folder) / "examples.safetensors")["designs"]
-        briefs = [problem.brief(b) for b in told["briefs"]]
+        briefs = [problem.stored_brief(b) for b in told["briefs"]]
         found = Examples(designs, briefs, np.array(told["groups"]), tuple(told["notes"]))
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as e:
         raise RunError(f"the examples cannot be read: {e}", where=str(path), hint="Train again") from e
@@ -179,7 +179,13 @@ def _read_part(text: str) -> list[tuple[str, Any]]:
         if not isinstance(found, dict):
             raise ProblemError("a brief in JSON is an object of names and values", where=text[:80])
         return list(found.items())
-    pairs = [p.partition("=") for p in text.split(",") if p.strip()]
+    parts: list[str] = []
+    for piece in text.split(","):  # a piece without a name belongs to the value before it: loads=1,0.5,-90
+        if parts and piece.strip() and "=" not in piece:
+            parts[-1] += f",{piece}"
+        elif piece.strip():
+            parts.append(piece)
+    pairs = [p.partition("=") for p in parts]
     for name, sign, value in pairs:
         if not sign or not name.strip() or not value.strip():
             raise ProblemError(f"'{text}' is no wish", hint="Write NAME=VALUE,NAME=VALUE or name a JSON file")
@@ -246,10 +252,10 @@ def generate_designs(
     options: DesignGenerateOptions,
 ) -> Generated:  # Its samples are `Proposals`
     """Certified designs for a wish, with files when a folder is given. Raises `ProblemError` when none can be certified, with the reasons."""
-    o = options
+    o, wanted = options, read_want(options.want)
     model = open_design_model(run, o.judge)
     formats = _formats(o.format, model.problem)
-    brief = model.problem.brief(read_want(o.want))
+    brief = model.problem.brief(wanted)
     found = model.propose(brief, o.n, polish=o.polish, guidance=o.guidance, seed=o.seed)
     if not len(found):
         why = "; ".join(f"{count} x {reason}" for reason, count in sorted(found.rejected.items(), key=lambda x: -x[1])[:3])

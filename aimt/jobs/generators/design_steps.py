@@ -44,6 +44,7 @@ from ...train.networks.training_monitor import TrainingMonitor
 
 # %% ../../../nbs/jobs/generators/05_design_steps.ipynb #c9b98fa7
 _AT_LEAST = 30  # Examples
+_EXAMPLE_TIME = 0.22  # Share of the time limit that making examples may take
 _SHARES = {"test": 0.15, "valid": 0.1}
 _SHOWN, _EACH = 4, 3  # Wishes in the report, and designs for each
 _GUIDANCES = (1.0, 1.5, 2.0, 3.0)
@@ -64,6 +65,7 @@ class DesignWork(Work):
     watch: TrainingMonitor = field(init=False)
     model: DesignModel = field(init=False)
     judge_seconds: float = 0.0  # For a design
+    draw_seconds: float = 0.0  # For a design, as generated
     scores: DesignScores | None = None
     certificates: CertificateScore | None = None
 
@@ -82,7 +84,7 @@ class DesignWork(Work):
         """How to let it design."""
         told = self.problem.to_dict(self.examples.briefs[int(self.parts["train"][0])])
         simple = [f"{k}={v:.3g}" for k, v in told.items() if isinstance(v, float | int) and not isinstance(v, bool)]
-        want = ",".join(simple[:2]) if len(simple) == len(told) and simple else "brief.json"
+        want = ",".join(simple[:2]) if len(simple) == len(told) and simple else str(self.run.path / "samples" / "0-brief.json")
         judge = " --judge FILE.py:FUNCTION" if self.judge else ""
         return [f"It designs: aimt generate {self.run.path} --want {want} -n 8 -o designs/{judge}"]
 
@@ -216,16 +218,24 @@ def read(work: DesignWork) -> str:
     work.run.update(**work.about())
     return f"{n:,} designs in {groups:,} groups: {sizes['n_train']:,} to train on, {sizes['n_valid']:,} to choose settings, {sizes['n_test']:,} to test"
 
-
+# %% ../../../nbs/jobs/generators/05_design_steps.ipynb #912db582
 def _number(work: DesignWork) -> int:
-    """How many examples: as asked, as usual, or as many as fit into the step's time."""
-    o, usual = work.options, work.problem.n_examples
+    """How many examples: as asked, or those of the problem that fit into a share of the time limit by its stated speed; the load of the machine
+    changes nothing. Raises `ProblemError` for a judge of the user that would take longer than the whole limit."""
+    o, problem = work.options, work.problem
     if o.examples or o.steps:
-        return o.examples or usual
+        return o.examples or problem.n_examples
+    if problem.seconds_each:
+        return int(np.clip(_EXAMPLE_TIME * work.limit / problem.seconds_each, 4 * _AT_LEAST, problem.n_examples))
     start, tried = clock.perf_counter(), 8
-    work.problem.examples(tried, seed=work.options.seed + 1)
-    each = (clock.perf_counter() - start) / tried
-    return int(np.clip(0.9 * work.seconds / max(each, 1e-9), 4 * _AT_LEAST, usual))
+    problem.examples(tried, seed=o.seed + 1)
+    needed = (clock.perf_counter() - start) / tried * problem.n_examples
+    if needed > work.limit:
+        raise ProblemError(
+            f"to measure {problem.n_examples:,} training designs the judge needs about {needed:,.0f} s, more than the time limit of {work.limit:,.0f} s",
+            hint="Say how many it may measure, as --examples 200, or give a longer --time-limit",
+        )
+    return problem.n_examples
 
 # %% ../../../nbs/jobs/generators/05_design_steps.ipynb #acdf9a8d
 def describe(problem: DesignProblem[Any]) -> dict[str, object]:
@@ -315,10 +325,13 @@ def train_network(work: DesignWork) -> str:
 def choose_guidance(work: DesignWork) -> str:
     """The guidance with the smallest miss on validation wishes, unless one was given."""
     briefs = list(work.problem.vary(work.part("valid").briefs, work.options.seed + 1))[:_TUNED]
-    start, rows = clock.perf_counter(), []
-    for guidance in _GUIDANCES if work.options.guidance is None else (work.options.guidance,):
+    start, rows, asked = clock.perf_counter(), [], work.options.guidance
+    learned = work.problem.objective().drop > 0  # Without dropped conditions there is nothing to move away from
+    for guidance in (asked,) if asked is not None else _GUIDANCES if learned else (1.0,):
+        drawn = clock.perf_counter()
         made = work.model.draw(briefs, seed=work.options.seed + 1, guidance=guidance)
         begun = clock.perf_counter()
+        work.draw_seconds = (begun - drawn) / len(briefs)
         judged = work.problem.judge(made, briefs)
         work.judge_seconds = (clock.perf_counter() - begun) / len(briefs)
         rows.append({"guidance": guidance, "met": float(judged.met.mean()), "miss": float(np.minimum(judged.worst_miss, 10).mean())})
@@ -343,7 +356,8 @@ def score(work: DesignWork) -> str:
     train, test, o = work.part("train"), work.part("test"), work.options
     work.note_look(fingerprint_of(work.fingerprint, "test", str(len(test))), len(test))
     k, polish = o.per_wish, o.polish
-    each = 3 * k * (polish + 3) * max(work.judge_seconds, 1e-6)  # for a wish: the generator, retrieval and direct optimisation
+    judged = 3 * (polish + 3) * max(work.judge_seconds, 1e-6)  # for the generator, retrieval and direct optimisation
+    each = k * (work.draw_seconds + judged)  # for a wish
     n = _MOST_WISHES if o.steps else int(np.clip(0.8 * work.seconds / each, _LEAST_WISHES, _MOST_WISHES))
     scoring = DesignScoring(per_wish=k, polish=polish, max_wishes=n, max_direct=n, seed=o.seed + 2)
     try:
@@ -376,6 +390,7 @@ def propose_designs(work: DesignWork) -> str:
             uncertified += not c.certified
         n += len(certificates)
         shown.append(_shown(work, number, brief, found.lines, certificates))
+        write_json(folder / f"{number}-brief.json", dict(work.problem.to_dict(brief)))
         if not work.options.steps and clock.perf_counter() - start > work.seconds:
             break
     work.certificates = CertificateScore(n, n - len(wrong), uncertified, tuple(wrong[:5]))

@@ -30,6 +30,7 @@ class TextFigures:
     distinct: float  # Distinct-3
     copies: float  # Share of near copies
     gain: Interval | None = None  # Of the generator over this writer, in useful
+    perplexity: float | None = None  # Of word classes, under a model of people's texts
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class CopyScores:
     limit: int  # Words: longest usual run
     n: int
     n_wanted: int
+    disfluency: Interval | None = None  # 0: the order of words is as in people's texts; 1: as in these when shuffled
+    first: TextFigures | None = None  # The generator's first drafts, of which none was chosen
+    chooser: TextFigures | None = None  # The generator's texts as the check judges them that chose among its drafts
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -56,7 +60,7 @@ class CopyScores:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CopyScores":
         """From JSON."""
-        figures = {name: TextFigures(**data[name]) for name in ("generated", "human")}
+        figures = {name: TextFigures(**data[name]) for name in ("generated", "human", "first", "chooser") if data.get(name)}
         return cls(**{**data, **figures, "rivals": tuple(TextFigures(**r) for r in data["rivals"])})
 
 # %% ../../../nbs/metrics/generation/15_copy_scores.ipynb #7bb3fea9

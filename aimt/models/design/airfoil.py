@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ProblemError, require
-from ...core.files import atomic_path, write_text
 from ...data.design.airfoil_examples import Points, load_catalogue, operating_points
 from ...data.design.airfoil_files import write_dat
 from ...data.design.cst import N_NUMBERS, cst_outline, foil_shape
+from ...data.design.design_files import write_outlines
 from aimt.models.design.airfoil_brief import (
     FOIL_RULES,
     FOIL_WISHES,
@@ -83,26 +83,6 @@ _SIZES = {"tiny": (64, 2), "small": (192, 4), "base": (384, 5)}  # Width and lay
 
 _CHORD = 100.0  # Millimetres in drawings
 
-
-def _write_svg(outline: np.ndarray, path: Path, title: str) -> None:
-    """A closed path in true size."""
-    p = _CHORD * outline
-    low, size = p.min(axis=0), np.ptp(p, axis=0)
-    steps = " L".join(f"{x - low[0]:.4f},{low[1] + size[1] - y:.4f}" for x, y in p)
-    box = f'width="{size[0]:.4f}mm" height="{size[1]:.4f}mm" viewBox="0 0 {size[0]:.4f} {size[1]:.4f}"'
-    body = f'<title>{title}</title><path d="M{steps}Z" fill="none" stroke="#000" stroke-width="0.1"/>'
-    write_text(path, f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{body}</svg>\n')
-
-
-def _write_dxf(outline: np.ndarray, path: Path, title: str) -> None:
-    """A closed polyline in millimetres."""
-    document = require("ezdxf", "design").new("R2010")
-    document.header["$INSUNITS"] = 4  # Millimetres
-    document.header.custom_vars.append("title", title)
-    document.modelspace().add_lwpolyline([(float(x), float(y)) for x, y in _CHORD * outline], close=True)
-    with atomic_path(path) as place, open(place, "w", encoding=document.output_encoding, errors="dxfreplace") as stream:
-        document.write(stream)
-
 # %% ../../../nbs/models/design/20_airfoil.ipynb #00c5858b
 class AirfoilProblem(DesignProblem[FoilBrief]):
     """Wing sections for a wished lift, drag, moment, thickness and Reynolds number."""
@@ -113,6 +93,7 @@ class AirfoilProblem(DesignProblem[FoilBrief]):
     objectives = ("drag",)
     formats = (".dat", ".svg", ".dxf")
     n_examples = 30_000
+    seconds_each = 0.0007
     rules = FOIL_RULES
 
     def __init__(self) -> None:
@@ -198,10 +179,12 @@ class AirfoilProblem(DesignProblem[FoilBrief]):
     def write(self, design: np.ndarray, brief: FoilBrief, path: Path) -> None:
         outline = cst_outline(design[:N_NUMBERS], 101)
         title = f"aimt lift {brief.lift:g} at {design[-1]:.2f} deg Re {brief.reynolds:.3g}"
-        writers: dict[str, Callable[..., Any]] = {".dat": write_dat, ".svg": _write_svg, ".dxf": _write_dxf}
         ending = path.suffix.lower()
-        if ending not in writers:
+        if ending not in self.formats:
             raise ProblemError(
-                f"{path.name}: a section is not written as {ending or 'a file without an ending'}", hint=f"As {', '.join(writers)}"
+                f"{path.name}: a section is not written as {ending or 'a file without an ending'}", hint=f"As {', '.join(self.formats)}"
             )
-        writers[ending](outline, path, title)
+        if ending == ".dat":
+            write_dat(outline, path, title)
+        else:
+            write_outlines(path, [_CHORD * outline], "mm", title=title)

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -173,13 +173,14 @@ def draw_plans(
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     penalties = {brief: PlanPenalty(plan_bits(brief)) for brief in briefs}
     best: list[SearchResult | None] = [None] * len(briefs)  # Of all draws
-    now = list(best)  # Since the last draw
+    now, spent = list(best), [0] * len(briefs)  # Since the last draw; annealing steps
     todo, known = list(range(len(briefs))), None
     for turn in range(sampler.draws * (sampler.rounds + 1)):
         cells = draw_cells(network, [briefs[i] for i in todo], sampler, known=known, generator=generator)
         for i, plan in zip(todo, to_numbers(cells), strict=True):
             bits, penalty = plan_bits(briefs[i]), penalties[briefs[i]]
             found = anneal(bits, mend(plan, bits), steps=sampler.anneal, hot=sampler.hot, rng=rng, penalty=penalty)
+            spent[i] += found.steps
             now[i] = found if known is None else _better(found, now[i])
             best[i] = _better(now[i], best[i])  # type: ignore[arg-type]
         todo = [i for i in todo if not best[i].met]  # type: ignore[union-attr]
@@ -187,7 +188,7 @@ def draw_plans(
             break
         fresh = (turn + 1) % (sampler.rounds + 1) == 0
         known = None if fresh else _emptied([now[i].masks for i in todo], [briefs[i] for i in todo], sampler.others, rng)  # type: ignore[union-attr]
-    return [b for b in best if b is not None]
+    return [replace(b, steps=steps) for b, steps in zip(best, spent, strict=True) if b is not None]
 
 # %% ../../../nbs/models/design/40_floor_plan.ipynb #61681f3b
 _POLISH = 300  # Annealing steps of one polish step
@@ -222,6 +223,7 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
     )
     judged_by = "the rules of aimt.data.design.plan_rules"
     n_examples = 4_000
+    seconds_each = 0.02
 
     def examples(self, n: int, *, seed: int = 0, on_update: Callable[[str], None] | None = None) -> Examples[PlanBrief]:
         """Plans made by annealing, each in its eight turned and mirrored forms. Same seed, same examples."""
@@ -247,6 +249,10 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
         if found := conflicts(brief):
             raise ProblemError(f"no floor plan can meet this brief: {'; '.join(c.proof for c in found)}", hint="Change one of these wishes")
         return brief
+
+    def stored_brief(self, given: Mapping[str, Any]) -> PlanBrief:
+        """A brief as `to_dict` wrote it, without looking for conflicts again."""
+        return read_plan_brief(given)
 
     def to_dict(self, brief: PlanBrief) -> Mapping[str, Any]:
         """Names and values, as `brief` reads them."""
@@ -290,6 +296,7 @@ class FloorPlanProblem(DesignProblem[PlanBrief]):
     ) -> np.ndarray:
         """Draw plans with so many evaluations each, mend them, and fill in again what breaks a rule."""
         found = draw_plans(network, briefs, PlanSampler(steps=max(1, steps)), generator=generator)
+        self.sampled_calls = sum(f.steps for f in found)  # type: ignore[misc]
         return np.stack([to_plan(f.masks) for f in found])
 
     def judge(self, designs: np.ndarray, briefs: Sequence[PlanBrief]) -> Judged:

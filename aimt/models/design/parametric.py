@@ -31,6 +31,7 @@ from ..flow.flow_network import FlowMLP, FlowMLPConfig, FlowNetwork
 _TOLERANCE = 0.03
 _SIZES = {"tiny": 32, "small": 96, "base": 256}  # Width of the network
 _TRIES = 8  # Draws for each design, of which the most promising is taken
+_ROWS = 20_000  # Of a table that are taken when nobody says how many
 _PROBED = 32  # Designs that are measured to learn the names of the measures
 
 
@@ -97,6 +98,8 @@ class ParametricProblem(DesignProblem[Wanted]):
         self.parameters, self.options, self._judge = tuple(parameters), options, judge
         self.judged_by = judged_by  # type: ignore[misc]
         self._table, self._groups, self._fitted = table, groups, False
+        if table is not None:
+            self.n_examples = min(len(table), _ROWS)  # type: ignore[misc]
         if len({p.name for p in self.parameters}) < len(self.parameters):
             raise ProblemError("two parameters have one name")
         self._limits = tuple(read_limit(text) for text in options.limits)

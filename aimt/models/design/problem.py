@@ -145,6 +145,10 @@ class DesignProblem(ABC, Generic[B]):
     rules: ClassVar[tuple[str, ...]] = ()  # Hard rules that the judge checks, in words, for the certificate
     judged_by: ClassVar[str] = ""  # Name and version of the judge, for the certificate
     n_examples: ClassVar[int] = 2_000  # How many training examples it makes when nobody asks for another number
+    sampled_calls: ClassVar[int] = (
+        0  # Designs that were judged while the last ones were drawn, by a sampler that searches; set on the instance
+    )
+    seconds_each: ClassVar[float] = 0.0  # CPU-seconds for an example on one core, a stated number: with a short time limit fewer are made
 
     def stored_settings(self) -> Mapping[str, Any]:
         """What `from_settings` makes the same problem of, in values that JSON knows. Here: nothing."""
@@ -183,6 +187,10 @@ class DesignProblem(ABC, Generic[B]):
     @abstractmethod
     def brief(self, given: Mapping[str, Any]) -> B:
         """A brief from names and values, texts or of JSON. Raises `ProblemError` for what is unknown, impossible or contradictory."""
+
+    def stored_brief(self, given: Mapping[str, Any]) -> B:
+        """A brief that was checked before it was written, from what `to_dict` made of it. Here: checked again."""
+        return self.brief(given)
 
     @abstractmethod
     def to_dict(self, brief: B) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...core.errors import ProblemError
 from ...data.design.design_files import extrude, write_outlines, write_stl
 from ...data.design.structure_brief import Rastered, StructureBrief, check_brief, draw_brief, raster, read_brief, write_brief
-from ...data.design.structure_check import certify, refining, shape_region
+from ...data.design.structure_check import bridge_gaps, certify, refining, shape_region
 from ...data.design.structure_examples import StructureSet, images, make_structures
 from ...data.design.topology_optimisation import Simp, StructureSolver, simp, update, volume_parts
 from ...data.sources.download import cache_dir
@@ -107,6 +107,7 @@ SIZES: dict[str, UNetConfig] = {
     "base": UNetConfig(width=48, factors=(1, 2, 3), patch=2, attention=True),
 }
 _CONTRAST = 2.0  # By which samples are sharpened before the volume is put right: their mean is blurred; chosen on validation briefs
+_BRIDGES = 3  # Times that a gap is bridged: putting the volume right may open another
 _POLISH_POWER = 1.0  # Of the updates of a polish, which starts near an optimum; chosen on validation briefs
 
 
@@ -149,6 +150,7 @@ class StructureProblem(DesignProblem[StructureBrief]):
         if nx < 8 or ny < 4 or not 0 <= solves <= 20:
             raise ProblemError(f"a plate of {nx} x {ny} cells with {solves} solves: at least 8 x 4 cells, and 0 to 20 solves")
         self.nx, self.ny, self.solves, self.settings = nx, ny, solves, settings
+        self.seconds_each = 0.007 * nx * ny / 512  # type: ignore[misc]
         self._features: dict[StructureBrief, np.ndarray] = {}  # For retrieval: planes of the condition, averaged over blocks
 
     def stored_settings(self) -> Mapping[str, Any]:
@@ -184,16 +186,22 @@ class StructureProblem(DesignProblem[StructureBrief]):
         check_brief(brief, self.nx, self.ny)
         return brief
 
+    def stored_brief(self, given: Mapping[str, Any]) -> StructureBrief:
+        """A brief as `to_dict` wrote it, without looking for a way from its loads to its supports: thousands are read with a run."""
+        return read_brief(given, slim=self.ny / self.nx)
+
     def to_dict(self, brief: StructureBrief) -> Mapping[str, Any]:
         """The names and values of a brief."""
         return write_brief(brief)
 
     def condition(self, briefs: Sequence[StructureBrief]) -> Condition:
         """Planes of the brief, and of the stress in the uniform plate."""
-        planes = np.stack([brief_planes(self.solver(b), solves=self.solves) for b in briefs])
+        several = list(dict.fromkeys(briefs))  # Of many designs for one brief the solves are done once
+        planes = np.stack([brief_planes(self.solver(b), solves=self.solves) for b in several])
         if len(self._features) < 50_000:
-            self._features |= zip(briefs, _blocks(planes), strict=True)
-        return Condition(planes=torch.from_numpy(planes))
+            self._features |= zip(several, _blocks(planes), strict=True)
+        row = {b: i for i, b in enumerate(several)}
+        return Condition(planes=torch.from_numpy(planes[[row[b] for b in briefs]]))
 
     def distance(self, brief: StructureBrief, others: Sequence[StructureBrief]) -> np.ndarray:
         """Between the planes of the conditions, averaged over blocks of 4 x 4 cells and scaled by their spread."""
@@ -252,11 +260,22 @@ class StructureProblem(DesignProblem[StructureBrief]):
         return Judged(measures, misses, [c.faults for c in found], np.nan_to_num(measures["compliance"], nan=np.inf))
 
     def polish(self, designs: np.ndarray, briefs: Sequence[StructureBrief], steps: int) -> tuple[np.ndarray, int]:
-        """Some iterations of SIMP from each design."""
+        """Some iterations of SIMP from each design; then a path is built where a load is not connected with a support, which takes no solve."""
         settings = replace(self.settings, power=_POLISH_POWER)
         solvers = [StructureSolver(raster(b, self.nx, self.ny), settings) for b in briefs]
         polished = [simp(s, start=x, iterations=steps) for x, s in zip(designs, solvers, strict=True)]
-        return np.stack([p.x for p in polished]), sum(p.solves for p in polished)
+        connected = [self._bridged(s, b, p.x) for s, b, p in zip(solvers, briefs, polished, strict=True)]
+        return np.stack(connected), sum(p.solves for p in polished)
+
+    def _bridged(self, solver: StructureSolver, brief: StructureBrief, x: np.ndarray) -> np.ndarray:
+        """Design variables whose shape connects each load, with the exact volume; as they are where that fails."""
+        now = x
+        for _ in range(_BRIDGES):
+            more = bridge_gaps(solver, brief, now)
+            if more is None:
+                return now
+            now = self.decode(self.encode(more[None], [brief]), [brief])[0]
+        return now if bridge_gaps(solver, brief, now) is None else x
 
     def optimise(self, brief: StructureBrief, *, calls: int, seed: int = 0) -> np.ndarray:
         """SIMP from the uniform plate with so many solves; with a seed other than 0 from a random one."""

@@ -96,6 +96,8 @@ Network = Callable[..., Tensor]  # network(x, time, condition=None, duration=Non
 class Objective(ABC):
     """What a generator is trained for: what is drawn for a batch, and its loss. Used by `train_generator`."""
 
+    drop: float = 0.0  # Share of the rows that lose class and vector, for classifier-free guidance
+
     @abstractmethod
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> FlowDraw:
         """The random numbers of a batch of this shape (B, C, ...), on the CPU."""
