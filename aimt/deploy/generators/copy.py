@@ -1,4 +1,4 @@
-"""The figures beside people's and the baselines', texts as they were drawn with their stated attributes marked, and how good the check itself is.
+"""Scores compared with those of people's texts and of the baselines, generated texts with their attributes marked, and the accuracy of the automatic check.
 
 Docs: https://aimt-dev.github.io/aimt/deploy/generators/copy.html.md"""
 
@@ -72,9 +72,17 @@ def samples_content(run: RunParts) -> SectionContent:
 # %% ../../../nbs/deploy/generators/30_copy.ipynb #8b6caad1
 def _row(f: TextFigures) -> list[Any]:
     return [
-        f.name.capitalize(), _share(f.precision), _share(f.recall), _share(f.wrong, 2), _share(f.loose), number(f.chrf), number(f.useful),
-        number(f.distinct), _share(f.copies), number(f.perplexity),
-    ]  # fmt: skip
+        f.name.capitalize(),
+        _share(f.precision),
+        _share(f.recall),
+        _share(f.wrong, 2),
+        _share(f.loose),
+        number(f.chrf),
+        number(f.useful),
+        number(f.distinct),
+        _share(f.copies),
+        number(f.perplexity),
+    ]
 
 
 _HEAD = ["", "Right", "Complete", "Wrong number or name", "Unsupported word", "chrF", "Useful", "Distinct-3", "Near copies", "Perplexity"]

@@ -76,7 +76,14 @@ def _told(finding: AuditFinding, scores: dict[str, Any]) -> AuditFinding:
 
 # %% ../../../nbs/evaluate/table/20_leak_impact.ipynb #52b358b1
 def _weighed(
-    frame: pd.DataFrame, schema: Schema, problem: Problem, suspects: list[tuple[str, ...]], honest: list[str], deadline: float, threads: int, seed: int
+    frame: pd.DataFrame,
+    schema: Schema,
+    problem: Problem,
+    suspects: list[tuple[str, ...]],
+    honest: list[str],
+    deadline: float,
+    threads: int,
+    seed: int,
 ) -> dict[tuple[str, ...], dict[str, Any]]:
     """Scores of each suspect: metric, label, with, without."""
     y, kept = encode_target(frame, problem, schema)

@@ -42,6 +42,7 @@ from aimt.evaluate.text.faithfulness_scores import (
 )
 from ...generate.text.constrained_writer import Draft, Wanted, write_drafts
 from .copy_model import Chosen, CopyModel, choose_drafts, open_copy_model
+from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields, Work
 from ...metrics.generation.copy_scores import CopyScores, copy_excess
 from ...train.networks.attribute_writer import SIZES, TrainedWriter, train_writer, unigram_nats
@@ -138,9 +139,14 @@ def begin(
     given = {k: getattr(o, k) or known.get(k) for k in ("name", "tone", "language")}
     schema = find_attributes(frame, text, attributes=listed, group=o.entity or known.get("group"), **given)
     return CopyWork(
-        options=o, progress=progress, name=name, source=None if source is None else str(source) if not isinstance(source, pd.DataFrame) else None,
-        fingerprint=digest, frame=frame, schema=schema,
-    )  # fmt: skip
+        options=o,
+        progress=progress,
+        name=name,
+        source=None if source is None else str(source) if not isinstance(source, pd.DataFrame) else None,
+        fingerprint=digest,
+        frame=frame,
+        schema=schema,
+    )
 
 # %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #394be0ff
 def _share_of(group: str, seed: int) -> float:
@@ -229,10 +235,16 @@ def fit_check(work: CopyWork) -> str:
     s = work.extractor_score
     work.keep_result(
         extractor={
-            "recall": s.recall, "false_alarms": s.false_alarms, "precision": s.precision, "n": s.n, "literal": len(work.judge.literal),
-            "classifier": [list(p) for p in work.judge.pairs], "columns": sorted(work.judge.checked), "independent": bool(apart),
+            "recall": s.recall,
+            "false_alarms": s.false_alarms,
+            "precision": s.precision,
+            "n": s.n,
+            "literal": len(work.judge.literal),
+            "classifier": [list(p) for p in work.judge.pairs],
+            "columns": sorted(work.judge.checked),
+            "independent": bool(apart),
         }
-    )  # fmt: skip
+    )
     found = ", ".join(f"{f} {100 * r['value']:.0f} %" for f, r in s.recall.items())
     return f"of {s.n:,} made texts it finds {found}; false alarms {100 * s.false_alarms['value']:.1f} %"
 
@@ -247,20 +259,21 @@ def train_network(work: CopyWork) -> str:
     work.watch = TrainingMonitor(
         n_tokens=sum(len(x.target) + 1 for x in work.lessons), reference_loss=unigram_nats(held, len(work.codec.tokens)) if held else None
     )
-    work.trained = train_writer(
-        work.lessons,
-        held,
-        work.codec,
-        size=work.options.size,
-        time_limit=work.seconds,
-        steps=work.options.steps,
-        seed=work.seed,
-        start=open_copy_model(work.options.model).model if work.options.model else None,
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    with training_failures("a batch of texts", "a smaller --size"):
+        work.trained = train_writer(
+            work.lessons,
+            held,
+            work.codec,
+            size=work.options.size,
+            time_limit=work.seconds,
+            steps=work.options.steps,
+            seed=work.seed,
+            start=open_copy_model(work.options.model).model if work.options.model else None,
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     t = work.trained
     if t.history.stopped in {"SIGINT", "SIGTERM"}:
         work.progress.say(f"        stopped after step {t.steps:,}, which was saved. Go on with --resume --out {work.run.path}")
@@ -273,13 +286,16 @@ def train_network(work: CopyWork) -> str:
     c = t.model.config
     work.keep_result(
         settings={
-            "size": t.size, "network": f"T5 with {c.n_layer} + {c.n_decoder_layer} layers of width {c.d_model}, {c.n_head} heads",
-            "parameters": t.model.n_parameters(), "temperature": work.found.temperature, "limit": limit,
+            "size": t.size,
+            "network": f"T5 with {c.n_layer} + {c.n_decoder_layer} layers of width {c.d_model}, {c.n_head} heads",
+            "parameters": t.model.n_parameters(),
+            "temperature": work.found.temperature,
+            "limit": limit,
         },
         measured={"seconds": t.seconds, "cpu_seconds": t.cpu_seconds, "device": t.device, "steps": t.steps},
         valid_nats=t.valid_nats,
         history={"steps": len(t.history.steps), "evals": t.evals, "events": t.history.events},
-    )  # fmt: skip
+    )
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
 
@@ -359,10 +375,22 @@ def compare(work: CopyWork) -> str:
     share, usual, excess = copy_excess(copied(firsts), copied(test.texts))
     s = work.extractor_score
     work.scores = CopyScores(
-        made, figures("people", test.texts)[0], tuple(r for r, _ in rivals), diversity_shortfall(texts, test.texts), share, usual, excess,
-        s.recall, s.false_alarms, work.found.limit, len(test), sum(map(len, pairs)), disfluency(work.reader, texts, test.texts, seed=work.seed),
-        figures("first drafts", firsts)[0], figures("generator, by the check that chose", texts, work.extractor)[0],
-    )  # fmt: skip
+        made,
+        figures("people", test.texts)[0],
+        tuple(r for r, _ in rivals),
+        diversity_shortfall(texts, test.texts),
+        share,
+        usual,
+        excess,
+        s.recall,
+        s.false_alarms,
+        work.found.limit,
+        len(test),
+        sum(map(len, pairs)),
+        disfluency(work.reader, texts, test.texts, seed=work.seed),
+        figures("first drafts", firsts)[0],
+        figures("generator, by the check that chose", texts, work.extractor)[0],
+    )
     work.keep_result(copy_scores=work.scores.to_dict(), shown_texts=_samples(work, checks, rivals), worst_texts=_worst(work, checks))
     return (
         f"precision {100 * made.precision['value']:.1f} %, recall {100 * made.recall['value']:.1f} %, wrong numbers or names"

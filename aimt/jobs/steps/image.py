@@ -1,4 +1,4 @@
-"""From a folder to a network that draws: split, judge, training by flow matching, guidance chosen on validation pictures, diagnosis.
+"""From a folder of pictures to a trained generator: split, judge, training by flow matching, guidance chosen on validation pictures, diagnosis.
 
 Docs: https://aimt-dev.github.io/aimt/jobs/steps/image.html.md"""
 
@@ -6,13 +6,12 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/image.html.md"""
 
 # %% auto #0
 __all__ = ['WIDTHS', 'ImageWork', 'begin', 'read', 'make_judge', 'judge_lessons', 'mean_match', 'network_config', 'step_seconds',
-           'choose_width', 'objective_of', 'start_network', 'train_network', 'less_memory', 'describe',
-           'choose_guidance']
+           'choose_width', 'objective_of', 'start_network', 'train_network', 'describe', 'choose_guidance']
 
 # %% ../../../nbs/jobs/steps/25_image.ipynb #6e4e8e8f
 import time as clock
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from ...evaluate.generation.frechet import frechet_distance
 from ...evaluate.generation.caption_judge import CaptionJudge
 from ...evaluate.generation.scores import class_match
 from ...evaluate.generation.judge import Judge, JudgeConfig, train_judge
+from ..shared.run_lifecycle import training_failures
 from ...models.image.text_encoder import TextEncoder
 from aimt.jobs.generators.caption_steps import (
     CaptionData,
@@ -52,7 +52,6 @@ from ...models.flow.flow_matching import FlowMatching
 from ...models.flow.mean_flows import MeanFlow
 from ...models.flow.super_resolution import SuperResolution, detail_size, enlarged, reduced
 from ...models.flow.unet import UNet, UNetConfig
-from ...train.loop.recovery import is_out_of_memory
 from ...train.networks.generator import GeneratorData, GeneratorSettings, TrainedGenerator, generator_loss, train_generator
 from ...train.networks.training_monitor import TrainingMonitor
 
@@ -396,7 +395,7 @@ def train_network(work: ImageWork) -> str:
     config = _plan(work, settings, objective)
     data = [_as_data(work, name) for name in ("train", "valid")]
     work.watch = TrainingMonitor(reference_loss=objective.reference(data[0].rows(slice(0, 2000))["x"]))
-    with less_memory(settings.batch_size):
+    with _failures(settings.batch_size):
         work.trained = train_generator(
             start_network(config, p.classes, work.earlier, o.seed),
             data[0],
@@ -423,18 +422,12 @@ def train_network(work: ImageWork) -> str:
     work.keep_result(measured=m, settings=settings_kept, history=history_record(work.trained.history))
     return f"{m['parameters'] / 1e6:.2f} million weights, {m['steps']:,} steps, loss {m['valid_loss']:.3f}"
 
-# %% ../../../nbs/jobs/steps/25_image.ipynb #53263dc7
-@contextmanager
-def less_memory(batch_size: int) -> Iterator[None]:
-    """Inside the block, memory that runs out is told with the options that need less of it."""
-    try:
-        yield
-    except (RunError, RuntimeError, MemoryError) as e:
-        if not (is_out_of_memory(e) or (e.__cause__ and is_out_of_memory(e.__cause__))):
-            raise
-        batch = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --image-size"
-        hint = f"Train with {batch}, or with a smaller --width or --image-size"
-        raise RunError(f"there is not enough memory to train on {batch_size} pictures at once", hint=hint) from e
+
+def _failures(batch_size: int) -> AbstractContextManager[None]:
+    """What a training that fails is told with."""
+    batch = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --image-size"
+    less = f"{batch}, or with a smaller --width or --image-size"
+    return training_failures(f"{batch_size} pictures at once", less, "Train with a lower --lr, or start again with another --seed")
 
 
 def _as_data(work: ImageWork, part: str) -> GeneratorData:

@@ -43,6 +43,7 @@ from aimt.jobs.generators.caption_steps import (
 )
 from ...evaluate.generation.scores import Samples
 from ...generate.video.generator import MOST_GIVEN, VideoGenerator
+from ..shared.run_lifecycle import training_failures
 from ..shared.pipeline import Measured, RunFields
 from .network import GeneratorWork, history_record, score_samples, stop_if_stopped
 from ...metrics.generation.frame_prediction import PredictionScores, score_prediction
@@ -168,19 +169,20 @@ def train_network(work: VideoWork) -> str:
     )
     simple = VIDEO_FLOW.reference(ClipData.of(work.train, ClipSpec.of(work.train)).rows(slice(0, 500))["x"])
     work.watch = TrainingMonitor(reference_loss=simple)
-    work.trained, work.spec = train_video(
-        work.train,
-        valid,
-        width=width,
-        time_limit=work.seconds,
-        steps=work.options.steps,
-        texts=work.texts,
-        seed=work.options.seed,
-        folder=work.run.path / "checkpoints",
-        resume=work.resumed,
-        hooks=[work.watch],
-        on_update=work.stage.update,
-    )
+    with training_failures("a batch of clips", "a smaller --width, a smaller --frame-size or fewer --n-frames"):
+        work.trained, work.spec = train_video(
+            work.train,
+            valid,
+            width=width,
+            time_limit=work.seconds,
+            steps=work.options.steps,
+            texts=work.texts,
+            seed=work.options.seed,
+            folder=work.run.path / "checkpoints",
+            resume=work.resumed,
+            hooks=[work.watch],
+            on_update=work.stage.update,
+        )
     stop_if_stopped(work, work.trained.history)
     work.generator.save(work.run.path / "model")
     measured = work.trained.measured
