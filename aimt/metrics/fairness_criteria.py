@@ -201,7 +201,7 @@ def _calibration_faults(
     if judge.problem.task == "multiclass" and role == "judged":
         yield from _class_faults(judge, column, name, inside, level)
 
-
+# %% ../../nbs/metrics/22_fairness_criteria.ipynb #f9cf6350
 def _class_faults(judge: JudgedPredictions, column: str, name: str, inside: np.ndarray, level: float) -> Iterator[Comparison]:
     """The probability of each class against its share in a group: such a fault can be proven, and is not asked about."""
     who = None if judge.clusters is None else np.asarray(judge.clusters)[inside]

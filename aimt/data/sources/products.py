@@ -71,6 +71,8 @@ _LANGUAGES = {
     "erlang": "Erlang",
     "ecma-cli": "CLI",
 }
+
+# %% ../../../nbs/data/sources/09_products.ipynb #b703f0d6
 _INTERFACES = {
     "commandline": "command line",
     "graphical": "graphical",

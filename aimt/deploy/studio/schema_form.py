@@ -65,7 +65,7 @@ def _hint(about: Mapping[str, Any]) -> str:
 def read_request(
     schema: Mapping[str, Any],
     form: Mapping[str, Sequence[str]],  # Fields of the form
-) -> dict[str, Any]:  # A request for the model; check it with the model's contract
+) -> dict[str, object]:  # A request for the model; check it with the model's contract
     """The request that a person has typed."""
     typed = {name: (about, (form.get(f"c{i}") or [""])[0]) for i, (name, about) in enumerate(schema["properties"].items())}
     required = schema.get("required") or ()

@@ -112,7 +112,7 @@ def _drawn(y: np.ndarray, classification: bool, seed: int) -> np.ndarray:
     sizes = [min(len(p), max(round(ROWS * len(p) / len(y)), 20)) for p in parts]
     return np.sort(np.concatenate([rng.choice(p, k, replace=False) for p, k in zip(parts, sizes, strict=True)]))
 
-
+# %% ../../../nbs/evaluate/table/20_leak_impact.ipynb #eb94f66d
 def _score(
     part: pd.DataFrame,
     y: np.ndarray,

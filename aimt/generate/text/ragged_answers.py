@@ -37,7 +37,7 @@ class _Decoder:
         out: Tensor = self.model.logits(h)[..., : self.limit]
         return out
 
-
+# %% ../../../nbs/generate/text/17_ragged_answers.ipynb #b22fcd8a
 class RaggedAnswers(RaggedBatch):
     """A `T5` that writes answers to several texts, token by token. A text is a `Writing` with a source, which begins with the start token."""
 

@@ -119,7 +119,7 @@ class RaggedBatch:
             w.read += ids.shape[1]
         return self.model.logits(h[:, -1].contiguous())
 
-
+# %% ../../../nbs/generate/text/15_ragged_batch.ipynb #f7b8c6ae
 def _sample(texts: Sequence[Writing], logits: Tensor) -> list[int]:
     """The next token of each text, those with the same settings together."""
     groups: dict[Sampling, list[int]] = {}

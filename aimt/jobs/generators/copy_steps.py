@@ -298,7 +298,7 @@ def train_network(work: CopyWork) -> str:
     )
     return f"{t.model.n_parameters() / 1e6:.2f} million weights, {t.steps:,} steps, {t.valid_nats:.3f} nats a token in validation"
 
-
+# %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #166d0859
 def _choose_temperature(work: CopyWork, runs: WordRuns, limit: int) -> float:
     """The lowest temperature whose texts about validation products are nearly as varied as people's."""
     rows = list(range(min(len(work.parts["valid"]), 300)))
@@ -397,7 +397,7 @@ def compare(work: CopyWork) -> str:
         f" {100 * made.wrong['value']:.2f} %; useful {made.useful:.3f}, " + ", ".join(f"{r.name} {r.useful:.3f}" for r, _ in rivals)
     )
 
-
+# %% ../../../nbs/jobs/generators/15_copy_steps.ipynb #b06808b8
 def _samples(work: CopyWork, checks: Sequence[TextCheck], rivals: Sequence[Any]) -> list[dict[str, Any]]:
     """The first test products, none chosen."""
     test, out = work.parts["test"], []

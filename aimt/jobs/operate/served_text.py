@@ -36,7 +36,7 @@ from ..verbs.generate import begun_prompt
 class ServedText:
     """A run that writes, as a `WritingModel`."""
 
-    contract = None
+    contract: "TextColumn | None" = None
 
     def __init__(
         self,

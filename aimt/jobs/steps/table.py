@@ -161,9 +161,9 @@ def define(work: TableWork) -> str:
         target = choose_target(work.schema, o.target or work.defaults.get("target"))[0]
         frame = work.table.frame = frame.assign(**{target: word_column(work.table, target)})
         work.schema.columns[target] = infer_column(target, frame[target])[0]
-    elif work.table.format in ("csv", "excel") and (target := o.target or work.defaults.get("target")) in work.schema.columns:
-        if work.schema[target].n_unique < 2:  # a second class may be called None
-            frame = frame.assign(**{target: word_column(work.table, target)})
+    elif work.table.format in ("csv", "excel") and (named := str(o.target or work.defaults.get("target") or "")) in work.schema.columns:
+        if work.schema[named].n_unique < 2:  # a second class may be called None
+            frame = frame.assign(**{named: word_column(work.table, named)})
     known = work.defaults if o.target in (None, work.defaults.get("target")) else {}  # they are about that target
     work.problem, work.notes = define_problem(frame, work.schema, **{**known, **_overrides(work)})
     work.notes += _words_left_out(work)

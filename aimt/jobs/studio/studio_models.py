@@ -64,7 +64,7 @@ class Shown:
     series: tuple[Series, ...] = ()
     picture: str = ""  # What was asked about, as a data address
 
-
+# %% ../../../nbs/jobs/studio/35_studio_models.ipynb #b16f7b6a
 def try_any(studio: Studio, request: Request, name: str) -> Page:
     """``/runs/NAME/try``: the form of a model; after a POST, with its answer."""
     run, model = studio.run(name), studio.served(name)
@@ -177,7 +177,7 @@ def _cell(value: Any) -> str:
         return figure_text(value)
     return str(value)[:200] if not isinstance(value, list | dict) else json.dumps(plain(value), ensure_ascii=False)[:200]
 
-
+# %% ../../../nbs/jobs/studio/35_studio_models.ipynb #19515ac8
 def _shown_rows(rows: Sequence[Mapping[str, Any]]) -> Shown:
     head = tuple(map(str, rows[0]))
     shown = tuple(tuple(_cell(row.get(name)) for name in head) for row in rows[:_SHOWN_ROWS])

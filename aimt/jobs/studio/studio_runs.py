@@ -230,7 +230,7 @@ def predict_file(studio: Studio, request: Request) -> Page:
     studio.kept(("predicted", out.name), lambda: (job.command, warnings))
     return redirect(f"/runs/{name}/predict?file={out.name}")
 
-
+# %% ../../../nbs/jobs/studio/33_studio_runs.ipynb #fdca7a99
 _MOST_FILES = 1_000  # Of an archive
 _MOST_UNPACKED = 1 << 30  # Bytes
 
