@@ -335,7 +335,8 @@ class _Watch:
         if len(self.y) >= 20 and np.ptp(self.y) > 0:
             self.scorer = Scorer(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
             self.detector = CopyDetector(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
-            self.reader = PhraseDetector(self.y, keep=self.keep) if problem.classification else None
+            not_only_text = any(schema[name].kind not in ("text", "empty") for name in inputs)
+            self.reader = PhraseDetector(self.y, keep=self.keep) if problem.classification and not_only_text else None
         for column in problem.sensitive_features:
             names, codes = group_cells(read_cells(frame, schema, column))
             rates = group_rates((names, codes[self.rows]), self.y, problem)

@@ -24,7 +24,7 @@ from ..table.schema import show
 # %% ../../../nbs/data/checks/39_phrase_leaks.ipynb #f4a50006
 _ROWS, _WORDS, _LONGEST = 4_000, 200, 3  # Rows; words of a text; words of a phrase, at most
 _FEWEST, _MANY = 20, 30  # Rows with a phrase, and of the rarest class, below which it proves nothing
-_PURE, _PURE_GAP, _GAP = 0.01, 0.4, 0.8
+_PURE, _PURE_GAP, _GAP = 0.01, 0.4, 0.75
 _MOST_CLASSES = 10
 _WORD = re.compile(r"\w+")
 
