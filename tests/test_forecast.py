@@ -12,6 +12,7 @@ from aimt.core.errors import AimtError, DataError, ModelFormatError, ProblemErro
 from aimt.core.run import Run
 from aimt.data.series.panel import Panel, airline_passengers, read_panel
 from aimt.jobs.steps.series import forecast_ahead
+from aimt.jobs.verbs.evaluate import score_lines
 from aimt.jobs.verbs.train import train
 from aimt.metrics.forecast import coverage, mase, seasonal_error, smape, wql
 from aimt.models.series.backtest import backtest, summarise
@@ -424,3 +425,65 @@ def test_weekdays_and_rows_of_a_finer_step_ahead(tmp_path):
     with pytest.raises(DataError, match="step 1 is there twice. Give one row for each series and day"):
         aimt.predict(run, pd.DataFrame({"hour": hours[-2:] + pd.Timedelta(days=1), "open": 1}), quiet=True)
     assert len(aimt.predict(run, pd.DataFrame({"hour": ["2024-02-11", "2024-02-10"], "open": 1}), quiet=True)) == 2
+
+
+# ---------------------------------------------------------------------------------------------------- values that came since
+
+
+@pytest.fixture(scope="module")
+def three_stores(tmp_path_factory):
+    past = stores(74).groupby("store").head(60)
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    return forecast(past, target="sales", time="day", series_id="store", horizon=7, time_limit=1, out=out, quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["frame", "csv", "shuffled", "last days"])
+def test_evaluate_scores_values_of_the_training_apart(three_stores, tmp_path, kind):
+    rows = stores(74)
+    alone = three_stores.evaluate(rows[rows.day.between("2024-03-01", "2024-03-06")])
+    assert alone["n_rows"] == 18 and "trained_on" not in alone
+    given = rows[rows.day <= "2024-03-06"].sample(frac=1, random_state=1)
+    if kind == "last days":
+        given = rows[rows.day.between("2024-02-20", "2024-03-06")]
+    found = three_stores.evaluate(given if kind != "csv" else _csv(given, tmp_path / "t.csv"))
+    n = int((given.day < "2024-03-01").sum())
+    assert found["n_rows"] == 18 and found["trained_on"]["n_rows"] == n
+    assert [row["value"] for row in found["table"]] == pytest.approx([row["value"] for row in alone["table"]])
+    lines = "\n".join(score_lines(found))
+    assert f"{n} other rows are rows that the model was trained on. They are not in these scores" in lines
+    assert ("too early to be forecast again" in lines) == (kind != "last days")
+
+
+def _csv(rows, path):
+    rows.assign(day=rows.day.dt.strftime("%Y-%m-%d")).to_csv(path, index=False)
+    return path
+
+
+def test_evaluate_of_the_training_alone_says_so(three_stores):
+    found = three_stores.evaluate(stores(60).query("day >= '2024-02-20'"))
+    assert "The model was trained on all 30 of these rows" in "\n".join(score_lines(found))
+    with pytest.raises(DataError, match="too early to be forecast again"):
+        three_stores.evaluate(stores(10))
+
+
+def test_evaluate_counts_what_it_leaves_out(three_stores):
+    rows = pd.concat([stores(74), daily(74).assign(store="new")])
+    said = " ".join(three_stores.evaluate(rows)["warnings"])
+    assert "74 rows are of series that were not there in training ('new')" in said
+    assert "21 values are more than 7 steps after the training" in said
+    with pytest.raises(ProblemError, match="--permutations"):
+        three_stores.evaluate(rows, permutations=99)
+    with pytest.raises(DataError, match="'sales'"):
+        three_stores.evaluate(rows.drop(columns="sales"))
+    with pytest.raises(DataError, match="two values"):
+        three_stores.evaluate(pd.concat([stores(66), stores(66)]))
+
+
+def test_evaluate_of_summed_values_and_a_column_known_ahead(tmp_path):
+    rows = daily(70).assign(promo=lambda d: np.arange(70) % 3 == 0)
+    twice = pd.concat([rows.assign(sales=rows.sales // 2), rows.assign(sales=rows.sales - rows.sales // 2)])
+    options = {"target": "sales", "time": "day", "horizon": 7, "known_covariates": "promo", "time_limit": 1, "quiet": True}
+    plain = forecast(rows[:60], out=tmp_path / "a", **options).evaluate(rows[50:66], coverage=0.8)
+    summed = forecast(twice[twice.day <= rows.day[59]], freq="day", out=tmp_path / "b", **options)
+    assert summed.evaluate(twice[twice.day.between(rows.day[50], rows.day[65])], coverage=0.8)["table"] == plain["table"]
+    assert (plain["n_rows"], plain["trained_on"]["n_rows"]) == (6, 10) and "q10 to q90" in plain["table"][-1]["label"]

@@ -8,6 +8,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
 import aimt
+from aimt.core.errors import AimtError
 from aimt.data.checks.audit import audit
 from aimt.data.sources.catalog import load_dataset
 from aimt.data.table.infer_problem import define_problem, encode_target
@@ -199,3 +200,70 @@ def test_a_run_says_what_it_did_with_the_test(tmp_path):
     assert "were not read again until the model was final" in page and "looked at only when it was final" not in page
     steps = [e["stage"] for e in map(json.loads, (run.path / "events.jsonl").read_text().splitlines()) if e.get("what") == "done"]
     assert steps.index("Split") < steps.index("Audit") < steps.index("Train")
+
+
+# --- words
+
+
+def notes(n, r):
+    words = "customer called about the invoice delivery late asked for a price new phone address thanks and again with".split()
+    return [" ".join(r.choice(words, r.integers(5, 20))) for _ in range(n)]
+
+
+PHRASES = {
+    "account closed": (0.9, 0.0),
+    "written off": (0.6, 0.002),
+    "Konto gekündigt": (0.5, 0.0),
+    "Case-resolved": (0.97, 0.1),
+    "закрыт": (0.9, 0.0),
+}
+
+
+@pytest.mark.parametrize("place", ["start", "middle", "end"])
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_a_phrase_that_one_class_has_is_asked_about(phrase, place):
+    r, (often, rarely) = np.random.default_rng(20), PHRASES[phrase]
+    y = r.random(900) < 0.4
+    made = notes(900, r)
+    frame = pd.DataFrame({"x": r.normal(size=900) + y, "note": made, "target": np.where(y, "left", "stayed")})
+    assert caught(frame) == set()
+    where = {"start": "{0} {1}", "middle": "{1} {0} {1}", "end": "{1}. {0}!"}[place]
+    said = r.random(900) < np.where(y, often, rarely)
+    planted = [where.format(phrase, text) if s else text for text, s in zip(made, said, strict=True)]
+    assert caught(frame.assign(note=planted)) == {"note"}
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.0), (0.7, 0.1), (0.5, 0.5)])
+def test_telling_words_of_honest_texts_are_not_asked_about(shares):
+    r = np.random.default_rng(21)
+    y = r.random(900) < 0.4
+    said = r.random(900) < np.where(y, *shares)
+    made = [f"{text} refund please" if s else text for text, s in zip(notes(900, r), said, strict=True)]
+    assert caught(pd.DataFrame({"x": r.normal(size=900), "note": made, "target": np.where(y, "left", "stayed")})) == set()
+
+
+def test_a_phrase_makes_not_yet_until_it_is_attested(tmp_path):
+    r = np.random.default_rng(22)
+    y = r.random(600) < 0.4
+    said = y & (r.random(600) < 0.9)
+    made = [f"{text} account closed" if s else text for text, s in zip(notes(600, r), said, strict=True)]
+    frame = pd.DataFrame({"x": r.normal(size=600), "note": made, "target": np.where(y, "left", "stayed")})
+    options = {"target": "target", "sensitive_features": "none", "time_limit": 1, "quiet": True}
+    status = {}
+    for attest in ({}, {"note": "written before"}):
+        out = tmp_path / f"run-{len(attest)}"
+        found = aimt.train(frame, out=out, attest=attest or None, **options).read("metrics.json")["verdict"]
+        gate = next(g for g in found["gates"] if "note" in g["needs_attestation"])
+        status[len(attest)] = gate["status"], gate["attested"]
+    assert status == {0: ("not yet", ""), 1: ("pass", "note: written before")} and found["verdict"] == "SHIP"
+
+
+@pytest.mark.parametrize("name, target", [("spam-assassin", "label"), ("debian-descriptions", "section")])
+def test_texts_of_real_data_sets_are_left_alone(name, target):
+    try:
+        whole = load_dataset(name)
+    except AimtError:
+        pytest.skip("not on this machine")
+    frame = whole[whole[target].isin(whole[target].value_counts().index[:6])].sample(1200, random_state=0)
+    texts = [c for c in ("subject", "text", "synopsis", "body") if c in frame]
+    assert caught(frame[[*texts, target]].rename(columns={target: "target"}).reset_index(drop=True)) == set()

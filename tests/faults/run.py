@@ -190,6 +190,17 @@ running.recovered(
     ),
 )
 running.recovered(
+    "a worker process that dies",
+    "train",
+    "Its models are dropped and named; the others, on new workers, are used.",
+    lambda p: dying_worker(p),
+    lambda run, p: (
+        any(c.get("error") for c in run.read("metrics.json")["candidates"]) and "a recipe failed" in {f["name"] for f in aimt.doctor(run)}
+    ),
+    slow=True,
+    posix=True,
+)
+running.recovered(
     "a loss of NaN in one batch",
     "other",
     "Rolled back to the last good state, with the reason; the batch is left out.",
@@ -349,3 +360,19 @@ def forked(place: Place) -> int:
     )
     words = [sys.executable, "-c", code, str(place.shared.run.path), str(place.path / "t.csv")]
     return subprocess.run(words, timeout=60, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "4"}).returncode
+
+
+def dying_worker(place: Place) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Two workers; one is killed as the system does when memory runs out, in the first fit of trees."""
+    from aimt.models.table import parallel_fit
+
+    place.patch.setattr(parallel_fit, "_fit_part", _fit_or_die)
+    return bad.numbers(), {"cluster": "local:2", "time_limit": 30}
+
+
+def _fit_or_die(request: Any, *rest: Any) -> Any:
+    from aimt.models.table.parallel_fit import _fit_part
+
+    if request.candidate.kind == "trees" and "31" in request.candidate.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _fit_part(request, *rest)

@@ -48,7 +48,13 @@ def application(place: Place, **options: Any) -> Any:
 
 
 async def ask(
-    app: Any, body: bytes | Iterable[bytes] = b"", *, path: str = "/predict", query: str = "", headers: dict[str, str] | None = None
+    app: Any,
+    body: bytes | Iterable[bytes] = b"",
+    *,
+    path: str = "/predict",
+    query: str = "",
+    headers: dict[str, str] | None = None,
+    method: str = "POST",
 ) -> Reply:
     """One request; a body in pieces has no end when the last piece is None."""
     pieces = [body] if isinstance(body, bytes) else list(body)
@@ -64,7 +70,7 @@ async def ask(
         sent.append(message)
 
     fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": query.encode(), "headers": fields, "client": ("10.0.0.9", 1)}
+    scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": fields, "client": ("10.0.0.9", 1)}
     await app(scope, receive, send)
     content = b"".join(m.get("body", b"") for m in sent[1:])
     return Reply(sent[0]["status"], {k.decode(): v.decode("latin-1") for k, v in sent[0]["headers"]}, content)
@@ -188,6 +194,15 @@ async def swapped(app: Any, place: Place) -> Any:
     return await asyncio.gather(*asked, *(ask(app, text(row())) for _ in range(20)))
 
 
+async def uncounted(app: Any, place: Place) -> Any:
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    place.patch.setattr(app.app.metrics, "_child", fails)
+    place.patch.setattr(app.app.metrics._client, "generate_latest", fails)
+    return [await ask(app, text(row())), await ask(app, path="/metrics", method="GET"), await ask(app, text(row()))]
+
+
 async def unwritten(app: Any, place: Place) -> Any:
     engine = app.app.log._engine
     with engine.begin() as connection:
@@ -229,6 +244,13 @@ load.recovered(
     "Each is answered by one of the two.",
     several(swapped),
     lambda found, p: all(r.status == 200 and r.value["predictions"] for r in found),
+)
+load.recovered(
+    "metrics that can neither be kept nor read",
+    "ask a service",
+    "Predictions are answered; the page of the metrics says that it is down, with 503.",
+    several(uncounted),
+    lambda found, p: [r.status for r in found] == [200, 503, 200] and found[1].plain and "retry-after" in found[1].headers,
 )
 load.recovered(
     "a log that cannot be written",

@@ -78,6 +78,25 @@ target.recovered(
     lambda p: rare(),
     lambda run, p: "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]} and len(run.predict(rare().head(5))) == 5,
 )
+target.refused(
+    "1 positive row of 1,000,000",
+    "train",
+    "Refused: a class with one row can be learned or tested, not both.",
+    lambda p: one_in_a_million(1_000_000),
+    AimtError,
+    slow=True,
+)
+target.recovered(
+    "4 positive rows of 4,000,000",
+    "train",
+    "Trained; verdict NOT YET or HOLD, because so few cannot prove anything; the audit reports that the class is rare.",
+    lambda p: (one_in_a_million(4_000_000), {"time_limit": 60}),
+    lambda run, p: (
+        run.read("metrics.json")["verdict"]["verdict"] != "SHIP"
+        and "few of a class" in {f["check"] for f in run.read("audit.json")["findings"]}
+    ),
+    slow=True,
+)
 target.recovered(
     "some values missing",
     "define",
@@ -141,3 +160,8 @@ def contradictory() -> pd.DataFrame:
     few = pd.DataFrame({"a": np.arange(12) % 4, "b": np.arange(12) // 4, "c": np.arange(12) % 3})
     frame = pd.concat([few] * 20, ignore_index=True)
     return frame.assign(left=np.random.default_rng(0).choice(["yes", "no"], len(frame)))
+
+
+def one_in_a_million(n: int) -> pd.DataFrame:
+    frame = pd.DataFrame({"x0": np.random.default_rng(0).normal(size=n).astype(np.float32), "x1": np.arange(n) % 97})
+    return frame.assign(left=np.where(np.arange(n) % 1_000_000 == 499_999, "yes", "no"))

@@ -34,6 +34,7 @@ from .entities import check_related, may_group, value_codes
 from ..table.infer_schema import infer_schema
 from ..table.schema import Schema, show
 from .pair_copies import check_pair_copies, find_pair_copies
+from .phrase_leaks import PhraseDetector, PhraseLeak, check_phrases
 from .target_copies import CopyDetector, TargetCopy, check_copies_of_target
 
 # %% ../../../nbs/data/checks/40_audit.ipynb #c3b97236
@@ -322,6 +323,8 @@ class _Watch:
         self.keys = np.zeros(len(frame), np.uint64)
         self.scorer, self.group_scorers, self.proxies = None, {}, {}
         self.copies: list[TargetCopy] = []
+        self.phrases: list[PhraseLeak] = []
+        self.reader: PhraseDetector | None = None  # Of texts, for classes
         self.paired: dict[str, np.ndarray] = {}  # Numbers and dates that are looked at in pairs
         self.dates: set[str] = set()
         if problem is None:
@@ -332,6 +335,8 @@ class _Watch:
         if len(self.y) >= 20 and np.ptp(self.y) > 0:
             self.scorer = Scorer(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
             self.detector = CopyDetector(self.y, problem.classification, keep=self.keep, n_columns=len(inputs))
+            not_only_text = any(schema[name].kind not in ("text", "empty") for name in inputs)
+            self.reader = PhraseDetector(self.y, keep=self.keep) if problem.classification and not_only_text else None
         for column in problem.sensitive_features:
             names, codes = group_cells(read_cells(frame, schema, column))
             rates = group_rates((names, codes[self.rows]), self.y, problem)
@@ -348,6 +353,8 @@ class _Watch:
             return
         self.scores.append(self.scorer(cells))
         self.copies += [copy] if (copy := self.detector(cells)) else []
+        if self.reader is not None and cells.column.kind == "text":
+            self.phrases += [phrase] if (phrase := self.reader(cells)) else []
         if cells.column.kind in ("number", "date") and cells.numbers is not None and cells.column.n_unique > 10 and len(self.paired) < 24:
             self.paired[name] = cells.numbers[self.rows]
             self.dates |= {name} if cells.column.kind == "date" else set()
@@ -365,6 +372,7 @@ class _Watch:
         told = {c for f in out if f["check"] in ("leak", "suspicious") for c in f["columns"]}
         out += check_copies_of_target([c for c in self.copies if c.column not in told], p.target, p.classification)
         told |= {c.column for c in self.copies}
+        out += check_phrases([leak for leak in self.phrases if leak.column not in told], p.target)
         left = {name: x for name, x in self.paired.items() if name not in told}
         out += check_pair_copies(find_pair_copies(left, self.dates, self.y, p.classification), p.target, self.dates)
         out += [] if p.time else check_order(self.y, p.classification)

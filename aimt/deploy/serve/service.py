@@ -18,6 +18,7 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
@@ -61,13 +62,15 @@ class Metrics:
         return child
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Count a request."""
-        self._child(self._requests, route, status).inc()
-        self._child(self._seconds, route).observe(seconds)
+        """Count a request. A count that cannot be kept, on a full disk for example, stops nothing."""
+        with suppress(OSError, ValueError):
+            self._child(self._requests, route, status).inc()
+            self._child(self._seconds, route).observe(seconds)
 
     def scored(self, version: Version, role: str, rows: int) -> None:
-        """Count rows."""
-        self._child(self._rows, version.name, version.version, role).inc(rows)
+        """Count rows, as far as counts can be kept."""
+        with suppress(OSError, ValueError):
+            self._child(self._rows, version.name, version.version, role).inc(rows)
 
     def text(self, log: AnswerLog | None, checks: "ChecksState | None" = None) -> bytes:
         """All metrics in the format of Prometheus."""
@@ -356,11 +359,11 @@ async def _ready(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[t
 
 
 async def _metrics(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[tuple[bytes, bytes]]]:
-    return (
-        200,
-        service.metrics.text(service.log, service.checks() if service.checks else None),
-        ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),),
-    )
+    try:
+        text = service.metrics.text(service.log, service.checks() if service.checks else None)
+    except (OSError, ValueError) as e:
+        raise Refusal(503, "the counts cannot be read; predictions go on", "See whether the disk for temporary files is full") from e
+    return 200, text, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 
 
 async def _status(service: Service, scope: Scope) -> tuple[int, bytes, Sequence[tuple[bytes, bytes]]]:

@@ -60,7 +60,11 @@ SERIES = Kind(
     gates=f"{_STEPS}:gates",
     report="aimt.deploy.report.series:REPORT",
     open="aimt.jobs.steps.series:open_forecaster",
-    verbs={"predict": "aimt.jobs.steps.series:predict_series", "serve": "aimt.jobs.operate.served_forecast:served_forecast"},
+    verbs={
+        "predict": "aimt.jobs.steps.series:predict_series",
+        "evaluate": "aimt.jobs.verbs.evaluate_series:evaluate_series",
+        "serve": "aimt.jobs.operate.served_forecast:served_forecast",
+    },
     time_limit=300,
     closing=1.0,
 )

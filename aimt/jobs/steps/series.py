@@ -6,7 +6,8 @@ Docs: https://aimt-dev.github.io/aimt/jobs/steps/series.html.md"""
 
 # %% auto #0
 __all__ = ['WHOLE', 'SeriesWork', 'begin', 'read', 'train_model', 'test_on_the_past', 'write_forecasts', 'gates', 'count_origins',
-           'forecast_ahead', 'open_forecaster', 'place_rows', 'predict_series']
+           'forecast_ahead', 'open_forecaster', 'place_rows', 'steps_from_end', 'as_in_training', 'predict_series',
+           'future_table', 'forecast_beside']
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5fca4e74
 import time as clock
@@ -260,7 +261,7 @@ def forecast_ahead(
     """Forecasts of a stored run. Raises `RunError` when it is not a run of `forecast`."""
     model = open_forecaster(run)
     future = as_source(future)
-    table = future if future is None or isinstance(future, pd.DataFrame) else _future_table(model, future)
+    table = future if future is None or isinstance(future, pd.DataFrame) else future_table(model, future)
     return model.predict(horizon, table, series)
 
 
@@ -322,8 +323,14 @@ def _day(when: Any) -> str:
     return str(pd.Timestamp(when)).removesuffix(" 00:00:00")
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #66826a5c
-def _steps_ahead(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, time: str) -> np.ndarray:
-    panel, H = model.panel_, model.horizon_
+def steps_from_end(
+    model: Forecaster,  # Fitted
+    times: pd.DatetimeIndex,  # Of N rows
+    owner: np.ndarray,  # Number of the series of each, shape (N,)
+    time: str,  # Column of the times
+) -> np.ndarray:  # Shape (N,): 1 for the step after the last known value of its series, 0 and below for the time of training
+    """How many steps each row is ahead. Raises `DataError` for times between two steps."""
+    panel = model.panel_
     position = panel.step.positions(times)
     if panel.step.unit != "month" and model.freq is None:
         marks = panel.step.times(position)
@@ -334,9 +341,12 @@ def _steps_ahead(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, 
             lambda row: f"{_day(times[row])} lies between two steps (a step is a {panel.step})",
             f"Times go on like {_day(panel.future(int(owner[off.argmax()]), 1)[0])}" if off.any() else "",
         )
-    ends = np.array(panel.ends)
-    last = panel.step.times(ends)
-    step = position - ends[owner]
+    return position - np.array(panel.ends)[owner]
+
+
+def _steps_ahead(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, time: str) -> np.ndarray:
+    panel, H = model.panel_, model.horizon_
+    step, last = steps_from_end(model, times, owner, time), panel.step.times(np.array(panel.ends))
     whose = lambda row: f" of {show(panel.names[owner[row]])}" if model.columns_["series"] else ""
     past = lambda row: f"{_day(times[row])} is not ahead: the last known value{whose(row)} is of {_day(last[owner[row]])}"
     far = lambda row: f"{_day(times[row])} is step {step[row]:,}{whose(row)}, and this run forecasts {H:,} ahead"
@@ -385,7 +395,10 @@ def _check_known(model: Forecaster, frame: pd.DataFrame) -> None:
             )
 
 
-def _as_in_training(model: Forecaster, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def as_in_training(
+    model: Forecaster,  # Fitted
+    frame: pd.DataFrame,  # Rows with the columns known ahead
+) -> tuple[pd.DataFrame, list[str]]:
     """True and false, written out, as the numbers they were in training; and notes about categories that were not there."""
     frame, notes = frame.copy(deep=False), []
     for column in (c for c in model.columns_["known"] if c in frame.columns):
@@ -424,7 +437,7 @@ def predict_series(
                 rows = extend_table(source, out, compute, rows=WHOLE, text=[str(model.columns_["time"])], decimal=_decimal(model))
                 stage.done(f"{rows:,} rows written to {out}")
                 return Path(out)
-            frame = _future_table(model, source)
+            frame = future_table(model, source)
             table = add_columns(frame, compute(frame))
         if out is None:
             stage.done(f"{len(table):,} rows")
@@ -438,7 +451,10 @@ def predict_series(
 WHOLE = 10**9  # Rows in a piece: all
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5da3c42a
-def _future_table(model: Forecaster, source: str | Path | pd.DataFrame) -> pd.DataFrame:
+def future_table(
+    model: Forecaster,  # Fitted
+    source: str | Path | pd.DataFrame,  # A row for each series and time
+) -> pd.DataFrame:
     """Coming rows, with times and decorated numbers as they are written."""
     text = [str(model.columns_["time"]), *model.panel_.number_formats]
     return named(load_table(source, text=text).frame).reset_index(drop=True)
@@ -451,16 +467,22 @@ def _decimal(model: Forecaster) -> str:
 
 def _forecast_rows(model: Forecaster, frame: pd.DataFrame, coverage: float | None, progress: Progress) -> dict[str, Any]:
     """The new columns for rows of the future, and warnings said."""
-    read, notes = _as_in_training(model, frame)
+    read, notes = as_in_training(model, frame)
     owner, step = place_rows(model, read)
     if left := len(model.panel_.names) - len(np.unique(owner)):
         notes.append(f"{left:,} of {len(model.panel_.names):,} series have no rows here and are not forecast")
     for note in notes:
         progress.say(f"warning: {note}")
-    return _beside(model, read, owner, step, coverage)
+    return forecast_beside(model, read, owner, step, coverage)
 
 
-def _beside(model: Forecaster, frame: pd.DataFrame, owner: np.ndarray, step: np.ndarray, coverage: float | None) -> dict[str, Any]:
+def forecast_beside(
+    model: Forecaster,  # Fitted
+    frame: pd.DataFrame,  # N rows, as `as_in_training` leaves them
+    owner: np.ndarray,  # Number of the series of each, shape (N,)
+    step: np.ndarray,  # Steps ahead, from 1, shape (N,)
+    coverage: float | None = None,  # low and high that hold so many of the true values, instead of the quantiles
+) -> dict[str, np.ndarray]:
     """The columns of the forecast, for each row; series that reach equally far are forecast together."""
     reach, made = pd.Series(step).groupby(owner).max(), []
     for H in sorted(reach.unique()):

@@ -396,6 +396,8 @@ def _trained_lines(scores: Evaluation) -> list[str]:
     if old["table"] == scores["table"]:
         return [f"The model was trained on all {old['n_rows']:,} of these rows: the scores say nothing about new rows."]
     reached = ", ".join(f"{row['label']} {row['value']:.4g}" for row in old["table"][:2] if row["value"] is not None)
+    if not reached:
+        return [f"{old['n_rows']:,} other rows are rows that the model was trained on. They are not in these scores."]
     return [
         f"{old['n_rows']:,} other rows are rows that the model was trained on. They are not in these scores; on them it reaches {reached}, "
         "which says nothing about new rows."
