@@ -112,7 +112,7 @@ def _schema(model: Any) -> dict[str, Any]:
     """What a model takes, without what makes no difference to a person who waits for the whole."""
     if not hasattr(model, "write"):
         found: dict[str, Any] = model.contract.json_schema()
-        told = {"horizon", "series"} if _needs_rows(model) else set()  # The rows of the future say which steps of which series
+        told = {"horizon", "series"} if _needs_rows(model) else {"future"}  # The rows of the future say which steps of which series
         return found | {"properties": {name: about for name, about in found["properties"].items() if name not in told}}
     body: dict[str, Any] = GENERATE["requestBody"]["content"]["application/json"]["schema"]
     limits = model.limits
