@@ -161,9 +161,7 @@ def predict(
     thresholds: Annotated[
         str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")
     ] = None,
-    horizon: Annotated[
-        int | None, typer.Option(help="Of a forecast: steps ahead. Default: all that the run can.", min=1)
-    ] = None,
+    horizon: Annotated[int | None, typer.Option(help="Of a forecast: steps ahead. Default: all that the run can.", min=1)] = None,
     series: Annotated[str | None, typer.Option(help="Of a forecast: only these series: north,south.")] = None,
     cluster: Annotated[
         str | None,
