@@ -304,6 +304,8 @@ def predict(
     coverage: float | None = None,
     conditional_on: str | None = None,
     thresholds: str | None = None,
+    horizon: int | None = None,
+    series: str | Sequence[str] | None = None,
     chunk_rows: int | None = None,
     cluster: str | None = None,
     overwrite: bool = False,

@@ -161,6 +161,8 @@ def predict(
     thresholds: Annotated[
         str | None, typer.Option(help="Decide each group of this column by its own threshold, as the report proposes.")
     ] = None,
+    horizon: Annotated[int | None, typer.Option(help="Of a forecast: steps ahead. Default: all that the run can.", min=1)] = None,
+    series: Annotated[str | None, typer.Option(help="Of a forecast: only these series: north,south.")] = None,
     cluster: Annotated[
         str | None,
         typer.Option(help="A folder of Parquet files, on several machines: dask://HOST:PORT, ray://HOST:PORT or local:PROCESSES."),
@@ -171,9 +173,11 @@ def predict(
     """Add prediction, probability and decision to new rows, any number of them; or forecast the coming steps of series.
 
     Examples: `aimt predict runs/churn new.csv -o scored.csv --coverage 0.9`, `aimt predict runs/sales future.csv -o forecasts.csv`,
+    `aimt predict runs/sales -o week.csv --horizon 7 --series north`,
     `aimt predict runs/churn customers/ -o scored/ --cluster dask://10.0.0.5:8786`
     """
-    options: dict[str, Any] = {"coverage": coverage, "conditional_on": conditional_on, "thresholds": thresholds, "cluster": cluster}
+    options: dict[str, Any] = {"coverage": coverage, "conditional_on": conditional_on, "thresholds": thresholds}
+    options |= {"horizon": horizon, "series": series, "cluster": cluster}
     resolve(VERBS["predict"])(run, source, out=out, overwrite=overwrite, quiet=quiet, **options)
 
 # %% ../../nbs/cli/04_main.ipynb #ccd31cf7

@@ -59,7 +59,9 @@ def _hint(about: Mapping[str, Any]) -> str:
     said = str(about.get("description") or "")
     if not said and "minimum" in about:
         said = f"from {about['minimum']:g}" + (f" to {about['maximum']:g}" if "maximum" in about else "")
-    return f"JSON: {said}" if _is_rows(about) else said
+    if about.get("type") == "array":
+        return f"JSON: {said}" if _is_rows(about) else f"{said}; separate several with commas"
+    return said
 
 # %% ../../../nbs/deploy/studio/12_schema_form.ipynb #0300f2e6
 def read_request(

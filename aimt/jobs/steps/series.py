@@ -11,6 +11,7 @@ __all__ = ['WHOLE', 'SeriesWork', 'begin', 'read', 'train_model', 'test_on_the_p
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5fca4e74
 import time as clock
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -416,10 +417,12 @@ def predict_series(
     source: str | Path | pd.DataFrame | None = None,  # A row for each series and coming time; all coming steps when None
     *,
     out: str | Path | None = None,  # File to write, .csv or .parquet; None returns a table
+    horizon: int | None = None,  # Steps ahead; all when None
+    series: str | Sequence[str] | None = None,  # Names of series, with commas between them; all when None
     coverage: float | None = None,  # low and high that hold so many of the true values, instead of the quantiles
     quiet: bool = False,  # No progress and no notes
 ) -> pd.DataFrame | Path:  # The rows with forecast and quantiles ("q5" to "q95") beside them, or the file that was written
-    """Forecasts of a stored run for the rows of a table, in their order. Raises `DataError` as `place_rows` does."""
+    """Forecasts of a stored run for the rows of a table, in their order. Raises `DataError` as `place_rows` does, `ProblemError` for an unknown series."""
     progress, model = Progress(quiet=quiet), open_forecaster(run)
     if coverage is not None:
         model.levels = [(1 - check_coverage(coverage)) / 2, (1 + coverage) / 2]
@@ -428,9 +431,12 @@ def predict_series(
         where = str((run if isinstance(run, Run) else Run.open(run)).path)
         hint = f"Fill in a copy of {Path(where, _FUTURE)}, and give it"
         raise ProblemError(f"what is known ahead is needed: {', '.join(known)}", hint=hint)
+    if source is not None and (horizon is not None or series is not None):
+        hint = "Leave out --horizon and --series, or the table; its rows may be fewer than all coming steps"
+        raise ProblemError("the rows of the table say which steps of which series are forecast", hint=hint)
     with progress.stage("Forecast") as stage:
         if source is None:
-            table = _bounds(model.predict(), coverage)
+            table = _bounds(model.predict(horizon, series=_asked_series(model, series)), coverage)
         else:
             compute = lambda frame: _forecast_rows(model, frame, coverage, progress)
             if out is not None:
@@ -446,6 +452,13 @@ def predict_series(
             writer.write(table)
         stage.done(f"{len(table):,} rows written to {out}")
     return Path(out)
+
+
+def _asked_series(model: Forecaster, series: str | Sequence[str] | None) -> list[str] | None:
+    """Names of series; a text that is one of them is not split."""
+    if isinstance(series, str) and series not in model.panel_.names:
+        return [name.strip() for name in series.split(",") if name.strip()]
+    return [series] if isinstance(series, str) else series if series is None else list(series)
 
 
 WHOLE = 10**9  # Rows in a piece: all

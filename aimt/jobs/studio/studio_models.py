@@ -101,6 +101,7 @@ def _page(studio: Studio, run: Run, model: Any, *, problem: Mapping[str, str] | 
         noun=getattr(model, "noun", ""),
         max_upload_mb=min(studio.max_upload_mb, _MOST_MEDIA_MB),
         command=_command(run, model, shown["values"]),
+        given=_file(model, shown["values"]),
         request=json.dumps(shown["values"], indent=1, ensure_ascii=False, default=str),
         about=[(key, str(value)) for key, value in model.about().items() if key not in ("predicts", "verdict")],
         **shown,
@@ -111,13 +112,19 @@ def _schema(model: Any) -> dict[str, Any]:
     """What a model takes, without what makes no difference to a person who waits for the whole."""
     if not hasattr(model, "write"):
         found: dict[str, Any] = model.contract.json_schema()
-        return found
+        told = {"horizon", "series"} if _needs_rows(model) else {"future"}  # The rows of the future say which steps of which series
+        return found | {"properties": {name: about for name, about in found["properties"].items() if name not in told}}
     body: dict[str, Any] = GENERATE["requestBody"]["content"]["application/json"]["schema"]
     limits = model.limits
     said = {"prompt": f"at most {limits.prompt_tokens:,} tokens", "tokens": f"new tokens: from 1 to {limits.tokens:,}"}
     said |= {"temperature": "0: always the most probable token", "top_p": "empty: all tokens", "seed": "the same seed gives the same text"}
     fields = {name: {**about, "description": said.get(name, "")} for name, about in body["properties"].items() if name in said}
     return {"properties": fields, "required": body["required"]}
+
+
+def _needs_rows(model: Any) -> bool:
+    """Whether it forecasts, and what is known ahead has to be said."""
+    return not getattr(model, "file_optional", True)
 
 
 def _usual(run: Run, model: Any) -> dict[str, Any]:
@@ -127,9 +134,9 @@ def _usual(run: Run, model: Any) -> dict[str, Any]:
         limits = model.limits
         return {"prompt": prompt, "tokens": limits.usual_tokens, "temperature": limits.usual_temperature, "seed": 1}
     coming = run.path / "future.csv"
-    if "future" in model.contract.json_schema().get("required", ()) and coming.is_file() and not coming.is_symlink():
+    if _needs_rows(model) and coming.is_file() and not coming.is_symlink():
         frame = pd.read_csv(coming, nrows=1_000)
-        return {**model.example()[1], "future": frame.astype(object).where(frame.notna(), None).to_dict("records")}
+        return {"future": frame.astype(object).where(frame.notna(), None).to_dict("records")}
     if hasattr(model, "example"):
         return dict(model.example()[1])
     return {k: (v.get("examples") or [None])[0] for k, v in model.contract.json_schema()["properties"].items()}
@@ -138,14 +145,25 @@ def _usual(run: Run, model: Any) -> dict[str, Any]:
 def _command(run: Run, model: Any, asked: Mapping[str, Any]) -> str:
     place = shlex.quote(str(run.path))
     if hasattr(model, "media"):
-        return f"aimt predict {place} FILE{next(iter(model.media.values()))}"
+        return f"aimt predict {place} FILE{next(iter(model.media.values()))} -o scored.csv"
     if hasattr(model, "write"):
         flags = {"tokens": "max-new-tokens", "temperature": "temperature", "top_p": "top-p", "seed": "seed"}
         words = [w for key, flag in flags.items() if asked.get(key) is not None for w in (f"--{flag}", str(asked[key]))]
         return shlex.join(["aimt", "generate", str(run.path), "--prompt", str(asked.get("prompt", "")), *words])
-    if not getattr(model, "file_optional", False):
-        return f"aimt predict {place} {'future' if hasattr(model, 'file_optional') else 'texts'}.csv"
-    return f"aimt predict {place}" + (f" --coverage {asked['coverage']}" if asked.get("coverage") else "")
+    if not hasattr(model, "file_optional"):
+        return f"aimt predict {place} texts.csv -o scored.csv"
+    said = lambda value: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    given = [w for key in ("horizon", "series", "coverage") if asked.get(key) is not None for w in (f"--{key}", said(asked[key]))]
+    return shlex.join(["aimt", "predict", str(run.path), *(["future.csv"] if _needs_rows(model) else []), "-o", "forecasts.csv", *given])
+
+
+def _file(model: Any, asked: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The table that the command reads: its name and its text."""
+    if hasattr(model, "media") or hasattr(model, "write") or getattr(model, "file_optional", False):
+        return None
+    rows = asked.get("future") if _needs_rows(model) else [asked]
+    fits = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    return ("future.csv" if _needs_rows(model) else "texts.csv", pd.DataFrame(rows).to_csv(index=False)) if fits else None
 
 # %% ../../../nbs/jobs/studio/35_studio_models.ipynb #5bd25cc9
 def _answer(model: Any, asked: Mapping[str, Any]) -> Shown:

@@ -296,7 +296,9 @@ def _scored(studio: Studio, run: Run, file: str) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:80]
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return "" if value is None or value is pd.NaT else str(value)[:80]
 
 
 def download(studio: Studio, request: Request, name: str, file: str) -> Page:

@@ -8,6 +8,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/verbs/predict.html.md"""
 __all__ = ['NewColumns', 'add_predictions', 'prediction_columns', 'coverage_columns', 'group_limits', 'predict', 'predict_table']
 
 # %% ../../../nbs/jobs/verbs/05_predict.ipynb #0e0dfe4f
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pandas.api.extensions import ExtensionArray
 from pathlib import Path
@@ -137,6 +138,8 @@ def predict(
     coverage: float | None = None,  # Add low and high, or a set, that hold so many of the true values, such as 0.9
     conditional_on: str | None = None,  # Where the coverage is kept: group, class, both or none; in the run's groups when None
     thresholds: str | None = None,  # Column whose groups are decided each by a threshold of its own, as the run's report proposes
+    horizon: int | None = None,  # Of a forecast: steps ahead, at most those of the training; all when None
+    series: str | Sequence[str] | None = None,  # Of a forecast: names of series, with commas between them; all when None
     chunk_rows: int | None = None,  # Rows in memory at a time; 100,000 when None
     cluster: str
     | None = None,  # dask://HOST:PORT, ray://HOST:PORT or local:PROCESSES: a folder of Parquet files, piece by piece on several machines
@@ -150,6 +153,8 @@ def predict(
     `ProblemError` for what the run cannot give.
     """
     check_asked(coverage, conditional_on)
+    if cluster is not None and (horizon is not None or series is not None):
+        raise ProblemError("a cluster scores the rows of files, and they say what is forecast", hint="Leave out --horizon and --series")
     if cluster is not None:
         options = {"coverage": coverage, "conditional_on": conditional_on, "thresholds": thresholds}
         several = resolve("aimt.jobs.operate.cluster_predict:predict_on_cluster")
@@ -166,6 +171,8 @@ def predict(
         coverage=coverage,
         conditional_on=conditional_on,
         thresholds=thresholds,
+        horizon=horizon,
+        series=series,
         chunk_rows=chunk_rows,
         quiet=quiet,
     )
