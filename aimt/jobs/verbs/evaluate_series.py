@@ -117,7 +117,8 @@ def _mean(values: np.ndarray, owner: np.ndarray) -> dict[str, float | None]:
     known = np.isfinite(values)
     if len(np.unique(owner[known])) < _FEW_SERIES:
         return {"value": float(values[known].mean()) if known.any() else None, "low": None, "high": None}
-    return dict(mean_interval(values[known], clusters=owner[known]))
+    found = mean_interval(values[known], clusters=owner[known])
+    return {"value": found["value"], "low": found["low"], "high": found["high"]}
 
 
 def _ahead(model: Forecaster, came: PlacedValues) -> list[FigureRow]:
@@ -222,10 +223,10 @@ def _note_scoring(run: Run, model: Forecaster, came: PlacedValues, warnings: lis
     """Write into the ledger that these values are scored."""
     names = [f"{model.panel_.names[i]} {model.panel_.ends[i] + s}" for i, s in zip(came.owner, came.step, strict=True)]
     rows = rows_fingerprint(model.columns_["target"], names, came.value)
-    look = {"rows": rows, "data": fingerprint_of(rows, model.columns_["target"])}
+    data = fingerprint_of(rows, model.columns_["target"])
     try:
-        run.note_look("evaluate", **look, n=len(names))
+        run.note_look("evaluate", rows=rows, data=data, n=len(names))
     except AimtError as e:
         warnings.append(f"this look could not be written into the ledger: {e.what}")
-    used = count_looks(run.path, **look)
+    used = count_looks(run.path, rows, data)
     return {"looks": used.looks, "models": used.models}
