@@ -324,13 +324,8 @@ def _day(when: Any) -> str:
     return str(pd.Timestamp(when)).removesuffix(" 00:00:00")
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #66826a5c
-def steps_from_end(
-    model: Forecaster,  # Fitted
-    times: pd.DatetimeIndex,  # Of N rows
-    owner: np.ndarray,  # Number of the series of each, shape (N,)
-    time: str,  # Column of the times
-) -> np.ndarray:  # Shape (N,): 1 for the step after the last known value of its series, 0 and below for the time of training
-    """How many steps each row is ahead. Raises `DataError` for times between two steps."""
+def steps_from_end(model: Forecaster, times: pd.DatetimeIndex, owner: np.ndarray, time: str) -> np.ndarray:
+    """How many steps each row is ahead of the last known value of its series; 0 and below: in training. Raises `DataError` between steps."""
     panel = model.panel_
     position = panel.step.positions(times)
     if panel.step.unit != "month" and model.freq is None:
@@ -396,10 +391,7 @@ def _check_known(model: Forecaster, frame: pd.DataFrame) -> None:
             )
 
 
-def as_in_training(
-    model: Forecaster,  # Fitted
-    frame: pd.DataFrame,  # Rows with the columns known ahead
-) -> tuple[pd.DataFrame, list[str]]:
+def as_in_training(model: Forecaster, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """True and false, written out, as the numbers they were in training; and notes about categories that were not there."""
     frame, notes = frame.copy(deep=False), []
     for column in (c for c in model.columns_["known"] if c in frame.columns):
@@ -432,8 +424,7 @@ def predict_series(
         hint = f"Fill in a copy of {Path(where, _FUTURE)}, and give it"
         raise ProblemError(f"what is known ahead is needed: {', '.join(known)}", hint=hint)
     if source is not None and (horizon is not None or series is not None):
-        hint = "Leave out --horizon and --series, or the table; its rows may be fewer than all coming steps"
-        raise ProblemError("the rows of the table say which steps of which series are forecast", hint=hint)
+        raise ProblemError("the rows of the table say which steps of which series are forecast", hint="Leave out --horizon and --series")
     with progress.stage("Forecast") as stage:
         if source is None:
             table = _bounds(model.predict(horizon, series=_asked_series(model, series)), coverage)
@@ -456,19 +447,15 @@ def predict_series(
 
 def _asked_series(model: Forecaster, series: str | Sequence[str] | None) -> list[str] | None:
     """Names of series; a text that is one of them is not split."""
-    if isinstance(series, str) and series not in model.panel_.names:
-        return [name.strip() for name in series.split(",") if name.strip()]
-    return [series] if isinstance(series, str) else series if series is None else list(series)
+    names = series.split(",") if isinstance(series, str) and series not in model.panel_.names else [series]
+    return None if series is None else [n.strip() for n in names if n.strip()] if isinstance(series, str) else list(series)
 
 
 WHOLE = 10**9  # Rows in a piece: all
 
 # %% ../../../nbs/jobs/steps/10_series.ipynb #5da3c42a
-def future_table(
-    model: Forecaster,  # Fitted
-    source: str | Path | pd.DataFrame,  # A row for each series and time
-) -> pd.DataFrame:
-    """Coming rows, with times and decorated numbers as they are written."""
+def future_table(model: Forecaster, source: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """Coming rows, one for each series and time, with times and decorated numbers as they are written."""
     text = [str(model.columns_["time"]), *model.panel_.number_formats]
     return named(load_table(source, text=text).frame).reset_index(drop=True)
 

@@ -50,7 +50,7 @@ class PlacedValues:
         """Some of the rows; `some` has shape (N,), bool."""
         return PlacedValues(self.frame[some].reset_index(drop=True), self.value[some], self.owner[some], self.step[some])
 
-
+# %% ../../../nbs/jobs/verbs/17_evaluate_series.ipynb #82479c9d
 def place_values(
     model: Forecaster,  # Fitted
     frame: pd.DataFrame,  # A row for each series and time, with the true values
@@ -126,7 +126,7 @@ def _ahead(model: Forecaster, came: PlacedValues) -> list[FigureRow]:
     naive = seasonal_naive(model.panel_.values, model.season_, model.horizon_)[came.owner, came.step - 1]
     return _figures(model, came, forecast_beside(model, came.frame, came.owner, came.step), naive)
 
-
+# %% ../../../nbs/jobs/verbs/17_evaluate_series.ipynb #5d1b786a
 def _in_training(model: Forecaster, came: PlacedValues) -> tuple[list[FigureRow], int]:
     """Scores of the latest horizons of the training, each forecast from the values before it, by the model that has seen it; and of how many values."""
     H, panel = model.horizon_, model.panel_
