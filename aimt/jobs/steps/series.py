@@ -447,8 +447,9 @@ def predict_series(
 
 def _asked_series(model: Forecaster, series: str | Sequence[str] | None) -> list[str] | None:
     """Names of series; a text that is one of them is not split."""
-    names = series.split(",") if isinstance(series, str) and series not in model.panel_.names else [series]
-    return None if series is None else [n.strip() for n in names if n.strip()] if isinstance(series, str) else list(series)
+    if series is None or not isinstance(series, str):
+        return None if series is None else list(series)
+    return [series] if series in model.panel_.names else [name.strip() for name in series.split(",") if name.strip()]
 
 
 WHOLE = 10**9  # Rows in a piece: all
