@@ -20,14 +20,8 @@ from aimt.models.design.airfoil_search import naca_0012
 from aimt.models.design.floor_plan import FloorPlanProblem
 from aimt.models.design.problem import DesignProblem, Examples
 from aimt.models.design.structure import StructureProblem
+from test_floor_plans import FLAT
 
-FLAT = {
-    "site": "9 x 7.2",
-    "windows": "south west",
-    "entrance": "north 5.4",
-    "rooms": "Hall hall; Living living 22; Kitchen kitchen 8; Bedroom bedroom 13; Study study 8; Bathroom bathroom 5",
-    "adjacent": "Living-Kitchen; Hall-Bathroom",
-}
 PLATE = {"loads": "1,0.5,-90", "supports": "left", "volume": 0.45}
 FOIL = {"lift": 0.7, "thickness": 0.12}
 

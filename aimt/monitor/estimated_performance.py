@@ -7,7 +7,7 @@ Docs: https://aimt-dev.github.io/aimt/monitor/estimated_performance.html.md"""
 # %% auto #0
 __all__ = ['ESTIMATED', 'MAX_ROWS', 'MAX_AUC', 'CAVEAT', 'Recalibration', 'fit_recalibration', 'calibration_scores',
            'cluster_meat', 'expected_auc', 'Estimate', 'estimate_performance', 'expected_confusion', 'doubts',
-           'usual_metrics', 'measure_performance', 'compare_performance']
+           'usual_metrics', 'measure_performance', 'declined', 'compare_performance']
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #010a21eb
 from collections.abc import Iterator, Mapping, Sequence
@@ -311,6 +311,19 @@ def measure_performance(
     return {name: bootstrap(METRICS[name].function, np.asarray(y), {"model": pred}, **options)["model"] for name in names}
 
 # %% ../../nbs/monitor/15_estimated_performance.ipynb #ab8393d7
+def declined(
+    change: Interval,  # Now minus then, with its 95 % interval
+    reference: float,  # Then
+    *,
+    higher_is_better: bool,
+    alpha: float = 0.025,  # Probability of a false alarm
+) -> bool:
+    """Whether a score is worse than it was: significantly, and by a share of its reference that matters."""
+    stretch, value = max(1.0, float(ndtri(alpha) / ndtri(0.025))), change["value"]  # of one side of a 95 % interval
+    at_best = value + stretch * (change["high"] - value) if higher_is_better else -value + stretch * (value - change["low"])
+    return bool(at_best < 0 and abs(value) >= _MIN_DECLINE * abs(reference))
+
+
 def compare_performance(
     measured: Mapping[str, Interval],  # From `measure_performance`, on the new rows
     reference: Mapping[str, Interval],  # The same of the test
@@ -319,7 +332,6 @@ def compare_performance(
     alpha: float = 0.025,  # Probability of a false alarm: of a decline, and of a contradiction by any of two scores
 ) -> list[dict[str, Any]]:  # metric, value, low, high, reference, change (value, low, high), alert, contradicts
     """Is the model worse than on its test, and is that more than its own probabilities said?"""
-    stretch = max(1.0, float(ndtri(alpha) / ndtri(0.025)))  # of one side of a 95 % interval
     most = max(_MAX_CONTRADICTION, float(-ndtri(alpha / 4)))
     rows = []
     for name, m in measured.items():
@@ -327,11 +339,8 @@ def compare_performance(
         row: dict[str, Any] = {"metric": name, **m, "reference": None, "change": None, "alert": False, "contradicts": False}
         if r and all(_known(part) for part in (m, r)):
             change = difference_interval(m, r)
-            better = METRICS[name].higher_is_better
-            worst = change["value"] if better else -change["value"]
-            at_best = worst + stretch * (change["high"] - change["value"] if better else change["value"] - change["low"])
-            large = abs(change["value"]) >= _MIN_DECLINE * abs(r["value"] or 0.0)
-            row |= {"reference": r["value"], "change": change, "alert": bool(at_best < 0 and large)}
+            worse = declined(change, r["value"] or 0.0, higher_is_better=METRICS[name].higher_is_better, alpha=alpha)
+            row |= {"reference": r["value"], "change": change, "alert": worse}
         value = m["value"]
         if e is not None and value is not None:
             row["contradicts"] = bool(abs(value - e.value) > most * e.error)

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.special import ndtri
 
 from ...core.errors import AimtError, DataError, RunError
 from ...core.files import plain, read_json, write_json, write_text
@@ -38,7 +37,7 @@ from ...monitor.calibration_drift import CalibrationDrift, LabelledPart, calibra
 from ...monitor.check import Alert
 from ...monitor.drift import ALPHA, MIN_DISTANCE, ColumnDrift, Control, find_drift
 from ...monitor.embedding_drift import EmbeddingDrift, EmbeddingReference, embedding_drift, embedding_text, fit_embeddings
-from ...monitor.estimated_performance import Recalibration, fit_recalibration
+from ...monitor.estimated_performance import Recalibration, declined, fit_recalibration
 from ...monitor.reference import TableSketch, sketch_table
 
 # %% ../../../nbs/jobs/families/32_network_monitor.ipynb #bb249879
@@ -251,11 +250,8 @@ def _measured(about: Mapping[str, Any], figures: np.ndarray | None, alpha: float
         return []
     now: Interval = interval_of(np.asarray(figures, float))
     change, then = difference_interval(now, about["figure"]), about["figure"]["value"]
-    stretch, value = max(1.0, float(ndtri(alpha) / ndtri(0.025))), change["value"]  # of one side of a 95 % interval
-    better = about["greater_is_better"]
-    worse = value + stretch * (change["high"] - value) < 0 if better else value - stretch * (value - change["low"]) > 0
-    large = abs(change["value"]) >= 0.02 * abs(then)
-    return [{"metric": about["label"], **now, "reference": then, "change": change, "alert": bool(worse and large), "contradicts": False}]
+    worse = declined(change, then, higher_is_better=about["greater_is_better"], alpha=alpha)
+    return [{"metric": about["label"], **now, "reference": then, "change": change, "alert": worse, "contradicts": False}]
 
 
 def _alerts(

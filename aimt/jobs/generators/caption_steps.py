@@ -11,6 +11,7 @@ __all__ = ['EncoderRecord', 'CaptionRecord', 'TextMatch', 'CaptionedPart', 'Capt
 
 # %% ../../../nbs/jobs/generators/20_caption_steps.ipynb #b79a8fd3
 import time as clock
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from ...train.networks.generator import GeneratorData
 
 # %% ../../../nbs/jobs/generators/20_caption_steps.ipynb #72385487
 _SIDE = 32  # Pixels at which the small CLIP sees pictures
-_MOST_STEPS, _FEWEST_STEPS, _TRIAL = 1_000, 100, 5
+_MOST_STEPS, _MOST_JUDGE_STEPS, _FEWEST_STEPS, _TRIAL = 1_000, 500, 100, 5
 _FEW_STEPS = 5  # When the generator makes few steps itself
 
 
@@ -76,14 +77,14 @@ class CaptionedPart:
 
 
 @dataclass(kw_only=True)
-class CaptionedWork(Work):
+class CaptionedWork(Work, ABC):
     """What the steps of a kind whose examples may have captions hand on. A kind adds its own fields."""
 
     texts: TextEncoder | None = None  # None without captions
 
+    @abstractmethod
     def captioned(self, name: str) -> CaptionedPart | None:
         """Pictures and captions of a part: train, valid or test; None without captions."""
-        raise NotImplementedError
 
     def encoder_given(self) -> TextEncoder | None:
         """The text encoder of the run that is fine-tuned, if there is one."""
@@ -125,7 +126,11 @@ def learn_encoder(
         encoder, how = TextEncoder.of(*read_clip(model), train.captions, pretrained=True), f"weights given: {Path(model).name}"
     else:
         x = for_clip(train.pixels)
-        n = min(_MOST_STEPS, max(_FEW_STEPS, steps // 4)) if steps else _steps_in(x, train.captions, seconds)
+        n = (
+            min(_MOST_STEPS, max(_FEW_STEPS, steps // 4))
+            if steps
+            else _steps_in(lambda k: train_clip(x, train.captions, steps=k), seconds, _MOST_STEPS)
+        )
         on_update(f"{n:,} steps")
         clip, tokenizer = train_clip(x, train.captions, steps=n, seed=seed)
         encoder, how = TextEncoder.of(clip, tokenizer, train.captions), "a small CLIP, trained on these captions"
@@ -137,12 +142,12 @@ def learn_encoder(
     return encoder, about
 
 # %% ../../../nbs/jobs/generators/20_caption_steps.ipynb #c02367a5
-def _steps_in(x: Tensor, captions: Sequence[str], seconds: float) -> int:
-    """How many steps fit into the time, by a few that are thrown away."""
+def _steps_in(train: Callable[[int], object], seconds: float, most: int) -> int:
+    """How many steps of a training fit into the time, by a few that are thrown away."""
     start = clock.perf_counter()
-    train_clip(x, captions, steps=_TRIAL)
+    train(_TRIAL)
     each = (clock.perf_counter() - start) / _TRIAL
-    return int(min(_MOST_STEPS, max(_FEWEST_STEPS, (seconds - _TRIAL * each) / each)))
+    return int(min(most, max(_FEWEST_STEPS, (seconds - _TRIAL * each) / each)))
 
 
 @torch.no_grad()
@@ -201,20 +206,12 @@ def learn_caption_judge(
         return judge, judge.config.steps
     x = as_floats(train.pixels)
     config = JudgeConfig(width=24 if x.shape[-1] < 24 else 16, batch_size=min(128, len(x)), seed=104729 + seed)
-    if steps:
-        n = min(_MOST_JUDGE_STEPS, max(_FEW_STEPS, steps // 4))
-    else:
-        start = clock.perf_counter()
-        train_caption_judge(x, train.captions, config=replace(config, steps=_TRIAL))
-        each = (clock.perf_counter() - start) / _TRIAL
-        n = int(min(_MOST_JUDGE_STEPS, max(_FEWEST_STEPS, (seconds - _TRIAL * each) / each)))
+    learn = lambda k: train_caption_judge(x, train.captions, config=replace(config, steps=k))
+    n = min(_MOST_JUDGE_STEPS, max(_FEW_STEPS, steps // 4)) if steps else _steps_in(learn, seconds, _MOST_JUDGE_STEPS)
     on_update(f"{n:,} steps")
-    judge = train_caption_judge(x, train.captions, config=replace(config, steps=n))
+    judge = learn(n)
     judge.save(folder)
     return judge, n
-
-
-_MOST_JUDGE_STEPS = 500
 
 
 def as_floats(

@@ -143,14 +143,8 @@ class TextColumn:
         value = row.get(self.name) if isinstance(row, dict) else row
         fits = isinstance(row, dict) and type(value) is str and len(value) <= _LONGEST
         others = [str(name) for name in row if name != self.name] if isinstance(row, dict) else []
-        return (
-            []
-            if fits and not others
-            else [
-                *([] if fits else [text_fault(self.name, value, self.expected, row=i)]),
-                *(text_fault(name, row[name], f"no such field: there is {self.name}", row=i) for name in others),
-            ]
-        )
+        unknown = [text_fault(name, row[name], f"no such field: there is {self.name}", row=i) for name in others]
+        return unknown if fits else [text_fault(self.name, value, self.expected, row=i), *unknown]
 
     def warnings(self, rows: Sequence[Any]) -> list[Any]:
         """Nothing that is allowed is unusual."""

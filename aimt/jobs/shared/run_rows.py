@@ -6,7 +6,7 @@ Docs: https://aimt-dev.github.io/aimt/jobs/shared/run_rows.html.md"""
 
 # %% auto #0
 __all__ = ['RunRows', 'read_rows', 'StoredPredictions', 'stored_predictions', 'stored_clusters', 'outcome_rows', 'note_scoring',
-           'content_hashes', 'training_rows']
+           'note_outcomes', 'content_hashes', 'training_rows']
 
 # %% ../../../nbs/jobs/shared/20_run_rows.ipynb #10b4bbff
 from dataclasses import dataclass
@@ -153,13 +153,23 @@ def note_scoring(
     if rows is None or y is None or table == own:  # of the run's own table, its test rows are among those that are scored
         kept = stored_predictions(run)
         table, rows, y = own, kept.rows, kept.y
-    look = {"rows": outcome_rows(problem, rows, y), "data": fingerprint_of(table, problem.target)}
+    return note_outcomes(run, verb, outcome_rows(problem, rows, y), fingerprint_of(table, problem.target), len(rows))
+
+
+def note_outcomes(
+    run: Run,  # Whose model is scored
+    verb: str,  # Such as evaluate
+    rows: str,  # Fingerprint of the rows with their outcomes
+    data: str,  # Fingerprint of their table and question
+    n: int,  # Rows
+) -> tuple[Reuse, list[str]]:  # How often these rows were scored, and a warning when the look could not be written down
+    """Write into the ledger of a run that outcomes were looked at."""
     try:
-        run.note_look(verb, **look, n=len(rows))
+        run.note_look(verb, rows=rows, data=data, n=n)
         warnings = []
     except AimtError as e:
         warnings = [f"this look could not be written into the ledger: {e.what}"]
-    return count_looks(run.path, rows=look["rows"], data=look["data"]), warnings
+    return count_looks(run.path, rows, data), warnings
 
 # %% ../../../nbs/jobs/shared/20_run_rows.ipynb #29d9588b
 _HASHED = 64  # Inputs that make the hash of a row, at most: rows that are equal in so many are the same

@@ -72,11 +72,8 @@ class ImageWork(CaptionedWork, GeneratorWork):
         """What the run keeps about the pictures, and the question."""
         p = self.pictures
         data: About = {"source": p.source, "files": len(p) + len(p.left_out), "fingerprint": self.fingerprint, "warnings": list(p.notes)}
-        target, inputs = (
-            "pixels",
-            ["reduced picture"] if self.options.enlarge else ["text"] if p.captions else ["class"] if p.classes else ["nothing"],
-        )
-        problem = Problem(task="image-generation", target=target, inputs=inputs, metric="frechet_distance", labels=list(p.classes))
+        asked = "reduced picture" if self.options.enlarge else "text" if p.captions else "class" if p.classes else "nothing"
+        problem = Problem(task="image-generation", target="pixels", inputs=[asked], metric="frechet_distance", labels=list(p.classes))
         return {"data": data, "problem": problem.to_dict(), "notes": list(p.notes)}
 
     def part(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...core.errors import AimtError, DataError, closest
-from ...core.ledger import count_looks, fingerprint_of, rows_fingerprint
+from ...core.errors import DataError, closest
+from ...core.ledger import fingerprint_of, rows_fingerprint
 from ...core.run import Run
 from ...data.io.memory import TableSource
 from ...data.series.panel import read_numbers
 from ...data.series.time_step import read_times
 from ...data.table.parse import as_text
 from ...data.table.schema import show
+from ..shared.run_rows import note_outcomes
 from ..shared.text_model import FigureRow, figure_row
 from ..steps.series import as_in_training, forecast_beside, future_table, open_forecaster, steps_from_end
 from .evaluate import Evaluation, ScoringCount
@@ -223,10 +224,6 @@ def _note_scoring(run: Run, model: Forecaster, came: PlacedValues, warnings: lis
     """Write into the ledger that these values are scored."""
     names = [f"{model.panel_.names[i]} {model.panel_.ends[i] + s}" for i, s in zip(came.owner, came.step, strict=True)]
     rows = rows_fingerprint(model.columns_["target"], names, came.value)
-    data = fingerprint_of(rows, model.columns_["target"])
-    try:
-        run.note_look("evaluate", rows=rows, data=data, n=len(names))
-    except AimtError as e:
-        warnings.append(f"this look could not be written into the ledger: {e.what}")
-    used = count_looks(run.path, rows, data)
+    used, unwritten = note_outcomes(run, "evaluate", rows, fingerprint_of(rows, model.columns_["target"]), len(names))
+    warnings += unwritten
     return {"looks": used.looks, "models": used.models}
