@@ -176,6 +176,19 @@ async def crowd(app: Any, place: Place) -> Any:
     return await asyncio.gather(*(ask(app, [text(row()), b""]) for _ in range(50)))
 
 
+async def thousand(app: Any, place: Place) -> Any:
+    return await asyncio.gather(*(ask(app, text(row())) for _ in range(1_000)))
+
+
+async def explained(app: Any, place: Place) -> Any:
+    from aimt.deploy.serve.answer_log import read_log
+
+    paths = ["/explain" if i % 4 == 0 else "/predict" for i in range(60)]
+    found = await asyncio.gather(*(ask(app, text(row()), path=path) for path in paths))
+    await asyncio.to_thread(app.app.log.close)
+    return list(zip(paths, found, strict=True)), len(read_log(place.path / "log.db"))
+
+
 async def full(app: Any, place: Place) -> Any:
     for route in app.app.traffic.routes.values():
         route.champion.batcher.max_waiting = 0
@@ -229,6 +242,26 @@ load.recovered(
     several(crowd),
     lambda found, p: (
         {r.status for r in found} == {200, 503} and all(r.plain and "retry-after" in r.headers for r in found if r.status == 503)
+    ),
+)
+load.recovered(
+    "1,000 requests at once",
+    "ask a service",
+    "Each is answered, or gets 503 with the time to wait.",
+    several(thousand),
+    lambda found, p: (
+        sum(r.status == 200 for r in found) >= 500
+        and all(r.status == 200 or (r.status == 503 and "retry-after" in r.headers) for r in found)
+    ),
+)
+load.recovered(
+    "explanations and writes of the log among predictions",
+    "ask a service",
+    "All are answered with reasons or a prediction, and every prediction is in the log.",
+    several(explained, log=lambda place: str(Path(place.path) / "log.db")),
+    lambda found, p: (
+        all(reply.status == 200 and reply.value["predictions" if path == "/predict" else "reasons"] for path, reply in found[0])
+        and found[1] == sum(path == "/predict" for path, _ in found[0])
     ),
 )
 load.recovered(
